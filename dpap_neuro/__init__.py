@@ -1,0 +1,1 @@
+"""Learning: event data, Norse networks, DPAP, training; ends in a `.nir` file."""
