@@ -1,0 +1,284 @@
+"""What all pruners share: attaching to a network, holding masks, counting, and saving."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dpap_neuro.errors import InputError
+from dpap_neuro.pruning.importance import Statistics
+from dpap_neuro.pruning.masks import LayerCount, Masks
+from dpap_neuro.pruning.structure import Structure, find_structure
+from dpap_neuro.pruning.survival import gradual_share
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What is left after an epoch. parameters: weights of kernels and matrices; synapses: connections of the
+    unrolled network; sparsity: share of the parameters removed; pruned: how many went in this epoch (below zero:
+    regrown); kept_bins: indices of the time bins still shown, None where bins are not pruned."""
+
+    epoch: int
+    parameters: int
+    remaining: int
+    pruned: int
+    synapses: int
+    synapses_remaining: int
+    layers: tuple[LayerCount, ...]
+    kept_bins: tuple[int, ...] | None = None
+
+    @property
+    def sparsity(self) -> float:
+        return 1.0 - self.remaining / self.parameters
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}: {self.remaining:,} of {self.parameters:,} parameters left ({self.sparsity:.1%} removed)"
+
+
+class Pruner:
+    """Base of all pruners; by itself the pruner `none`, which removes nothing.
+
+    sparsity: share of all weights to have removed at the end (0 to below 1). remaining: the same as a count of
+    weights or, with `count="synapses"`, of connections in the unrolled network. epochs: length of the run; the
+    goal is reached after `reach` of it, on a cubic schedule that begins at `first_epoch`.
+    Raises InputError for a goal outside its range.
+    """
+
+    name = "none"
+    needs_statistics = False
+    needs_bcm = False
+    needs_gradients = False
+
+    def __init__(
+        self,
+        *,
+        sparsity: float | None = None,
+        remaining: int | None = None,
+        count: str = "parameters",
+        epochs: int | None = None,
+        first_epoch: int | None = None,
+        reach: float = 0.7,
+        seed: int = 0,
+    ) -> None:
+        if sparsity is not None and not 0.0 <= sparsity < 1.0:
+            raise InputError(f"sparsity: found {sparsity}, expected 0 to below 1 (share of the parameters removed)")
+        if sparsity is not None and remaining is not None:
+            raise InputError("goal: found both sparsity and remaining, expected one of them")
+        if remaining is not None and remaining < 1:
+            raise InputError(f"remaining: found {remaining}, expected at least 1")
+        if count not in ("parameters", "synapses"):
+            raise InputError(f"count: found {count!r}, expected 'parameters' or 'synapses'")
+        if epochs is not None and epochs < 1:
+            raise InputError(f"epochs: found {epochs}, expected at least 1")
+        if not 0.0 < reach <= 1.0:
+            raise InputError(f"reach: found {reach}, expected above 0 and at most 1")
+        if (sparsity is not None or remaining is not None) and epochs is None:
+            raise InputError("epochs: found none, expected the length of the run (a goal is approached gradually)")
+        self.goal_sparsity = sparsity
+        self.goal_remaining = remaining
+        self.count = count
+        self.epochs = epochs
+        self.first_epoch = first_epoch
+        self.reach = reach
+        self.generator = torch.Generator().manual_seed(seed)
+        self.model: nn.Module | None = None
+        self.statistics: Statistics | None = None
+        self.gradients: dict[str, Tensor] = {}
+        self._handles: list = []
+        self._before = 0
+        self.kept_bins: Tensor | None = None
+
+    # attaching --------------------------------------------------------------------------------------------------
+
+    def attach(
+        self,
+        model: nn.Module,
+        sample_input: Tensor,
+        *,
+        time: bool = True,
+        loop: bool = False,
+        ignore: Iterable[str] = (),
+    ) -> Pruner:
+        """Find the structure of `model` and start observing; see `find_structure` for the arguments and errors."""
+        if self.model is not None:
+            raise InputError("attach: the pruner is attached already, expected a new pruner (or detach() first)")
+        structure = find_structure(model, sample_input, time=time, loop=loop, ignore=ignore)
+        self.model = model
+        self.structure: Structure = structure
+        self.masks = Masks(structure)
+        self._before = self.masks.remaining()
+        self.steps = sample_input.shape[0] if time else 1
+        if self.needs_statistics:
+            self.statistics = self._make_statistics(structure, loop, time)
+            self.statistics.attach(model)
+        for p in structure.projections.values():
+            for tensor in (p.weight, p.bias):
+                if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
+                    name = p.name if tensor is p.weight and not p.readout else ""
+                    self._handles.append(tensor.register_post_accumulate_grad_hook(self._gradient_hook(name)))
+        self._attached()
+        return self
+
+    def _make_statistics(self, structure: Structure, loop: bool, time: bool) -> Statistics:
+        return Statistics(structure, delta=0.5, bcm=self.needs_bcm, loop=loop, time=time)
+
+    def _attached(self) -> None:
+        """For subclasses: after attaching."""
+
+    def detach(self) -> None:
+        """Stop observing; the masks stay as they are."""
+        if self.statistics is not None:
+            self.statistics.detach()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.model = None
+
+    def _gradient_hook(self, name: str) -> Any:
+        @torch.no_grad()
+        def hook(parameter: Tensor) -> None:
+            gradient = parameter.grad
+            assert gradient is not None
+            if name and self.needs_gradients:
+                seen = self.gradients.get(name)
+                if seen is None:
+                    self.gradients[name] = gradient.detach().clone()
+                else:
+                    seen.lerp_(gradient, 0.1)
+            dead = self.masks.dead(parameter)
+            if dead is not None:
+                gradient.masked_fill_(dead, 0.0)
+
+        return hook
+
+    # training ---------------------------------------------------------------------------------------------------
+
+    def step(self, optimizer: Optimizer | None = None) -> None:
+        """After every optimizer step: pruned parameters back to exactly zero, statistics of the batch taken in."""
+        self._check_attached()
+        self.masks.apply()
+        if self.statistics is not None:
+            self.statistics.absorb()
+
+    @torch.no_grad()
+    def end_epoch(self, epoch: int, optimizer: Optimizer | None = None) -> PruneReport:
+        """After every epoch (counted from 0): prune. `optimizer`: its momentum of pruned weights is cleared."""
+        self._check_attached()
+        if self.statistics is not None:
+            self.statistics.end_epoch()
+        self._prune(epoch)
+        self.masks.apply()
+        if optimizer is not None:
+            self.masks.clear_optimizer(optimizer)
+        return self.report(epoch)
+
+    def _prune(self, epoch: int) -> None:
+        """For subclasses: change the masks."""
+
+    def report(self, epoch: int) -> PruneReport:
+        """Counts as of now."""
+        layers = self.masks.layers()
+        remaining = sum(layer.remaining for layer in layers)
+        pruned, self._before = self._before - remaining, remaining
+        return PruneReport(
+            epoch=epoch,
+            parameters=sum(layer.parameters for layer in layers),
+            remaining=remaining,
+            pruned=pruned,
+            synapses=sum(layer.synapses for layer in layers),
+            synapses_remaining=sum(layer.synapses_remaining for layer in layers),
+            layers=layers,
+            kept_bins=tuple(self.kept_bins.tolist()) if self.kept_bins is not None else None,
+        )
+
+    def _check_attached(self) -> None:
+        if self.model is None:
+            raise InputError(f"pruner {self.name}: not attached, expected attach(model, sample_input) first")
+
+    # counting ---------------------------------------------------------------------------------------------------
+
+    def remaining(self) -> int:
+        """Weights of kernels and matrices left."""
+        return self.masks.remaining()
+
+    def sparsity(self) -> float:
+        """Share of the weights of kernels and matrices that is removed."""
+        return 1.0 - self.masks.remaining() / self.masks.parameters()
+
+    def describe(self) -> str:
+        """One line about what the pruner does."""
+        return f"{self.name}: removes nothing" if self.name == "none" else f"{self.name}{self._goal_text()}"
+
+    def _goal_text(self) -> str:
+        if self.goal_sparsity is not None:
+            return f" to {self.goal_sparsity:.1%} of the parameters removed, reached after {self.reach:.0%} of {self.epochs} epochs"
+        if self.goal_remaining is not None:
+            return f" to {self.goal_remaining:,} {self.count} left, reached after {self.reach:.0%} of {self.epochs} epochs"
+        return ""
+
+    # goals ------------------------------------------------------------------------------------------------------
+
+    @property
+    def has_goal(self) -> bool:
+        return self.goal_sparsity is not None or self.goal_remaining is not None
+
+    def wanted(self, epoch: int) -> int | None:
+        """How many parameters (or synapses) should be left after `epoch`; None before the schedule begins."""
+        if not self.has_goal:
+            return None
+        assert self.epochs is not None
+        total = self.masks.parameters()
+        if self.count == "synapses":
+            total = sum(layer.synapses for layer in self.masks.layers())
+        goal = self.goal_sparsity
+        if goal is None:
+            assert self.goal_remaining is not None
+            goal = max(0.0, 1.0 - self.goal_remaining / total)
+        first = self.first_epoch if self.first_epoch is not None else min(self.epochs - 1, max(1, self.epochs // 10))
+        last = max(first, round(self.reach * self.epochs) - 1)
+        if epoch < first:
+            return None
+        share = gradual_share(epoch, first, last, goal)
+        if self.goal_remaining is not None and epoch >= last:
+            return min(total, self.goal_remaining)
+        return round(total * (1.0 - share))
+
+    # saving -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that the rest of the run depends on, as tensors."""
+        state = {f"masks/{k}": v for k, v in self.masks.state_dict().items()}
+        if self.statistics is not None:
+            state.update({f"statistics/{k}": v for k, v in self.statistics.state_dict().items()})
+        state.update({f"gradients/{k}": v.clone() for k, v in self.gradients.items()})
+        state["generator"] = self.generator.get_state()
+        if self.kept_bins is not None:
+            state["kept_bins"] = self.kept_bins.clone()
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Raises InputError for the state of another network or pruner."""
+        self._check_attached()
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k[len(prefix) + 1 :]: v for k, v in state.items() if k.startswith(f"{prefix}/")}
+
+        if "generator" not in state:
+            raise InputError("pruner state: generator is missing, expected the state_dict() of a pruner")
+        if self.statistics is not None:
+            self.statistics.load_state_dict(part("statistics"))
+        self.masks.load_state_dict(part("masks"))
+        self.gradients = {k: v.clone() for k, v in part("gradients").items()}
+        self.generator.set_state(state["generator"])
+        self._load_bins(state.get("kept_bins"))
+        self._before = self.masks.remaining()
+
+    def _load_bins(self, kept: Tensor | None) -> None:
+        self.kept_bins = kept.clone() if kept is not None else None
+        if self.statistics is not None:
+            self.statistics.kept_bins = self.kept_bins

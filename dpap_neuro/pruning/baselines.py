@@ -1,0 +1,197 @@
+"""What DPAP is measured against, with the same interface: magnitude, random, and dynamic sparse training."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpap_neuro.errors import InputError
+from dpap_neuro.pruning.base import Pruner
+
+
+def keep_largest(scores: dict[str, Tensor], keep: int, sizes: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Masks of the weights with the largest scores over all layers, `keep` of them; at least one in each layer.
+
+    sizes: connections each weight makes (broadcasts to it); then `keep` counts connections.
+    """
+    flat = torch.cat([s.flatten() for s in scores.values()])
+    order = torch.argsort(flat, descending=True, stable=True)
+    if sizes is None:
+        chosen = order[: max(0, keep)]
+    else:
+        weight = torch.cat([sizes[k].expand(s.shape).flatten() for k, s in scores.items()])
+        chosen = order[torch.cumsum(weight[order], 0) <= keep]
+    mask = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
+    mask[chosen] = True
+    parts = mask.split([s.numel() for s in scores.values()])
+    result = {}
+    for (name, score), part in zip(scores.items(), parts, strict=True):
+        part = part.clone()
+        if not part.any():
+            part[score.argmax()] = True
+        result[name] = part.reshape(score.shape)
+    return result
+
+
+class _WithGoal(Pruner):
+    """A pruner of single weights that needs a goal."""
+
+    def __init__(self, **goal: Any) -> None:
+        super().__init__(**goal)
+        if not self.has_goal:
+            raise InputError(f"pruner {self.name}: found no goal, expected sparsity or remaining")
+
+    def _keep(self, scores: dict[str, Tensor], wanted: int) -> dict[str, Tensor]:
+        """Keep the best weights so that, with the read-out, `wanted` parameters (or synapses) are left."""
+        projections = self.structure.projections
+        if self.count == "synapses":
+            sizes = {n: projections[n].connections().to(s.device) for n, s in scores.items()}
+            fixed = sum(layer.synapses for layer in self.masks.layers() if layer.name not in scores)
+            return keep_largest(scores, wanted - fixed, sizes)
+        fixed = sum(p.weight.numel() for p in projections.values() if p.name not in scores)
+        return keep_largest(scores, wanted - fixed)
+
+
+class Magnitude(_WithGoal):
+    """Gradual magnitude pruning (Zhu, Gupta, arXiv 1710.01878): the smallest |w| go, over all layers or per layer."""
+
+    name = "magnitude"
+
+    def __init__(self, *, per_layer: bool = False, **goal: Any) -> None:
+        super().__init__(**goal)
+        self.per_layer = per_layer
+        if per_layer:
+            self.name = "magnitude-layer"
+
+    def _prune(self, epoch: int) -> None:
+        wanted = self.wanted(epoch)
+        if wanted is None:
+            return
+        scores = self._scores()
+        if self.per_layer:
+            # Within-layer ranks on one scale turn the global rule into the same share for each layer.
+            scores = {k: _rank_from_top(v) for k, v in scores.items()}
+        self.masks.synapses = self._keep(scores, wanted)
+        self.masks.refresh()
+
+    def _scores(self) -> dict[str, Tensor]:
+        scores = {}
+        for p in self.structure.prunable:
+            # What is pruned never returns, even where a living weight happens to be zero.
+            scores[p.name] = torch.where(
+                self.masks.weights[p.name], p.weight.detach().abs(), torch.full_like(p.weight, -1.0)
+            )
+        return scores
+
+
+def _rank_from_top(values: Tensor) -> Tensor:
+    flat = values.flatten()
+    ranks = torch.empty_like(flat)
+    order = torch.argsort(flat, stable=True)
+    ranks[order] = torch.linspace(0.0, 1.0, flat.numel(), device=flat.device, dtype=flat.dtype)
+    return ranks.reshape(values.shape)
+
+
+class Random(_WithGoal):
+    """Single weights in a random order drawn once from `seed`."""
+
+    name = "random"
+
+    def _attached(self) -> None:
+        self._order = {
+            p.name: torch.rand(p.weight.shape, generator=self.generator).to(p.weight.device)
+            for p in self.structure.prunable
+        }
+
+    def _prune(self, epoch: int) -> None:
+        wanted = self.wanted(epoch)
+        if wanted is not None:
+            self.masks.synapses = self._keep(self._order, wanted)
+            self.masks.refresh()
+
+
+class Rewiring(_WithGoal):
+    """Dynamic sparse training: sparse from the start, rewired after every epoch.
+
+    growth="random": SET (Mocanu et al. 2018, doi 10.1038/s41467-018-04316-3); growth="gradient": RigL (Evci et al.,
+    arXiv 1911.11134), which regrows where the dense gradient is largest. Layers get an Erdos-Renyi-kernel share of
+    the weights; the share rewired falls with a cosine from `fraction` to 0 at `reach` of the run.
+    """
+
+    def __init__(self, *, growth: str = "random", fraction: float = 0.3, **goal: Any) -> None:
+        self.name = "set" if growth == "random" else "rigl"
+        super().__init__(**goal)
+        if growth not in ("random", "gradient"):
+            raise InputError(f"growth: found {growth!r}, expected 'random' or 'gradient'")
+        if not 0.0 <= fraction < 1.0:
+            raise InputError(f"fraction: found {fraction}, expected 0 to below 1")
+        if self.count != "parameters":
+            raise InputError(f"pruner {self.name}: found count {self.count!r}, expected 'parameters'")
+        self.growth = growth
+        self.fraction = fraction
+        self.needs_gradients = growth == "gradient"
+
+    def _attached(self) -> None:
+        total = self.masks.parameters()
+        wanted = self.goal_remaining
+        if wanted is None:
+            assert self.goal_sparsity is not None
+            wanted = round(total * (1.0 - self.goal_sparsity))
+        fixed = sum(p.weight.numel() for p in self.structure.projections.values() if p.readout)
+        layers = {p.name: p.weight for p in self.structure.prunable}
+        keep = erdos_renyi_kernel({k: tuple(w.shape) for k, w in layers.items()}, max(0, wanted - fixed))
+        for name, weight in layers.items():
+            order = torch.rand(weight.numel(), generator=self.generator).to(weight.device)
+            mask = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
+            mask[torch.topk(order, keep[name]).indices] = True
+            self.masks.synapses[name] = mask.reshape(weight.shape)
+        self.masks.refresh()
+        self.masks.apply()
+        self._before = self.masks.remaining()
+
+    def _prune(self, epoch: int) -> None:
+        assert self.epochs is not None
+        progress = (epoch + 1) / max(1.0, self.reach * self.epochs)
+        if progress >= 1.0:
+            return
+        share = self.fraction * 0.5 * (1.0 + math.cos(math.pi * progress))
+        for p in self.structure.prunable:
+            mask = self.masks.synapses[p.name].flatten().clone()
+            moved = min(int(share * int(mask.sum())), int((~mask).sum()))
+            if moved == 0:
+                continue
+            size = torch.where(mask, p.weight.detach().abs().flatten(), math.inf)
+            dropped = torch.topk(size, moved, largest=False).indices
+            if self.growth == "gradient" and p.name in self.gradients:
+                appeal = self.gradients[p.name].abs().flatten()
+            else:
+                appeal = torch.rand(mask.numel(), generator=self.generator).to(mask.device)
+            appeal = torch.where(mask, -math.inf, appeal)
+            mask[dropped] = False
+            mask[torch.topk(appeal, moved).indices] = True
+            self.masks.synapses[p.name] = mask.reshape(p.weight.shape)
+        self.masks.refresh()
+
+
+def erdos_renyi_kernel(shapes: dict[str, tuple[int, ...]], keep: int) -> dict[str, int]:
+    """Weights to keep per layer, `keep` in all: density proportional to (sum of dimensions) / (product of them)."""
+    sizes = {k: math.prod(s) for k, s in shapes.items()}
+    keep = min(max(keep, len(shapes)), sum(sizes.values()))
+    full: set[str] = set()
+    while True:
+        left = keep - sum(sizes[k] for k in full)
+        weight = {k: float(sum(shapes[k])) for k in shapes if k not in full}
+        scale = left / sum(weight.values()) if weight else 0.0
+        over = {k for k, w in weight.items() if w * scale > sizes[k]}
+        if not over:
+            break
+        full |= over
+    result = {k: sizes[k] if k in full else max(1, int(weight[k] * scale)) for k in shapes}
+    for k in shapes:
+        spare = keep - sum(result.values())
+        if spare > 0:
+            result[k] += min(spare, sizes[k] - result[k])
+    return result

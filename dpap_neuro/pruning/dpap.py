@@ -1,0 +1,298 @@
+"""DPAP: use it or lose it, gradually decay. And a weighted variant of our own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dpap_neuro.errors import InputError
+from dpap_neuro.plasticity import survival_gain
+from dpap_neuro.pruning.base import Pruner
+from dpap_neuro.pruning.importance import Statistics
+from dpap_neuro.pruning.structure import Structure
+from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings, gradual_share
+
+
+class DPAP(Pruner):
+    """Developmental Plasticity-inspired Adaptive Pruning (arXiv 2211.12714).
+
+    Without a goal the published rule: a unit whose survival falls below zero is removed for good. With a goal
+    (`sparsity` or `remaining`, and `epochs`) a pressure, found anew in each epoch, is taken off (or added to) all
+    survival values, so that the count follows a gradual schedule; among equal survival the smaller importance
+    goes first. Pressure acts on single synapses, and on channels and neurons only where these do not suffice.
+    time_bins: prune time bins too (steps of the recording, sample_input.shape[0] of them); `bins`: keep this many.
+    Departures from the authors' code: a population never loses its last unit, and a dead unit takes its bias, its batch
+    norm channel and the weights reading from it.
+    """
+
+    name = "dpap"
+    needs_statistics = True
+    needs_bcm = True
+
+    def __init__(
+        self,
+        settings: SurvivalSettings | None = None,
+        *,
+        time_bins: bool = False,
+        bins: int | None = None,
+        **goal: Any,
+    ) -> None:
+        super().__init__(**goal)
+        self.settings = settings if settings is not None else SurvivalSettings()
+        self.time_bins = time_bins or bins is not None
+        self.goal_bins = bins
+        if bins is not None and (bins < 1 or self.epochs is None):
+            raise InputError(f"bins: found {bins} with epochs {self.epochs}, expected at least 1 and epochs given")
+        self.unit_survival: dict[str, Tensor] = {}
+        self.synapse_survival: dict[str, Tensor] = {}
+        self.bin_survival: Tensor | None = None
+        self._scaled_from: SurvivalSettings | None = None
+
+    @classmethod
+    def from_paper(cls, **goal: Any) -> DPAP:
+        """The authors' constants, made for 300 epochs."""
+        return cls(SurvivalSettings(), **goal)
+
+    def scaled_to(self, epochs: int) -> DPAP:
+        """Fit the schedule to a shorter run (see SurvivalSettings.scaled_to); returns itself. Before `attach`."""
+        if self.model is not None:
+            raise InputError("scaled_to: the pruner is attached already, expected the call before attach()")
+        self._scaled_from, self.settings = self.settings, self.settings.scaled_to(epochs)
+        self.epochs = epochs
+        return self
+
+    def describe(self) -> str:
+        text = f"{self.name}{self._goal_text()}: {self.settings.describe()}"
+        if self._scaled_from is not None and self._scaled_from != self.settings:
+            text += f" (a schedule of 300 epochs scaled to {self.epochs})"
+        return text
+
+    def _make_statistics(self, structure: Structure, loop: bool, time: bool) -> Statistics:
+        return Statistics(
+            structure,
+            delta=self.settings.delta,
+            bcm=self.needs_bcm,
+            loop=loop,
+            time=time,
+            bins=self.steps if self.time_bins else 0,
+        )
+
+    def _attached(self) -> None:
+        start = self.settings.initial
+        for p in self.structure.prunable:
+            if p.kind != "recurrent":
+                size = p.labels.numel()
+                self.unit_survival[p.name] = torch.full((size,), start, device=p.weight.device)
+            if p.kind != "conv" and p.weight.dim() == 2:
+                self.synapse_survival[p.name] = torch.full(p.weight.shape, start, device=p.weight.device)
+        if self.time_bins:
+            self.bin_survival = torch.full((self.steps,), start)
+            self.kept_bins = torch.arange(self.steps)
+            assert self.statistics is not None
+            self.statistics.kept_bins = self.kept_bins
+            if self.goal_bins is not None and self.goal_bins > self.steps:
+                raise InputError(f"bins: found {self.goal_bins}, expected at most the {self.steps} of the recording")
+
+    # survival ---------------------------------------------------------------------------------------------------
+
+    def unit_rule(self, kind: str) -> SurvivalRule:
+        return self.settings.channel if kind == "conv" else self.settings.neuron
+
+    def _prune(self, epoch: int) -> None:
+        if epoch < self.settings.first_epoch:
+            return
+        statistics = self.statistics
+        assert statistics is not None
+        if statistics.samples == 0:
+            raise InputError("dpap: no batch was seen, expected step() after every optimizer step in training mode")
+        silent = statistics.silent()
+        if silent:
+            raise InputError(f"layer {silent[0]}: its neurons never spiked, expected activity (lower its threshold)")
+        unit_ranks: dict[str, Tensor] = {}
+        synapse_ranks: dict[str, Tensor] = {}
+        for p in self.structure.prunable:
+            if p.name in self.unit_survival:
+                spines = statistics.spines(p)
+                self.unit_survival[p.name] = self.settings.update(
+                    self.unit_survival[p.name], spines, self.unit_rule(p.kind), epoch
+                )
+                if self.has_goal:
+                    unit_ranks[p.name] = _rank(spines)
+            if p.name in self.synapse_survival:
+                m = statistics.m[p.name]
+                self.synapse_survival[p.name] = self.settings.update(
+                    self.synapse_survival[p.name], m, self.settings.synapse, epoch
+                )
+                if self.has_goal:
+                    synapse_ranks[p.name] = _rank(m)
+        wanted = self.wanted(epoch)
+        if self.has_goal:
+            if wanted is not None:
+                self._steer(wanted, unit_ranks, synapse_ranks)
+        else:
+            self.masks.units, self.masks.synapses = self._below_zero(self.unit_survival, self.synapse_survival)
+        self.masks.refresh()
+        if not self.has_goal:
+            # Lossless, but it would overshoot a goal that others are to be compared at.
+            self.masks.remove_dead_ends()
+        if self.time_bins:
+            self._prune_bins(epoch)
+
+    def _below_zero(
+        self, units: dict[str, Tensor], synapses: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Units and synapses alive now: those alive before whose survival is not below zero."""
+        alive_units = {}
+        for name, survival in units.items():
+            before = self.masks.units[name]
+            alive = before & (survival >= 0)
+            if not alive.any():
+                # A population never loses its last unit: the network would be cut.
+                alive = torch.zeros_like(before)
+                alive[torch.where(before, survival, torch.full_like(survival, -math.inf)).argmax()] = True
+            alive_units[name] = alive
+        alive_synapses = {}
+        for name, survival in synapses.items():
+            alive = survival >= 0
+            if name in self.masks.synapses:
+                alive &= self.masks.synapses[name]
+            if not alive.any():
+                alive.view(-1)[survival.argmax()] = True
+            alive_synapses[name] = alive
+        return alive_units, alive_synapses
+
+    # steering ---------------------------------------------------------------------------------------------------
+
+    def _count(self, units: dict[str, Tensor], synapses: dict[str, Tensor]) -> int:
+        masks, _ = self.masks.weight_masks(units, synapses)
+        if self.count == "synapses":
+            return self.masks.synapse_count(masks)
+        return sum(int(m.sum()) for m in masks.values())
+
+    def _steer(self, wanted: int, unit_ranks: dict[str, Tensor], synapse_ranks: dict[str, Tensor]) -> None:
+        """Find the pressure that leaves `wanted` parameters (or synapses), never fewer by pressure alone."""
+        # Ranks, 0 to 1 within a layer, break ties: everything above the percentile has grown alike.
+        units = {k: v + 0.01 * unit_ranks[k] for k, v in self.unit_survival.items()}
+        synapses = {k: v + 0.01 * synapse_ranks[k] for k, v in self.synapse_survival.items()}
+
+        def masks(unit_pressure: float, synapse_pressure: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+            return self._below_zero(
+                {k: v - unit_pressure for k, v in units.items()},
+                {k: v - synapse_pressure for k, v in synapses.items()},
+            )
+
+        def count(unit_pressure: float, synapse_pressure: float) -> int:
+            return self._count(*masks(unit_pressure, synapse_pressure))
+
+        everything = [v for v in (*units.values(), *synapses.values())]
+        low = min(float(v.min()) for v in everything) - 1.0
+        high = max(float(v.max()) for v in everything) + 1.0
+        ceiling = self._synapse_ceiling(synapses, wanted) if synapses else 0.0
+
+        def bisect(count_at: Callable[[float], int], start: float, end: float) -> tuple[float, float]:
+            """Pressures side by side: the largest found that leaves at least `wanted`, and one that leaves less."""
+            if count_at(end) >= wanted:
+                return end, end
+            for _ in range(24):
+                middle = 0.5 * (start + end)
+                if count_at(middle) >= wanted:
+                    start = middle
+                else:
+                    end = middle
+            return start, end
+
+        if count(0.0, low) < wanted:
+            # The published rule alone would remove more than the schedule asks for: relieve everything.
+            candidates = [bisect(lambda p: count(p, low), min(low, 0.0), 0.0)[0]]
+        elif not synapses or count(0.0, ceiling) > wanted:
+            candidates = list(bisect(lambda p: count(p, ceiling), 0.0, high))
+        else:
+            candidates = [0.0]
+        # Units go in lumps; single synapses make up the rest, beyond the ceiling if need be.
+        options = []
+        for unit in candidates:
+            synapse = bisect(lambda p, u=unit: count(u, p), low, high)[0] if synapses else 0.0
+            options.append((abs(count(unit, synapse) - wanted), unit, synapse))
+        _, unit, synapse = min(options)
+        self.masks.units, self.masks.synapses = masks(unit, synapse)
+        for name, value in self.unit_survival.items():
+            self.unit_survival[name] = value - unit
+        for name, value in self.synapse_survival.items():
+            self.synapse_survival[name] = value - synapse
+
+    def _synapse_ceiling(self, synapses: dict[str, Tensor], wanted: int) -> float:
+        """The pressure that leaves matrices half of the share wanted over all: beyond it, units have to go."""
+        values = torch.cat([v.flatten() for v in synapses.values()])
+        total = self.masks.parameters()
+        if self.count == "synapses":
+            total = sum(layer.synapses for layer in self.masks.layers())
+        keep = max(1, round(0.5 * wanted / total * values.numel()))
+        return float(torch.kthvalue(values, values.numel() - keep + 1).values)
+
+    # time bins --------------------------------------------------------------------------------------------------
+
+    def _prune_bins(self, epoch: int) -> None:
+        statistics = self.statistics
+        assert statistics is not None and self.bin_survival is not None and self.kept_bins is not None
+        z = statistics.bin_importance()
+        self.bin_survival = self.settings.update(self.bin_survival, z, self.settings.time_bin, epoch)
+        alive = torch.zeros(self.steps, dtype=torch.bool)
+        alive[self.kept_bins] = True
+        if self.goal_bins is None:
+            alive &= self.bin_survival >= 0
+        else:
+            assert self.epochs is not None
+            last = max(self.settings.first_epoch, round(self.reach * self.epochs) - 1)
+            share = gradual_share(epoch, self.settings.first_epoch, last, 1.0 - self.goal_bins / self.steps)
+            keep = max(self.goal_bins, math.ceil(self.steps * (1.0 - share) - 1e-9))
+            ranked = torch.where(alive, self.bin_survival + 0.01 * _rank(z), torch.full_like(z, -math.inf))
+            chosen = torch.topk(ranked, min(keep, int(alive.sum()))).indices
+            alive = torch.zeros_like(alive)
+            alive[chosen] = True
+        if not alive.any():
+            alive[self.kept_bins[self.bin_survival[self.kept_bins].argmax()]] = True
+        self.kept_bins = alive.nonzero().flatten()
+        statistics.kept_bins = self.kept_bins
+
+    # saving -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = super().state_dict()
+        state.update({f"unit_survival/{k}": v.clone() for k, v in self.unit_survival.items()})
+        state.update({f"synapse_survival/{k}": v.clone() for k, v in self.synapse_survival.items()})
+        if self.bin_survival is not None:
+            state["bin_survival"] = self.bin_survival.clone()
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._check_attached()
+        for prefix, target in (("unit_survival", self.unit_survival), ("synapse_survival", self.synapse_survival)):
+            for name, value in target.items():
+                found = state.get(f"{prefix}/{name}")
+                if found is None or found.shape != value.shape:
+                    shape = "none" if found is None else tuple(found.shape)
+                    raise InputError(f"{prefix} of {name}: found {shape}, expected shape {tuple(value.shape)}")
+        super().load_state_dict(state)
+        for prefix, target in (("unit_survival", self.unit_survival), ("synapse_survival", self.synapse_survival)):
+            for name, value in target.items():
+                target[name] = state[f"{prefix}/{name}"].to(value.device).clone()
+        if self.bin_survival is not None:
+            if "bin_survival" not in state or state["bin_survival"].shape != self.bin_survival.shape:
+                raise InputError(f"bin_survival: missing or of another length, expected {self.steps} time bins")
+            self.bin_survival = state["bin_survival"].clone()
+
+
+def _rank(values: Tensor) -> Tensor:
+    """Position of each element in the sorted order, 0 to 1."""
+    flat = values.flatten()
+    ranks = torch.empty_like(flat, dtype=torch.float32)
+    order = torch.argsort(flat, stable=True)
+    ranks[order] = torch.linspace(0.0, 1.0, flat.numel(), device=flat.device)
+    return ranks.reshape(values.shape)
+
+
+__all__ = ["DPAP", "SurvivalRule", "SurvivalSettings", "survival_gain"]

@@ -1,0 +1,344 @@
+"""Statistics that importance is made of, collected by forward hooks while the network trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dpap_neuro.errors import InputError
+from dpap_neuro.plasticity import decay_weights, sliding_threshold, spine_size, sum_over_space
+from dpap_neuro.pruning.structure import Projection, Structure, _tensors
+
+
+def reduce_over_ranks(tensor: Tensor) -> Tensor:
+    """Sum over all ranks of `torch.distributed`, in place; nothing where it is not initialised."""
+    dist = torch.distributed
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+class _Accumulator:
+    """Activity of one tensor stream within one batch, whole sequences or step by step."""
+
+    def __init__(self) -> None:
+        self.q: Tensor | None = None
+        self.before: Tensor | None = None
+        self.steps = 0
+
+
+class Statistics:
+    """BCM terms M (out, in / groups), accumulated activity A (channels,) and pre-synaptic activity, over the run.
+
+    `absorb` is called once per batch, after the optimizer step; `end_epoch` reduces M over ranks. Nothing is recorded
+    while the network is in evaluation mode.
+    """
+
+    def __init__(self, structure: Structure, *, delta: float, bcm: bool, loop: bool, time: bool, bins: int = 0) -> None:
+        self.structure = structure
+        self.delta = delta
+        self.loop = loop
+        self.time = time
+        self.bins = bins
+        self.kept_bins: Tensor | None = None
+        self.samples = 0
+        self.totals: dict[str, Tensor] = {}
+        self.pre_totals: dict[str, Tensor] = {}
+        self.m: dict[str, Tensor] = {}
+        self._m_new: dict[str, Tensor] = {}
+        self._pre_new: dict[str, Tensor] = {}
+        self._bins_new: dict[str, Tensor] = {}
+        self.bin_counts: dict[str, Tensor] = {}
+        self._posts: dict[str, Tensor] = {}
+        self._pres: dict[str, Tensor] = {}
+        self._running: dict[str, _Accumulator] = {}
+        self._pending: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+        self._handles: list = []
+        self._last: tuple[Tensor, Tensor] | None = None
+        self._shape = (1, 1)
+        self._recording = False
+        for p in structure.prunable:
+            device = p.weight.device
+            rows = p.weight.shape[0]
+            columns = p.labels.numel() if p.kind == "recurrent" else p.weight.shape[1]
+            if bcm and not (p.kind == "recurrent" and p.weight.dim() > 2):
+                self.m[p.name] = torch.zeros(rows, columns, device=device)
+                self._m_new[p.name] = torch.zeros(rows, columns, device=device)
+            self.pre_totals[p.name] = torch.zeros(p.pre.numel(), dtype=torch.float64, device=device)
+            self._pre_new[p.name] = torch.zeros_like(self.pre_totals[p.name])
+            key = self.post_key(p)
+            size = structure.populations[key].labels.numel() if key in structure.populations else rows
+            self.totals[key] = torch.zeros(size, dtype=torch.float64, device=device)
+            if bins and key in structure.populations:
+                self.bin_counts[key] = torch.zeros(bins, size, dtype=torch.float64, device=device)
+                self._bins_new[key] = torch.zeros_like(self.bin_counts[key])
+
+    @staticmethod
+    def post_key(p: Projection) -> str:
+        return p.population if p.population is not None else f"{p.name} (output)"
+
+    # collecting -------------------------------------------------------------------------------------------------
+
+    def attach(self, model: nn.Module) -> None:
+        self._handles.append(model.register_forward_pre_hook(self._begin))
+        self._handles.append(model.register_forward_hook(self._end))
+        recurrent = {p.population: p for p in self.structure.prunable if p.kind == "recurrent"}
+        for name, population in self.structure.populations.items():
+            if name not in self.totals:
+                continue
+
+            def spikes(
+                module: nn.Module, args: Any, result: Any, key: str = name, layout: str = population.layout
+            ) -> None:
+                if self._recording:
+                    self._population(key, layout, next(_tensors(result)).detach(), recurrent.get(key))
+
+            self._handles.append(population.module.register_forward_hook(spikes))
+        for p in self.structure.prunable:
+            if p.kind == "recurrent":
+                continue
+            layout = self.structure.layouts[p.name]
+
+            def inputs(module: nn.Module, args: Any, key: str = p.name, layout: str = layout) -> None:
+                if self._recording:
+                    self._input(key, layout, args[0].detach())
+
+            self._handles.append(p.module.register_forward_pre_hook(inputs))
+            if p.population is None:
+
+                def outputs(module: nn.Module, args: Any, out: Tensor, p: Projection = p, layout: str = layout) -> None:
+                    if self._recording:
+                        self._add(self._posts, self.post_key(p), layout, self._channel_sums(out.detach().relu(), layout))
+
+                self._handles.append(p.module.register_forward_hook(outputs))
+
+    def detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _begin(self, module: nn.Module, args: tuple) -> None:
+        self._recording = module.training
+        x = args[0]
+        if not self.time:
+            self._shape = (1, x.shape[0])
+        elif self.loop:
+            self._shape = (1, x.shape[0])
+        else:
+            self._shape = (x.shape[0], x.shape[1])
+        self._last = None
+
+    def _end(self, module: nn.Module, args: tuple, result: Any) -> None:
+        if self._recording and not self.loop:
+            self._finish()
+        self._recording = False
+        self._last = None
+
+    def _channel_sums(self, x: Tensor, layout: str) -> Tensor:
+        """(T, B, C) of whole sequences, (B, C) of single steps; summed over space."""
+        if layout == "sequence":
+            return sum_over_space(x, 3)
+        x = sum_over_space(x, 2)
+        return x if layout == "step" else x.reshape(*self._shape, x.shape[1])
+
+    def _add(self, target: dict[str, Tensor], key: str, layout: str, sums: Tensor) -> None:
+        if layout == "step":
+            kind = "post " if target is self._posts else "pre "
+            running = self._running.setdefault(kind + key, _Accumulator())
+            running.before = running.q
+            if running.q is None:
+                running.q = sums.clone()
+            else:
+                running.q = running.q * (self.delta if self.structure.spiking else 1.0) + sums
+            running.steps += 1
+            return
+        steps = sums.shape[0]
+        if self.structure.spiking:
+            x = torch.tensordot(decay_weights(steps, self.delta, like=sums), sums, dims=1) / steps
+        else:
+            x = sums.mean(0)
+        target[key] = target[key] + x if key in target else x
+
+    def _population(self, key: str, layout: str, out: Tensor, recurrent: Projection | None) -> None:
+        sums = self._channel_sums(out, layout)
+        self._last = (out, sums)
+        if self.bins and key in self._bins_new:
+            self._count_bins(key, layout, sums)
+        if recurrent is not None and layout != "step":
+            # The recurrent synapse sees the spikes of one step earlier.
+            delayed = torch.cat([torch.zeros_like(sums[:1]), sums[:-1]])
+            self._add(self._pres, recurrent.name, layout, delayed)
+        self._add(self._posts, key, layout, sums)
+        if recurrent is not None and layout == "step":
+            running = self._running[f"post {key}"]
+            before = running.before if running.before is not None else torch.zeros_like(sums)
+            lagged = self._running.setdefault(f"pre {recurrent.name}", _Accumulator())
+            lagged.q, lagged.steps = before, running.steps
+
+    def _input(self, key: str, layout: str, x: Tensor) -> None:
+        if (
+            self._last is not None
+            and layout != "step"
+            and x.data_ptr() == self._last[0].data_ptr()
+            and x.numel() == self._last[0].numel()
+            and x.shape[1] == self._last[1].shape[2]
+        ):
+            sums = self._last[1]
+        else:
+            sums = self._channel_sums(x, layout)
+        self._add(self._pres, key, layout, sums)
+
+    def _count_bins(self, key: str, layout: str, sums: Tensor) -> None:
+        index = self.kept_bins if self.kept_bins is not None else torch.arange(self.bins)
+        if layout == "step":
+            steps = self._running[f"post {key}"].steps if f"post {key}" in self._running else 0
+            self._bins_new[key][int(index[steps])] += sums.sum(0)
+            return
+        if sums.shape[0] != index.numel():
+            raise InputError(
+                f"time bins: the network was shown {sums.shape[0]} steps, expected the {index.numel()} bins kept"
+            )
+        self._bins_new[key].index_add_(0, index.to(sums.device), sums.sum(1).double())
+
+    def _finish(self) -> None:
+        """Close one batch: turn running traces into activities and queue them."""
+        for label, running in self._running.items():
+            kind, _, key = label.partition(" ")
+            if running.q is not None:
+                (self._posts if kind == "post" else self._pres)[key] = running.q / running.steps
+        self._running = {}
+        if self._posts:
+            self._pending.append((self._posts, self._pres))
+        self._posts, self._pres = {}, {}
+
+    # accumulating -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def absorb(self) -> None:
+        """Add the batches seen since the last call to M, A and the sample count."""
+        if self.loop:
+            self._finish()
+        for posts, pres in self._pending:
+            missing = [p.name for p in self.structure.prunable if p.name not in pres or self.post_key(p) not in posts]
+            if missing:
+                raise InputError(f"layer {missing[0]}: took no part in the forward pass, expected the attached network")
+            for p in self.structure.prunable:
+                if p.name in self._m_new:
+                    post = posts[self.post_key(p)]
+                    if p.post.numel() and p.post.numel() != post.shape[1]:
+                        post = post[:, p.post.to(post.device)]
+                    theta = self.theta(p).to(post.dtype)
+                    self._accumulate(p, post, theta, pres[p.name])
+            some = next(iter(posts.values()))
+            first = torch.tensor([some.shape[0]], dtype=torch.float64, device=some.device)
+            sums = torch.cat([first, *[posts[k].sum(0).double() for k in self.totals]])
+            reduce_over_ranks(sums)
+            self.samples += int(sums[0])
+            for key, part in zip(self.totals, sums[1:].split([t.numel() for t in self.totals.values()]), strict=True):
+                self.totals[key] += part
+            for key, total in self._pre_new.items():
+                total += pres[key].sum(0)
+        self._pending.clear()
+
+    def theta(self, p: Projection) -> Tensor:
+        """Sliding threshold of a projection's units, (out,)."""
+        total = self.totals[self.post_key(p)]
+        if p.post.numel():
+            total = total[p.post.to(total.device)]
+        return sliding_threshold(total, self.samples)
+
+    def _accumulate(self, p: Projection, post: Tensor, theta: Tensor, pre: Tensor) -> None:
+        m = self._m_new[p.name]
+        if p.groups == 1:
+            m.addmm_((post * (post - theta)).T, pre)
+            return
+        rows = post.shape[1] // p.groups
+        columns = pre.shape[1] // p.groups
+        drive = (post * (post - theta)).reshape(-1, p.groups, rows)
+        m += torch.einsum("bgi,bgj->gij", drive, pre.reshape(-1, p.groups, columns)).reshape(m.shape)
+
+    @torch.no_grad()
+    def end_epoch(self) -> None:
+        """Take in what is pending and sum M, pre-synaptic activity and bin counts over ranks."""
+        self.absorb()
+        for name, new in self._m_new.items():
+            self.m[name] += reduce_over_ranks(new)
+            new.zero_()
+            if not torch.isfinite(self.m[name]).all():
+                raise InputError(f"layer {name}: its activity is NaN or infinite, expected finite input and weights")
+        for totals, fresh in ((self.pre_totals, self._pre_new), (self.bin_counts, self._bins_new)):
+            for name, new in fresh.items():
+                totals[name] += reduce_over_ranks(new)
+                new.zero_()
+        for key, total in self.totals.items():
+            if not torch.isfinite(total).all():
+                raise InputError(f"layer {key}: its activity is NaN or infinite, expected finite input and weights")
+
+    def silent(self) -> list[str]:
+        """Populations that never were active."""
+        return [key for key, total in self.totals.items() if not (total > 0).any()]
+
+    # what importance is made of ---------------------------------------------------------------------------------
+
+    def activity(self, p: Projection) -> Tensor:
+        """A of a projection's units, (out,)."""
+        total = self.totals[self.post_key(p)]
+        return (total[p.post.to(total.device)] if p.post.numel() else total).float()
+
+    def spines(self, p: Projection) -> Tensor:
+        """D of a projection's units, (out,)."""
+        return spine_size(self.m[p.name], self.activity(p))
+
+    def pre_activity(self, p: Projection) -> Tensor:
+        """Mean pre-synaptic activity over samples, per weight: (1 or out, in / groups)."""
+        mean = (self.pre_totals[p.name] / max(1, self.samples)).float()
+        if p.groups == 1:
+            return mean[None]
+        return mean.reshape(p.groups, -1).repeat_interleave(p.weight.shape[0] // p.groups, 0)
+
+    def bin_importance(self) -> Tensor:
+        """z_t (bins,): sum over layers and neurons of D_i s_i[t], each layer scaled to the same total."""
+        result = torch.zeros(self.bins, dtype=torch.float64)
+        for p in self.structure.with_units():
+            key = self.post_key(p)
+            if key not in self.bin_counts or p.name not in self.m:
+                continue
+            counts = self.bin_counts[key]
+            if p.post.numel():
+                counts = counts[:, p.post.to(counts.device)]
+            z = (counts * self.spines(p).double()).sum(1)
+            if z.sum() > 0:
+                result += (z / z.sum()).cpu()
+        return result.float()
+
+    # state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {"samples": torch.tensor(self.samples)}
+        for kind, values in self._groups().items():
+            state.update({f"{kind}/{k}": v.clone() for k, v in values.items()})
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Raises InputError for the statistics of another network."""
+        groups = self._groups()
+        expected = {"samples"} | {f"{kind}/{k}" for kind, values in groups.items() for k in values}
+        for key in expected - set(state):
+            raise InputError(f"statistics: {key} is missing, expected a checkpoint of this network")
+        for key, value in state.items():
+            kind, _, name = key.partition("/")
+            if key == "samples":
+                self.samples = int(value)
+            elif key not in expected:
+                raise InputError(f"statistics: found {key}, expected a checkpoint of this network")
+            elif groups[kind][name].shape != value.shape:
+                raise InputError(
+                    f"statistics {key}: found shape {tuple(value.shape)}, expected {tuple(groups[kind][name].shape)}"
+                )
+            else:
+                groups[kind][name].copy_(value)
+
+    def _groups(self) -> dict[str, dict[str, Tensor]]:
+        return {"m": self.m, "a": self.totals, "pre": self.pre_totals, "bins": self.bin_counts}

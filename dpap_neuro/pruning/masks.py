@@ -1,0 +1,182 @@
+"""What is pruned, and keeping it so: units and single synapses that are alive, and the parameters that follow.
+
+A dead unit takes its weights, its bias, the weight, bias and running mean of its batch-norm channel, and the weights that
+read from it. A channel of a sum dies when all its terms have died.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dpap_neuro.errors import InputError
+from dpap_neuro.pruning.structure import Projection, Structure
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """Parameters (weights alone) and units of one projection, all and remaining."""
+
+    name: str
+    kind: str
+    parameters: int
+    remaining: int
+    units: int
+    units_alive: int
+    synapses: int
+    synapses_remaining: int
+
+
+class Masks:
+    """Alive units (out,) and synapses (shape of the weight) of a network, and the parameter masks they imply."""
+
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
+        self.units = {
+            p.name: torch.ones(p.labels.numel(), dtype=torch.bool, device=p.weight.device)
+            for p in structure.with_units()
+        }
+        self.synapses: dict[str, Tensor] = {}
+        self.weights: dict[str, Tensor] = {}
+        self._dead: list[tuple[Tensor, Tensor]] = []
+        self.refresh()
+
+    def weight_masks(self, units: dict[str, Tensor], synapses: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        """Boolean masks per projection that given units and synapses imply, and which labels are alive."""
+        structure = self.structure
+        alive = structure.alive_labels(units)
+        masks = {}
+        for p in structure.projections.values():
+            device = p.weight.device
+            rows = alive[p.labels] if not p.readout else torch.ones_like(p.labels, dtype=torch.bool)
+            inputs = structure.inputs_alive(p, alive)
+            grid = (rows[:, None] & inputs).to(device)
+            grid = grid.reshape(*grid.shape, *[1] * (p.weight.dim() - 2)).expand(p.weight.shape)
+            masks[p.name] = grid & synapses[p.name] if p.name in synapses else grid
+        return masks, alive
+
+    def refresh(self) -> None:
+        """Recompute every parameter mask from units and synapses."""
+        self.weights, alive = self.weight_masks(self.units, self.synapses)
+        for name, unit in self.units.items():
+            self.units[name] = alive[self.structure.projections[name].labels].to(unit.device)
+        self._dead = []
+        for p in self.structure.projections.values():
+            self._add(p.weight, ~self.weights[p.name])
+            if p.bias is not None and not p.readout:
+                self._add(p.bias, ~alive[p.labels])
+        for norm in self.structure.norms.values():
+            dead = ~alive[norm.labels]
+            module: nn.Module = norm.module
+            for name in ("weight", "bias", "running_mean"):
+                tensor = getattr(module, name, None)
+                if tensor is not None:
+                    self._add(tensor, dead)
+
+    def _add(self, tensor: Tensor, dead: Tensor) -> None:
+        if dead.any():
+            self._dead.append((tensor, dead.to(tensor.device)))
+
+    def dead(self, tensor: Tensor) -> Tensor | None:
+        """The pruned elements of a parameter; None where nothing is."""
+        return next((dead for known, dead in self._dead if known is tensor), None)
+
+    def remove_dead_ends(self) -> None:
+        """Kill units from which no weight leads on any more: they cannot change the output.
+
+        Never the last unit of a projection.
+        """
+        while True:
+            _, alive = self.weight_masks(self.units, self.synapses)
+            needed = self.structure.needed_units(self.weights, alive)
+            changed = False
+            for name, keep in needed.items():
+                keep = keep.to(self.units[name].device)
+                if keep.any() and not torch.equal(keep, self.units[name]):
+                    self.units[name] = self.units[name] & keep
+                    changed = True
+            if not changed:
+                return
+            self.refresh()
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Set every pruned parameter to exactly zero; after each optimizer step."""
+        for tensor, dead in self._dead:
+            tensor.masked_fill_(dead, 0.0)
+
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """Zero the gradients of pruned parameters, so that clipping by norm does not see them."""
+        for tensor, dead in self._dead:
+            if tensor.grad is not None:
+                tensor.grad.masked_fill_(dead, 0.0)
+
+    @torch.no_grad()
+    def clear_optimizer(self, optimizer: Optimizer) -> None:
+        """Zero momentum and second moments of pruned parameters."""
+        for tensor, dead in self._dead:
+            for value in optimizer.state.get(tensor, {}).values():
+                if isinstance(value, Tensor) and value.shape == tensor.shape:
+                    value.masked_fill_(dead, 0.0)
+
+    def remaining(self) -> int:
+        """Remaining parameters: weights of kernels and matrices that are not pruned."""
+        return sum(int(m.sum()) for m in self.weights.values())
+
+    def parameters(self) -> int:
+        """All weights of kernels and matrices."""
+        return sum(p.weight.numel() for p in self.structure.projections.values())
+
+    def synapse_count(self, masks: dict[str, Tensor] | None = None) -> int:
+        """Connections between two neurons of the unrolled network that the (given) masks leave."""
+        masks = self.weights if masks is None else masks
+        return sum(connections(p, masks[p.name]) for p in self.structure.projections.values())
+
+    def layers(self) -> tuple[LayerCount, ...]:
+        """Counts of each projection, in the order of the network."""
+        result = []
+        for p in self.structure.projections.values():
+            units = self.units.get(p.name)
+            total = p.labels.numel()
+            result.append(
+                LayerCount(
+                    name=p.name,
+                    kind=p.kind,
+                    parameters=p.weight.numel(),
+                    remaining=int(self.weights[p.name].sum()),
+                    units=total,
+                    units_alive=total if units is None else int(units.sum()),
+                    synapses=connections(p, torch.ones_like(self.weights[p.name])),
+                    synapses_remaining=connections(p, self.weights[p.name]),
+                )
+            )
+        return tuple(result)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = {f"units/{k}": v.clone() for k, v in self.units.items()}
+        state.update({f"synapses/{k}": v.clone() for k, v in self.synapses.items()})
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Raises InputError for the masks of another network."""
+        for key, value in state.items():
+            kind, _, name = key.partition("/")
+            p = self.structure.projections.get(name)
+            if p is None:
+                raise InputError(f"masks: found layer {name}, expected one of {', '.join(self.structure.projections)}")
+            expected = tuple(p.weight.shape) if kind == "synapses" else (p.labels.numel(),)
+            if tuple(value.shape) != expected:
+                raise InputError(f"masks of {name}: found shape {tuple(value.shape)}, expected {expected}")
+            target = self.synapses if kind == "synapses" else self.units
+            target[name] = value.to(device=p.weight.device, dtype=torch.bool).clone()
+        self.refresh()
+
+
+def connections(projection: Projection, mask: Tensor) -> int:
+    """Connections of the unrolled network that the weights in a mask make."""
+    counts = projection.connections().to(mask.device)
+    return int((mask * counts).sum())

@@ -1,0 +1,321 @@
+"""The inner loops of placement: what a list of post neurons costs the core that holds them.
+
+All kernels take the neurons of one population on one core in the order of their numbers on that core (`rank`).
+Scratch arrays: per pre neuron `count` (zero between calls) and `touched` (the pre neurons with a synapse here, filled
+from the front); per axon, that is per group of pre neurons, `first` and `last` rank and `pattern` (a hash).
+`form` is (word bits, synapses per block, header bits); `widths` the chip's index widths.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True)
+def list_bits(n, bits, form):
+    """Bits of n synapses of `bits` each, as `hardware.memory.list_bits`."""
+    word, block, header = form[0], form[1], form[2]
+    full = n // block
+    rest = n - full * block
+    total = full * (-(-(block * bits + header) // word) * word)
+    if rest:
+        total += -(-(rest * bits + header) // word) * word
+    return total
+
+
+@njit(cache=True)
+def index_width(largest, widths):
+    """The narrowest non-zero width that holds indices 0..largest."""
+    for width in widths:
+        if width > 0 and (1 << width) > largest:
+            return width
+    return widths[-1]
+
+
+@njit(cache=True)
+def axon_bits(n, span, plain, width, form):
+    """The smaller form of one axon: its whole span without indices, or its synapses with them."""
+    indexed = list_bits(n, plain + width, form)
+    if span * plain >= indexed:
+        return indexed
+    return min(list_bits(span, plain, form), indexed)
+
+
+def random_words(n: int, seed: int) -> np.ndarray:
+    """n odd 64-bit words, the same for the same seed: factors of the hash of a list of synapses."""
+    return np.random.default_rng(seed).integers(0, 2**63, n, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+
+@njit(cache=True)
+def measure_rows(indptr, pre, neurons, plain, form, widths, count, first, last, touched):
+    """Dense or sparse: (bits, axons in, synapses, touched pre neurons)."""
+    n = 0
+    synapses = 0
+    for rank in range(len(neurons)):
+        i = neurons[rank]
+        synapses += indptr[i + 1] - indptr[i]
+        for k in range(indptr[i], indptr[i + 1]):
+            j = pre[k]
+            if count[j] == 0:
+                touched[n] = j
+                n += 1
+                first[j] = rank
+            count[j] += 1
+            last[j] = rank
+    bits = _own_lists(n, plain, form, widths, count, first, last, touched)
+    return bits, n, synapses, n
+
+
+@njit(cache=True)
+def _own_lists(n, plain, form, widths, count, first, last, touched):
+    largest = 0
+    for k in range(n):
+        largest = max(largest, last[touched[k]])
+    width = index_width(largest, widths)
+    bits = 0
+    for k in range(n):
+        j = touched[k]
+        bits += axon_bits(count[j], last[j] - first[j] + 1, plain, width, form)
+        count[j] = 0
+    return bits
+
+
+@njit(cache=True)
+def measure_groups(
+    indptr, pre, neurons, plain, form, widths, count, first, last, touched, group, group_count, group_atoms
+):
+    """Dense or sparse with several pre neurons to an axon: (bits, axons in, synapses, touched pre neurons).
+
+    first and last are per group here; group_count, group_atoms: scratch per group, zero between calls.
+    """
+    n = 0
+    synapses = 0
+    for rank in range(len(neurons)):
+        i = neurons[rank]
+        synapses += indptr[i + 1] - indptr[i]
+        for k in range(indptr[i], indptr[i + 1]):
+            j = pre[k]
+            g = group[j]
+            if group_count[g] == 0:
+                first[g] = rank
+            if count[j] == 0:
+                count[j] = 1
+                touched[n] = j
+                n += 1
+                group_atoms[g] += 1
+            group_count[g] += 1
+            last[g] = rank
+    largest = 0
+    for k in range(n):
+        largest = max(largest, last[group[touched[k]]])
+    width = index_width(largest, widths)
+    bits = 0
+    axons = 0
+    for k in range(n):
+        j = touched[k]
+        g = group[j]
+        count[j] = 0
+        if group_count[g] > 0:
+            bits += axon_bits(group_count[g], group_atoms[g] * (last[g] - first[g] + 1), plain, width, form)
+            axons += 1
+            group_count[g] = 0
+            group_atoms[g] = 0
+    return bits, axons, synapses, n
+
+
+@njit(cache=True)
+def measure_taps(
+    indptr,
+    taps,
+    geometry,
+    share,
+    neurons,
+    plain,
+    form,
+    widths,
+    count,
+    first,
+    last,
+    touched,
+    group,
+    group_count,
+    group_atoms,
+    pattern,
+    rank_word,
+    tap_word,
+):
+    """Convolution: (bits, axons in, synapses, touched pre neurons).
+
+    share: axons whose synapses agree but for a shift store them once. A list's pattern is the sum over its synapses of
+    rank_word[rank - first rank] * tap_word[tap], both `random_words`; other scratch as in `measure_groups`.
+    """
+    h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
+    s_y, s_x, p_y, p_x, d_y, d_x = geometry[4], geometry[5], geometry[6], geometry[7], geometry[8], geometry[9]
+    n = 0
+    synapses = 0
+    area = h_out * w_out
+    for rank in range(len(neurons)):
+        i = neurons[rank]
+        o = i // area
+        y = (i - o * area) // w_out
+        x = i - o * area - y * w_out
+        for k in range(indptr[o], indptr[o + 1]):
+            in_y = y * s_y - p_y + taps[k, 1] * d_y
+            in_x = x * s_x - p_x + taps[k, 2] * d_x
+            if in_y < 0 or in_y >= h_in or in_x < 0 or in_x >= w_in:
+                continue
+            j = (taps[k, 0] * h_in + in_y) * w_in + in_x
+            g = group[j]
+            if group_count[g] == 0:
+                first[g] = rank
+                pattern[g] = 0
+            if count[j] == 0:
+                count[j] = 1
+                touched[n] = j
+                n += 1
+                group_atoms[g] += 1
+            group_count[g] += 1
+            last[g] = rank
+            pattern[g] += rank_word[rank - first[g]] * tap_word[k]
+            synapses += 1
+    largest = 0
+    for k in range(n):
+        g = group[touched[k]]
+        largest = max(largest, last[g] - first[g] if share else last[g])
+    width = index_width(largest, widths)
+    size = 16
+    while size < 2 * n and share:
+        size *= 2
+    table = np.zeros(size, dtype=np.uint64)
+    bits = 0
+    axons = 0
+    for k in range(n):
+        j = touched[k]
+        g = group[j]
+        count[j] = 0
+        if group_count[g] == 0:
+            continue
+        axons += 1
+        fresh = True
+        if share:
+            key = pattern[g] | np.uint64(1)
+            slot = np.int64(key >> np.uint64(1)) & (size - 1)
+            while table[slot] != 0 and table[slot] != key:
+                slot = (slot + 1) & (size - 1)
+            fresh = table[slot] == 0
+            table[slot] = key
+        if fresh:
+            bits += axon_bits(group_count[g], group_atoms[g] * (last[g] - first[g] + 1), plain, width, form)
+        group_count[g] = 0
+        group_atoms[g] = 0
+    return bits, axons, synapses, n
+
+
+@njit(cache=True)
+def sum_once(neurons, group, value, seen):
+    """Sum of `value` over the distinct groups of `neurons`. seen: scratch per group, zero between calls."""
+    total = 0
+    for j in neurons:
+        if seen[group[j]] == 0:
+            seen[group[j]] = 1
+            total += value[group[j]]
+    for j in neurons:
+        seen[group[j]] = 0
+    return total
+
+
+@njit(cache=True)
+def grow(in_ptr, in_pre, out_ptr, out_post, per_core):
+    """An order of post neurons in which neighbours share pre neurons.
+
+    Cores of `per_core` neurons are grown one after the other: each takes the neuron with the most synapses from
+    pre neurons that already reach the core (ties: the one that came up last), starting from the first neuron left.
+    """
+    n_post = len(in_ptr) - 1
+    n_pre = len(out_ptr) - 1
+    order = np.empty(n_post, dtype=np.int32)
+    placed = np.zeros(n_post, dtype=np.bool_)
+    score = np.zeros(n_post, dtype=np.int32)
+    stamp = np.full(n_post, -1, dtype=np.int32)
+    reached = np.full(n_pre, -1, dtype=np.int32)
+    deepest = 1
+    for i in range(n_post):
+        deepest = max(deepest, in_ptr[i + 1] - in_ptr[i])
+    # A bucket per score, each a doubly linked list: a score only ever rises by one.
+    head = np.full(deepest + 1, -1, dtype=np.int32)
+    after = np.full(n_post, -1, dtype=np.int32)
+    before = np.full(n_post, -1, dtype=np.int32)
+    start = 0
+    core = 0
+    in_core = 0
+    top = 0
+    for n in range(n_post):
+        if in_core == per_core:
+            core += 1
+            in_core = 0
+            for s in range(top + 1):
+                head[s] = -1
+            top = 0
+        while top > 0 and head[top] == -1:
+            top -= 1
+        if top > 0:
+            i = head[top]
+            head[top] = after[i]
+            if after[i] != -1:
+                before[after[i]] = -1
+        else:
+            while placed[start]:
+                start += 1
+            i = start
+        placed[i] = True
+        order[n] = i
+        in_core += 1
+        for k in range(in_ptr[i], in_ptr[i + 1]):
+            j = in_pre[k]
+            if reached[j] == core:
+                continue
+            reached[j] = core
+            for m in range(out_ptr[j], out_ptr[j + 1]):
+                t = out_post[m]
+                if placed[t]:
+                    continue
+                if stamp[t] != core:
+                    stamp[t] = core
+                    score[t] = 0
+                s = score[t]
+                if s > 0:
+                    if before[t] != -1:
+                        after[before[t]] = after[t]
+                    else:
+                        head[s] = after[t]
+                    if after[t] != -1:
+                        before[after[t]] = before[t]
+                s += 1
+                score[t] = s
+                before[t] = -1
+                after[t] = head[s]
+                if head[s] != -1:
+                    before[head[s]] = t
+                head[s] = t
+                if s > top:
+                    top = s
+    return order
+
+
+@njit(cache=True)
+def transpose(indptr, pre, n_pre):
+    """By pre neuron what is given by post neuron."""
+    starts = np.zeros(n_pre + 1, dtype=np.int64)
+    for k in range(len(pre)):
+        starts[pre[k] + 1] += 1
+    for j in range(n_pre):
+        starts[j + 1] += starts[j]
+    cursor = starts[:-1].copy()
+    post = np.empty(len(pre), dtype=np.int32)
+    for i in range(len(indptr) - 1):
+        for k in range(indptr[i], indptr[i + 1]):
+            j = pre[k]
+            post[cursor[j]] = i
+            cursor[j] += 1
+    return starts, post

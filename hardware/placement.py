@@ -1,0 +1,685 @@
+"""Which neuron sits on which core of a chip, so that every limit holds: fewest cores first, then fewest spikes
+that cross from one core to another.
+
+An input axon is a (projection, pre neuron, core) with at least one synapse there; an output axon the same, counted
+on the core of the pre neuron. Where the chip shares convolution kernels, the channels of one position share an axon
+(`Chip.population_axon_atoms`) and axons whose synapses differ only by a shift store them once per core; the pre neurons
+of a dense projection share axons as `Chip.dense_axon_atoms` says. A core's memory is that of `hardware.memory`. A spike of a neuron with targets on k other cores crosses k times (a hyperedge, as in Ronzani and
+Silvano, arXiv 2601.16118); inputs sit on no core, so each of theirs crosses to every core that listens.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardware import _packing as packing
+from hardware import memory
+from hardware.chips import Chip, load_chip
+from hardware.connectivity import Incoming, by_post, in_degrees, out_degrees, shapes
+from hardware.errors import HardwareError
+from hardware.network import DenseProjection, Network
+from hardware.orders import grown_order, spatial_orders
+
+STRATEGIES = ("best", "sequential", "greedy", "hypergraph")
+
+Rates = Mapping[str, float | np.ndarray]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A limit that does not hold. where: "core 3" or "chip"; used and limit in the unit of the chip file."""
+
+    limit: str
+    where: str
+    used: float
+    allowed: float
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.limit} {self.used:g} > {self.allowed:g} ({self.used - self.allowed:g} over)"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Every neuron's core, and how full the cores are.
+
+    core_of: per population the core of each neuron, int32 in C order. number_of: per population each neuron's
+    number among its population's neurons on that core (which decides index bits and shared kernels).
+    Arrays `*_per_core` are int64 (cores,). crossing_spikes: spikes from core to core in the unit of the firing
+    rates, or per step with every neuron firing where none were given.
+    lower_bound: cores that no placement can undercut. full: per resource, its sum over the cores divided by
+    what these cores can hold. chips: chips of `chip.cores` cores that these cores take.
+    fits: whether all limits hold, the number of cores among them; broken: those that do not.
+    strategy: which one found it.
+    """
+
+    chip: Chip
+    cores: int
+    lower_bound: int
+    fits: bool
+    broken: tuple[Broken, ...]
+    core_of: dict[str, np.ndarray]
+    number_of: dict[str, np.ndarray]
+    synapses_per_core: np.ndarray
+    neurons_per_core: np.ndarray
+    memory_bits_per_core: np.ndarray
+    axons_in_per_core: np.ndarray
+    axons_out_per_core: np.ndarray
+    crossing_spikes: float
+    full: dict[str, float]
+    strategy: str
+
+    @property
+    def synapses(self) -> int:
+        return int(self.synapses_per_core.sum())
+
+    @property
+    def chips(self) -> int:
+        return 1 if math.isinf(self.chip.cores) else math.ceil(self.cores / self.chip.cores)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and strings, ready for JSON."""
+        return {
+            "chip": self.chip.name,
+            "strategy": self.strategy,
+            "cores": self.cores,
+            "chips": self.chips,
+            "lower_bound": self.lower_bound,
+            "fits": self.fits,
+            "broken": [str(broken) for broken in self.broken],
+            "synapses": self.synapses,
+            "synapses_per_core": self.synapses_per_core.tolist(),
+            "neurons_per_core": self.neurons_per_core.tolist(),
+            "memory_bits_per_core": self.memory_bits_per_core.tolist(),
+            "axons_in_per_core": self.axons_in_per_core.tolist(),
+            "axons_out_per_core": self.axons_out_per_core.tolist(),
+            "crossing_spikes": self.crossing_spikes,
+            "full": dict(self.full),
+        }
+
+
+def place(
+    network: Network,
+    chip: Chip | str | Path,
+    strategy: str = "best",
+    time_limit: float = 1.0,
+    firing_rates: Rates | None = None,
+    max_cores: int | None = None,
+    seed: int = 0,
+) -> Placement:
+    """Split the populations of `network` over the cores of `chip`.
+
+    strategy: "sequential" (neurons in C order, a new core when one is full), "greedy" (neighbourhood orders, shared cores,
+        fewer cores tried until none fits), "hypergraph" (mtkahypar, the `placement` extra; sparse networks), or "best":
+        all of them, fewest cores first, then fewest crossing spikes.
+    time_limit: seconds after which no further attempt begins; the sequential placement is always made. The result is the same
+        for the same arguments as long as the limit does not cut the search.
+    firing_rates: spikes of each neuron (scalar or array) per population and input, missing ones 1.
+    max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
+
+    Raises HardwareError: an empty network, max_cores below 1, an unknown strategy, shapes that do not fit together, a neuron
+    that alone exceeds a core (named, with the number).
+    """
+    chip = chip if isinstance(chip, Chip) else load_chip(chip)
+    if strategy not in STRATEGIES:
+        raise HardwareError(f"placement strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}")
+    if max_cores is not None and max_cores < 1:
+        raise HardwareError(f"max_cores is {max_cores}; expected at least 1")
+    deadline = time.monotonic() + time_limit
+    problem = _Problem(network, chip, _rates(network, firing_rates))
+    bound = _lower_bound(problem)
+    return _search(problem, strategy, deadline, bound, max_cores, seed)
+
+
+def lower_bound(network: Network, chip: Chip | str | Path) -> int:
+    """Cores that no placement can undercut: the largest of the resource sums over a core's capacity.
+
+    Sums that every placement must spend: neurons; bits, where each pre neuron's synapses are cut as luckily as can be and
+    stored without indices (each distinct part of a shared kernel once); axons, where a population needs at least as many cores as its
+    neurons fill, each with at least the smallest fan-in of its neurons.
+    """
+    chip = chip if isinstance(chip, Chip) else load_chip(chip)
+    return _lower_bound(_Problem(network, chip, {}))
+
+
+class _Problem:
+    """A network made ready for placement: incoming synapses per population, axon groups, scratch arrays."""
+
+    def __init__(self, network: Network, chip: Chip, rates: dict[str, np.ndarray]) -> None:
+        self.chip = chip
+        self.rates = rates
+        self.shape = shapes(network)
+        self.size = {name: math.prod(shape) for name, shape in self.shape.items()}
+        self.names = [population.name for population in network.populations]
+        if sum(self.size[name] for name in self.names) == 0:
+            raise HardwareError("network without neurons; expected at least one population with a neuron")
+        self.form = np.array([chip.word_bits, chip.block_synapses, chip.block_header_bits], dtype=np.int64)
+        self.widths = np.array(chip.index_bits, dtype=np.int64)
+        self.wires: list[_Wire] = []
+        for projection in network.projections:
+            for end in (projection.source, projection.target):
+                if end not in self.shape:
+                    raise HardwareError(f"projection {projection.source!r} -> {projection.target!r}: no population {end!r}")
+            incoming = by_post(projection, self.shape[projection.source], self.shape[projection.target])
+            self.wires.append(_Wire(len(self.wires), incoming, chip, self.shape[projection.source]))
+        self.into = {n: [w for w in self.wires if w.target == n] for n in self.names}
+        self.out_of = {n: [w for w in self.wires if w.source == n] for n in self.size}
+        limit = min(chip.neurons_per_core, 2 ** max(chip.index_bits))
+        self.capacity = np.array([limit, chip.memory_bits_per_core, chip.axons_in_per_core, chip.axons_out_per_core])
+
+    def usage(self, name: str, neurons: np.ndarray, fan_out: Sequence[np.ndarray]) -> np.ndarray:
+        """[neurons, bits, axons in, axons out] that a core spends on `neurons` of population `name`, in this order.
+
+        fan_out: per wire the assumed number of target cores of each axon group.
+        """
+        chip = self.chip
+        bits = axons_in = axons_out = 0
+        for wire in self.into[name]:
+            more, axons, _, _ = wire.measure(neurons, self.form, self.widths)
+            bits += more
+            axons_in += axons
+        for wire in self.out_of[name]:
+            axons_out += packing.sum_once(neurons, wire.group, fan_out[wire.number], wire.seen)
+        total = memory.core_bits(chip, bits, len(neurons), axons_in, axons_out)
+        return np.array([len(neurons), total, axons_in, axons_out], dtype=np.float64)
+
+
+class _Wire:
+    """One projection with its axons and scratch arrays. group: the axon of each pre neuron."""
+
+    def __init__(self, number: int, incoming: Incoming, chip: Chip, source_shape: tuple[int, ...]) -> None:
+        projection = incoming.projection
+        self.number = number
+        self.incoming = incoming
+        self.source, self.target = projection.source, projection.target
+        delay = memory.stored_delay_bits(chip, int(np.max(projection.delay, initial=0)))
+        self.plain = memory.stored_weight_bits(chip, projection.weight_bits) + delay + chip.tag_bits
+        n_pre = incoming.n_pre
+        neuron = np.arange(n_pre, dtype=np.int64)
+        self.shared = chip.shared_kernels and incoming.taps is not None
+        self.atoms = 1
+        if self.shared:
+            self.atoms = chip.population_axon_atoms
+            area = source_shape[1] * source_shape[2]
+            neuron = neuron % area + area * (neuron // area // self.atoms)
+        elif isinstance(projection, DenseProjection):
+            self.atoms = chip.dense_axon_atoms
+            neuron = neuron // self.atoms
+        self.group = neuron.astype(np.int32)
+        self.groups = int(self.group.max(initial=-1)) + 1
+        self.count = np.zeros(n_pre, dtype=np.int32)
+        self.touched = np.zeros(n_pre, dtype=np.int32)
+        self.seen = np.zeros(self.groups, dtype=np.uint8)
+        self.first, self.last, self.group_count, self.group_atoms = np.zeros((4, self.groups), dtype=np.int32)
+        self.pattern = np.zeros(self.groups, dtype=np.uint64)
+        self.rank_word = packing.random_words(incoming.n_post if incoming.taps is not None else 1, 1)
+        self.tap_word = self.rank_word[:0]
+        if incoming.taps is not None and len(incoming.taps):
+            _, channel = np.unique(incoming.taps[:, 0], return_inverse=True)
+            _, weight = np.unique(incoming.taps[:, 3], return_inverse=True)
+            words = packing.random_words(len(channel) + len(weight), 2)
+            self.tap_word = words[channel.ravel()] * words[len(channel) + weight.ravel()]
+        self.in_degrees, self.out_degrees = in_degrees(incoming), out_degrees(incoming)
+        # Every axon with a target reaches at least one core, and no core holds more than its neurons.
+        most = np.zeros(self.groups, dtype=np.int64)
+        np.maximum.at(most, self.group, self.out_degrees)
+        self.least_fan_out = np.ceil(most / chip.neurons_per_core).astype(np.int64)
+
+    def measure(self, neurons: np.ndarray, form: np.ndarray, widths: np.ndarray) -> tuple[int, int, int, int]:
+        """(bits, axons in, synapses, touched pre neurons) of these post neurons on one core."""
+        into = self.incoming
+        head = (neurons, self.plain, form, widths, self.count, self.first, self.last, self.touched)
+        if into.taps is not None:
+            return packing.measure_taps(
+                into.indptr, into.taps, into.geometry, self.shared, *head, self.group, self.group_count,
+                self.group_atoms, self.pattern, self.rank_word, self.tap_word,
+            )  # fmt: skip
+        if self.atoms == 1:
+            return packing.measure_rows(into.indptr, into.pre, *head)
+        return packing.measure_groups(into.indptr, into.pre, *head, self.group, self.group_count, self.group_atoms)
+
+    def least_bits(self, chip: Chip) -> float:
+        """Fewest bits of this projection's synapses over all placements, as `lower_bound` counts them."""
+        into = self.incoming
+        if not self.shared:
+            axons = np.bincount(self.group, weights=self.out_degrees, minlength=self.groups)
+            return _least_bits(chip, self.plain, axons.astype(np.int64))
+        # A stored list holds one vector of weights (over the channels of an axon) per rank, so every vector of weights
+        # that differs from the others is stored at least once.
+        taps = into.taps
+        assert taps is not None
+        kernel = np.repeat(np.arange(len(into.indptr) - 1), np.diff(into.indptr))
+        used = _used(taps, into.geometry)
+        key = np.stack([kernel, taps[:, 0] // self.atoms, taps[:, 1], taps[:, 2]], axis=1)[used]
+        if len(key) == 0:
+            return 0.0
+        _, vector, sizes = np.unique(_pack_rows(key), return_inverse=True, return_counts=True)
+        hashes = np.zeros(len(sizes), dtype=np.uint64)
+        np.add.at(hashes, vector.ravel(), self.tap_word[used])
+        _, once = np.unique(hashes, return_index=True)
+        return float(memory.least_bits_per_synapse(chip, self.plain) * sizes[once].sum())
+
+
+def _used(taps: np.ndarray, geometry: np.ndarray) -> np.ndarray:
+    """Which taps meet at least one input pixel for at least one output position."""
+    h_in, w_in, h_out, w_out, s_y, s_x, p_y, p_x, d_y, d_x = geometry
+    y = np.arange(h_out) * s_y - p_y + taps[:, 1:2] * d_y
+    x = np.arange(w_out) * s_x - p_x + taps[:, 2:3] * d_x
+    return np.any((y >= 0) & (y < h_in), axis=1) & np.any((x >= 0) & (x < w_in), axis=1)
+
+
+def _pack_rows(rows: np.ndarray) -> np.ndarray:
+    """One int64 per row of small non-negative integers, equal exactly where the rows are."""
+    code = np.zeros(len(rows), dtype=np.int64)
+    for column in rows.T:
+        code = code * (int(column.max()) + 1) + column
+    return code
+
+
+# A core's content: (population, neurons in the order of their numbers on the core).
+Segment = tuple[str, np.ndarray]
+# A population, the order its neurons are handed out in, and over how many cores they are spread evenly (0: fill up).
+Plan = tuple[str, np.ndarray, int]
+FanOut = Sequence[np.ndarray]
+
+
+class _Cores:
+    """Cores being filled."""
+
+    def __init__(self, problem: _Problem, fan_out: FanOut, most: float) -> None:
+        self.problem = problem
+        self.fan_out = fan_out
+        self.most = most
+        self.room: list[np.ndarray] = []
+        self.content: list[dict[str, tuple[np.ndarray, np.ndarray]]] = []
+
+    def open(self) -> bool:
+        if len(self.room) >= self.most:
+            return False
+        self.room.append(self.problem.capacity.copy())
+        self.content.append({})
+        return True
+
+    def put(self, core: int, name: str, neurons: np.ndarray, guess: int = 0) -> int:
+        """Put as many of `neurons`, from the front, on `core` as its room allows; how many they were."""
+        room = self.room[core]
+        number = int(min(room[0], len(neurons)))
+        if number < 1:
+            return 0
+        old, old_usage = self.content[core].get(name, (neurons[:0], np.zeros(4)))
+        candidates = np.concatenate([old, neurons[:number]]) if len(old) else neurons[:number]
+        total, usage = self._prefix(name, candidates, room + old_usage, len(old), len(old) + guess)
+        if total <= len(old):
+            return 0
+        self.room[core] = room + old_usage - usage
+        self.content[core][name] = (candidates[:total], usage)
+        return total - len(old)
+
+    def _prefix(
+        self, name: str, neurons: np.ndarray, room: np.ndarray, good: int, guess: int
+    ) -> tuple[int, np.ndarray]:
+        """The longest front part of `neurons` that fits in `room`, at least the first `good`: gallop, then bisect."""
+        good_usage = np.zeros(4)
+        bad = len(neurons) + 1
+        if good == 0 and room[0] < self.problem.capacity[0]:
+            good_usage = self.problem.usage(name, neurons[:1], self.fan_out)
+            if np.any(good_usage > room):
+                return 0, good_usage
+            good = 1
+        trial = guess if good < guess < bad else len(neurons)
+        step = 1
+        while bad - good > 1:
+            usage = self.problem.usage(name, neurons[:trial], self.fan_out)
+            if np.all(usage <= room):
+                good, good_usage = trial, usage
+                trial = good + step if bad > len(neurons) else (good + bad) // 2
+                trial = min(trial, bad - 1)
+                step *= 4
+            else:
+                bad = trial
+                share = min(r / u for r, u in zip(room, usage, strict=True) if u > 0)
+                trial = max(good + 1, min(bad - 1, int(bad * share)))
+                if step > 1 or trial == good + 1:
+                    trial = (good + bad) // 2
+                step = 4
+        return good, good_usage
+
+    def segments(self) -> list[list[Segment]]:
+        return [[(name, neurons) for name, (neurons, _) in content.items()] for content in self.content]
+
+
+def _fill(
+    problem: _Problem, plans: Iterable[Plan], fan_out: FanOut, most: float = math.inf, revisit: bool = True,
+    deadline: float = math.inf,
+) -> list[list[Segment]] | None:
+    """Hand out all populations, plan by plan; None where `most` cores or the time do not suffice.
+
+    revisit: whether a population may use room left on any core, or only on the last.
+    """
+    cores = _Cores(problem, fan_out, most)
+    for name, order, spread in plans:
+        rest = order
+        if spread:
+            rest = _spread(cores, name, order, spread)
+        core = 0 if revisit else max(0, len(cores.room) - 1)
+        guess = 0
+        while len(rest):
+            fresh = core == len(cores.room)
+            if (fresh and not cores.open()) or time.monotonic() > deadline:
+                return None
+            number = cores.put(core, name, rest, guess)
+            if fresh and number == 0:
+                _refuse(problem, name, int(rest[0]), fan_out)
+            rest = rest[number:]
+            guess = number if fresh else 0
+            core += 1
+    return cores.segments()
+
+
+def _spread(cores: _Cores, name: str, order: np.ndarray, spread: int) -> np.ndarray:
+    """Share `order` out evenly over the `spread` cores with the most room; what did not fit."""
+    while len(cores.room) < spread and cores.open():
+        pass
+    capacity = cores.problem.capacity
+    finite = np.isfinite(capacity)
+    emptiest = sorted(
+        range(len(cores.room)), key=lambda c: (-float(np.min(cores.room[c][finite] / capacity[finite])), c)
+    )
+    chosen = sorted(emptiest[:spread])
+    left = []
+    for core, chunk in zip(chosen, np.array_split(order, len(chosen)), strict=True):
+        left.append(chunk[cores.put(core, name, chunk) :])
+    return np.concatenate(left)
+
+
+def _refuse(problem: _Problem, name: str, neuron: int, fan_out: FanOut) -> None:
+    """Say which limit one neuron breaks on a core of its own."""
+    chip = problem.chip
+    used = problem.usage(name, np.array([neuron], dtype=np.int32), fan_out)
+    fan_in = sum(w.measure(np.array([neuron], dtype=np.int32), problem.form, problem.widths)[2] for w in problem.into[name])
+    labels = ("neurons", "bits of memory", "incoming axons", "outgoing axons")
+    for label, need, room in zip(labels, used, problem.capacity, strict=True):
+        if need > room:
+            raise HardwareError(
+                f"population {name!r}, neuron {neuron}: its {fan_in} synapses alone take {need:g} {label}; "
+                f"a core of {chip.name} has {room:g}"
+            )
+
+
+@dataclass
+class _Found:
+    """A filled set of cores, measured exactly. targets: per wire the number of cores each axon group reaches."""
+
+    segments: list[list[Segment]]
+    core_of: dict[str, np.ndarray]
+    synapses: np.ndarray
+    neurons: np.ndarray
+    bits: np.ndarray
+    axons_in: np.ndarray
+    axons_out: np.ndarray
+    crossing: float
+    targets: list[np.ndarray]
+    strategy: str = ""
+    broken: list[Broken] = field(default_factory=list)
+
+    def rank(self) -> tuple[bool, int, float]:
+        return (bool(self.broken), len(self.segments), self.crossing)
+
+
+def _measure(problem: _Problem, segments: list[list[Segment]], strategy: str) -> _Found:
+    """Exact counts of every core."""
+    chip, n = problem.chip, len(segments)
+    core_of = {name: np.full(size, -1, dtype=np.int32) for name, size in problem.size.items()}
+    for core, content in enumerate(segments):
+        for name, neurons in content:
+            core_of[name][neurons] = core
+    synapses, neurons_on, synapse_bits, axons_in, axons_out = (np.zeros(n, dtype=np.int64) for _ in range(5))
+    targets = [np.zeros(wire.groups, dtype=np.int64) for wire in problem.wires]
+    crossing = 0.0
+    for core, content in enumerate(segments):
+        heard: dict[str, list[np.ndarray]] = {}
+        for name, neurons in content:
+            neurons_on[core] += len(neurons)
+            for wire in problem.into[name]:
+                bits, axons, number, reached = wire.measure(neurons, problem.form, problem.widths)
+                synapse_bits[core] += bits
+                axons_in[core] += axons
+                synapses[core] += number
+                touched = wire.touched[:reached].copy()
+                home = core_of[wire.source][touched]
+                if wire.atoms > 1:
+                    group = wire.group[touched]
+                    targets[wire.number][np.unique(group)] += 1
+                    home = np.unique(group * (n + 1) + (home + 1)) % (n + 1) - 1
+                else:
+                    targets[wire.number][touched] += 1
+                if wire.source in problem.into:
+                    axons_out += np.bincount(home, minlength=n)
+                heard.setdefault(wire.source, []).append(touched)
+        for source, lists in heard.items():
+            pre = lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
+            away = pre[core_of[source][pre] != core]
+            crossing += float(problem.rates[source][away].sum()) if source in problem.rates else float(len(away))
+    bits = (
+        synapse_bits
+        + neurons_on * chip.neuron_state_bits
+        + axons_in * chip.axon_in_bits
+        + axons_out * chip.axon_out_bits
+    )
+    found = _Found(segments, core_of, synapses, neurons_on, bits, axons_in, axons_out, crossing, targets, strategy)
+    for label, used in _resources(found).items():
+        allowed = getattr(chip, label)
+        found.broken += [Broken(label, f"core {c}", int(used[c]), allowed) for c in np.flatnonzero(used > allowed)]
+    return found
+
+
+def _resources(found: _Found) -> dict[str, np.ndarray]:
+    return {
+        "neurons_per_core": found.neurons,
+        "memory_bits_per_core": found.bits,
+        "axons_in_per_core": found.axons_in,
+        "axons_out_per_core": found.axons_out,
+    }
+
+
+def _settle(
+    problem: _Problem, attempt: Callable[[FanOut], list[list[Segment]] | None], strategy: str
+) -> _Found | None:
+    """Fill, measure, and fill again while cores send to more cores than was assumed when they were filled."""
+    fan_out: list[np.ndarray] = [wire.least_fan_out for wire in problem.wires]
+    found = None
+    for extra in (0, 0, 0, 1, 2, 4, 8):
+        segments = attempt(fan_out)
+        if segments is None:
+            return found
+        found = _measure(problem, segments, strategy)
+        if not found.broken:
+            return found
+        fan_out = [np.maximum(a, b + extra) for a, b in zip(fan_out, found.targets, strict=True)]
+    return found
+
+
+def _search(
+    problem: _Problem, strategy: str, deadline: float, bound: int, max_cores: int | None, seed: int
+) -> Placement:
+    names = [name for name in problem.names if problem.size[name]]
+    natural = {name: np.arange(problem.size[name], dtype=np.int32) for name in names}
+    plans: list[Plan] = [(name, natural[name], 0) for name in names]
+    sequential = _settle(problem, lambda fan_out: _fill(problem, plans, fan_out, revisit=False), "sequential")
+    assert sequential is not None
+    best = sequential
+    if strategy in ("best", "greedy"):
+        best = _greedy(problem, natural, sequential, deadline, bound, keep=strategy == "best")
+    return _placement(problem, best, bound, max_cores)
+
+
+def _greedy(
+    problem: _Problem,
+    natural: dict[str, np.ndarray],
+    sequential: _Found,
+    deadline: float,
+    bound: int,
+    keep: bool,
+) -> _Found:
+    """Neighbours together, room on any core used, then as few cores as a handful of attempts can reach."""
+    best = sequential if keep else None
+    orders = [_neighbour_orders(problem, natural, sequential, deadline), natural]
+
+    def try_plans(plans: list[Plan], most: float) -> bool:
+        nonlocal best
+        found = _settle(problem, lambda fan_out: _fill(problem, plans, fan_out, most), "greedy")
+        if found is not None and (best is None or found.rank() < best.rank()):
+            best = found
+        return found is not None and not found.broken
+
+    for order in orders:
+        if best is None or time.monotonic() < deadline:
+            try_plans([(name, order[name], 0) for name in natural], math.inf)
+    assert best is not None
+    # Populations whose cores are full before their neurons are many leave neuron slots that others can use, but only
+    # where they are spread out: try ever more cores until an attempt fits.
+    heavy = _heaviest_first(problem, natural)
+    low, high = bound, len(best.segments) - 1
+    while low <= high and time.monotonic() < deadline:
+        cores = low if high - low < 4 or low == bound else (low + high) // 2
+        fitted = False
+        for order in orders:
+            for number in range(1, len(heavy) + 1):
+                if fitted or time.monotonic() >= deadline:
+                    break
+                spread = [(name, order[name], cores) for name in heavy[:number]]
+                rest = [(name, order[name], 0) for name in natural if name not in heavy[:number]]
+                fitted = try_plans(spread + rest, cores)
+        if fitted:
+            high = cores - 1
+        else:
+            low = cores + 1
+    return best
+
+
+def _heaviest_first(problem: _Problem, natural: dict[str, np.ndarray]) -> list[str]:
+    """Populations by how much of a core's scarcest other resource one neuron takes, most first."""
+    fan_out = [wire.least_fan_out for wire in problem.wires]
+    weight = {}
+    for name, order in natural.items():
+        sample = order[: int(min(256, problem.capacity[0]))]
+        usage = problem.usage(name, sample, fan_out) / problem.capacity
+        weight[name] = float(usage[1:].max()) / len(sample)
+    return sorted(natural, key=lambda name: -weight[name])
+
+
+def _neighbour_orders(
+    problem: _Problem, natural: dict[str, np.ndarray], sequential: _Found, deadline: float
+) -> dict[str, np.ndarray]:
+    """Per population the order whose first core holds most neurons, then hears fewest axons per neuron."""
+    fan_out = [wire.least_fan_out for wire in problem.wires]
+    chosen = {}
+    for name, order in natural.items():
+        candidates = [order, *spatial_orders(problem.shape[name])]
+        rows = [w for w in problem.into[name] if w.incoming.taps is None and not _is_full(w)]
+        if rows and time.monotonic() < deadline:
+            cores = len({int(c) for c in np.unique(sequential.core_of[name])})
+            heaviest = max(rows, key=lambda w: w.incoming.synapses)
+            candidates.append(grown_order(heaviest.incoming, math.ceil(len(order) / cores), deadline))
+        scores = []
+        for number, candidate in enumerate(candidates if len(candidates) > 1 else []):
+            middle = candidate[len(candidate) // 2 :]
+            cores_ = _Cores(problem, fan_out, 1)
+            cores_.open()
+            held = cores_.put(0, name, middle)
+            if held == 0:
+                _refuse(problem, name, int(middle[0]), fan_out)
+            reached = sum(w.measure(middle[:held], problem.form, problem.widths)[3] for w in problem.into[name])
+            scores.append((-round(math.log(held) * 50), reached / held, number))
+        chosen[name] = candidates[min(scores)[2]] if scores else order
+    return chosen
+
+
+def _is_full(wire: _Wire) -> bool:
+    into = wire.incoming
+    return into.synapses == into.n_pre * into.n_post
+
+
+def _placement(problem: _Problem, found: _Found, bound: int, max_cores: int | None) -> Placement:
+    chip, cores = problem.chip, len(found.segments)
+    broken = list(found.broken)
+    allowed = chip.cores if max_cores is None else max_cores
+    if cores > allowed:
+        broken.insert(0, Broken("cores", "network" if max_cores is not None else "chip", cores, allowed))
+    number_of = {name: np.zeros(problem.size[name], dtype=np.int32) for name in problem.names}
+    for content in found.segments:
+        for name, neurons in content:
+            number_of[name][neurons] = np.arange(len(neurons))
+    full = {
+        label: float(used.sum() / (cores * getattr(chip, label)))
+        for label, used in _resources(found).items()
+        if not math.isinf(getattr(chip, label))
+    }
+    return Placement(
+        chip=chip,
+        cores=cores,
+        lower_bound=bound,
+        fits=not broken,
+        broken=tuple(broken),
+        core_of={name: found.core_of[name] for name in problem.names},
+        number_of=number_of,
+        synapses_per_core=found.synapses,
+        neurons_per_core=found.neurons,
+        memory_bits_per_core=found.bits,
+        axons_in_per_core=found.axons_in,
+        axons_out_per_core=found.axons_out,
+        crossing_spikes=found.crossing,
+        full=full,
+        strategy=found.strategy,
+    )
+
+
+def _rates(network: Network, rates: Rates | None) -> dict[str, np.ndarray]:
+    """Firing rates as one float per neuron, of the populations that have any."""
+    result: dict[str, np.ndarray] = {}
+    shape = shapes(network)
+    for name, rate in (rates or {}).items():
+        if name not in shape:
+            raise HardwareError(f"firing rates of {name!r}: no such population; expected one of {', '.join(shape)}")
+        size = math.prod(shape[name])
+        values = np.asarray(rate, dtype=np.float64)
+        if values.size not in (1, size) or not np.all(np.isfinite(values)) or np.any(values < 0):
+            raise HardwareError(f"firing rates of {name!r}: {values.size} values; expected 1 or {size}, none negative")
+        result[name] = np.ascontiguousarray(np.broadcast_to(values.ravel(), (size,)))
+    return result
+
+
+def _lower_bound(problem: _Problem) -> int:
+    chip = problem.chip
+    bits = 0.0
+    axons_in = axons_out = neurons = 0
+    for name in problem.names:
+        size = problem.size[name]
+        neurons += size
+        own_bits, least_in, reached = 0.0, 0, 0
+        for wire in problem.into[name]:
+            own_bits += wire.least_bits(chip)
+            reached += int(wire.least_fan_out.sum())
+            if wire.source in problem.into:
+                axons_out += int(wire.least_fan_out.sum())
+            least_in += math.ceil(int(wire.in_degrees.min()) / wire.atoms) if size else 0
+        alone = max(math.ceil(size / problem.capacity[0]), math.ceil(own_bits / chip.memory_bits_per_core))
+        axons_in += max(reached, alone * least_in)
+        bits += own_bits
+    total = memory.core_bits(chip, 0, neurons, axons_in, axons_out) + bits
+    needs = np.array([neurons, total, axons_in, axons_out])
+    return max(1, math.ceil(float(np.max(needs / problem.capacity)) - 1e-9))
+
+
+def _least_bits(chip: Chip, plain: int, degrees: np.ndarray) -> float:
+    """Fewest bits of all axons of an unshared projection, their synapses cut as luckily as can be."""
+    exact = 8 * chip.block_synapses
+    table = np.array(memory.least_list_words(chip, exact, plain), dtype=np.float64) * chip.word_bits
+    long = degrees[degrees > exact]
+    return float(table[degrees[degrees <= exact]].sum() + memory.least_bits_per_synapse(chip, plain) * long.sum())

@@ -1,0 +1,386 @@
+"""Pruners on small networks: statistics against the slow reference, goals, regrowth, time bins, bad input."""
+
+import numpy as np
+import oracle_dpap as oracle
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from pruning_samples import Branching, Folded, Lif, RecurrentLif, conv_net, events, train  # noqa: E402
+from torch import nn  # noqa: E402
+
+from dpap_neuro.errors import InputError  # noqa: E402
+from dpap_neuro.pruning import DPAP, PRUNERS, SurvivalSettings, make_pruner  # noqa: E402
+
+LABELS = torch.arange(12) % 3
+
+
+def data(**kwargs):
+    return events(batch=12, **kwargs)
+
+
+def recorded(model, names, x, batch):
+    """Input and output of modules for each batch, in training mode."""
+    seen, handles = [], []
+    modules = dict(model.named_modules())
+    for name in names:
+        handles.append(
+            modules[name].register_forward_hook(
+                lambda m, i, o, n=name: seen[-1].update({n: (i[0].detach().double(), o.detach().double())})
+            )
+        )
+    for first in range(0, x.shape[1], batch):
+        seen.append({})
+        model(x[:, first : first + batch])
+    for handle in handles:
+        handle.remove()
+    return [{n: (a.numpy(), b.numpy()) for n, (a, b) in batch_seen.items()} for batch_seen in seen]
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([1, 3, 4]))
+def test_statistics_agree_with_the_loops(seed, batch):
+    torch.manual_seed(seed)
+    model, x = conv_net(), data(steps=4, seed=seed)
+    model.train()
+    pruner = make_pruner("dpap").attach(model, x)
+    steps = x.shape[0]
+    batches = recorded(model, ["stages.0", "stages.2", "stages.4", "stages.6", "stages.8", "stages.9"], x, batch)
+    pruner.step()
+    pruner.statistics.end_epoch()
+    for synapse, neurons in (("stages.0", "stages.2"), ("stages.4", "stages.6"), ("stages.8", "stages.9")):
+        m = pruner.statistics.m[synapse]
+        layer = oracle.Layer(*m.shape)
+        for seen in batches:
+            pre, post = seen[synapse][0], seen[neurons][1]
+            layer.batch(
+                oracle.activity(post, 0.5), oracle.activity(pre.reshape(steps, -1, *pre.shape[1:]), 0.5)
+            )
+        np.testing.assert_allclose(m, layer.m, rtol=1e-3, atol=1e-3 * np.abs(layer.m).max())
+        p = pruner.structure.projections[synapse]
+        np.testing.assert_allclose(pruner.statistics.activity(p), layer.a, rtol=1e-4)
+        np.testing.assert_allclose(pruner.statistics.spines(p), layer.spines(), atol=1e-3)
+    pruner.detach()
+
+
+def test_recurrent_synapses_see_the_spikes_of_one_step_before():
+    torch.manual_seed(0)
+    model = Folded(nn.Flatten(), nn.Linear(8, 5), RecurrentLif(5), nn.Linear(5, 3))
+    x = data(size=2)
+    pruner = make_pruner("dpap").attach(model, x)
+    (seen,) = recorded(model.train(), ["stages.2"], x, 12)
+    pruner.step()
+    pruner.statistics.end_epoch()
+    spikes = seen["stages.2"][1]
+    delayed = np.concatenate([np.zeros_like(spikes[:1]), spikes[:-1]])
+    layer = oracle.Layer(5, 5)
+    layer.batch(oracle.activity(spikes, 0.5), oracle.activity(delayed, 0.5))
+    assert spikes.sum() > 0
+    np.testing.assert_allclose(pruner.statistics.m["stages.2.recurrent"], layer.m, rtol=1e-4, atol=1e-6)
+
+
+def test_stepwise_norse_network_has_the_statistics_of_its_spikes():
+    norse = pytest.importorskip("norse.torch")
+    torch.manual_seed(0)
+    parameters = norse.LIFBoxParameters(tau_mem_inv=torch.tensor(500.0), v_th=torch.tensor(0.1))
+    model = norse.SequentialState(
+        nn.Conv2d(2, 4, 3), norse.LIFBoxCell(parameters), nn.Flatten(), nn.Linear(144, 5),
+        norse.LIFBoxCell(parameters), nn.Linear(5, 3),
+    )  # fmt: skip
+    x = data()
+    pruner = make_pruner("dpap").attach(model, x, loop=True)
+    spikes = {"1": [], "4": []}
+    for name in spikes:
+        model.get_submodule(name).register_forward_hook(lambda m, i, o, n=name: spikes[n].append(o[0].detach().numpy()))
+    state = None
+    for step in x:
+        _, state = model(step, state)
+    pruner.step()
+    pruner.statistics.end_epoch()
+    conv, fc = oracle.Layer(4, 2), oracle.Layer(5, 144)
+    s1, s4 = np.stack(spikes["1"]), np.stack(spikes["4"])
+    assert s1.sum() > 0 and s4.sum() > 0
+    conv.batch(oracle.activity(s1, 0.5), oracle.activity(x.numpy(), 0.5))
+    flat = s1.reshape(*s1.shape[:2], -1)
+    fc.batch(oracle.activity(s4, 0.5), oracle.activity(flat, 0.5))
+    np.testing.assert_allclose(pruner.statistics.m["0"], conv.m, rtol=1e-4)
+    np.testing.assert_allclose(pruner.statistics.m["3"], fc.m, rtol=1e-4, atol=1e-7)
+
+
+def test_rectifiers_have_their_activation_as_trace():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), nn.ReLU(), nn.Linear(5, 2))
+    x = torch.rand(6, 1, 8, 8)
+    pruner = make_pruner("dpap").attach(model, x, time=False)
+    model(x)
+    pruner.step()
+    pruner.statistics.end_epoch()
+    with torch.no_grad():
+        a = model[1](model[0](x)).sum((2, 3))
+    layer = oracle.Layer(4, 1)
+    layer.batch(a.numpy(), x.sum((2, 3)).numpy())
+    np.testing.assert_allclose(pruner.statistics.m["0"], layer.m, rtol=1e-4)
+
+
+def test_nothing_is_observed_in_evaluation_mode():
+    model, x = conv_net(), data()
+    pruner = make_pruner("dpap").attach(model, x)
+    model.eval()
+    model(x)
+    pruner.step()
+    assert pruner.statistics.samples == 0
+
+
+def test_a_unit_dies_in_the_epoch_its_survival_says():
+    """The whole road: survival recomputed by the slow reference from the pruner's own statistics."""
+    torch.manual_seed(1)
+    model, x = conv_net(neuron=lambda: Lif(0.15)), data()
+    pruner = DPAP(SurvivalSettings(initial=2.0, first_epoch=1)).attach(model, x)
+    name = "stages.8"
+    p = pruner.structure.projections[name]
+    neurons, synapses = [2.0] * 12, [2.0] * (12 * 24)
+    dead_neurons, dead_synapses = set(), set()
+    died = 0
+    optimizer = None
+    for epoch in range(5):
+        optimizer, report = train(model, pruner, x, LABELS, epoch + 1, start=epoch, optimizer=optimizer)
+        if epoch >= 1:
+            spines = pruner.statistics.spines(p).tolist()
+            m = pruner.statistics.m[name].flatten().tolist()
+            neurons = oracle.survive(neurons, oracle.gain(spines, 1.5, 2.0), 0.999, epoch, 1, 13.0)
+            synapses = oracle.survive(synapses, oracle.gain(m, 1.5, 2.0), 0.999, epoch, 1, 13.0)
+            dead_neurons |= {i for i, s in enumerate(neurons) if s < 0}
+            dead_synapses |= {i for i, s in enumerate(synapses) if s < 0}
+        mask = pruner.masks.weights[name]
+        # Neurons also go with everything that fed them; nothing else dies here before its survival says so.
+        for i in range(12):
+            row_dead = i in dead_neurons
+            for j in range(24):
+                if row_dead or i * 24 + j in dead_synapses:
+                    assert not mask[i, j]
+        died += len(dead_synapses)
+        assert report.layers[2].remaining == int(mask.sum())
+    assert died > 0 and pruner.masks.weights["stages.10"].any()
+    assert (model.stages[8].weight[~pruner.masks.weights[name]] == 0).all()
+
+
+def test_published_rule_is_blind_to_weights():
+    """Scaling weights while spikes stay the same changes no survival value."""
+    torch.manual_seed(0)
+    x = data()
+    survival = []
+    for scale in (1.0, 3.0):
+        torch.manual_seed(0)
+        model = conv_net()
+        pruner = make_pruner("dpap", epochs=4).attach(model, x)
+        with torch.no_grad():
+            # Batch norm undoes the scale, so that the spikes are the same.
+            model.stages[0].weight.mul_(scale)
+            model.stages[0].bias.mul_(scale)
+            model.stages[1].eps = 1e-12
+        model.train()
+        model(x)
+        pruner.step()
+        pruner.end_epoch(1)
+        survival.append(pruner.unit_survival["stages.0"])
+    torch.testing.assert_close(survival[0], survival[1], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", [n for n in PRUNERS if n != "none"])
+@pytest.mark.parametrize("sparsity", [0.5, 0.8])
+def test_every_pruner_reaches_its_goal(name, sparsity):
+    torch.manual_seed(0)
+    model, x = conv_net(channels=(6, 8), hidden=40), data()
+    pruner = make_pruner(name, epochs=6, sparsity=sparsity).attach(model, x)
+    _, report = train(model, pruner, x, LABELS, 6)
+    assert report.sparsity == pytest.approx(pruner.sparsity()) == pytest.approx(sparsity, abs=0.02)
+    weights = {n: m.weight for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    for p_name, mask in pruner.masks.weights.items():
+        assert (weights[p_name][~mask] == 0).all() and mask.any()
+    assert report.remaining == sum(int((w != 0).sum()) for w in weights.values())
+    assert pruner.masks.weights["stages.10"][:, pruner.masks.units["stages.8"]].all()
+    assert torch.isfinite(model(x)).all()
+
+
+@pytest.mark.parametrize("name", ["dpap", "magnitude", "dpap-weighted"])
+def test_goal_as_a_count_of_synapses(name):
+    torch.manual_seed(0)
+    model, x = conv_net(channels=(6, 8), hidden=40), data()
+    pruner = make_pruner(name, epochs=6, remaining=4000, count="synapses").attach(model, x)
+    _, report = train(model, pruner, x, LABELS, 6)
+    assert report.synapses == 8936
+    assert report.synapses_remaining == pytest.approx(4000, rel=0.05)
+
+
+@pytest.mark.parametrize("name", PRUNERS)
+def test_same_seed_same_masks(name):
+    def run():
+        torch.manual_seed(0)
+        model, x = conv_net(), data()
+        goal = {} if name in ("none", "dpap") else {"sparsity": 0.7}
+        pruner = make_pruner(name, epochs=4, **goal).attach(model, x)
+        train(model, pruner, x, LABELS, 4)
+        return model.state_dict(), pruner.masks.weights
+
+    (a, ma), (b, mb) = run(), run()
+    assert all(torch.equal(a[k], b[k]) for k in a) and all(torch.equal(ma[k], mb[k]) for k in ma)
+
+
+def test_magnitude_keeps_the_largest():
+    model, x = conv_net(), data()
+    pruner = make_pruner("magnitude", epochs=1, sparsity=0.6, first_epoch=0).attach(model, x)
+    prunable = {n: model.get_parameter(f"{n}.weight").detach().abs().clone() for n in ("stages.0", "stages.4", "stages.8")}
+    pruner.end_epoch(0)
+    kept = torch.cat([v[pruner.masks.weights[n]] for n, v in prunable.items()])
+    lost = torch.cat([v[~pruner.masks.weights[n]] for n, v in prunable.items()])
+    assert kept.min() >= lost.max() and len(lost) > 100
+
+
+def test_magnitude_per_layer_removes_the_same_share():
+    model, x = conv_net(), data()
+    pruner = make_pruner("magnitude-layer", epochs=1, sparsity=0.6, first_epoch=0).attach(model, x)
+    report = pruner.end_epoch(0)
+    shares = [1 - layer.remaining / layer.parameters for layer in report.layers[:3]]
+    assert max(shares) - min(shares) < 0.03 and report.layers[3].remaining == report.layers[3].parameters
+
+
+@pytest.mark.parametrize("name", ["set", "rigl", "dpap-weighted"])
+def test_rewiring_regrows(name):
+    torch.manual_seed(0)
+    model, x = conv_net(hidden=40), data()
+    pruner = make_pruner(name, epochs=10, sparsity=0.7, **({"regrow": 0.3} if name == "dpap-weighted" else {}))
+    pruner.attach(model, x)
+    train(model, pruner, x, LABELS, 4)
+    before = {k: v.clone() for k, v in pruner.masks.weights.items()}
+    train(model, pruner, x, LABELS, 5, start=4)
+    regrown = sum(int((pruner.masks.weights[k] & ~before[k]).sum()) for k in before)
+    assert regrown > 0
+
+
+@pytest.mark.parametrize("name", ["dpap", "magnitude", "random"])
+def test_others_never_regrow(name):
+    torch.manual_seed(0)
+    model, x = conv_net(hidden=40), data()
+    pruner = make_pruner(name, epochs=6, sparsity=0.8).attach(model, x)
+    before, optimizer = None, None
+    for epoch in range(6):
+        optimizer, _ = train(model, pruner, x, LABELS, epoch + 1, start=epoch, optimizer=optimizer)
+        now = {k: v.clone() for k, v in pruner.masks.weights.items()}
+        if before is not None:
+            assert not any((now[k] & ~before[k]).any() for k in now)
+        before = now
+
+
+def test_branching_network_trains_and_prunes():
+    torch.manual_seed(0)
+    model, x = Branching(), data(size=6)
+    pruner = make_pruner("dpap", epochs=5, sparsity=0.6).attach(model, x)
+    _, report = train(model, pruner, x, LABELS, 5)
+    assert report.sparsity == pytest.approx(0.6, abs=0.03)
+    assert pruner.structure.projections["stem"].population == "neurons"
+    assert pruner.structure.projections["block.conv2"].population == "block.neurons2"
+
+
+def test_importance_of_time_bins_agrees_with_the_loops():
+    torch.manual_seed(0)
+    x, model = data(steps=6), conv_net(neuron=lambda: Lif(0.15))
+    pruner = make_pruner("dpap", time_bins=True).attach(model, x)
+    model.train()
+    neurons = {"stages.0": "stages.2", "stages.4": "stages.6", "stages.8": "stages.9"}
+    (seen,) = recorded(model, list(neurons.values()), x, 12)
+    pruner.step()
+    pruner.statistics.end_epoch()
+    z = np.zeros(6)
+    for synapse, name in neurons.items():
+        spikes = seen[name][1]
+        spines = pruner.statistics.spines(pruner.structure.projections[synapse]).tolist()
+        layer = [
+            sum(d * spikes[t, b, i].sum() for i, d in enumerate(spines) for b in range(12)) for t in range(6)
+        ]
+        z += np.array(layer) / sum(layer)
+    np.testing.assert_allclose(pruner.statistics.bin_importance(), z, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"bins": 4, "reach": 0.6}, {"time_bins": True}])
+def test_time_bins_die_and_are_no_longer_shown(options):
+    torch.manual_seed(0)
+    x = data(steps=8)
+    model = conv_net(neuron=lambda: Lif(0.15))
+    pruner = make_pruner("dpap", epochs=8, **options).attach(model, x)
+    optimizer, kept = None, [set(range(8))]
+    for epoch in range(8):
+        shown = x[pruner.kept_bins]
+        optimizer, report = train(model, pruner, shown, LABELS, epoch + 1, start=epoch, optimizer=optimizer)
+        kept.append(set(report.kept_bins))
+        if epoch == 3:
+            lowest = int(pruner.bin_survival.argmin())
+    assert all(after <= before for before, after in zip(kept, kept[1:], strict=False))
+    assert len(kept[-1]) < 8 and pruner.kept_bins.tolist() == sorted(kept[-1])
+    if "bins" in options:
+        assert len(kept[-1]) == 4 and lowest not in kept[-1]
+    else:
+        alive = {t for t in range(8) if pruner.bin_survival[t] >= 0}
+        assert alive >= kept[-1]
+    with pytest.raises(InputError, match=f"shown 8 steps, expected the {len(kept[-1])}"):
+        model.train()(x)
+
+
+def test_describe_says_when_the_schedule_is_scaled():
+    assert "scaled to 8" in make_pruner("dpap", epochs=8).describe()
+    assert "scaled" not in DPAP.from_paper().describe() and "the authors' constants" in DPAP.from_paper().describe()
+    assert "90.0% of the parameters" in make_pruner("magnitude", epochs=8, sparsity=0.9).describe()
+
+
+def test_silent_network():
+    model, x = conv_net(neuron=lambda: Lif(threshold=1e6)), data()
+    pruner = make_pruner("dpap", epochs=2).attach(model, x)
+    with pytest.raises(InputError, match=r"stages\.2: its neurons never spiked"):
+        train(model, pruner, x, LABELS, 2)
+
+
+def test_nan_in_the_data():
+    model, x = conv_net(), data()
+    pruner = make_pruner("dpap", epochs=2).attach(model, x)
+    x[0, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match="NaN"):
+        train(model, pruner, x, LABELS, 2)
+
+
+def test_one_class_only_still_prunes():
+    torch.manual_seed(0)
+    model, x = conv_net(), data()
+    pruner = make_pruner("dpap", epochs=4, sparsity=0.5).attach(model, x)
+    _, report = train(model, pruner, x, torch.zeros(12, dtype=torch.long), 4)
+    assert report.sparsity == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"name": "magnitude", "sparsity": 1.0, "epochs": 3}, "sparsity: found 1.0"),
+        ({"name": "magnitude", "sparsity": -0.1, "epochs": 3}, "sparsity"),
+        ({"name": "dpap", "sparsity": float("nan"), "epochs": 3}, "sparsity"),
+        ({"name": "dpap", "sparsity": 0.5}, "epochs"),
+        ({"name": "random", "epochs": 3}, "no goal"),
+        ({"name": "magnitude", "sparsity": 0.5, "remaining": 4, "epochs": 3}, "both"),
+        ({"name": "set", "sparsity": 0.5, "epochs": 3, "colour": "red"}, "colour"),
+        ({"name": "lottery"}, "expected one of none, dpap"),
+        ({"name": "dpap", "epochs": 0}, "epochs: found 0"),
+        ({"name": "dpap", "bins": 0, "epochs": 3}, "bins"),
+        ({"name": "magnitude", "remaining": 5, "count": "pounds", "epochs": 3}, "count"),
+    ],
+)
+def test_bad_settings_are_one_line(options, message):
+    with pytest.raises(InputError, match=message) as error:
+        make_pruner(**options)
+    assert "\n" not in str(error.value)
+
+
+def test_use_before_attaching():
+    with pytest.raises(InputError, match="not attached"):
+        make_pruner("dpap").step()
+    pruner = make_pruner("none").attach(conv_net(), data())
+    with pytest.raises(InputError, match="attached already"):
+        pruner.attach(conv_net(), data())

@@ -1,0 +1,183 @@
+"""What is found in a network, and what a dead channel takes with it."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from pruning_samples import Branching, Folded, Lif, RecurrentLif, conv_net, events  # noqa: E402
+from torch import nn  # noqa: E402
+
+from dpap_neuro.errors import InputError  # noqa: E402
+from dpap_neuro.pruning.masks import Masks  # noqa: E402
+from dpap_neuro.pruning.structure import find_structure  # noqa: E402
+
+
+def kill(structure, name, *units):
+    masks = Masks(structure)
+    masks.units[name][list(units)] = False
+    masks.refresh()
+    return masks
+
+
+def test_sequence():
+    s = find_structure(conv_net(), events())
+    assert list(s.projections) == ["stages.0", "stages.4", "stages.8", "stages.10"]
+    assert [p.kind for p in s.projections.values()] == ["conv", "conv", "linear", "linear"]
+    assert [p.population for p in s.prunable] == ["stages.2", "stages.6", "stages.9"]
+    assert [p.readout for p in s.projections.values()] == [False, False, False, True]
+    assert s.layouts["stages.0"] == "folded" and s.populations["stages.2"].layout == "sequence"
+
+
+def test_dead_channel_in_a_sequence_takes_its_readers_columns():
+    s = find_structure(conv_net(), events())
+    m = kill(s, "stages.4", 2)
+    assert not m.weights["stages.4"][2].any() and m.weights["stages.4"][[0, 1, 3, 4, 5]].all()
+    columns = m.weights["stages.8"].reshape(12, 6, 4)
+    assert not columns[:, 2].any() and columns[:, [0, 1, 3, 4, 5]].all()
+    assert m.weights["stages.0"].all() and m.weights["stages.10"].all()
+
+
+def test_time_axis_is_not_mistaken_for_the_batch():
+    for batch in (1, 2, 5):
+        s = find_structure(conv_net(), events(steps=2, batch=batch))
+        assert s.populations["stages.2"].layout == "sequence"
+        assert s.populations["stages.2"].labels.numel() == 4
+
+
+def test_sum_dies_with_its_last_term_only():
+    s = find_structure(Branching(), events(size=6))
+    m = kill(s, "block.conv2", 1)
+    assert not m.weights["block.conv2"][1].any()
+    assert m.weights["mix"].all(), "the stem still feeds channel 1 of the sum"
+    both = kill(s, "stem", 1)
+    # The stem's channel 1 feeds conv1, the sum and the depth-wise branch.
+    assert not both.weights["block.conv1"][:, 1].any() and both.weights["block.conv1"][:, [0, 2, 3]].all()
+    assert not both.weights["depthwise"][1].any() and both.weights["depthwise"][[0, 2, 3]].all()
+    # In the concatenation (4 of the block, 4 of the branch) only the branch's channel dies: conv2 still feeds the sum.
+    assert not both.weights["mix"][:, 5].any() and both.weights["mix"][:, [0, 1, 2, 3, 4, 6, 7]].all()
+    both.units["block.conv2"][1] = False
+    both.refresh()
+    assert not both.weights["mix"][:, [1, 5]].any() and both.weights["mix"][:, [0, 2, 3, 4, 6, 7]].all()
+
+
+def test_batch_norm_channel_follows():
+    model = Branching()
+    s = find_structure(model, events(size=6))
+    assert set(s.norms) == {"norm", "block.norm1", "block.norm2"}
+    with torch.no_grad():
+        model.block.norm1.bias.fill_(1.0)
+    m = kill(s, "block.conv1", 3)
+    m.apply()
+    assert model.block.norm1.bias.tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert model.block.norm1.weight.tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert model.norm.weight.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_grouped_convolution(groups):
+    model = Folded(
+        nn.Conv2d(2, 4, 3), Lif(), nn.Conv2d(4, 8, 3, groups=groups), Lif(), nn.Flatten(), nn.Linear(8 * 16, 3)
+    )
+    m = kill(find_structure(model, events()), "stages.0", 1)
+    found = m.weights["stages.2"].flatten(2).any(2)
+    expected = torch.ones(8, 4 // groups, dtype=torch.bool)
+    if groups == 1:
+        expected[:, 1] = False
+    elif groups == 2:
+        expected[:4, 1] = False
+    else:
+        expected[2:4] = False
+    assert torch.equal(found, expected)
+    # The two units of the depth-wise convolution that channel 1 fed die with it.
+    assert m.units["stages.2"].tolist() == ([True, True, False, False] + [True] * 4 if groups == 4 else [True] * 8)
+
+
+def test_recurrent_weights_go_with_their_neuron():
+    model = Folded(nn.Flatten(), nn.Linear(8, 5), RecurrentLif(5), nn.Linear(5, 2))
+    s = find_structure(model, events(size=2))
+    assert s.projections["stages.2.recurrent"].kind == "recurrent"
+    m = kill(s, "stages.1", 3)
+    r = m.weights["stages.2.recurrent"]
+    assert not r[3].any() and not r[:, 3].any() and int(r.sum()) == 16
+    assert not m.weights["stages.3"][:, 3].any()
+
+
+def test_norse_cells_step_by_step():
+    norse = pytest.importorskip("norse.torch")
+    model = norse.SequentialState(
+        nn.Conv2d(2, 4, 3), norse.LIFBoxCell(), nn.Conv2d(4, 3, 3), norse.LIFCell(), nn.Flatten(), nn.Linear(48, 6),
+        norse.IAFCell(), nn.Linear(6, 2),
+    )  # fmt: skip
+    s = find_structure(model, events(), loop=True)
+    assert [p.population for p in s.prunable] == ["1", "3", "6"]
+    assert {p.layout for p in s.populations.values()} == {"step"}
+    assert not kill(s, "0", 2).weights["2"][:, 2].any()
+
+
+def test_norse_recurrent_cell():
+    norse = pytest.importorskip("norse.torch")
+    model = norse.SequentialState(nn.Flatten(), norse.LIFRecurrentCell(8, 5), nn.Linear(5, 2))
+    s = find_structure(model, events(size=2), loop=True)
+    assert set(s.projections) == {"1.input_weights", "1.recurrent_weights", "2"}
+    m = kill(s, "1.input_weights", 0)
+    assert not m.weights["1.recurrent_weights"][0].any() and not m.weights["1.recurrent_weights"][:, 0].any()
+    assert not m.weights["2"][:, 0].any() and int(m.weights["1.recurrent_weights"].sum()) == 16
+
+
+def test_still_images():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), nn.ReLU(), nn.Linear(5, 2))
+    s = find_structure(model, torch.rand(3, 1, 8, 8), time=False)
+    assert not s.spiking and [p.population for p in s.prunable] == ["1", "4"]
+
+
+def test_connections_of_an_unrolled_convolution():
+    s = find_structure(conv_net(), events())
+    # 8x8 input, 3x3 kernel, padding 1: the corner of the kernel meets 7x7 positions, its middle 8x8.
+    expected = torch.tensor([[49, 56, 49], [56, 64, 56], [49, 56, 49]])
+    assert torch.equal(s.projections["stages.0"].connections()[0, 0], expected)
+    counts = {layer.name: layer.synapses for layer in Masks(s).layers()}
+    assert counts["stages.0"] == 4 * 2 * 484 and counts["stages.8"] == 24 * 12
+
+
+def test_an_operation_that_is_not_understood_keeps_what_it_reads():
+    class Sorted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.n, self.b = nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.b(torch.sort(self.n(self.a(x.flatten(2))), dim=-1).values)
+
+    m = kill(find_structure(Sorted(), events(size=2)), "a", 0)
+    assert m.weights["b"].all()
+
+
+def test_unknown_layer_is_named():
+    model = Folded(nn.Flatten(), nn.Linear(8, 5), Lif(), nn.Bilinear(5, 5, 2))
+    with pytest.raises(InputError, match=r"stages\.3: found Bilinear"):
+        find_structure(model, events(size=2))
+
+
+def test_nothing_to_prune():
+    with pytest.raises(InputError, match="read-out"):
+        find_structure(Folded(nn.Flatten(), nn.Linear(8, 2)), events(size=2))
+    with pytest.raises(InputError, match="no Conv"):
+        find_structure(Folded(Lif()), events(size=2))
+
+
+def test_sample_with_nan():
+    x = events()
+    x[0, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match="NaN"):
+        find_structure(conv_net(), x)
+
+
+def test_finding_the_structure_changes_nothing():
+    model = conv_net()
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = torch.get_rng_state()
+    find_structure(model, events())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert model.training and torch.equal(state, torch.get_rng_state())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
