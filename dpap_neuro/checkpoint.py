@@ -1,8 +1,10 @@
-"""Checkpoints of a training run: weights in safetensors, the rest JSON or tensors; loading never executes code.
+"""Checkpoints of a training run: weights in safetensors, the rest JSON or tensors; loading never executes
+code.
 
-A checkpoint is a directory: `checkpoint.json` names the two tensor files that belong to it, `weights-*.safetensors` (the
-network) and `training-*.safetensors` (optimizer, pruner, random states). New files are written first, then
-`checkpoint.json` is replaced, then the old files are removed: an interruption leaves the old checkpoint or the new one.
+A checkpoint is a directory: `checkpoint.json` names the two tensor files that belong to it,
+`weights-*.safetensors` (the network) and `training-*.safetensors` (optimizer, pruner, random states). New
+files are written first, then `checkpoint.json` is replaced, then the old files are removed: an interruption
+leaves the old checkpoint or the new one.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ def _plain(value: Any, where: str) -> Any:
         return [_plain(v, where) for v in value]
     if isinstance(value, Mapping):
         return {str(k): _plain(v, f"{where}.{k}") for k, v in value.items()}
-    raise InputError(f"checkpoint: {where} holds a {type(value).__name__}, expected numbers, text, lists or tensors")
+    raise InputError(
+        f"checkpoint: {where} holds a {type(value).__name__}, expected numbers, text, lists or tensors"
+    )
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -74,7 +78,11 @@ def _random_states(generators: Mapping[str, Any]) -> tuple[dict[str, Tensor], di
         for device, state in enumerate(torch.cuda.get_rng_state_all()):
             tensors[f"random/cuda/{device}"] = state
     numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - libraries draw from it
-    plain = {"python": _plain(random.getstate(), "random"), "numpy": _plain(numpy_state, "random"), "generators": {}}
+    plain = {
+        "python": _plain(random.getstate(), "random"),
+        "numpy": _plain(numpy_state, "random"),
+        "generators": {},
+    }
     for name, generator in generators.items():
         if isinstance(generator, torch.Generator):
             tensors[f"random/generator/{name}"] = generator.get_state()
@@ -95,8 +103,8 @@ def save_checkpoint(
 ) -> Path:
     """Write the state after `epoch` into `directory` (made if absent); returns the path of `checkpoint.json`.
 
-    generators: torch.Generator or numpy.random.Generator by name, besides the global random states. extra: anything
-    JSON holds. With torch.distributed the caller lets rank 0 save.
+    generators: torch.Generator or numpy.random.Generator by name, besides the global random states. extra:
+    anything JSON holds. With torch.distributed the caller lets rank 0 save.
     """
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
@@ -159,7 +167,9 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Te
         try:
             parts.append(load_file(folder / name))
         except (FileNotFoundError, SafetensorError) as error:
-            raise InputError(f"{folder / name}: cannot be read ({error}), expected a safetensors file") from None
+            raise InputError(
+                f"{folder / name}: cannot be read ({error}), expected a safetensors file"
+            ) from None
     return index, parts[0], parts[1]
 
 
@@ -169,12 +179,13 @@ def _check_architecture(model: nn.Module, weights: Mapping[str, Tensor], where: 
         if name not in weights:
             raise InputError(f"{where}: {name} is missing, expected a checkpoint of this architecture")
         if weights[name].shape != value.shape:
-            raise InputError(
-                f"{where}: {name} has shape {tuple(weights[name].shape)}, the network expects {tuple(value.shape)}"
-            )
+            shape = tuple(weights[name].shape)
+            raise InputError(f"{where}: {name} has shape {shape}, the network expects {tuple(value.shape)}")
     for name in weights:
         if name not in own:
-            raise InputError(f"{where}: holds {name}, which the network has not; expected the same architecture")
+            raise InputError(
+                f"{where}: holds {name}, which the network has not; expected the same architecture"
+            )
 
 
 def load_checkpoint(
@@ -204,7 +215,7 @@ def load_checkpoint(
         prefix = "pruner/"
         pruner.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
     model.load_state_dict({k: v.clone() for k, v in weights.items()})
-    if optimizer is not None:
+    if optimizer is not None and optimizer_state is not None:
         optimizer.load_state_dict(optimizer_state)
         if scheduler is not None:
             scheduler.load_state_dict(index["scheduler"])
@@ -222,8 +233,9 @@ def _optimizer_state(
         raise InputError(f"{where}: found optimizer {saved['type']}, expected {type(optimizer).__name__}")
     current = optimizer.state_dict()["param_groups"]
     sizes = [len(g["params"]) for g in saved["groups"]]
-    if sizes != [len(g["params"]) for g in current]:
-        raise InputError(f"{where}: found optimizer groups of {sizes} parameters, expected {[len(g['params']) for g in current]}")
+    expected = [len(g["params"]) for g in current]
+    if sizes != expected:
+        raise InputError(f"{where}: found optimizer groups of {sizes} parameters, expected {expected}")
     groups = []
     for group, own in zip(saved["groups"], current, strict=True):
         groups.append({k: tuple(v) if isinstance(own.get(k), tuple) else v for k, v in group.items()})

@@ -1,9 +1,9 @@
 """Physically remove what is dead: a smaller network with the same outputs.
 
-A unit is removed when nothing reads from it, or when it is silent: all its weights are zero and what its bias and batch
-norm make of that is zero behind its neurons. A constant that is not zero (a rectifier behind a positive bias) is
-carried forward into the biases of the layers that read it. Channels that are added to others, or that meet an operation
-that is not understood, go only where all of them can.
+A unit is removed when nothing reads from it, or when it is silent: all its weights are zero and what its bias
+and batch norm make of that is zero behind its neurons. A constant that is not zero (a rectifier behind a
+positive bias) is carried forward into the biases of the layers that read it. Channels that are added to
+others, or that meet an operation that is not understood, go only where all of them can.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.pruning.structure import Population, Projection, Structure, _tensors, call_network, find_structure
+from dpap_neuro.pruning.structure import (
+    Population,
+    Projection,
+    Structure,
+    _tensors,
+    call_network,
+    find_structure,
+)
 
 _CONSTANT_STEPS = 64
 
@@ -43,7 +50,9 @@ class CompactionPlan:
 
 
 def _constants(structure: Structure, model: nn.Module) -> dict[str, Tensor]:
-    """Per projection (out,): the constant a unit without weights has where it is read; NaN for units that vary."""
+    """Per projection (out,): the constant a unit without weights has where it is read; NaN for units that
+    vary.
+    """
     modules = dict(model.named_modules())
     owner: dict[int, tuple[str, int]] = {}
     values: dict[str, Tensor] = {}
@@ -175,7 +184,9 @@ def plan_compaction(model: nn.Module, structure: Structure, *, carry: bool = Tru
 
 
 def _needed_labels(structure: Structure, weights: dict[str, Tensor]) -> Tensor:
-    """Labels from which a weight leads on to the output (to a fixed point: a reader nobody reads does not count)."""
+    """Labels from which a weight leads on to the output (to a fixed point: a reader nobody reads does not
+    count).
+    """
     table = structure.labels
     own = [p for p in structure.projections.values() if p.kind != "recurrent"]
     useful = {p.name: torch.ones_like(p.labels, dtype=torch.bool) for p in own}
@@ -201,16 +212,21 @@ def _padded_readers(structure: Structure) -> set[int]:
         if p.kind == "recurrent":
             # Its input is delayed by a step, so at the first step there is no constant.
             found |= set(p.pre.tolist())
-        elif p.kind == "conv" and (isinstance(module.padding, str) or any(module.padding)):
-            if module.padding != "valid" and module.padding_mode == "zeros":
-                found |= set(p.pre.tolist())
+        elif p.kind == "conv" and module.padding_mode == "zeros" and _pads(module.padding):
+            found |= set(p.pre.tolist())
     return found
+
+
+def _pads(padding: str | tuple[int, ...]) -> bool:
+    return padding == "same" if isinstance(padding, str) else any(padding)
 
 
 def _settle(structure: Structure, gone: Tensor) -> None:
     """Shrink `gone` until sums, products, groups and non-empty layers fit."""
     table = structure.labels
-    pairs = [(i, table.left[i], table.right[i]) for i, kind in enumerate(table.kinds) if kind in ("or", "and")]
+    pairs = [
+        (i, table.left[i], table.right[i]) for i, kind in enumerate(table.kinds) if kind in ("or", "and")
+    ]
     while True:
         before = gone.clone()
         for index, left, right in pairs:
@@ -229,7 +245,9 @@ def _settle(structure: Structure, gone: Tensor) -> None:
             return
 
 
-def _carried_bias(p: Projection, gone: Tensor, constants: dict[str, Tensor], structure: Structure) -> Tensor | None:
+def _carried_bias(
+    p: Projection, gone: Tensor, constants: dict[str, Tensor], structure: Structure
+) -> Tensor | None:
     if p.kind == "recurrent" or p.groups > 1:
         return None
     level = torch.zeros(len(structure.labels))
@@ -239,7 +257,9 @@ def _carried_bias(p: Projection, gone: Tensor, constants: dict[str, Tensor], str
     k = level[p.pre]
     if not k.any():
         return None
-    weight = p.weight.detach().float().cpu().flatten(2).sum(2) if p.weight.dim() > 2 else p.weight.detach().cpu()
+    weight = (
+        p.weight.detach().float().cpu().flatten(2).sum(2) if p.weight.dim() > 2 else p.weight.detach().cpu()
+    )
     return weight.float() @ k
 
 
@@ -318,7 +338,7 @@ def _cut_neurons(module: Any, keep: Tensor, size: int, cut: Any) -> None:
         axis = axis_of(tensor.shape)
         if axis is not None and name not in ("input_weights", "recurrent_weights"):
             cut(module, name, {axis: keep})
-    values = getattr(module, "p", None)
+    values: Any = getattr(module, "p", None)
     if hasattr(values, "_asdict"):
         changed = {}
         for name, value in values._asdict().items():
@@ -380,5 +400,7 @@ def compact(
             continue
         if found.shape == expected.shape and torch.allclose(found, expected, rtol=tolerance, atol=tolerance):
             return small
-    raise InputError(f"compact: the smaller network does not do as the network did ({problem}); {len(structure.order)} "
-                     "layers were found, expected a forward pass that does not fix their sizes")
+    raise InputError(
+        f"compact: the smaller network does not do as the network did ({problem}); {len(structure.order)} "
+        "layers were found, expected a forward pass that does not fix their sizes"
+    )

@@ -76,11 +76,12 @@ def spine_size(m: Tensor, total: Tensor) -> Tensor:
 def percentile(values: Tensor, q: float) -> Tensor:
     """The q-th percentile (0 to 100) of all elements, linear between order statistics.
 
-    Position q / 100 * (n - 1) in the sorted values, as NumPy's default; without torch.quantile's limit on size.
+    Position q / 100 * (n - 1) in the sorted values, as NumPy's default; without torch.quantile's limit on
+    size.
     """
     flat = values.flatten()
     position = q / 100.0 * (flat.numel() - 1)
-    below = min(int(math.floor(position)), flat.numel() - 1)
+    below = min(math.floor(position), flat.numel() - 1)
     low = torch.kthvalue(flat, below + 1).values
     fraction = position - below
     if fraction <= 0.0:

@@ -13,7 +13,7 @@ Where Lava's processes say less than our projections:
 - A population that does not spike gets a threshold above what a membrane can reach.
 - Lava numbers images (width, height, channel); populations of three dimensions are transposed to that.
 
-lava-nc needs Python 3.10; `run_elsewhere` runs this module there. Nothing here imports Lava before it is used.
+lava-nc needs Python 3.10; `run_elsewhere` runs this module there. Lava is imported only where it is used.
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ from hardware.errors import HardwareError
 from hardware.network import (
     ConvProjection,
     DenseProjection,
-    InputPopulation,
     Network,
-    Population,
     Projection,
     SparseProjection,
 )
@@ -55,9 +53,7 @@ MESSAGE_BITS = 24
 # << 6 and still 32 bit, above every 24-bit membrane.
 NEVER = 1 << 18
 
-NO_LAVA = (
-    "lava-nc is not installed for {python}: name a Python 3.10 that has lava-nc 0.10.0 with --lava-python PATH"
-)
+NO_LAVA = "lava-nc is not installed for {python}: name a Python 3.10 that has lava-nc 0.10.0 with --lava-python PATH"
 
 Recorded = dict[str, dict[str, np.ndarray]]
 
@@ -110,7 +106,7 @@ def depths(network: Network) -> dict[str, int]:
     With a reset interval N and offset k, a population at depth d is reset, before its dynamics, in the steps
     t (from 1) with t mod N = (d + k + 1) mod N, as lava-dl's ``Network(reset_interval, reset_offset)`` does.
     """
-    rank = {name: 0 for name in [p.name for p in network.inputs]}
+    rank = {p.name: 0 for p in network.inputs}
     rank |= {p.name: i + 1 for i, p in enumerate(network.populations)}
     depth = {name: 0 for name in rank}
     for population in network.populations:
@@ -120,7 +116,7 @@ def depths(network: Network) -> dict[str, int]:
     return depth
 
 
-# --- what is asked for ---------------------------------------------------------------------------------------
+# --- what is asked for ---
 
 
 def _rasters(network: Network, raster: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -136,7 +132,7 @@ def _rasters(network: Network, raster: np.ndarray | Mapping[str, np.ndarray]) ->
         array = np.asarray(raster[name])
         if array.ndim != 2 + len(shape) or array.shape[2:] != shape:
             raise HardwareError(
-                f"raster of '{name}' has shape {array.shape}, expected (batch, steps, {', '.join(map(str, shape))})"
+                f"raster of '{name}' has shape {array.shape}, expected (batch, steps, *{shape})"
             )
         if array.dtype.kind not in "biu" and not np.array_equal(array, np.trunc(array)):
             raise HardwareError(f"raster of '{name}' holds values that are not whole numbers")
@@ -153,7 +149,9 @@ def _rasters(network: Network, raster: np.ndarray | Mapping[str, np.ndarray]) ->
     return checked
 
 
-def _wanted(network: Network, populations: Mapping[str, Collection[str]] | None) -> dict[str, tuple[str, ...]]:
+def _wanted(
+    network: Network, populations: Mapping[str, Collection[str]] | None
+) -> dict[str, tuple[str, ...]]:
     names = [p.name for p in network.populations]
     if populations is None:
         return {name: VARIABLES for name in names}
@@ -165,7 +163,7 @@ def _wanted(network: Network, populations: Mapping[str, Collection[str]] | None)
     return {name: tuple(v for v in VARIABLES if v in variables) for name, variables in populations.items()}
 
 
-# --- Lava ------------------------------------------------------------------------------------------------------
+# --- Lava ---
 
 
 def build(
@@ -235,8 +233,10 @@ def _connect(
         port.connect(synapse.s_in)
         synapse.a_out.connect(target.a_in)
         return [*made, synapse]
-    synapse = _dense(projection, bits) if isinstance(projection, DenseProjection) else _sparse(
-        projection, math.prod(target_shape), bits
+    synapse = (
+        _dense(projection, bits)
+        if isinstance(projection, DenseProjection)
+        else _sparse(projection, math.prod(target_shape), bits)
     )
     _flat(source.s_out, source_shape).connect(synapse.s_in)
     _unflat(synapse.a_out, target_shape).connect(target.a_in)
@@ -244,7 +244,7 @@ def _connect(
 
 
 def _dense(projection: DenseProjection, bits: int) -> Any:
-    from lava.proc.dense.process import Dense, DelayDense
+    from lava.proc.dense.process import DelayDense, Dense
 
     weights = np.asarray(projection.weight, np.int32)
     common = {"weights": weights, "num_message_bits": bits, **_synapse(projection)}
@@ -258,7 +258,7 @@ def _dense(projection: DenseProjection, bits: int) -> Any:
 
 def _sparse(projection: SparseProjection, neurons: int, bits: int) -> Any:
     from lava.proc.sparse.process import DelaySparse, Sparse
-    from scipy.sparse import csc_matrix
+    from scipy.sparse import csc_matrix, csr_matrix
 
     shape = (neurons, len(projection.indptr) - 1)
     weight = np.asarray(projection.weight, np.int32)
@@ -268,8 +268,8 @@ def _sparse(projection: SparseProjection, neurons: int, bits: int) -> Any:
     delay = _scalar_delay(projection)
     if delay == 0:
         return Sparse(**common)
-    delays = weights.copy()
-    delays.data = np.full(len(delays.data), delay, np.int32)
+    # Lava wants 64-bit delays, of the weights' own structure.
+    delays = csr_matrix((np.full(weights.nnz, delay, np.int64), weights.indices, weights.indptr), shape)
     return DelaySparse(**common, delays=delays, max_delay=delay)
 
 
@@ -285,7 +285,8 @@ def _conv(projection: ConvProjection, source_shape: tuple[int, ...], bits: int) 
         )
     if exponent < 0 and np.any(weight % (1 << -exponent)):
         raise HardwareError(
-            f"{_name(projection)}: Lava's Conv has no exponent, and its weights are not multiples of {1 << -exponent}"
+            f"{_name(projection)}: Lava's Conv has no exponent, its weights are not "
+            f"multiples of {1 << -exponent}"
         )
     weight = weight << exponent if exponent >= 0 else weight >> -exponent
     # (out, in, kH, kW), cross-correlation -> (out, kW, kH, in), convolution
@@ -310,10 +311,9 @@ def _relay(neurons: int, delay: int, bits: int) -> Any:
     weights = identity(neurons, np.int32, "csr")
     if delay == 1:
         return Sparse(weights=weights, num_message_bits=bits, sign_mode=SignMode.EXCITATORY)
-    delays = weights * (delay - 1)
     return DelaySparse(
         weights=weights,
-        delays=delays,
+        delays=identity(neurons, np.int64, "csr") * (delay - 1),
         max_delay=delay - 1,
         num_message_bits=bits,
         sign_mode=SignMode.EXCITATORY,
@@ -381,7 +381,9 @@ class _Log:
     """Arrays (steps, *shape in Lava's order) that forked processes write and this one reads."""
 
     def __init__(self, steps: int, shape: tuple[int, ...], variables: Collection[str]):
-        self.arrays = {v: _shared((steps, *shape), np.uint8 if v == "spikes" else np.int32) for v in variables}
+        self.arrays = {
+            v: _shared((steps, *shape), np.uint8 if v == "spikes" else np.int32) for v in variables
+        }
 
     def write(self, step: int, **values: np.ndarray) -> None:
         for variable, array in self.arrays.items():
@@ -454,7 +456,8 @@ def _from_lava(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def _parts(network: Network) -> list[str]:
     """The name of one population of every connected part."""
-    part = {entry.name: entry.name for entry in (*network.inputs, *network.populations)}
+    names = [p.name for p in network.inputs] + [p.name for p in network.populations]
+    part = {name: name for name in names}
 
     def root(name: str) -> str:
         while part[name] != name:
@@ -469,7 +472,7 @@ def _parts(network: Network) -> list[str]:
     return list(first.values())
 
 
-# --- another interpreter -----------------------------------------------------------------------------------------
+# --- another interpreter ---
 
 
 def run_elsewhere(

@@ -1,8 +1,8 @@
 """An integer network in one HDF5 file: what `hardware.lava` hands to another interpreter. No pickle.
 
 The data set ``network`` is JSON, one object per dataclass of `hardware.network` with its ``kind`` and its
-fields; an array is {"array": k} and lies, compressed, in the data set ``arrays/k``. Everything the dataclasses
-can say is kept: sparse, recurrent, skip, per-neuron parameters (NETX, `hardware.netx`, cannot say all of it).
+fields; an array is {"array": k} and lies, compressed, in the data set ``arrays/k``. All the dataclasses can
+say is kept: sparse, recurrent, skip, per-neuron parameters (NETX, `hardware.netx`, cannot say all of it).
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
         file.create_dataset("network", data=text, dtype=h5py.string_dtype())
         group = file.create_group("arrays")
         for k, array in enumerate(arrays):
-            packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if array.size > 64 else {}
+            packed = (
+                {"compression": "gzip", "compression_opts": 1, "shuffle": True} if array.size > 64 else {}
+            )
             group.create_dataset(str(k), data=array, **packed)
 
     write_atomically(path, write)

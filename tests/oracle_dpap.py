@@ -1,4 +1,6 @@
-"""DPAP's equations, one loop at a time, in plain NumPy: slow, obvious, and independent of the fast implementation."""
+"""DPAP's equations, one loop at a time, in plain NumPy: slow, obvious, and independent of the fast
+implementation.
+"""
 
 from __future__ import annotations
 

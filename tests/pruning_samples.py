@@ -119,7 +119,11 @@ class Branching(nn.Module):
 
     def __init__(self, channels=4, classes=3, size=6):
         super().__init__()
-        self.stem, self.norm, self.neurons = nn.Conv2d(2, channels, 3, padding=1), nn.BatchNorm2d(channels), Lif()
+        self.stem, self.norm, self.neurons = (
+            nn.Conv2d(2, channels, 3, padding=1),
+            nn.BatchNorm2d(channels),
+            Lif(),
+        )
         self.block = Block(channels)
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.side = Lif()

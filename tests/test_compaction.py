@@ -96,8 +96,8 @@ def test_recurrent_network():
 def test_constants_behind_rectifiers_are_carried_into_biases():
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3, bias=False), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(20, 6), nn.ReLU(), nn.Linear(6, 2, bias=False),
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3, bias=False), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(20, 6), nn.ReLU(), nn.Linear(6, 2, bias=False),
     )  # fmt: skip
     shaken(model)
     with torch.no_grad():
@@ -115,7 +115,12 @@ def test_constants_behind_rectifiers_are_carried_into_biases():
 def test_constants_are_not_carried_into_padding():
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(180, 2)
+        nn.Conv2d(1, 4, 3),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(180, 2),
     ).eval()
     with torch.no_grad():
         model[0].weight[2] = 0
@@ -161,7 +166,12 @@ def test_norse_loop():
     torch.manual_seed(0)
     p = norse.LIFBoxParameters(tau_mem_inv=torch.tensor(500.0), v_th=torch.tensor(0.1))
     model = norse.SequentialState(
-        nn.Conv2d(2, 4, 3), norse.LIFBoxCell(p), nn.Flatten(), nn.Linear(144, 5), norse.LIFBoxCell(p), nn.Linear(5, 3)
+        nn.Conv2d(2, 4, 3),
+        norse.LIFBoxCell(p),
+        nn.Flatten(),
+        nn.Linear(144, 5),
+        norse.LIFBoxCell(p),
+        nn.Linear(5, 3),
     ).eval()
     x = events()
     masks = Masks(find_structure(model, x, loop=True))
@@ -178,7 +188,9 @@ def test_norse_loop():
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name, goal", [("dpap", {}), ("dpap", {"sparsity": 0.9}), ("magnitude", {"sparsity": 0.95})])
+@pytest.mark.parametrize(
+    "name, goal", [("dpap", {}), ("dpap", {"sparsity": 0.9}), ("magnitude", {"sparsity": 0.95})]
+)
 def test_after_training(name, goal):
     torch.manual_seed(0)
     model, x = conv_net(neuron=lambda: Lif(0.15), channels=(6, 8), hidden=30), events(batch=12)

@@ -7,11 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import oracle_dpap as oracle  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from dpap_neuro import plasticity  # noqa: E402
-import oracle_dpap as oracle  # noqa: E402
 
 seeds = st.integers(0, 2**31 - 1)
 few = settings(max_examples=40, deadline=None)
@@ -24,12 +24,19 @@ def spikes(seed, steps, batch, channels, space):
 
 @few
 @given(
-    seeds, st.integers(1, 7), st.integers(1, 3), st.integers(1, 4), st.sampled_from([(), (3,), (2, 3)]), st.floats(0, 0.95)
+    seeds,
+    st.integers(1, 7),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.sampled_from([(), (3,), (2, 3)]),
+    st.floats(0, 0.95),
 )
 def test_activity_is_the_looped_trace_summed_over_space(seed, steps, batch, channels, space, delta):
     s = spikes(seed, steps, batch, channels, space)
     np.testing.assert_allclose(plasticity.trace(torch.tensor(s), delta), oracle.trace(s, delta), rtol=1e-9)
-    np.testing.assert_allclose(plasticity.activity(torch.tensor(s), delta), oracle.activity(s, delta), rtol=1e-9)
+    np.testing.assert_allclose(
+        plasticity.activity(torch.tensor(s), delta), oracle.activity(s, delta), rtol=1e-9
+    )
 
 
 def test_trace_by_hand():

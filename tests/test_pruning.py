@@ -1,5 +1,7 @@
 """Pruners on small networks: statistics against the slow reference, goals, regrowth, time bins, bad input."""
 
+import itertools
+
 import numpy as np
 import oracle_dpap as oracle
 import pytest
@@ -47,7 +49,9 @@ def test_statistics_agree_with_the_loops(seed, batch):
     model.train()
     pruner = make_pruner("dpap").attach(model, x)
     steps = x.shape[0]
-    batches = recorded(model, ["stages.0", "stages.2", "stages.4", "stages.6", "stages.8", "stages.9"], x, batch)
+    batches = recorded(
+        model, ["stages.0", "stages.2", "stages.4", "stages.6", "stages.8", "stages.9"], x, batch
+    )
     pruner.step()
     pruner.statistics.end_epoch()
     for synapse, neurons in (("stages.0", "stages.2"), ("stages.4", "stages.6"), ("stages.8", "stages.9")):
@@ -93,7 +97,9 @@ def test_stepwise_norse_network_has_the_statistics_of_its_spikes():
     pruner = make_pruner("dpap").attach(model, x, loop=True)
     spikes = {"1": [], "4": []}
     for name in spikes:
-        model.get_submodule(name).register_forward_hook(lambda m, i, o, n=name: spikes[n].append(o[0].detach().numpy()))
+        model.get_submodule(name).register_forward_hook(
+            lambda m, i, o, n=name: spikes[n].append(o[0].detach().numpy())
+        )
     state = None
     for step in x:
         _, state = model(step, state)
@@ -111,7 +117,9 @@ def test_stepwise_norse_network_has_the_statistics_of_its_spikes():
 
 def test_rectifiers_have_their_activation_as_trace():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), nn.ReLU(), nn.Linear(5, 2))
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), nn.ReLU(), nn.Linear(5, 2)
+    )
     x = torch.rand(6, 1, 8, 8)
     pruner = make_pruner("dpap").attach(model, x, time=False)
     model(x)
@@ -207,11 +215,12 @@ def test_every_pruner_reaches_its_goal(name, sparsity):
 @pytest.mark.parametrize("name", ["dpap", "magnitude", "dpap-weighted"])
 def test_goal_as_a_count_of_synapses(name):
     torch.manual_seed(0)
-    model, x = conv_net(channels=(6, 8), hidden=40), data()
+    model, x = conv_net(lambda: Lif(0.15), channels=(6, 8), hidden=40), data()
     pruner = make_pruner(name, epochs=6, remaining=4000, count="synapses").attach(model, x)
     _, report = train(model, pruner, x, LABELS, 6)
     assert report.synapses == 8936
-    assert report.synapses_remaining == pytest.approx(4000, rel=0.05)
+    # Channels go in lumps of several hundred connections here.
+    assert report.synapses_remaining == pytest.approx(4000, rel=0.15 if name == "dpap" else 0.02)
 
 
 @pytest.mark.parametrize("name", PRUNERS)
@@ -231,7 +240,10 @@ def test_same_seed_same_masks(name):
 def test_magnitude_keeps_the_largest():
     model, x = conv_net(), data()
     pruner = make_pruner("magnitude", epochs=1, sparsity=0.6, first_epoch=0).attach(model, x)
-    prunable = {n: model.get_parameter(f"{n}.weight").detach().abs().clone() for n in ("stages.0", "stages.4", "stages.8")}
+    prunable = {
+        n: model.get_parameter(f"{n}.weight").detach().abs().clone()
+        for n in ("stages.0", "stages.4", "stages.8")
+    }
     pruner.end_epoch(0)
     kept = torch.cat([v[pruner.masks.weights[n]] for n, v in prunable.items()])
     lost = torch.cat([v[~pruner.masks.weights[n]] for n, v in prunable.items()])
@@ -250,7 +262,9 @@ def test_magnitude_per_layer_removes_the_same_share():
 def test_rewiring_regrows(name):
     torch.manual_seed(0)
     model, x = conv_net(hidden=40), data()
-    pruner = make_pruner(name, epochs=10, sparsity=0.7, **({"regrow": 0.3} if name == "dpap-weighted" else {}))
+    pruner = make_pruner(
+        name, epochs=10, sparsity=0.7, **({"regrow": 0.3} if name == "dpap-weighted" else {})
+    )
     pruner.attach(model, x)
     train(model, pruner, x, LABELS, 4)
     before = {k: v.clone() for k, v in pruner.masks.weights.items()}
@@ -316,7 +330,7 @@ def test_time_bins_die_and_are_no_longer_shown(options):
         kept.append(set(report.kept_bins))
         if epoch == 3:
             lowest = int(pruner.bin_survival.argmin())
-    assert all(after <= before for before, after in zip(kept, kept[1:], strict=False))
+    assert all(after <= before for before, after in itertools.pairwise(kept))
     assert len(kept[-1]) < 8 and pruner.kept_bins.tolist() == sorted(kept[-1])
     if "bins" in options:
         assert len(kept[-1]) == 4 and lowest not in kept[-1]
@@ -329,7 +343,10 @@ def test_time_bins_die_and_are_no_longer_shown(options):
 
 def test_describe_says_when_the_schedule_is_scaled():
     assert "scaled to 8" in make_pruner("dpap", epochs=8).describe()
-    assert "scaled" not in DPAP.from_paper().describe() and "the authors' constants" in DPAP.from_paper().describe()
+    assert (
+        "scaled" not in DPAP.from_paper().describe()
+        and "the authors' constants" in DPAP.from_paper().describe()
+    )
     assert "90.0% of the parameters" in make_pruner("magnitude", epochs=8, sparsity=0.9).describe()
 
 
@@ -350,7 +367,7 @@ def test_nan_in_the_data():
 
 def test_one_class_only_still_prunes():
     torch.manual_seed(0)
-    model, x = conv_net(), data()
+    model, x = conv_net(lambda: Lif(0.15), hidden=40), data()
     pruner = make_pruner("dpap", epochs=4, sparsity=0.5).attach(model, x)
     _, report = train(model, pruner, x, torch.zeros(12, dtype=torch.long), 4)
     assert report.sparsity == pytest.approx(0.5, abs=0.02)

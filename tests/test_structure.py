@@ -53,7 +53,8 @@ def test_sum_dies_with_its_last_term_only():
     # The stem's channel 1 feeds conv1, the sum and the depth-wise branch.
     assert not both.weights["block.conv1"][:, 1].any() and both.weights["block.conv1"][:, [0, 2, 3]].all()
     assert not both.weights["depthwise"][1].any() and both.weights["depthwise"][[0, 2, 3]].all()
-    # In the concatenation (4 of the block, 4 of the branch) only the branch's channel dies: conv2 still feeds the sum.
+    # In the concatenation (4 of the block, 4 of the branch) only the branch's channel dies: conv2 still feeds
+    # the sum.
     assert not both.weights["mix"][:, 5].any() and both.weights["mix"][:, [0, 1, 2, 3, 4, 6, 7]].all()
     both.units["block.conv2"][1] = False
     both.refresh()
@@ -76,7 +77,12 @@ def test_batch_norm_channel_follows():
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_grouped_convolution(groups):
     model = Folded(
-        nn.Conv2d(2, 4, 3), Lif(), nn.Conv2d(4, 8, 3, groups=groups), Lif(), nn.Flatten(), nn.Linear(8 * 16, 3)
+        nn.Conv2d(2, 4, 3),
+        Lif(),
+        nn.Conv2d(4, 8, 3, groups=groups),
+        Lif(),
+        nn.Flatten(),
+        nn.Linear(8 * 16, 3),
     )
     m = kill(find_structure(model, events()), "stages.0", 1)
     found = m.weights["stages.2"].flatten(2).any(2)
@@ -89,7 +95,9 @@ def test_grouped_convolution(groups):
         expected[2:4] = False
     assert torch.equal(found, expected)
     # The two units of the depth-wise convolution that channel 1 fed die with it.
-    assert m.units["stages.2"].tolist() == ([True, True, False, False] + [True] * 4 if groups == 4 else [True] * 8)
+    assert m.units["stages.2"].tolist() == (
+        [True, True, False, False] + [True] * 4 if groups == 4 else [True] * 8
+    )
 
 
 def test_recurrent_weights_go_with_their_neuron():
@@ -105,8 +113,8 @@ def test_recurrent_weights_go_with_their_neuron():
 def test_norse_cells_step_by_step():
     norse = pytest.importorskip("norse.torch")
     model = norse.SequentialState(
-        nn.Conv2d(2, 4, 3), norse.LIFBoxCell(), nn.Conv2d(4, 3, 3), norse.LIFCell(), nn.Flatten(), nn.Linear(48, 6),
-        norse.IAFCell(), nn.Linear(6, 2),
+        nn.Conv2d(2, 4, 3), norse.LIFBoxCell(), nn.Conv2d(4, 3, 3), norse.LIFCell(), nn.Flatten(),
+        nn.Linear(48, 6), norse.IAFCell(), nn.Linear(6, 2),
     )  # fmt: skip
     s = find_structure(model, events(), loop=True)
     assert [p.population for p in s.prunable] == ["1", "3", "6"]
@@ -125,7 +133,9 @@ def test_norse_recurrent_cell():
 
 
 def test_still_images():
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), nn.ReLU(), nn.Linear(5, 2))
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), nn.ReLU(), nn.Linear(5, 2)
+    )
     s = find_structure(model, torch.rand(3, 1, 8, 8), time=False)
     assert not s.spiking and [p.population for p in s.prunable] == ["1", "4"]
 

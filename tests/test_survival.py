@@ -1,13 +1,13 @@
 """The survival schedule: epochs of death worked out by hand, and schedules of other lengths."""
 
-
 import pytest
 
 torch = pytest.importorskip("torch")
 
+import oracle_dpap as oracle  # noqa: E402
+
 from dpap_neuro.errors import InputError  # noqa: E402
 from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings, gradual_share  # noqa: E402
-import oracle_dpap as oracle  # noqa: E402
 
 
 def death(rule, importance, unit, settings=SurvivalSettings(), epochs=300):
@@ -34,8 +34,9 @@ def test_unused_neuron_dies_in_the_hand_calculated_epoch():
 
 
 def test_unused_channel_outlives_the_first_tau():
-    # g = -0.65. Epochs 5 to 16 (twelve): 10 * 0.9881 - 0.65 * 11.934 = 2.123. Then -0.65 / e = -0.2391 an epoch and 0.1 %:
-    # after eight 2.106 - 1.906 = 0.200, after nine negative. Epoch 17 is the first of these, so it dies after 25.
+    # g = -0.65. Epochs 5 to 16 (twelve): 10 * 0.9881 - 0.65 * 11.934 = 2.123. Then -0.65 / e = -0.2391 an
+    # epoch and 0.1 %: after eight 2.106 - 1.906 = 0.200, after nine negative. Epoch 17 is the first of these,
+    # so it dies after 25.
     assert death(SurvivalSettings().channel, [0.0, 1.0, 1.0, 1.0], 0) == 25
 
 
@@ -67,9 +68,12 @@ def test_short_runs_decide_within_their_length(epochs):
         dies = death(rule, [0.0, 1.0, 1.0, 1.0], 0, short, epochs)
         assert dies is not None and dies < epochs
         assert death(rule, [0.0, 1.0, 1.0, 1.0], 1, short, epochs) is None
-    # An unused channel loses in a short run, over its length, what it loses in a long one, to the rounding of epochs.
+    # An unused channel loses in a short run, over its length, what it loses in a long one, to the rounding of
+    # epochs.
     assert short.initial < 10.0
-    assert "not the authors'" in short.describe() and "the authors' constants" in SurvivalSettings().describe()
+    assert (
+        "not the authors'" in short.describe() and "the authors' constants" in SurvivalSettings().describe()
+    )
 
 
 def test_the_papers_length_keeps_the_constants():
@@ -83,7 +87,8 @@ def test_gradual_share_is_cubic():
 
 
 @pytest.mark.parametrize(
-    "change", [{"delta": 1.0}, {"percentile": 0.0}, {"initial": -1.0}, {"gamma": float("nan")}, {"first_epoch": -1}]
+    "change",
+    [{"delta": 1.0}, {"percentile": 0.0}, {"initial": -1.0}, {"gamma": float("nan")}, {"first_epoch": -1}],
 )
 def test_impossible_constants(change):
     with pytest.raises(InputError, match="expected"):

@@ -2,23 +2,24 @@
 
     from dpap_neuro.pruning import make_pruner
 
-    pruner = make_pruner("dpap", epochs=8)              # the published rule, its schedule scaled to 8 epochs
+    pruner = make_pruner("dpap", epochs=8)              # the published rule, schedule scaled to 8 epochs
     pruner.attach(model, sample_input)                  # sample_input (T, B, ...), e.g. the first batch
     print(pruner.describe())
     for epoch in range(8):
         for x, y in batches:                            # model.train()
             loss(model(x), y).backward()
             optimizer.step()
-            pruner.step()                               # pruned weights back to exactly zero; statistics taken in
-        report = pruner.end_epoch(epoch, optimizer)     # PruneReport: parameters, remaining, sparsity, layers, ...
+            pruner.step()                               # pruned weights to exactly zero; statistics taken in
+        report = pruner.end_epoch(epoch, optimizer)     # PruneReport: parameters, remaining, layers, ...
     pruner.sparsity(); pruner.remaining()               # share removed; weights left
     pruner.state_dict(); pruner.load_state_dict(state)  # tensors only
 
-Names: none, dpap, dpap-weighted, magnitude (global threshold), magnitude-layer (same share per layer), random, set, rigl.
-`sparsity=0.9` (share of the parameters to remove) or `remaining=20_000` (`count="parameters"` or `"synapses"`), with
-`epochs`, gives any of them a goal; `dpap` without a goal finds its own compression. `dpap` with `time_bins=True` (or
-`bins=5`) prunes time bins too: show the network only `pruner.kept_bins` (x[pruner.kept_bins]) from the next epoch on.
-The read-out layer is never pruned (but loses the weights that read from dead neurons).
+Names: none, dpap, dpap-weighted, magnitude (global threshold), magnitude-layer (same share per layer),
+random, set, rigl. `sparsity=0.9` (share of the parameters to remove) or `remaining=20_000`
+(`count="parameters"` or `"synapses"`), with `epochs`, gives any of them a goal; `dpap` without a goal finds
+its own compression. `dpap` with `time_bins=True` (or `bins=5`) prunes time bins too: show the network only
+`pruner.kept_bins` (x[pruner.kept_bins]) from the next epoch on. The read-out layer is never pruned (but loses
+the weights that read from dead neurons).
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ PRUNERS = ("none", "dpap", "dpap-weighted", "magnitude", "magnitude-layer", "ran
 def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Pruner:
     """A pruner by name; see the module's docstring.
 
-    epochs: length of the run. `dpap` scales its schedule to it (without `epochs`, or from 300 on: the authors' constants).
-    Raises InputError for an unknown name or option, or a goal outside its range.
+    epochs: length of the run. `dpap` scales its schedule to it (without `epochs`, or from 300 on: the
+    authors' constants). Raises InputError for an unknown name or option, or a goal outside its range.
     """
     try:
         if name == "dpap":

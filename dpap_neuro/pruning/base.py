@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.pruning.importance import Statistics
+from dpap_neuro.pruning.importance import Statistics, average_over_ranks
 from dpap_neuro.pruning.masks import LayerCount, Masks
 from dpap_neuro.pruning.structure import Structure, find_structure
 from dpap_neuro.pruning.survival import gradual_share
@@ -20,8 +20,9 @@ from dpap_neuro.pruning.survival import gradual_share
 @dataclass(frozen=True)
 class PruneReport:
     """What is left after an epoch. parameters: weights of kernels and matrices; synapses: connections of the
-    unrolled network; sparsity: share of the parameters removed; pruned: how many went in this epoch (below zero:
-    regrown); kept_bins: indices of the time bins still shown, None where bins are not pruned."""
+    unrolled network; sparsity: share of the parameters removed; pruned: how many went in this epoch (below
+    zero: regrown); kept_bins: indices of the time bins still shown, None where bins are not pruned.
+    """
 
     epoch: int
     parameters: int
@@ -37,16 +38,17 @@ class PruneReport:
         return 1.0 - self.remaining / self.parameters
 
     def __str__(self) -> str:
-        return f"epoch {self.epoch}: {self.remaining:,} of {self.parameters:,} parameters left ({self.sparsity:.1%} removed)"
+        left = f"{self.remaining:,} of {self.parameters:,} parameters left"
+        return f"epoch {self.epoch}: {left} ({self.sparsity:.1%} removed)"
 
 
 class Pruner:
     """Base of all pruners; by itself the pruner `none`, which removes nothing.
 
-    sparsity: share of all weights to have removed at the end (0 to below 1). remaining: the same as a count of
-    weights or, with `count="synapses"`, of connections in the unrolled network. epochs: length of the run; the
-    goal is reached after `reach` of it, on a cubic schedule that begins at `first_epoch`.
-    Raises InputError for a goal outside its range.
+    sparsity: share of all weights to have removed at the end (0 to below 1). remaining: the same as a count
+    of weights or, with `count="synapses"`, of connections in the unrolled network. epochs: length of the run;
+    the goal is reached after `reach` of it, on a cubic schedule that begins at `first_epoch`. Raises
+    InputError for a goal outside its range.
     """
 
     name = "none"
@@ -66,7 +68,9 @@ class Pruner:
         seed: int = 0,
     ) -> None:
         if sparsity is not None and not 0.0 <= sparsity < 1.0:
-            raise InputError(f"sparsity: found {sparsity}, expected 0 to below 1 (share of the parameters removed)")
+            raise InputError(
+                f"sparsity: found {sparsity}, expected 0 to below 1 (share of the parameters removed)"
+            )
         if sparsity is not None and remaining is not None:
             raise InputError("goal: found both sparsity and remaining, expected one of them")
         if remaining is not None and remaining < 1:
@@ -78,7 +82,9 @@ class Pruner:
         if not 0.0 < reach <= 1.0:
             raise InputError(f"reach: found {reach}, expected above 0 and at most 1")
         if (sparsity is not None or remaining is not None) and epochs is None:
-            raise InputError("epochs: found none, expected the length of the run (a goal is approached gradually)")
+            raise InputError(
+                "epochs: found none, expected the length of the run (a goal is approached gradually)"
+            )
         self.goal_sparsity = sparsity
         self.goal_remaining = remaining
         self.count = count
@@ -93,7 +99,7 @@ class Pruner:
         self._before = 0
         self.kept_bins: Tensor | None = None
 
-    # attaching --------------------------------------------------------------------------------------------------
+    # attaching
 
     def attach(
         self,
@@ -104,9 +110,13 @@ class Pruner:
         loop: bool = False,
         ignore: Iterable[str] = (),
     ) -> Pruner:
-        """Find the structure of `model` and start observing; see `find_structure` for the arguments and errors."""
+        """Find the structure of `model` and start observing; see `find_structure` for the arguments and
+        errors.
+        """
         if self.model is not None:
-            raise InputError("attach: the pruner is attached already, expected a new pruner (or detach() first)")
+            raise InputError(
+                "attach: the pruner is attached already, expected a new pruner (or detach() first)"
+            )
         structure = find_structure(model, sample_input, time=time, loop=loop, ignore=ignore)
         self.model = model
         self.structure: Structure = structure
@@ -156,10 +166,12 @@ class Pruner:
 
         return hook
 
-    # training ---------------------------------------------------------------------------------------------------
+    # training
 
     def step(self, optimizer: Optimizer | None = None) -> None:
-        """After every optimizer step: pruned parameters back to exactly zero, statistics of the batch taken in."""
+        """After every optimizer step: pruned parameters back to exactly zero, statistics of the batch taken
+        in.
+        """
         self._check_attached()
         self.masks.apply()
         if self.statistics is not None:
@@ -167,10 +179,13 @@ class Pruner:
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, optimizer: Optimizer | None = None) -> PruneReport:
-        """After every epoch (counted from 0): prune. `optimizer`: its momentum of pruned weights is cleared."""
+        """After every epoch (counted from 0): prune, and clear the momentum of what is pruned."""
         self._check_attached()
         if self.statistics is not None:
             self.statistics.end_epoch()
+        for name, gradient in self.gradients.items():
+            # What the hooks saw is each rank's own gradient, before it was averaged.
+            self.gradients[name] = average_over_ranks(gradient)
         self._prune(epoch)
         self.masks.apply()
         if optimizer is not None:
@@ -200,7 +215,7 @@ class Pruner:
         if self.model is None:
             raise InputError(f"pruner {self.name}: not attached, expected attach(model, sample_input) first")
 
-    # counting ---------------------------------------------------------------------------------------------------
+    # counting
 
     def remaining(self) -> int:
         """Weights of kernels and matrices left."""
@@ -215,13 +230,14 @@ class Pruner:
         return f"{self.name}: removes nothing" if self.name == "none" else f"{self.name}{self._goal_text()}"
 
     def _goal_text(self) -> str:
+        reached = f"reached after {self.reach:.0%} of {self.epochs} epochs"
         if self.goal_sparsity is not None:
-            return f" to {self.goal_sparsity:.1%} of the parameters removed, reached after {self.reach:.0%} of {self.epochs} epochs"
+            return f" to {self.goal_sparsity:.1%} of the parameters removed, {reached}"
         if self.goal_remaining is not None:
-            return f" to {self.goal_remaining:,} {self.count} left, reached after {self.reach:.0%} of {self.epochs} epochs"
+            return f" to {self.goal_remaining:,} {self.count} left, {reached}"
         return ""
 
-    # goals ------------------------------------------------------------------------------------------------------
+    # goals
 
     @property
     def has_goal(self) -> bool:
@@ -239,7 +255,11 @@ class Pruner:
         if goal is None:
             assert self.goal_remaining is not None
             goal = max(0.0, 1.0 - self.goal_remaining / total)
-        first = self.first_epoch if self.first_epoch is not None else min(self.epochs - 1, max(1, self.epochs // 10))
+        first = (
+            self.first_epoch
+            if self.first_epoch is not None
+            else min(self.epochs - 1, max(1, self.epochs // 10))
+        )
         last = max(first, round(self.reach * self.epochs) - 1)
         if epoch < first:
             return None
@@ -248,7 +268,7 @@ class Pruner:
             return min(total, self.goal_remaining)
         return round(total * (1.0 - share))
 
-    # saving -----------------------------------------------------------------------------------------------------
+    # saving
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that the rest of the run depends on, as tensors."""

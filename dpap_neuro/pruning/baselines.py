@@ -12,20 +12,22 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.base import Pruner
 
 
-def keep_largest(scores: dict[str, Tensor], keep: int, sizes: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Masks of the weights with the largest scores over all layers, `keep` of them; at least one in each layer.
+def keep_largest(
+    scores: dict[str, Tensor], keep: int, sizes: dict[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Masks of the weights with the largest scores over all layers, `keep` of them; at least one in each
+    layer.
 
     sizes: connections each weight makes (broadcasts to it); then `keep` counts connections.
     """
     flat = torch.cat([s.flatten() for s in scores.values()])
-    order = torch.argsort(flat, descending=True, stable=True)
     if sizes is None:
-        chosen = order[: max(0, keep)]
+        mask = _largest(flat, min(max(0, keep), flat.numel()))
     else:
+        order = torch.argsort(flat, descending=True, stable=True)
         weight = torch.cat([sizes[k].expand(s.shape).flatten() for k, s in scores.items()])
-        chosen = order[torch.cumsum(weight[order], 0) <= keep]
-    mask = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
-    mask[chosen] = True
+        mask = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
+        mask[order[torch.cumsum(weight[order], 0) <= keep]] = True
     parts = mask.split([s.numel() for s in scores.values()])
     result = {}
     for (name, score), part in zip(scores.items(), parts, strict=True):
@@ -34,6 +36,17 @@ def keep_largest(scores: dict[str, Tensor], keep: int, sizes: dict[str, Tensor] 
             part[score.argmax()] = True
         result[name] = part.reshape(score.shape)
     return result
+
+
+def _largest(flat: Tensor, keep: int) -> Tensor:
+    """Mask of the `keep` largest elements; of equal ones the first."""
+    if keep == 0:
+        return torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
+    threshold = torch.kthvalue(flat, flat.numel() - keep + 1).values
+    mask = flat > threshold
+    ties = (flat == threshold).nonzero().flatten()
+    mask[ties[: keep - int(mask.sum())]] = True
+    return mask
 
 
 class _WithGoal(Pruner):
@@ -56,7 +69,7 @@ class _WithGoal(Pruner):
 
 
 class Magnitude(_WithGoal):
-    """Gradual magnitude pruning (Zhu, Gupta, arXiv 1710.01878): the smallest |w| go, over all layers or per layer."""
+    """Gradual magnitude pruning (Zhu, Gupta, arXiv 1710.01878): the smallest |w| go, of all or per layer."""
 
     name = "magnitude"
 
@@ -116,9 +129,10 @@ class Random(_WithGoal):
 class Rewiring(_WithGoal):
     """Dynamic sparse training: sparse from the start, rewired after every epoch.
 
-    growth="random": SET (Mocanu et al. 2018, doi 10.1038/s41467-018-04316-3); growth="gradient": RigL (Evci et al.,
-    arXiv 1911.11134), which regrows where the dense gradient is largest. Layers get an Erdos-Renyi-kernel share of
-    the weights; the share rewired falls with a cosine from `fraction` to 0 at `reach` of the run.
+    growth="random": SET (Mocanu et al. 2018, doi 10.1038/s41467-018-04316-3); growth="gradient": RigL (Evci
+    et al., arXiv 1911.11134), which regrows where the dense gradient is largest. Layers get an
+    Erdos-Renyi-kernel share of the weights; the share rewired falls with a cosine from `fraction` to 0 at
+    `reach` of the run.
     """
 
     def __init__(self, *, growth: str = "random", fraction: float = 0.3, **goal: Any) -> None:
@@ -177,7 +191,9 @@ class Rewiring(_WithGoal):
 
 
 def erdos_renyi_kernel(shapes: dict[str, tuple[int, ...]], keep: int) -> dict[str, int]:
-    """Weights to keep per layer, `keep` in all: density proportional to (sum of dimensions) / (product of them)."""
+    """Weights to keep per layer, `keep` in all: density proportional to (sum of dimensions) / (product of
+    them).
+    """
     sizes = {k: math.prod(s) for k, s in shapes.items()}
     keep = min(max(keep, len(shapes)), sum(sizes.values()))
     full: set[str] = set()

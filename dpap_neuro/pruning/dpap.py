@@ -21,12 +21,12 @@ class DPAP(Pruner):
     """Developmental Plasticity-inspired Adaptive Pruning (arXiv 2211.12714).
 
     Without a goal the published rule: a unit whose survival falls below zero is removed for good. With a goal
-    (`sparsity` or `remaining`, and `epochs`) a pressure, found anew in each epoch, is taken off (or added to) all
-    survival values, so that the count follows a gradual schedule; among equal survival the smaller importance
-    goes first. Pressure acts on single synapses, and on channels and neurons only where these do not suffice.
-    time_bins: prune time bins too (steps of the recording, sample_input.shape[0] of them); `bins`: keep this many.
-    Departures from the authors' code: a population never loses its last unit, and a dead unit takes its bias, its batch
-    norm channel and the weights reading from it.
+    (`sparsity` or `remaining`, and `epochs`) a pressure, found anew in each epoch, is taken off (or added to)
+    all survival values, so that the count follows a gradual schedule; among equal survival the smaller
+    importance goes first. Pressure acts on single synapses, and on channels and neurons only where these do
+    not suffice. time_bins: prune time bins too (steps of the recording, sample_input.shape[0] of them);
+    `bins`: keep this many. Departures from the authors' code: a population never loses its last unit, and a
+    dead unit takes its bias, its batch norm channel and the weights reading from it.
     """
 
     name = "dpap"
@@ -46,7 +46,9 @@ class DPAP(Pruner):
         self.time_bins = time_bins or bins is not None
         self.goal_bins = bins
         if bins is not None and (bins < 1 or self.epochs is None):
-            raise InputError(f"bins: found {bins} with epochs {self.epochs}, expected at least 1 and epochs given")
+            raise InputError(
+                f"bins: found {bins} with epochs {self.epochs}, expected at least 1 and epochs given"
+            )
         self.unit_survival: dict[str, Tensor] = {}
         self.synapse_survival: dict[str, Tensor] = {}
         self.bin_survival: Tensor | None = None
@@ -58,7 +60,9 @@ class DPAP(Pruner):
         return cls(SurvivalSettings(), **goal)
 
     def scaled_to(self, epochs: int) -> DPAP:
-        """Fit the schedule to a shorter run (see SurvivalSettings.scaled_to); returns itself. Before `attach`."""
+        """Fit the schedule to a shorter run (see SurvivalSettings.scaled_to); returns itself. Before
+        `attach`.
+        """
         if self.model is not None:
             raise InputError("scaled_to: the pruner is attached already, expected the call before attach()")
         self._scaled_from, self.settings = self.settings, self.settings.scaled_to(epochs)
@@ -95,9 +99,11 @@ class DPAP(Pruner):
             assert self.statistics is not None
             self.statistics.kept_bins = self.kept_bins
             if self.goal_bins is not None and self.goal_bins > self.steps:
-                raise InputError(f"bins: found {self.goal_bins}, expected at most the {self.steps} of the recording")
+                raise InputError(
+                    f"bins: found {self.goal_bins}, expected at most the {self.steps} of the recording"
+                )
 
-    # survival ---------------------------------------------------------------------------------------------------
+    # survival
 
     def unit_rule(self, kind: str) -> SurvivalRule:
         return self.settings.channel if kind == "conv" else self.settings.neuron
@@ -108,10 +114,14 @@ class DPAP(Pruner):
         statistics = self.statistics
         assert statistics is not None
         if statistics.samples == 0:
-            raise InputError("dpap: no batch was seen, expected step() after every optimizer step in training mode")
+            raise InputError(
+                "dpap: no batch was seen, expected step() after every optimizer step in training mode"
+            )
         silent = statistics.silent()
         if silent:
-            raise InputError(f"layer {silent[0]}: its neurons never spiked, expected activity (lower its threshold)")
+            raise InputError(
+                f"layer {silent[0]}: its neurons never spiked, expected activity (lower its threshold)"
+            )
         unit_ranks: dict[str, Tensor] = {}
         synapse_ranks: dict[str, Tensor] = {}
         for p in self.structure.prunable:
@@ -128,13 +138,15 @@ class DPAP(Pruner):
                     self.synapse_survival[p.name], m, self.settings.synapse, epoch
                 )
                 if self.has_goal:
-                    synapse_ranks[p.name] = _rank(m)
+                    synapse_ranks[p.name] = _squash(m)
         wanted = self.wanted(epoch)
         if self.has_goal:
             if wanted is not None:
                 self._steer(wanted, unit_ranks, synapse_ranks)
         else:
-            self.masks.units, self.masks.synapses = self._below_zero(self.unit_survival, self.synapse_survival)
+            self.masks.units, self.masks.synapses = self._below_zero(
+                self.unit_survival, self.synapse_survival
+            )
         self.masks.refresh()
         if not self.has_goal:
             # Lossless, but it would overshoot a goal that others are to be compared at.
@@ -165,75 +177,73 @@ class DPAP(Pruner):
             alive_synapses[name] = alive
         return alive_units, alive_synapses
 
-    # steering ---------------------------------------------------------------------------------------------------
-
-    def _count(self, units: dict[str, Tensor], synapses: dict[str, Tensor]) -> int:
-        masks, _ = self.masks.weight_masks(units, synapses)
-        if self.count == "synapses":
-            return self.masks.synapse_count(masks)
-        return sum(int(m.sum()) for m in masks.values())
+    # steering
 
     def _steer(self, wanted: int, unit_ranks: dict[str, Tensor], synapse_ranks: dict[str, Tensor]) -> None:
-        """Find the pressure that leaves `wanted` parameters (or synapses), never fewer by pressure alone."""
+        """Find the pressure that leaves `wanted` parameters (or synapses)."""
         # Ranks, 0 to 1 within a layer, break ties: everything above the percentile has grown alike.
         units = {k: v + 0.01 * unit_ranks[k] for k, v in self.unit_survival.items()}
         synapses = {k: v + 0.01 * synapse_ranks[k] for k, v in self.synapse_survival.items()}
+        sizes = {p.name: p.connections() for p in self.structure.projections.values()}
 
-        def masks(unit_pressure: float, synapse_pressure: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-            return self._below_zero(
-                {k: v - unit_pressure for k, v in units.items()},
-                {k: v - synapse_pressure for k, v in synapses.items()},
-            )
-
-        def count(unit_pressure: float, synapse_pressure: float) -> int:
-            return self._count(*masks(unit_pressure, synapse_pressure))
-
-        everything = [v for v in (*units.values(), *synapses.values())]
-        low = min(float(v.min()) for v in everything) - 1.0
-        high = max(float(v.max()) for v in everything) + 1.0
-        ceiling = self._synapse_ceiling(synapses, wanted) if synapses else 0.0
-
-        def bisect(count_at: Callable[[float], int], start: float, end: float) -> tuple[float, float]:
-            """Pressures side by side: the largest found that leaves at least `wanted`, and one that leaves less."""
-            if count_at(end) >= wanted:
-                return end, end
-            for _ in range(24):
-                middle = 0.5 * (start + end)
-                if count_at(middle) >= wanted:
-                    start = middle
+        def leave(unit_pressure: float) -> tuple[int, Tensor]:
+            """What is left besides single synapses, and the survival of these, under a pressure on units."""
+            alive, _ = self._below_zero({k: v - unit_pressure for k, v in units.items()}, {})
+            grids, _ = self.masks.weight_masks(alive, self.masks.synapses)
+            fixed, free = 0, []
+            for name, grid in grids.items():
+                if name in synapses:
+                    free.append(synapses[name][grid])
+                elif self.count == "synapses":
+                    fixed += int((grid * sizes[name].to(grid.device)).sum())
                 else:
-                    end = middle
-            return start, end
+                    fixed += int(grid.sum())
+            return fixed, torch.cat(free) if free else torch.empty(0)
 
-        if count(0.0, low) < wanted:
-            # The published rule alone would remove more than the schedule asks for: relieve everything.
-            candidates = [bisect(lambda p: count(p, low), min(low, 0.0), 0.0)[0]]
-        elif not synapses or count(0.0, ceiling) > wanted:
-            candidates = list(bisect(lambda p: count(p, ceiling), 0.0, high))
-        else:
-            candidates = [0.0]
-        # Units go in lumps; single synapses make up the rest, beyond the ceiling if need be.
-        options = []
-        for unit in candidates:
-            synapse = bisect(lambda p, u=unit: count(u, p), low, high)[0] if synapses else 0.0
-            options.append((abs(count(unit, synapse) - wanted), unit, synapse))
-        _, unit, synapse = min(options)
-        self.masks.units, self.masks.synapses = masks(unit, synapse)
-        for name, value in self.unit_survival.items():
-            self.unit_survival[name] = value - unit
-        for name, value in self.synapse_survival.items():
-            self.synapse_survival[name] = value - synapse
+        def everything(unit_pressure: float) -> int:
+            fixed, free = leave(unit_pressure)
+            return fixed + free.numel()
 
-    def _synapse_ceiling(self, synapses: dict[str, Tensor], wanted: int) -> float:
-        """The pressure that leaves matrices half of the share wanted over all: beyond it, units have to go."""
-        values = torch.cat([v.flatten() for v in synapses.values()])
         total = self.masks.parameters()
         if self.count == "synapses":
             total = sum(layer.synapses for layer in self.masks.layers())
-        keep = max(1, round(0.5 * wanted / total * values.numel()))
-        return float(torch.kthvalue(values, values.numel() - keep + 1).values)
+        matrices = sum(v.numel() for v in synapses.values())
 
-    # time bins --------------------------------------------------------------------------------------------------
+        def at_most(unit_pressure: float) -> int:
+            """What is left when matrices are cut to half of the share that is wanted over all."""
+            fixed, free = leave(unit_pressure)
+            return fixed + min(free.numel(), round(0.5 * wanted / total * matrices))
+
+        # Pressures just above each unit's survival: with each rung one more unit dies.
+        rungs = torch.unique(torch.cat([v.flatten() for v in units.values()])) + 1e-6
+        if everything(0.0) < wanted:
+            # The published rule alone would remove more than the schedule asks for: relieve units.
+            ladder = [float(rungs[0]) - 1.0, *[float(v) for v in rungs[rungs < 0]], 0.0]
+            candidates = _last_enough(ladder, everything, wanted)
+        elif at_most(0.0) > wanted:
+            candidates = _last_enough([0.0, *[float(v) for v in rungs[rungs > 0]]], at_most, wanted)
+        else:
+            candidates = [0.0]
+        options = []
+        for unit in candidates:
+            fixed, free = leave(unit)
+            # Units go in lumps; synapses make up the rest, but matrices are never emptied for it.
+            keep = max(wanted - fixed, round(0.25 * wanted / total * matrices), 1)
+            keep = min(keep, free.numel())
+            excess = fixed + keep - wanted
+            # What is removed never returns: too much left can be made good later, too little cannot.
+            options.append((excess if excess >= 0 else -2 * excess, unit, keep, free))
+        _, unit, keep, free = min(options, key=lambda option: option[0])
+        pressure = float(torch.kthvalue(free, free.numel() - keep + 1).values) if free.numel() else 0.0
+        self.masks.units, self.masks.synapses = self._below_zero(
+            {k: v - unit for k, v in units.items()}, {k: v - pressure for k, v in synapses.items()}
+        )
+        for name, value in self.unit_survival.items():
+            self.unit_survival[name] = value - unit
+        for name, value in self.synapse_survival.items():
+            self.synapse_survival[name] = value - pressure
+
+    # time bins
 
     def _prune_bins(self, epoch: int) -> None:
         statistics = self.statistics
@@ -258,7 +268,7 @@ class DPAP(Pruner):
         self.kept_bins = alive.nonzero().flatten()
         statistics.kept_bins = self.kept_bins
 
-    # saving -----------------------------------------------------------------------------------------------------
+    # saving
 
     def state_dict(self) -> dict[str, Tensor]:
         state = super().state_dict()
@@ -270,20 +280,50 @@ class DPAP(Pruner):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._check_attached()
-        for prefix, target in (("unit_survival", self.unit_survival), ("synapse_survival", self.synapse_survival)):
+        for prefix, target in (
+            ("unit_survival", self.unit_survival),
+            ("synapse_survival", self.synapse_survival),
+        ):
             for name, value in target.items():
                 found = state.get(f"{prefix}/{name}")
                 if found is None or found.shape != value.shape:
                     shape = "none" if found is None else tuple(found.shape)
-                    raise InputError(f"{prefix} of {name}: found {shape}, expected shape {tuple(value.shape)}")
+                    raise InputError(
+                        f"{prefix} of {name}: found {shape}, expected shape {tuple(value.shape)}"
+                    )
         super().load_state_dict(state)
-        for prefix, target in (("unit_survival", self.unit_survival), ("synapse_survival", self.synapse_survival)):
+        for prefix, target in (
+            ("unit_survival", self.unit_survival),
+            ("synapse_survival", self.synapse_survival),
+        ):
             for name, value in target.items():
                 target[name] = state[f"{prefix}/{name}"].to(value.device).clone()
         if self.bin_survival is not None:
             if "bin_survival" not in state or state["bin_survival"].shape != self.bin_survival.shape:
-                raise InputError(f"bin_survival: missing or of another length, expected {self.steps} time bins")
+                raise InputError(
+                    f"bin_survival: missing or of another length, expected {self.steps} time bins"
+                )
             self.bin_survival = state["bin_survival"].clone()
+
+
+def _last_enough(ladder: list[float], left: Callable[[float], int], wanted: int) -> list[float]:
+    """The last rung of an ascending ladder of pressures that leaves at least `wanted`, and the rung after it."""
+    low, high = 0, len(ladder) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if left(ladder[middle]) >= wanted:
+            low = middle
+        else:
+            high = middle - 1
+    return ladder[low : low + 2]
+
+
+def _squash(values: Tensor) -> Tensor:
+    """A monotone map of a heavy-tailed tensor to 0 to 1: what a rank would do, without sorting."""
+    flat = values.flatten()
+    centred = flat - torch.kthvalue(flat, (flat.numel() + 1) // 2).values
+    scale = centred.abs().mean() + torch.finfo(flat.dtype).tiny
+    return (0.5 + 0.5 * centred / (centred.abs() + scale)).reshape(values.shape)
 
 
 def _rank(values: Tensor) -> Tensor:

@@ -20,6 +20,14 @@ def reduce_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def average_over_ranks(tensor: Tensor) -> Tensor:
+    """Mean over all ranks, in place."""
+    dist = torch.distributed
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        reduce_over_ranks(tensor).div_(dist.get_world_size())
+    return tensor
+
+
 class _Accumulator:
     """Activity of one tensor stream within one batch, whole sequences or step by step."""
 
@@ -30,13 +38,16 @@ class _Accumulator:
 
 
 class Statistics:
-    """BCM terms M (out, in / groups), accumulated activity A (channels,) and pre-synaptic activity, over the run.
+    """BCM terms M (out, in / groups), accumulated activity A (channels,) and pre-synaptic activity, over the
+    run.
 
-    `absorb` is called once per batch, after the optimizer step; `end_epoch` reduces M over ranks. Nothing is recorded
-    while the network is in evaluation mode.
+    `absorb` is called once per batch, after the optimizer step; `end_epoch` reduces M over ranks. Nothing is
+    recorded while the network is in evaluation mode.
     """
 
-    def __init__(self, structure: Structure, *, delta: float, bcm: bool, loop: bool, time: bool, bins: int = 0) -> None:
+    def __init__(
+        self, structure: Structure, *, delta: float, bcm: bool, loop: bool, time: bool, bins: int = 0
+    ) -> None:
         self.structure = structure
         self.delta = delta
         self.loop = loop
@@ -64,8 +75,9 @@ class Statistics:
             rows = p.weight.shape[0]
             columns = p.labels.numel() if p.kind == "recurrent" else p.weight.shape[1]
             if bcm and not (p.kind == "recurrent" and p.weight.dim() > 2):
-                self.m[p.name] = torch.zeros(rows, columns, device=device)
-                self._m_new[p.name] = torch.zeros(rows, columns, device=device)
+                dtype = torch.float64 if p.weight.dtype == torch.float64 else torch.float32
+                self.m[p.name] = torch.zeros(rows, columns, device=device, dtype=dtype)
+                self._m_new[p.name] = torch.zeros_like(self.m[p.name])
             self.pre_totals[p.name] = torch.zeros(p.pre.numel(), dtype=torch.float64, device=device)
             self._pre_new[p.name] = torch.zeros_like(self.pre_totals[p.name])
             key = self.post_key(p)
@@ -79,7 +91,7 @@ class Statistics:
     def post_key(p: Projection) -> str:
         return p.population if p.population is not None else f"{p.name} (output)"
 
-    # collecting -------------------------------------------------------------------------------------------------
+    # collecting
 
     def attach(self, model: nn.Module) -> None:
         self._handles.append(model.register_forward_pre_hook(self._begin))
@@ -108,9 +120,16 @@ class Statistics:
             self._handles.append(p.module.register_forward_pre_hook(inputs))
             if p.population is None:
 
-                def outputs(module: nn.Module, args: Any, out: Tensor, p: Projection = p, layout: str = layout) -> None:
+                def outputs(
+                    module: nn.Module, args: Any, out: Tensor, p: Projection = p, layout: str = layout
+                ) -> None:
                     if self._recording:
-                        self._add(self._posts, self.post_key(p), layout, self._channel_sums(out.detach().relu(), layout))
+                        self._add(
+                            self._posts,
+                            self.post_key(p),
+                            layout,
+                            self._channel_sums(out.detach().relu(), layout),
+                        )
 
                 self._handles.append(p.module.register_forward_hook(outputs))
 
@@ -122,9 +141,7 @@ class Statistics:
     def _begin(self, module: nn.Module, args: tuple) -> None:
         self._recording = module.training
         x = args[0]
-        if not self.time:
-            self._shape = (1, x.shape[0])
-        elif self.loop:
+        if not self.time or self.loop:
             self._shape = (1, x.shape[0])
         else:
             self._shape = (x.shape[0], x.shape[1])
@@ -138,6 +155,8 @@ class Statistics:
 
     def _channel_sums(self, x: Tensor, layout: str) -> Tensor:
         """(T, B, C) of whole sequences, (B, C) of single steps; summed over space."""
+        if x.dtype in (torch.float16, torch.bfloat16):
+            x = x.float()
         if layout == "sequence":
             return sum_over_space(x, 3)
         x = sum_over_space(x, 2)
@@ -198,7 +217,7 @@ class Statistics:
             return
         if sums.shape[0] != index.numel():
             raise InputError(
-                f"time bins: the network was shown {sums.shape[0]} steps, expected the {index.numel()} bins kept"
+                f"time bins: the network was shown {sums.shape[0]} steps, expected the {index.numel()} kept"
             )
         self._bins_new[key].index_add_(0, index.to(sums.device), sums.sum(1).double())
 
@@ -213,7 +232,7 @@ class Statistics:
             self._pending.append((self._posts, self._pres))
         self._posts, self._pres = {}, {}
 
-    # accumulating -----------------------------------------------------------------------------------------------
+    # accumulating
 
     @torch.no_grad()
     def absorb(self) -> None:
@@ -221,22 +240,28 @@ class Statistics:
         if self.loop:
             self._finish()
         for posts, pres in self._pending:
-            missing = [p.name for p in self.structure.prunable if p.name not in pres or self.post_key(p) not in posts]
+            missing = [
+                p.name for p in self.structure.prunable if p.name not in pres or self.post_key(p) not in posts
+            ]
             if missing:
-                raise InputError(f"layer {missing[0]}: took no part in the forward pass, expected the attached network")
+                raise InputError(
+                    f"layer {missing[0]}: took no part in the forward pass, expected the attached network"
+                )
             for p in self.structure.prunable:
                 if p.name in self._m_new:
                     post = posts[self.post_key(p)]
                     if p.post.numel() and p.post.numel() != post.shape[1]:
                         post = post[:, p.post.to(post.device)]
-                    theta = self.theta(p).to(post.dtype)
-                    self._accumulate(p, post, theta, pres[p.name])
+                    dtype = self.m[p.name].dtype
+                    self._accumulate(p, post.to(dtype), self.theta(p).to(dtype), pres[p.name].to(dtype))
             some = next(iter(posts.values()))
             first = torch.tensor([some.shape[0]], dtype=torch.float64, device=some.device)
             sums = torch.cat([first, *[posts[k].sum(0).double() for k in self.totals]])
             reduce_over_ranks(sums)
             self.samples += int(sums[0])
-            for key, part in zip(self.totals, sums[1:].split([t.numel() for t in self.totals.values()]), strict=True):
+            for key, part in zip(
+                self.totals, sums[1:].split([t.numel() for t in self.totals.values()]), strict=True
+            ):
                 self.totals[key] += part
             for key, total in self._pre_new.items():
                 total += pres[key].sum(0)
@@ -267,20 +292,24 @@ class Statistics:
             self.m[name] += reduce_over_ranks(new)
             new.zero_()
             if not torch.isfinite(self.m[name]).all():
-                raise InputError(f"layer {name}: its activity is NaN or infinite, expected finite input and weights")
+                raise InputError(
+                    f"layer {name}: its activity is NaN or infinite, expected finite input and weights"
+                )
         for totals, fresh in ((self.pre_totals, self._pre_new), (self.bin_counts, self._bins_new)):
             for name, new in fresh.items():
                 totals[name] += reduce_over_ranks(new)
                 new.zero_()
         for key, total in self.totals.items():
             if not torch.isfinite(total).all():
-                raise InputError(f"layer {key}: its activity is NaN or infinite, expected finite input and weights")
+                raise InputError(
+                    f"layer {key}: its activity is NaN or infinite, expected finite input and weights"
+                )
 
     def silent(self) -> list[str]:
         """Populations that never were active."""
         return [key for key, total in self.totals.items() if not (total > 0).any()]
 
-    # what importance is made of ---------------------------------------------------------------------------------
+    # what importance is made of
 
     def activity(self, p: Projection) -> Tensor:
         """A of a projection's units, (out,)."""
@@ -313,7 +342,7 @@ class Statistics:
                 result += (z / z.sum()).cpu()
         return result.float()
 
-    # state ------------------------------------------------------------------------------------------------------
+    # state
 
     def state_dict(self) -> dict[str, Tensor]:
         state = {"samples": torch.tensor(self.samples)}
@@ -334,9 +363,8 @@ class Statistics:
             elif key not in expected:
                 raise InputError(f"statistics: found {key}, expected a checkpoint of this network")
             elif groups[kind][name].shape != value.shape:
-                raise InputError(
-                    f"statistics {key}: found shape {tuple(value.shape)}, expected {tuple(groups[kind][name].shape)}"
-                )
+                expected_shape = tuple(groups[kind][name].shape)
+                raise InputError(f"statistics {key}: found {tuple(value.shape)}, expected {expected_shape}")
             else:
                 groups[kind][name].copy_(value)
 

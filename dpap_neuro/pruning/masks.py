@@ -1,7 +1,8 @@
-"""What is pruned, and keeping it so: units and single synapses that are alive, and the parameters that follow.
+"""What is pruned, and keeping it so: units and single synapses that are alive, and the parameters that
+follow.
 
-A dead unit takes its weights, its bias, the weight, bias and running mean of its batch-norm channel, and the weights that
-read from it. A channel of a sum dies when all its terms have died.
+A dead unit takes its weights, its bias, the weight, bias and running mean of its batch-norm channel, and the
+weights that read from it. A channel of a sum dies when all its terms have died.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class LayerCount:
 
 
 class Masks:
-    """Alive units (out,) and synapses (shape of the weight) of a network, and the parameter masks they imply."""
+    """Alive units (out,) and synapses (shape of the weight), and the parameter masks that they imply."""
 
     def __init__(self, structure: Structure) -> None:
         self.structure = structure
@@ -44,7 +45,9 @@ class Masks:
         self._dead: list[tuple[Tensor, Tensor]] = []
         self.refresh()
 
-    def weight_masks(self, units: dict[str, Tensor], synapses: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    def weight_masks(
+        self, units: dict[str, Tensor], synapses: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Boolean masks per projection that given units and synapses imply, and which labels are alive."""
         structure = self.structure
         alive = structure.alive_labels(units)
@@ -167,7 +170,9 @@ class Masks:
             kind, _, name = key.partition("/")
             p = self.structure.projections.get(name)
             if p is None:
-                raise InputError(f"masks: found layer {name}, expected one of {', '.join(self.structure.projections)}")
+                raise InputError(
+                    f"masks: found layer {name}, expected one of {', '.join(self.structure.projections)}"
+                )
             expected = tuple(p.weight.shape) if kind == "synapses" else (p.labels.numel(),)
             if tuple(value.shape) != expected:
                 raise InputError(f"masks of {name}: found shape {tuple(value.shape)}, expected {expected}")

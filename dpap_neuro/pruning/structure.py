@@ -1,11 +1,11 @@
 """What a network is made of, for a pruner: projections, what feeds them, and which neurons follow.
 
-The network is run once on a small sample, and every tensor on the way carries labels: which unit (output channel
-of a convolution, neuron of a fully connected layer) each of its elements comes from. Additions and products
-make compound labels, concatenations, flattening and indexing move them, so that branching networks and loops over
-time need nothing special. (`torch.fx` would read the same from the source, but not through loops over time
-steps.) An operation that is not understood makes everything behind it count as alive: nothing is then removed
-that might matter.
+The network is run once on a small sample, and every tensor on the way carries labels: which unit (output
+channel of a convolution, neuron of a fully connected layer) each of its elements comes from. Additions and
+products make compound labels, concatenations, flattening and indexing move them, so that branching networks
+and loops over time need nothing special. (`torch.fx` would read the same from the source, but not through
+loops over time steps.) An operation that is not understood makes everything behind it count as alive: nothing
+is then removed that might matter.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NORSE_CONTAINERS = {"SequentialState", "RecurrentSequential", "Lift", "Regulari
 
 
 def is_neuron(module: nn.Module) -> bool:
-    """Whether a module is a population: `dpap_neuro.neurons.Neuron`, a Norse neuron or cell, or a rectifier."""
+    """Whether a module is a population: `dpap_neuro.neurons.Neuron`, a Norse neuron, or a rectifier."""
     if isinstance(module, _RECTIFIERS):
         return True
     for cls in type(module).__mro__:
@@ -40,7 +40,9 @@ def is_neuron(module: nn.Module) -> bool:
 
 
 class Labels:
-    """The table behind the labels: 0 is always silent, 1 always alive, the rest units, sums and products of them."""
+    """The table behind the labels: 0 is always silent, 1 always alive, the rest units, sums and products of
+    them.
+    """
 
     def __init__(self) -> None:
         self.kinds: list[str] = ["dead", "alive"]
@@ -143,9 +145,10 @@ class Labels:
 class Projection:
     """One weight tensor between two populations.
 
-    `labels` (out,) are its units; `pre` (in,) the labels at its input, `post` (out,) positions of its units among
-    the channels of the population `population` (None: no neurons follow before the next synapse, the synapse's own
-    rectified output stands in). Recurrent: `pre` and `labels` are those of the population itself.
+    `labels` (out,) are its units; `pre` (in,) the labels at its input, `post` (out,) positions of its units
+    among the channels of the population `population` (None: no neurons follow before the next synapse, the
+    synapse's own rectified output stands in). Recurrent: `pre` and `labels` are those of the population
+    itself.
     """
 
     name: str
@@ -177,9 +180,11 @@ class Projection:
         return self.name if self.name.endswith(tail) else self.name + tail
 
     def connections(self) -> Tensor:
-        """Connections between two neurons of the unrolled network that each weight makes; broadcasts to the weight.
+        """Connections between two neurons of the unrolled network that each weight makes; broadcasts to the
+        weight.
 
-        A weight of a convolution is used at every output position whose input lies inside the (unpadded) input.
+        A weight of a convolution is used at every output position whose input lies inside the (unpadded)
+        input.
         """
         if not self.out_space:
             return torch.ones(1, 1, dtype=torch.long)
@@ -211,7 +216,8 @@ class Norm:
 class Population:
     """A module of neurons: its channels' labels, the layout of its tensors, and whether it spikes.
 
-    layout: "sequence" (T, B, C, ...), "folded" (T * B, C, ...) or "step" (B, C, ...) called once per time step.
+    layout: "sequence" (T, B, C, ...), "folded" (T * B, C, ...) or "step" (B, C, ...) called once per time
+    step.
     """
 
     name: str
@@ -290,25 +296,29 @@ class Structure:
         return {p.name: needed[p.labels] & alive[p.labels] for p in self.with_units()}
 
 
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 class _Labeller(TorchFunctionMode):
     """Carries labels through every torch function outside synapses, batch norms and neurons."""
 
-    _layout = frozenset(
-        "reshape view flatten unflatten permute transpose swapaxes swapdims movedim moveaxis squeeze unsqueeze cat "
-        "concat concatenate stack hstack vstack split chunk unbind tensor_split getitem narrow select expand "
-        "broadcast_to repeat repeat_interleave tile index_select roll flip view_as reshape_as expand_as t".split()
+    _layout = _names(
+        "reshape view flatten unflatten permute transpose swapaxes swapdims movedim moveaxis squeeze "
+        "unsqueeze cat concat concatenate stack hstack vstack split chunk unbind tensor_split getitem narrow "
+        "select expand t tile broadcast_to repeat repeat_interleave index_select roll flip view_as reshape_as expand_as"
     )
-    _first_only = frozenset("getitem index_select narrow select view_as reshape_as expand_as".split())
-    _same = frozenset(
-        "relu relu6 leaky_relu gelu silu elu tanh abs neg sqrt square clone contiguous to float double half bfloat16 "
-        "type detach cuda cpu requires_grad dropout dropout1d dropout2d dropout3d feature_dropout hardswish sin "
-        "div truediv idiv floor round sign identity".split()
+    _first_only = _names("getitem index_select narrow select view_as reshape_as expand_as")
+    _same = _names(
+        "relu relu6 leaky_relu gelu silu elu tanh abs neg sqrt square clone contiguous to float double half "
+        "bfloat16 type detach cuda cpu requires_grad dropout dropout1d dropout2d dropout3d feature_dropout "
+        "hardswish sin div truediv idiv floor round sign identity"
     )
-    _sums = frozenset("add radd iadd sub isub maximum logical_or or ior".split())
-    _products = frozenset("mul rmul imul multiply logical_and and iand".split())
+    _sums = _names("add radd iadd sub isub maximum logical_or or ior")
+    _products = _names("mul rmul imul multiply logical_and and iand")
+    _fresh = _names("zeros zeros_like new_zeros empty empty_like new_empty")
+    _silent = _names("ones_like full_like rand_like randn_like new_ones new_full new_tensor isnan isfinite")
     _spatial = ("max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool", "lp_pool")
-    _fresh = frozenset("zeros zeros_like new_zeros empty empty_like new_empty".split())
-    _silent = frozenset("ones_like full_like rand_like randn_like new_ones new_full new_tensor isnan isfinite".split())
 
     def __init__(self, labels: Labels) -> None:
         super().__init__()
@@ -329,7 +339,9 @@ class _Labeller(TorchFunctionMode):
         self._known[id(tensor)] = (tensor, labels)
 
     def knows(self, tensor: Any) -> bool:
-        return isinstance(tensor, Tensor) and id(tensor) in self._known and self._known[id(tensor)][0] is tensor
+        return (
+            isinstance(tensor, Tensor) and id(tensor) in self._known and self._known[id(tensor)][0] is tensor
+        )
 
     def keep(self, tensor: Tensor) -> None:
         self.kept.update(torch.unique(self.of(tensor)).tolist())
@@ -343,7 +355,9 @@ class _Labeller(TorchFunctionMode):
             self.kept.update(torch.unique(rows[mixed]).tolist())
         return torch.where(mixed, torch.full_like(low, ALIVE), low)
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if self.depth == 0:
@@ -369,18 +383,22 @@ class _Labeller(TorchFunctionMode):
         tracked = [t for t in _tensors((args, kwargs)) if self.knows(t)]
         if not tracked:
             return
-        labels = self._result(name, func, args, kwargs, outputs)
-        if labels is None:
+        result = self._result(name, func, args, kwargs, outputs)
+        if result is None:
             for t in tracked:
                 self.keep(t)
-            labels = [torch.full(o.shape, ALIVE, dtype=torch.long) for o in outputs]
-        for o, label in zip(outputs, labels, strict=True):
+            result = [torch.full(o.shape, ALIVE, dtype=torch.long) for o in outputs]
+        for o, label in zip(outputs, result, strict=True):
             self.put(o, label)
 
-    def _result(self, name: str, func: Callable, args: tuple, kwargs: dict, outs: list[Tensor]) -> list[Tensor] | None:
+    def _result(
+        self, name: str, func: Callable, args: tuple, kwargs: dict, outs: list[Tensor]
+    ) -> list[Tensor] | None:
         first = args[0] if args else None
         shape = outs[0].shape
-        if name in self._layout or (name == "get" and isinstance(first, Tensor) and outs[0].numel() == first.numel()):
+        if name in self._layout or (
+            name == "get" and isinstance(first, Tensor) and outs[0].numel() == first.numel()
+        ):
             replace = self._swap_first if name in self._first_only else self._swap
             made = func(*replace(args), **(kwargs if name in self._first_only else self._swap(kwargs)))
             return list(_tensors(made))
@@ -417,7 +435,11 @@ class _Labeller(TorchFunctionMode):
         if plain[:-2].startswith(self._spatial) and plain[-1] == "d" and plain[-2].isdigit():
             return [self._per_channel(first, o, first.dim() - int(plain[-2]) - 1) for o in outs]
         if name == "interpolate" or (name == "pad" and _pads_space_with_zero(first, args, kwargs)):
-            return [self._per_channel(first, outs[0], 1 if name == "interpolate" else _unpadded(args, kwargs, first))]
+            return [
+                self._per_channel(
+                    first, outs[0], 1 if name == "interpolate" else _unpadded(args, kwargs, first)
+                )
+            ]
         return None
 
     def _per_channel(self, source: Tensor, out: Tensor, axis: int) -> Tensor:
@@ -478,7 +500,9 @@ def call_network(model: nn.Module, sample: Tensor, loop: bool) -> Any:
 
 def _finite_sample(sample: Tensor) -> None:
     if not isinstance(sample, Tensor) or sample.dim() < 2:
-        raise InputError(f"sample_input: expected a tensor (steps, batch, ...), found {type(sample).__name__}")
+        raise InputError(
+            f"sample_input: expected a tensor (steps, batch, ...), found {type(sample).__name__}"
+        )
     if not torch.isfinite(sample).all():
         raise InputError("sample_input: holds NaN or infinite values, expected finite event counts")
 
@@ -493,10 +517,10 @@ def find_structure(
 ) -> Structure:
     """Find projections, batch norms and populations by running `model` once, in evaluation mode, on a sample.
 
-    sample_input: (T, B, ...), or (B, ...) with `time=False` (an artificial network on still images).
-    loop: the network is called once per time step with (B, ...) and passes its state on (Norse's `SequentialState`).
-    ignore: names of modules to leave alone.
-    Raises InputError for a layer type that is not known, and for a network with nothing to prune.
+    sample_input: (T, B, ...), or (B, ...) with `time=False` (an artificial network on still images). loop:
+    the network is called once per time step with (B, ...) and passes its state on (Norse's
+    `SequentialState`). ignore: names of modules to leave alone. Raises InputError for a layer type that is
+    not known, and for a network with nothing to prune.
     """
     _finite_sample(sample_input)
     sample = sample_input.detach()
@@ -646,8 +670,8 @@ def find_structure(
                 own = [p for p in module.parameters(recurse=False) if p.dim() > 1]
                 if own and not list(module.children()):
                     raise InputError(
-                        f"layer {name or 'model'}: found {type(module).__name__}, expected Conv1d/2d/3d, Linear, batch "
-                        "norm, pooling, Flatten, Dropout or neurons (ignore=[name] leaves a layer alone)"
+                        f"layer {name or 'model'}: found {type(module).__name__}, expected a convolution, "
+                        "Linear, batch norm, pooling, Flatten, Dropout or neurons (or name it in `ignore`)"
                     )
                 continue
             handles.append(module.register_forward_pre_hook(enter))
@@ -684,7 +708,9 @@ def find_structure(
         spiking=any(p.spiking for p in populations.values()),
     )
     if not structure.prunable:
-        raise InputError("network: found only a read-out layer, expected a layer before it that can be pruned")
+        raise InputError(
+            "network: found only a read-out layer, expected a layer before it that can be pruned"
+        )
     return structure
 
 
@@ -741,7 +767,9 @@ def _resolve(
         if p.kind != "recurrent":
             for label in set(p.pre.tolist()):
                 fed |= table.leaves(label)
-    last = [p for p in projections.values() if p.kind != "recurrent" and not fed.intersection(p.labels.tolist())]
+    last = [
+        p for p in projections.values() if p.kind != "recurrent" and not fed.intersection(p.labels.tolist())
+    ]
     seen = set().union(*(table.leaves(label) for label in shown)) if shown else set()
     for p in [p for p in last if seen.intersection(p.labels.tolist())] or last:
         p.readout = True

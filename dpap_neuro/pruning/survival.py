@@ -47,17 +47,18 @@ class SurvivalSettings:
             raise InputError(f"percentile: found {self.percentile}, expected above 0 and at most 100")
         if not self.initial >= 0.0 or not 0.0 < self.gamma <= 1.0 or self.first_epoch < 0:
             raise InputError(
-                f"survival: found initial {self.initial}, gamma {self.gamma}, first epoch {self.first_epoch}; expected "
-                "initial >= 0, gamma in (0, 1], first epoch >= 0"
+                f"survival: found start {self.initial}, gamma {self.gamma}, first epoch {self.first_epoch}, "
+                "expected start >= 0, gamma in (0, 1], first epoch >= 0"
             )
 
     def scaled_to(self, epochs: int) -> SurvivalSettings:
         """The schedule of 300 epochs fitted to a run of `epochs`.
 
-        Pruning begins after a fifteenth of the run (the authors: a sixtieth, but never before the second epoch here:
-        a short run needs some epochs before its statistics mean anything), gains settle with tau of a quarter of the
-        run, and the initial survival shrinks with the sum of the settling factors, so that a unit of a given
-        constant gain lives or dies as it would in the long run. Runs of 300 epochs or more keep the constants.
+        Pruning begins after a fifteenth of the run (the authors: a sixtieth, but never before the second
+        epoch here: a short run needs some epochs before its statistics mean anything), gains settle with tau
+        of a quarter of the run, and the initial survival shrinks with the sum of the settling factors, so
+        that a unit of a given constant gain lives or dies as it would in the long run. Runs of 300 epochs or
+        more keep the constants.
         """
         if epochs < 1:
             raise InputError(f"epochs: found {epochs}, expected at least 1")
@@ -69,7 +70,9 @@ class SurvivalSettings:
             return replace(rule, tau=min(rule.tau, max(1.0, rule.tau * epochs / PAPER_EPOCHS, epochs / 4)))
 
         channel = shorter(self.channel)
-        long_sum = sum(settling(e, self.first_epoch, self.channel.tau) for e in range(self.first_epoch, PAPER_EPOCHS))
+        long_sum = sum(
+            settling(e, self.first_epoch, self.channel.tau) for e in range(self.first_epoch, PAPER_EPOCHS)
+        )
         short_sum = sum(settling(e, first, channel.tau) for e in range(first, epochs))
         return replace(
             self,
@@ -86,8 +89,8 @@ class SurvivalSettings:
         origin = "the authors' constants" if self == SurvivalSettings() else "not the authors' constants"
         return (
             f"survival starts at {self.initial:.3g}, first pruning after epoch {self.first_epoch}, tau "
-            f"{self.channel.tau:.3g} (channels), {self.neuron.tau:.3g} (neurons), {self.synapse.tau:.3g} (synapses), "
-            f"gamma {self.gamma:g}, percentile {self.percentile:g}: {origin}"
+            f"{self.channel.tau:.3g} (channels), {self.neuron.tau:.3g} (neurons), {self.synapse.tau:.3g} "
+            f"(synapses), gamma {self.gamma:g}, percentile {self.percentile:g}: {origin}"
         )
 
     def update(self, survival: Tensor, importance: Tensor, rule: SurvivalRule, epoch: int) -> Tensor:

@@ -1,9 +1,9 @@
 """DPAP weighted by the synapse itself: our extension, not the published method.
 
-The published importance never looks at a weight. Here a synapse is worth |w| * sqrt(mean pre-synaptic trace): how much it
-moves the membrane, which is small for a weight that hardly any spike passes. Every epoch the least important go, on a
-gradual schedule, and a share of what went is regrown where the loss gradient asks for it most, in exchange for the
-least important that were left.
+The published importance never looks at a weight. Here a synapse is worth |w| * sqrt(mean pre-synaptic trace):
+how much it moves the membrane, which is little for a weight that hardly any spike passes. Every epoch the least
+important go, on a gradual schedule, and a share of what went is regrown where the loss gradient asks for it
+most, in exchange for the least important that were left.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dpap_neuro.pruning.baselines import _WithGoal
 class WeightedDPAP(_WithGoal):
     """Importance |w| * sqrt(pre-synaptic trace), gradual schedule, regrowth; needs a goal and `epochs`.
 
-    power: exponent of the trace. regrow: share of the remaining synapses exchanged in the first pruning epoch, falling
-    with a cosine to 0 when the goal is reached.
+    power: exponent of the trace. regrow: share of the remaining synapses exchanged in the first pruning
+    epoch, falling with a cosine to 0 when the goal is reached.
     """
 
     name = "dpap-weighted"
@@ -67,7 +67,9 @@ class WeightedDPAP(_WithGoal):
         return result
 
     def _exchange(self, name: str, mask: Tensor, score: Tensor, before: Tensor, share: float) -> Tensor:
-        """Give up the least important `share` of a layer's synapses for pruned ones with the largest gradient."""
+        """Give up the least important `share` of a layer's synapses for pruned ones with the largest
+        gradient.
+        """
         gradient = self.gradients.get(name)
         pruned = ~before.flatten()
         moved = min(int(share * int(mask.sum())), int(pruned.sum()))

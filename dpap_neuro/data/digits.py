@@ -1,0 +1,118 @@
+"""Handwritten digits before a simulated event camera: the embedded data set, no download.
+
+scikit-learn's 1,797 digits (8x8, UCI, shipped inside that package) are upsampled to 34x34 and moved along three
+saccades, as in N-MNIST (Orchard et al. 2015, doi 10.3389/fnins.2015.00437). A pixel sends an event whenever its log
+intensity has changed by a threshold since its last event. All arithmetic is on integers, so the events are the same
+on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+SENSOR_SIZE = (34, 34, 2)  # x, y, polarity: tonic's order
+EVENT_DTYPE = np.dtype([("x", "<i2"), ("y", "<i2"), ("t", "<i8"), ("p", "<i1")])
+DURATION_US = 300_000
+CLASSES = tuple(str(d) for d in range(10))
+
+_SUB = 16  # sub-pixels per sensor pixel: the unit of the saccades
+_SCALE = 3  # sensor pixels per pixel of the original
+_STEP_US = 2_500
+# Corners of the saccades in sub-pixels (x, y), reached every 100 ms: a triangle, as the pan-tilt unit of N-MNIST moved.
+_CORNERS = ((0, 0), (32, 48), (-32, 48), (0, 0))
+_LOG_UNIT = 256  # log intensity in units of 1 / 256
+_THRESHOLD = 70  # contrast threshold: 70 / 256 = 0.27 in natural log
+_BACKGROUND = 48  # added to intensities (0..16 * 16): a dark pixel is not black
+
+
+@lru_cache(maxsize=1)
+def _images() -> tuple[np.ndarray, np.ndarray]:
+    digits = load_digits()
+    return digits.images.astype(np.int64), digits.target.astype(np.int64)
+
+
+@lru_cache(maxsize=1)
+def _log_table() -> np.ndarray:
+    """round(256 ln(intensity)) for every integer intensity; entries near a rounding tie would differ: there are none."""
+    return np.array([round(_LOG_UNIT * math.log(i + _BACKGROUND)) for i in range(16 * 16 + 1)], dtype=np.int64)
+
+
+def _frame(padded: np.ndarray, dx: int, dy: int) -> np.ndarray:
+    """The 34x34 intensities (0..256) of a zero-padded 8x8 image whose centre is moved by (dx, dy) sub-pixels."""
+    cell = _SUB * _SCALE
+    columns, rows = SENSOR_SIZE[:2]
+
+    def taps(size: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
+        # Position of each sensor pixel's centre, in 2 / (sub-pixels) of the padded original.
+        centre = (2 * np.arange(size) + 1 - size) * _SUB - 2 * shift
+        position = centre + padded.shape[0] * cell - cell
+        return position // (2 * cell), position % (2 * cell)
+
+    x0, fx = taps(columns, dx)
+    y0, fy = taps(rows, dy)
+    whole = 2 * cell
+    top = padded[np.ix_(y0, x0)] * (whole - fx) + padded[np.ix_(y0, x0 + 1)] * fx
+    bottom = padded[np.ix_(y0 + 1, x0)] * (whole - fx) + padded[np.ix_(y0 + 1, x0 + 1)] * fx
+    return ((top * (whole - fy)[:, None] + bottom * fy[:, None]) * 16) // (whole * whole)
+
+
+def record(image: np.ndarray) -> np.ndarray:
+    """Events of one 8x8 image (0..16) during three saccades of 100 ms.
+
+    Returns a structured array (x, y, t in microseconds, p: 1 brighter, 0 darker), sorted by time, as tonic's
+    transforms take it.
+    """
+    padded = np.pad(np.asarray(image, dtype=np.int64), 4)
+    log = _log_table()
+    steps = DURATION_US // _STEP_US
+    per_leg = steps // (len(_CORNERS) - 1)
+    reference = log[_frame(padded, *_CORNERS[0])]
+    parts = []
+    for step in range(1, steps + 1):
+        leg, part = divmod(min(step, steps - 1), per_leg) if step < steps else (len(_CORNERS) - 2, per_leg)
+        (xa, ya), (xb, yb) = _CORNERS[leg], _CORNERS[leg + 1]
+        dx = xa + ((xb - xa) * part) // per_leg
+        dy = ya + ((yb - ya) * part) // per_leg
+        change = log[_frame(padded, dx, dy)] - reference
+        count = np.abs(change) // _THRESHOLD
+        reference += np.sign(change) * count * _THRESHOLD
+        y, x = np.nonzero(count)
+        if not len(y):
+            continue
+        n = count[y, x]
+        first = np.cumsum(n) - n
+        index = np.arange(n.sum()) - np.repeat(first, n)
+        # A pixel that changes by k thresholds within a step sends its k events evenly over the step.
+        events = np.empty(int(n.sum()), dtype=EVENT_DTYPE)
+        events["x"], events["y"] = np.repeat(x, n), np.repeat(y, n)
+        events["t"] = (step - 1) * _STEP_US + ((2 * index + 1) * _STEP_US) // (2 * np.repeat(n, n))
+        events["p"] = np.repeat(change[y, x] > 0, n)
+        parts.append(events[np.argsort(events["t"], kind="stable")])
+    return np.concatenate(parts) if parts else np.empty(0, dtype=EVENT_DTYPE)
+
+
+class Digits:
+    """The recordings and their labels; `split`: "train" (1,437), "test" (360) or "all". Fixed split, stratified."""
+
+    def __init__(self, split: str = "all") -> None:
+        images, labels = _images()
+        chosen = np.arange(len(labels)) if split == "all" else _split(labels)[split == "test"]
+        self.images, self.labels = images[chosen], labels[chosen]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return record(self.images[index]), int(self.labels[index])
+
+
+def _split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every fifth recording of each class is for testing."""
+    test = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        test[np.flatnonzero(labels == label)[4::5]] = True
+    return np.flatnonzero(~test), np.flatnonzero(test)

@@ -1,0 +1,229 @@
+"""Training by surrogate gradients, with a pruner at work."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dpap_neuro.errors import InputError
+from dpap_neuro.models import SpikingNetwork, logits
+from dpap_neuro.pruning import Pruner, PruneReport
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """epochs: passes over the data. warmup: epochs in which the learning rate rises, before its cosine."""
+
+    epochs: int = 20
+    batch: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    warmup: float = 1.0
+    label_smoothing: float = 0.1
+    shift: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise InputError(f"epochs: found {self.epochs}, expected at least 1")
+        if self.batch < 2:
+            raise InputError(f"batch: found {self.batch}, expected at least 2 (batch norm needs them)")
+
+
+@dataclass
+class Epoch:
+    """What happened in one epoch. accuracy: on the test recordings, None where there were none."""
+
+    epoch: int
+    loss: float
+    accuracy: float | None
+    remaining: int
+    parameters: int
+    synapses_remaining: int
+    synapses: int
+    seconds: float
+
+
+@dataclass
+class History:
+    epochs: list[Epoch] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" takes the GPU where there is one. Raises InputError for a GPU that is not there."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device: found {name!r}, expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: found cuda, but this PyTorch sees no GPU; expected cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def as_input(rasters: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """uint8 counts (B, T, ...) to the float32 (T, B, ...) that networks take."""
+    x = torch.as_tensor(rasters).to(device)
+    return x.transpose(0, 1).float()
+
+
+def _shifted(x: Tensor, shift: int, generator: torch.Generator) -> Tensor:
+    """Each recording moved by up to `shift` pixels; what leaves is lost. x: (B, T, C, H, W)."""
+    if not shift:
+        return x
+    moves = torch.randint(-shift, shift + 1, (len(x), 2), generator=generator)
+    rows, columns = x.shape[-2:]
+    padded = torch.nn.functional.pad(x, (shift, shift, shift, shift))
+    return torch.stack(
+        [
+            sample[..., shift + dy : shift + dy + rows, shift + dx : shift + dx + columns]
+            for sample, (dy, dx) in zip(padded, moves.tolist(), strict=True)
+        ]
+    )
+
+
+@torch.no_grad()
+def predict(model: SpikingNetwork, rasters: np.ndarray, device: torch.device, batch: int = 128) -> np.ndarray:
+    """The class of each recording, (n,) int64: the highest count or membrane, the first where several are."""
+    model.eval()
+    parts = [
+        logits(model(as_input(rasters[i : i + batch], device))).argmax(1).cpu().numpy()
+        for i in range(0, len(rasters), batch)
+    ]
+    return np.concatenate(parts)
+
+
+def check_data(rasters: np.ndarray, labels: np.ndarray, classes: int) -> None:
+    """Raises InputError where there is nothing to learn from: too few recordings, one class only, no event."""
+    if len(rasters) < 2:
+        raise InputError(f"training data: found {len(rasters)} recordings, expected at least 2")
+    found = np.unique(labels)
+    if len(found) < 2:
+        raise InputError(f"training data: found recordings of class {found[0]} only, expected at least 2 classes")
+    if found.min() < 0 or found.max() >= classes:
+        raise InputError(f"training data: found labels {found.min()} to {found.max()}, expected 0 to {classes - 1}")
+    if not rasters.any():
+        raise InputError("training data: found no event at all, expected some")
+
+
+def train(
+    model: SpikingNetwork,
+    pruner: Pruner,
+    train_data: tuple[np.ndarray, np.ndarray],
+    test_data: tuple[np.ndarray, np.ndarray] | None,
+    settings: TrainSettings,
+    device: torch.device,
+    on_batch: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[Epoch, PruneReport], None] | None = None,
+) -> History:
+    """Train `model` in place, pruning it with `pruner` (not attached yet).
+
+    train_data, test_data: (counts (n, steps, polarity, y, x) uint8, labels (n,)). on_batch(epoch, batches done).
+    Repeatable on one machine: everything random comes from settings.seed.
+    Raises InputError for data that cannot be learned from, or a loss that is not finite.
+    """
+    rasters, labels = train_data
+    check_data(rasters, labels, model.settings.classes)
+    model.to(device)
+    generator = torch.Generator().manual_seed(settings.seed)
+    targets = torch.as_tensor(labels)
+    inputs = torch.as_tensor(rasters)
+    pruner.attach(model, as_input(inputs[:2], device))
+    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    batches = max(1, len(inputs) // settings.batch)
+    total, warmup = settings.epochs * batches, max(1, round(settings.warmup * batches))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * min(1.0, step / total))),
+    )
+    loss_of = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    history = History()
+    begin = time.perf_counter()
+    for epoch in range(settings.epochs):
+        epoch_begin = time.perf_counter()
+        model.train()
+        order = torch.randperm(len(inputs), generator=generator)
+        losses = torch.zeros((), device=device)
+        for number in range(batches):
+            chosen = order[number * settings.batch : (number + 1) * settings.batch]
+            x = as_input(_shifted(inputs[chosen], settings.shift, generator), device)
+            output = model(x)
+            loss = loss_of(_scores(output, model.settings.readout), targets[chosen].to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            pruner.step(optimizer)
+            losses += loss.detach()
+            if on_batch is not None:
+                on_batch(epoch, number + 1)
+        mean_loss = float(losses) / batches
+        if not np.isfinite(mean_loss):
+            raise InputError(f"training: found a loss of {mean_loss} in epoch {epoch}, expected a finite number")
+        report = pruner.end_epoch(epoch, optimizer)
+        seconds = time.perf_counter() - epoch_begin
+        accuracy = None
+        if test_data is not None:
+            accuracy = float((predict(model, test_data[0], device) == test_data[1]).mean())
+        history.epochs.append(
+            Epoch(
+                epoch,
+                mean_loss,
+                accuracy,
+                report.remaining,
+                report.parameters,
+                report.synapses_remaining,
+                report.synapses,
+                seconds,
+            )
+        )
+        if on_epoch is not None:
+            on_epoch(history.epochs[-1], report)
+    pruner.detach()
+    model.eval()
+    history.seconds = time.perf_counter() - begin
+    return history
+
+
+def _scores(output: Tensor, readout: str) -> Tensor:
+    """What the loss sees: spike counts, at most T of them, or membranes, as scores of a workable range."""
+    return logits(output) * (1.0 if readout == "spikes" else 4.0 / output.shape[0])
+
+
+def overhead(
+    model: SpikingNetwork,
+    make: Callable[[], Pruner],
+    data: tuple[np.ndarray, np.ndarray],
+    settings: TrainSettings,
+    device: torch.device,
+    rounds: int = 12,
+) -> float:
+    """Share that a pruner adds to the time of a training step: medians of steps taken in turn with and without it."""
+    rasters, labels = data
+    targets = torch.as_tensor(labels[: settings.batch]).to(device)
+    x = as_input(rasters[: settings.batch], device)
+    pair = []
+    for pruner in (None, make()):
+        twin = copy.deepcopy(model).to(device).train()
+        if pruner is not None:
+            pruner.attach(twin, x[:, :2])
+        pair.append((twin, torch.optim.AdamW(twin.parameters(), 0.0), pruner, []))
+    loss_of = nn.CrossEntropyLoss()
+    for _ in range(rounds):
+        for twin, optimizer, pruner, seconds in pair:
+            begin = time.perf_counter()
+            optimizer.zero_grad(set_to_none=True)
+            loss_of(_scores(twin(x), twin.settings.readout), targets).backward()
+            optimizer.step()
+            if pruner is not None:
+                pruner.step(optimizer)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - begin)
+    plain, pruned = (statistics.median(seconds[2:]) for *_, seconds in pair)
+    return pruned / plain - 1.0
