@@ -53,7 +53,7 @@ MESSAGE_BITS = 24
 # << 6 and still 32 bit, above every 24-bit membrane.
 NEVER = 1 << 18
 
-NO_LAVA = "lava-nc is not installed for {python}: name a Python 3.10 that has lava-nc 0.10.0 with --lava-python PATH"
+NO_LAVA = "lava-nc is not installed for {python}: name a Python 3.10 with lava-nc 0.10.0 by --lava-python PATH"
 
 Recorded = dict[str, dict[str, np.ndarray]]
 

@@ -291,8 +291,8 @@ def _check_loaded(parts: list[np.ndarray], where: str) -> None:
     """Refuse weights that lava-dl's loader does not hand on to the synapses as they are.
 
     The loader shifts a layer's weights (those of a recurrent layer together) up until the largest fills 8
-    bit, gives the shift back as the exponent, and keeps as many bits as it thinks they need; Lava then clips and
-    truncates each matrix by the signs that occur in it. Mostly nothing is lost.
+    bit, gives the shift back as the exponent, and keeps as many bits as it thinks they need; Lava then clips
+    and truncates each matrix by the signs that occur in it. Mostly nothing is lost.
     """
     least, most = min(int(p.min()) for p in parts), max(int(p.max()) for p in parts)
     low, high = (-256, 254) if most > 0 or least >= 0 else (-255, -1)
@@ -623,7 +623,7 @@ class _Reading:
         elif bias.size != 1:
             raise HardwareError(f"{layer.where}: bias {bias.shape}, expected ({shape[0]},) or {shape[::-1]}")
         one = np.all(bias == bias.flat[0])
-        bias = bias.flat[0] if one else np.broadcast_to(bias, shape)
+        bias = bias.reshape(-1)[0] if one else np.broadcast_to(bias, shape)
         name = self._name(layer, i)
         mantissa, exponent, signs = mantissas(weight, f"{layer.where}, weight")
         synapses = ConvProjection(

@@ -215,12 +215,12 @@ def test_every_pruner_reaches_its_goal(name, sparsity):
 @pytest.mark.parametrize("name", ["dpap", "magnitude", "dpap-weighted"])
 def test_goal_as_a_count_of_synapses(name):
     torch.manual_seed(0)
-    model, x = conv_net(lambda: Lif(0.15), channels=(6, 8), hidden=40), data()
-    pruner = make_pruner(name, epochs=6, remaining=4000, count="synapses").attach(model, x)
+    model, x = conv_net(lambda: Lif(0.15), channels=(12, 24), hidden=60), data()
+    pruner = make_pruner(name, epochs=6, remaining=10000, count="synapses").attach(model, x)
     _, report = train(model, pruner, x, LABELS, 6)
-    assert report.synapses == 8936
+    assert report.synapses > 25000
     # Channels go in lumps of several hundred connections here.
-    assert report.synapses_remaining == pytest.approx(4000, rel=0.15 if name == "dpap" else 0.02)
+    assert report.synapses_remaining == pytest.approx(10000, rel=0.15 if name == "dpap" else 0.02)
 
 
 @pytest.mark.parametrize("name", PRUNERS)

@@ -307,7 +307,7 @@ class DPAP(Pruner):
 
 
 def _last_enough(ladder: list[float], left: Callable[[float], int], wanted: int) -> list[float]:
-    """The last rung of an ascending ladder of pressures that leaves at least `wanted`, and the rung after it."""
+    """The last rung of an ascending ladder of pressures that leaves enough, and the rung after it."""
     low, high = 0, len(ladder) - 1
     while low < high:
         middle = (low + high + 1) // 2

@@ -305,8 +305,9 @@ class _Labeller(TorchFunctionMode):
 
     _layout = _names(
         "reshape view flatten unflatten permute transpose swapaxes swapdims movedim moveaxis squeeze "
-        "unsqueeze cat concat concatenate stack hstack vstack split chunk unbind tensor_split getitem narrow "
-        "select expand t tile broadcast_to repeat repeat_interleave index_select roll flip view_as reshape_as expand_as"
+        "unsqueeze cat concatenate stack hstack vstack split chunk unbind tensor_split getitem narrow "
+        "concat select expand t tile broadcast_to repeat repeat_interleave index_select roll flip view_as "
+        "reshape_as expand_as"
     )
     _first_only = _names("getitem index_select narrow select view_as reshape_as expand_as")
     _same = _names(
@@ -456,7 +457,16 @@ class _Labeller(TorchFunctionMode):
         return value
 
     def _swap_first(self, args: tuple) -> tuple:
-        return (self.of(args[0]), *args[1:])
+        # Labels live on the CPU, and so must what indexes them.
+        return (self.of(args[0]), *_on_cpu(args[1:]))
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, tuple):
+        return tuple(_on_cpu(v) for v in value)
+    return value
 
 
 def _pad_axes(args: tuple, kwargs: dict) -> int:

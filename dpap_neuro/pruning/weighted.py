@@ -1,9 +1,9 @@
 """DPAP weighted by the synapse itself: our extension, not the published method.
 
 The published importance never looks at a weight. Here a synapse is worth |w| * sqrt(mean pre-synaptic trace):
-how much it moves the membrane, which is little for a weight that hardly any spike passes. Every epoch the least
-important go, on a gradual schedule, and a share of what went is regrown where the loss gradient asks for it
-most, in exchange for the least important that were left.
+how much it moves the membrane, which is little for a weight that hardly any spike passes. Every epoch the
+least important go, on a gradual schedule, and a share of what went is regrown where the loss gradient asks
+for it most, in exchange for the least important that were left.
 """
 
 from __future__ import annotations
