@@ -9,7 +9,6 @@ To add a module: a line in `_NODES` or a function beside those it names.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.files import write_whole
 from dpap_neuro.neurons import Neuron
 
 Shape = tuple[int, ...]
@@ -240,13 +240,5 @@ def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_nir(graph: nir.NIRGraph, path: str | Path) -> None:
-    """`nir.write`, to a temporary file beside `path` that is renamed when it is whole."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        nir.write(temporary, graph)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    """`nir.write`, whole or not at all."""
+    write_whole(path, lambda temporary: nir.write(temporary, graph))

@@ -1,8 +1,8 @@
-"""The compiled inner loops of `hardware.simulator`: one sample of one network, from the first step to the last.
+"""The compiled inner loops of `hardware.simulator`: one sample of one network, from first step to last.
 
-A network arrives as two tables of integers, one row per population and one per link (a projection, or the part
-of one that has the same delay). Rows name arrays by their address, so that any number of arrays of any size
-reach one compiled function without being copied together; `hardware.simulator` keeps them alive.
+A network arrives as two tables of integers, one row per population and one per link (a projection, or the
+part of one that has the same delay). Rows name arrays by their address, so that any number of arrays of any
+size reach one compiled function without being copied together; `hardware.simulator` keeps them alive.
 
 Neurons have two numberings: outside C order of the population's shape; inside, where a convolution leads to
 the population, (row, column, channel), so that what one spike adds to lies side by side in memory.
@@ -51,10 +51,20 @@ DECAY, KEEP, FORGET = range(3)
 ) = range(12)
 DENSE, SPARSE8, SPARSE16, CONV, CONV_SPARSE = range(5)
 
-# Of a convolution's geometry: these, then for every input row where its runs start, the runs, and for columns.
-G_HEIGHT, G_WIDTH, G_OUT_WIDTH, G_CHANNELS, G_GROUP_IN, G_GROUP_OUT, G_ROWS, G_SLOTS, G_YRUNS, G_XRUNS, G_HEAD = (
-    range(11)
-)
+# Of a convolution's geometry: these, then where the runs of each input row and column start, then the runs.
+(
+    G_HEIGHT,
+    G_WIDTH,
+    G_OUT_WIDTH,
+    G_CHANNELS,
+    G_GROUP_IN,
+    G_GROUP_OUT,
+    G_ROWS,
+    G_SLOTS,
+    G_YRUNS,
+    G_XRUNS,
+    G_HEAD,
+) = range(11)
 
 _ACT_SHIFT = 6
 _LIMIT = 2**23
@@ -244,7 +254,7 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                         else:
                             for j in range(n_post):
                                 acc[j] = int32(acc[j] + int32(w[j] * c))
-                elif form == SPARSE8 or form == SPARSE16:
+                elif form in (SPARSE8, SPARSE16):
                     ptr = _int64_at(links[link, L_PTR_AT])
                     post = _int32_at(links[link, L_POST_AT])
                     w8 = _int8_at(links[link, L_WEIGHT_AT])

@@ -144,22 +144,29 @@ def measure_taps(
     pattern,
     rank_word,
     tap_word,
+    kernel_bits,
 ):
     """Convolution: (bits, axons in, synapses, touched pre neurons).
 
-    share: axons whose synapses agree but for a shift store them once. A list's pattern is the sum over its synapses of
+    share: 0 every axon stores its synapses; 1 axons whose synapses agree but for a shift store them once; 2 the core
+    stores the kernels of the output channels it holds, `kernel_bits` each. A list's pattern is the sum over its synapses of
     rank_word[rank - first rank] * tap_word[tap], both `random_words`; other scratch as in `measure_groups`.
     """
     h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
     s_y, s_x, p_y, p_x, d_y, d_x = geometry[4], geometry[5], geometry[6], geometry[7], geometry[8], geometry[9]
     n = 0
     synapses = 0
+    bits = 0
     area = h_out * w_out
+    held = np.zeros(len(kernel_bits), dtype=np.bool_)
     for rank in range(len(neurons)):
         i = neurons[rank]
         o = i // area
         y = (i - o * area) // w_out
         x = i - o * area - y * w_out
+        if share == 2 and not held[o]:
+            held[o] = True
+            bits += kernel_bits[o]
         for k in range(indptr[o], indptr[o + 1]):
             in_y = y * s_y - p_y + taps[k, 1] * d_y
             in_x = x * s_x - p_x + taps[k, 2] * d_x
@@ -177,18 +184,18 @@ def measure_taps(
                 group_atoms[g] += 1
             group_count[g] += 1
             last[g] = rank
-            pattern[g] += rank_word[rank - first[g]] * tap_word[k]
+            if share == 1:
+                pattern[g] += rank_word[rank - first[g]] * tap_word[k]
             synapses += 1
     largest = 0
     for k in range(n):
         g = group[touched[k]]
-        largest = max(largest, last[g] - first[g] if share else last[g])
+        largest = max(largest, last[g] - first[g] if share == 1 else last[g])
     width = index_width(largest, widths)
     size = 16
-    while size < 2 * n and share:
+    while size < 2 * n and share == 1:
         size *= 2
     table = np.zeros(size, dtype=np.uint64)
-    bits = 0
     axons = 0
     for k in range(n):
         j = touched[k]
@@ -197,8 +204,8 @@ def measure_taps(
         if group_count[g] == 0:
             continue
         axons += 1
-        fresh = True
-        if share:
+        fresh = share != 2
+        if share == 1:
             key = pattern[g] | np.uint64(1)
             slot = np.int64(key >> np.uint64(1)) & (size - 1)
             while table[slot] != 0 and table[slot] != key:

@@ -32,6 +32,7 @@ _NOT_NEGATIVE = (
     "delay_bits",
     "tag_bits",
 )
+_SHARING = ("no", "shifted", "once")
 _WIDTHS = ("weight_bits", "index_bits")
 
 
@@ -44,7 +45,8 @@ class Chip:
         `axon_out_bits` per outgoing axon (those three are 0 where the chip keeps them in memories of their own).
     axons_in_per_core, axons_out_per_core: entries of the axon tables.
     word_bits, block_synapses, block_header_bits, weight_bits, index_bits, delay_bits, tag_bits: see `hardware.memory`.
-    shared_kernels: whether a convolution's axons share synapse lists that differ only by a shift.
+    shared_kernels: how a core stores a convolution: "no" (each axon its synapses), "shifted" (axons whose synapses differ
+        only by a shift share them) or "once" (each output channel's kernel once).
     population_axon_atoms: how many channels at one position of a convolution's input share an axon.
     dense_axon_atoms: how many consecutive pre neurons of a dense projection share an axon.
     units, sources: per key, as in the file.
@@ -66,7 +68,7 @@ class Chip:
     index_bits: tuple[int, ...]
     delay_bits: int
     tag_bits: int
-    shared_kernels: bool
+    shared_kernels: str
     population_axon_atoms: int
     dense_axon_atoms: int
     units: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
@@ -133,8 +135,8 @@ def _from_table(table: dict[str, Any], path: Path) -> Chip:
 def _checked(key: str, value: Any, label: str, path: Path) -> Any:
     where = f"chip file {path}: key '{label}' is {value!r}"
     if key == "shared_kernels":
-        if not isinstance(value, bool):
-            raise HardwareError(f"{where}; expected true or false")
+        if value not in _SHARING:
+            raise HardwareError(f"{where}; expected one of {', '.join(_SHARING)}")
         return value
     if key in _WIDTHS:
         whole = isinstance(value, list) and bool(value) and all(type(width) is int for width in value)

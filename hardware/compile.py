@@ -1,476 +1,573 @@
-"""A checked NIR graph to the integer network of a Loihi-style chip.
+"""From a NIR graph to the integer network: fold what is linear, choose scales, round.
 
-Populations are the graph's stateful nodes. What lies between two of them (convolutions, matrices, pooling, flatten,
-scale) is linear and becomes one projection: a convolution or a matrix where it is one, a convolution whose kernel is
-widened by the pooling before it, else the product of sparse matrices.
+Neurons become populations, everything between two of them one projection. The rounding itself is
+`hardware.quantise`'s, the folding `hardware.linear`'s. A neuron's membrane, threshold and bias scale
+together, so that one factor per neuron is free; its synapses bind those factors:
 
-With x = v - v_reset and dt / tau = s, NIR's LIF  v <- v + s (r I + v_leak - v)  is  x <- (1 - s) x + s (r I + v_leak - v_reset):
-dv = 4096 s, s r into weights and bias, the rest of the constant into the bias, spike where x > v_threshold - v_reset, x <- 0.
-(NIR's membrane starts at v_leak, the chip's at v_reset: they differ in the first steps where these do.) A CubaLIF's
-current is u, du = 4096 dt / tau_syn - 1; a bias acts on the membrane at once, not through the current.
+- one per population (the default): one threshold for all where the graph has one, as Lava and Loihi 1 need;
+- one per output channel (`per_channel`): every channel uses the whole range of its weights, and thresholds
+  differ from neuron to neuron, which Loihi 2's programmable neurons allow. A read-out's membranes are
+  compared with each other, so that a population that does not spike always has one.
+
+Membranes are shifted so that a reset goes to zero, the only one the chip has.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import nir
 import numpy as np
 from scipy import sparse
 
-from hardware import quantise, reference
+from hardware import quantise
 from hardware.errors import HardwareError
-from hardware.graph import STATEFUL, Graph, padding_of, time_step
+from hardware.graph import INTEGRATORS, SPIKING, Graph, time_step
+from hardware.linear import (
+    Convolution,
+    Diagonal,
+    Map,
+    Matrix,
+    apply,
+    compose,
+    of_node,
+    scaled_rows,
+    symmetric,
+    to_matrix,
+)
 from hardware.network import (
+    MAX_DELAY,
+    MAX_THRESHOLD,
     ConvProjection,
     DenseProjection,
     InputPopulation,
     Network,
     Population,
     Projection,
+    SignMode,
     SparseProjection,
+    weight_grid,
 )
-from hardware.simulator import depths
+from hardware.reference import delay_steps
+from hardware.timing import depths, is_recurrent, skipped_layers
 
 Array = np.ndarray
-_LEAKY = (nir.LIF, nir.LI, nir.CubaLIF, nir.CubaLI)
-_CURRENT = (nir.CubaLIF, nir.CubaLI)
-_NOT_SPIKING = (nir.LI, nir.CubaLI, nir.I)
+NEURONS = (*SPIKING, *INTEGRATORS)
+# From this share of non-zero weights on, a matrix is kept as one.
+DENSE_FROM = 0.5
+MAX_PATHS = 4096
+# A read-out's membrane must not run into its limits: assume this share of its sources active in every step,
+# over its time constant, at most so many steps.
+READOUT_ACTIVITY, READOUT_STEPS = 0.1, 100
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What quantisation did to one projection and its target population.
+    """What rounding did to one projection and to the population it leads to; errors are relative.
 
-    scale: integers per real unit (smallest, where each channel has its own). weight_error_max: of effective weights,
-    relative to the largest; weight_error_rms: relative to the root mean square. threshold_error, decay_error: largest
-    relative error. lost: non-zero weights that became zero. synapse_weights: non-zero mantissas.
+    scale: integer units (of a weight at the exponent 0) per unit of the graph's weights, lowest and highest
+        over channels. weight_error_max: of the largest weight. weight_error_rms: of the root mean square.
+    zeroed: non-zero weights that were rounded to zero. threshold_error, bias_error, du_error, dv_error: the
+        largest over neurons (bias: of the largest bias; du, dv: of the share lost per step).
+    membrane_scale: units of v per unit of the graph's membrane, median. membrane_offset: the graph's membrane
+        where v is 0, median.
     """
-
-    projection: str
-    scale: float
-    weight_exp: int
-    weight_error_max: float
-    weight_error_rms: float
-    threshold_error: float
-    decay_error: float
-    lost: int
-    synapse_weights: int
-
-
-@dataclass(frozen=True)
-class _Path:
-    """A linear map from population to population, in real numbers: a kernel, a matrix or a sparse matrix (post, pre)."""
 
     source: str
     target: str
-    weight: Array | sparse.csr_matrix
-    conv: ConvProjection | None = None
-    delay: int = 0
+    kind: str
+    scale: tuple[float, float]
+    weight_exp: int
+    sign_mode: SignMode
+    weight_bits: int
+    delay: int
+    parameters: int
+    zeroed: int
+    weight_error_max: float
+    weight_error_rms: float
+    threshold_error: float
+    bias_error: float
+    du_error: float
+    dv_error: float
+    membrane_scale: float
+    membrane_offset: float
+    notes: tuple[str, ...] = ()
 
 
 def compile_graph(
     graph: Graph, dt: float | None = None, weight_bits: int = 8, per_channel: bool = False
 ) -> tuple[Network, list[LayerReport]]:
-    """Compile. dt: seconds per step, for a graph that does not say. weight_bits: 1 to 8.
+    """The integer network of a graph, and a report for each projection, in the network's order.
 
-    per_channel: each output channel (first axis) uses the whole range of weights, with thresholds of its own; Lava's LIF
-    takes one threshold per population, so this is for simulation and chips that take more.
-    Raises HardwareError, naming the node, for what the chip cannot do.
+    dt: seconds per step; None: as `hardware.graph.time_step` finds it. weight_bits: 1..8 of the mantissas.
+    Raises HardwareError, naming the node, for what the chip cannot do. A spike resets the membrane to v_reset
+    (NIR says no other); zeros stay zeros.
     """
+    if not isinstance(weight_bits, int) or not 1 <= weight_bits <= 8:
+        raise HardwareError(f"weights of {weight_bits} bits, expected 1 to 8")
     step, _ = time_step(graph, dt)
-    names = [name for name in graph.order if isinstance(graph.nodes[name], STATEFUL)]
-    if not names:
-        raise HardwareError("the graph has no neurons; expected at least one population to place on the chip")
-    for name, node in graph.nodes.items():
-        if isinstance(node, nir.Threshold):
-            raise HardwareError(f"node {name}: Threshold has no membrane, which a chip's neuron has; use an IF or LIF")
-    before = graph.predecessors()
-    sources = set(names) | set(graph.inputs)
-    populations, projections, reports = [], [], []
-    for name in names:
-        paths = [p for p in _paths(graph, name, before, sources, step)]
-        drive = _constant(graph, name, before, sources)
-        population, wired, found = _quantise(graph, name, paths, drive, step, weight_bits, per_channel)
-        populations.append(population)
-        projections += wired
-        reports += found
-    outputs = []
-    for name in graph.outputs:
-        for source in before[name]:
-            if source not in names:
-                raise HardwareError(f"node {source}: found between the last population and the output, expected neurons there")
-            outputs.append(source)
+    inputs = tuple(InputPopulation(name, graph.output_shape[name]) for name in graph.inputs)
+    layers = [_layer(graph, name, step) for name in graph.order if isinstance(graph.nodes[name], NEURONS)]
+    if len(graph.outputs) != 1:
+        raise HardwareError(f"the graph has {len(graph.outputs)} Output nodes, expected one")
+    output = _output(graph, step)
+    if isinstance(output, _Layer):
+        layers.append(output)
+        output = output.neurons.name
+    quantised = [_quantise(layer, weight_bits, per_channel) for layer in layers]
     network = Network(
-        inputs=tuple(InputPopulation(n, graph.output_shape[n]) for n in graph.inputs),
-        populations=tuple(populations),
-        projections=tuple(projections),
-        outputs=tuple(outputs),
+        inputs=inputs,
+        populations=tuple(q.population for q in quantised),
+        projections=tuple(p for q in quantised for p in q.projections),
+        outputs=(output,),
         dt=step,
         metadata=dict(graph.metadata),
     )
-    return network, reports
+    network, notes = _aligned(network, [path.latency for layer in layers for path in layer.paths])
+    reports = [report for q in quantised for report in q.reports]
+    return network, [
+        replace(report, delay=int(np.max(projection.delay)), notes=(*report.notes, *more))
+        for report, projection, more in zip(reports, network.projections, notes, strict=True)
+    ]
 
 
-def align(network: Network) -> Network:
-    """The network with delays on projections that skip populations, for a chip where every projection takes one step.
+# --- what leads to a population ----------------------------------------------------------------------------
 
-    A path over k populations takes k steps longer than a direct one; the direct projection waits that long, so that
-    spikes meet as they did in training. Without skips the network comes back as it is.
+
+@dataclass(frozen=True)
+class _Neurons:
+    """Flat float arrays: v <- v (1 - leak) + u + drive after u <- u (1 - forget) + gain * input.
+
+    drive: of the membrane per step, without the bias of synapses; threshold: None for a read-out.
+    offset: the graph's membrane where this one is 0.
     """
-    depth = depths(network)
-    out = []
-    for p in network.projections:
-        ahead = depth[p.target] - depth[p.source] - 1
-        out.append(replace(p, delay=p.delay + ahead) if ahead > 0 else p)
-    return replace(network, projections=tuple(out))
+
+    name: str
+    shape: tuple[int, ...]
+    forget: Array
+    leak: Array
+    gain: Array
+    steady: Array  # membrane per step that a constant input of 1 drives once currents are steady
+    drive: Array
+    threshold: Array | None
+    offset: Array
+    notes: tuple[str, ...]
 
 
-# --- linear paths ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Path:
+    """From a population to the next: a linear map, and the steps it takes when layers take none."""
+
+    source: str
+    source_shape: tuple[int, ...]
+    map: Map | None
+    latency: int
 
 
-def _paths(
-    graph: Graph, target: str, before: dict[str, list[str]], sources: set[str], dt: float
-) -> list[_Path]:
-    """Every way from a population or input to `target` through nodes without state."""
-    out = []
-
-    def walk(name: str, chain: list[str]) -> None:
-        for source in before[name]:
-            if source in sources:
-                out.append(_compose(graph, source, target, chain, dt))
-            else:
-                walk(source, [source, *chain])
-
-    walk(target, [])
-    return out
+@dataclass(frozen=True)
+class _Layer:
+    neurons: _Neurons
+    paths: tuple[_Path, ...]
+    bias: Array
+    notes: tuple[str, ...]
 
 
-def _compose(graph: Graph, source: str, target: str, chain: list[str], dt: float) -> _Path:
-    delay, linear = 0, []
-    for name in chain:
+def _layer(graph: Graph, name: str, dt: float) -> _Layer:
+    return _gather(graph, name, _neurons(graph, name, dt), dt)
+
+
+def _output(graph: Graph, dt: float) -> str | _Layer:
+    """The population that is read out, or a read-out made of the currents that reach the Output node."""
+    output = graph.outputs[0]
+    before = graph.predecessors()
+    name = output
+    while True:
+        sources = before[name]
+        if len(sources) != 1:
+            break
+        name = sources[0]
         node = graph.nodes[name]
-        if isinstance(node, nir.Delay):
-            steps = np.unique(reference.delay_steps(np.asarray(node.delay), dt, name))
-            if len(steps) != 1:
-                raise HardwareError(f"node {name}: found several delays, expected one for the projection")
-            delay += int(steps[0])
-        elif isinstance(node, nir.Flatten):
-            continue  # neurons are numbered in C order: flattening changes no number
+        if isinstance(node, NEURONS):
+            return name
+        if not isinstance(node, nir.Flatten):
+            break
+    shape = graph.output_shape[output]
+    n = math.prod(shape)
+    one, zero = np.ones(n), np.zeros(n)
+    neurons = _Neurons(output, shape, one, one, one, one, zero, None, zero, ())
+    return _gather(graph, output, neurons, dt)
+
+
+def _gather(graph: Graph, target: str, neurons: _Neurons, dt: float) -> _Layer:
+    before = graph.predecessors()
+    paths: list[_Path] = []
+    bias = np.zeros(math.prod(neurons.shape))
+    notes: set[str] = set()
+
+    def follow(name: str, after: Map | None, latency: int, way: tuple[str, ...]) -> None:
+        for source in before[name]:
+            visit(source, after, latency + ((source, name) in graph.recurrent), (*way, name))
+
+    def visit(name: str, after: Map | None, latency: int, way: tuple[str, ...]) -> None:
+        nonlocal bias
+        node = graph.nodes[name]
+        if name in way:
+            raise HardwareError(f"node {name!r}: values return to it without a neuron, which no chip can do")
+        if isinstance(node, nir.Input | nir.LIF | nir.CubaLIF | nir.IF):
+            if len(paths) == MAX_PATHS:
+                raise HardwareError(f"node {target!r}: more than {MAX_PATHS} ways lead to it")
+            paths.append(_Path(name, graph.output_shape[name], after, latency))
+        elif isinstance(node, INTEGRATORS):
+            raise HardwareError(
+                f"node {name!r} ({type(node).__name__}): {target!r} reads its membrane, but only spikes "
+                "travel on the chip; make it a LIF or IF, or the last node"
+            )
+        elif isinstance(node, nir.Threshold):
+            raise HardwareError(
+                f"node {name!r} (Threshold): the chip has no neuron without a membrane; use an IF or LIF"
+            )
+        elif isinstance(node, nir.Delay):
+            steps = delay_steps(node.delay, dt, name).reshape(-1)
+            for delay in np.unique(steps):
+                part = None if (steps == delay).all() else Diagonal((steps == delay).astype(float))
+                follow(name, compose(after, part), latency + int(delay), way)
         else:
-            linear.append(name)
-    nodes = [graph.nodes[name] for name in linear]
-    if len(nodes) == 1 and isinstance(nodes[0], nir.Affine | nir.Linear):
-        return _Path(source, target, np.asarray(nodes[0].weight, dtype=np.float64), delay=delay)
-    conv = _as_convolution(graph, linear)
-    if conv is not None:
-        weight, geometry = conv
-        return _Path(source, target, weight, replace(geometry, source=source, target=target), delay)
-    size = int(np.prod(graph.output_shape[source]))
-    matrix = sparse.identity(size, format="csr")
-    for name in linear:
-        matrix = _matrix(graph, name) @ matrix
-    matrix.eliminate_zeros()
-    if nodes and isinstance(nodes[-1], nir.Affine | nir.Linear) and matrix.nnz * 4 > np.prod(matrix.shape):
-        return _Path(source, target, matrix.toarray(), delay=delay)
-    return _Path(source, target, matrix.tocsr(), delay=delay)
+            shape = graph.output_shape[name]
+            given = getattr(node, "bias", None)
+            if given is not None and given.any():
+                each = math.prod(shape) // len(given)
+                bias = bias + apply(after, np.repeat(np.asarray(given, np.float64), each))
+                if latency:
+                    notes.add(f"the bias of {name!r} acts from the first step on, before its delay is over")
+            try:
+                map_ = compose(after, of_node(node, graph.input_shape[name], shape))
+            except HardwareError as error:
+                raise HardwareError(f"node {name!r}: {error}") from None
+            follow(name, map_, latency, way)
+
+    follow(target, None, 0, ())
+    if bias.any() and (neurons.forget < 1).any():
+        notes.add("the bias drives the membrane at once, not through the synaptic current")
+    return _Layer(neurons, tuple(paths), bias, tuple(sorted(notes)))
 
 
-def _as_convolution(graph: Graph, chain: list[str]) -> tuple[Array, ConvProjection] | None:
-    """Pooling (any number) and then one Conv2d as one convolution of a wider kernel, where that is exact."""
-    if not chain or not isinstance(graph.nodes[chain[-1]], nir.Conv2d):
-        return None
-    node = graph.nodes[chain[-1]]
-    (top, bottom), (left, right) = padding_of(node)
-    if top != bottom or left != right:
-        return None
-    weight = np.asarray(node.weight, dtype=np.float64)
-    stride, padding, dilation = (tuple(int(v) for v in x) for x in (node.stride, (top, left), node.dilation))
-    for name in reversed(chain[:-1]):
-        pool = graph.nodes[name]
-        if not isinstance(pool, nir.SumPool2d | nir.AvgPool2d):
-            return None
-        kernel = tuple(int(k) for k in pool.kernel_size)
-        shape = graph.input_shape[name][-2:]
-        exact = (
-            kernel == tuple(int(s) for s in pool.stride)
-            and not np.any(pool.padding)
-            and all(n % k == 0 for n, k in zip(shape, kernel, strict=True))
-            and all(d == 1 for d in dilation)
+def _neurons(graph: Graph, name: str, dt: float) -> _Neurons:
+    node: Any = graph.nodes[name]
+    where = f"node {name!r} ({type(node).__name__})"
+    shape = graph.output_shape[name]
+
+    def p(key: str) -> Array:
+        return np.asarray(getattr(node, key), np.float64).reshape(-1)
+
+    r = p("r")
+    zero, one = np.zeros_like(r), np.ones_like(r)
+    if isinstance(node, nir.IF | nir.I):
+        leak, rest = zero, zero
+    else:
+        rest = p("v_leak")
+        leak = _share(dt, p("tau_mem" if hasattr(node, "tau_mem") else "tau"), where, "tau")
+    forget = _share(dt, p("tau_syn"), where, "tau_syn") if hasattr(node, "tau_syn") else one
+    steady = r if isinstance(node, nir.IF | nir.I) else leak * r
+    if hasattr(node, "tau_syn"):
+        steady = steady * p("w_in")
+    notes = []
+    threshold = None
+    if isinstance(node, SPIKING):
+        offset = p("v_reset")
+        threshold = p("v_threshold") - offset
+        if (threshold < 0).any():
+            at = int(np.argmin(threshold))
+            raise HardwareError(
+                f"{where}: v_threshold {p('v_threshold')[at]:g} is below v_reset {offset[at]:g}: it would "
+                "fire without end; give it a v_reset of its threshold at most"
+            )
+    else:
+        # A common level does not change which neuron's membrane is highest.
+        offset = rest if (rest == rest[0]).all() else zero
+    drive = leak * (rest - offset)
+    if not isinstance(node, nir.IF | nir.I) and (rest != offset).any():
+        notes.append("membranes start at v_reset on the chip, at v_leak in the graph")
+    return _Neurons(
+        name, shape, forget, leak, steady * forget, steady, drive, threshold, offset, tuple(notes)
+    )
+
+
+def _share(dt: float, tau: Array, where: str, key: str) -> Array:
+    share = dt / tau
+    if (share > 1 + 1e-9).any():
+        raise HardwareError(
+            f"{where}: {key} is {tau.min():g} s at its lowest, below the time step of {dt:g} s; "
+            "use a shorter step"
         )
-        if not exact:
-            return None
-        weight = np.kron(weight, np.ones((1, 1, *kernel)))
-        if isinstance(pool, nir.AvgPool2d):
-            weight = weight / (kernel[0] * kernel[1])
-        stride = tuple(s * k for s, k in zip(stride, kernel, strict=True))
-        padding = tuple(p * k for p, k in zip(padding, kernel, strict=True))
-    empty = np.zeros((1, 1, 1, 1), dtype=np.int32)
-    geometry = ConvProjection("", "", empty, stride, padding, dilation, int(node.groups))  # type: ignore[arg-type]
-    return weight, geometry
+    return np.minimum(share, 1.0)
 
 
-def _matrix(graph: Graph, name: str) -> sparse.csr_matrix:
-    """A stateless node as a sparse matrix (outputs, inputs), both in C order, without its bias."""
-    node, shape = graph.nodes[name], graph.input_shape[name]
-    size = int(np.prod(shape))
-    if isinstance(node, nir.Affine | nir.Linear):
-        return sparse.csr_matrix(np.asarray(node.weight, dtype=np.float64))
-    if isinstance(node, nir.Scale):
-        return sparse.diags(np.broadcast_to(node.scale, shape).ravel(), format="csr")
-    # Windows: where each input stands in each window, found by passing the inputs' numbers through the same cut.
-    if isinstance(node, nir.SumPool2d | nir.AvgPool2d):
-        kernel, stride = tuple(map(int, node.kernel_size)), tuple(map(int, node.stride))
-        pads = tuple((int(p), int(p)) for p in np.broadcast_to(node.padding, 2))
-        value = 1.0 if isinstance(node, nir.SumPool2d) else 1.0 / (kernel[0] * kernel[1])
-        weight = np.zeros((shape[0], 1, *kernel)) + value
-        return _unroll(weight, shape, stride, pads, (1, 1), shape[0])
-    if isinstance(node, nir.Conv2d):
-        stride, dilation = tuple(map(int, node.stride)), tuple(map(int, node.dilation))
-        return _unroll(np.asarray(node.weight), shape, stride, padding_of(node), dilation, int(node.groups))
-    if isinstance(node, nir.Conv1d):
-        stride, dilation = int(np.ravel(node.stride)[0]), int(np.ravel(node.dilation)[0])
-        pads = ((0, 0), padding_of(node)[0])
-        weight = np.asarray(node.weight)[:, :, None, :]
-        return _unroll(weight, (shape[0], 1, shape[1]), (1, stride), pads, (1, dilation), int(node.groups))
-    raise HardwareError(f"node {name}: {type(node).__name__} (input of {size}) has no equivalent on the chip")
+# --- integers ----------------------------------------------------------------------------------------------
 
 
-def _unroll(
-    weight: Array,
-    shape: tuple[int, ...],
-    stride: tuple[int, ...],
-    padding: tuple[tuple[int, int], ...],
-    dilation: tuple[int, ...],
-    groups: int,
-) -> sparse.csr_matrix:
-    """A convolution as a sparse matrix: cross-correlation as PyTorch's ``conv2d``."""
-    channels, rows, columns = shape
-    out, per_group, kernel_y, kernel_x = weight.shape
-    high = (rows + sum(padding[0]) - dilation[0] * (kernel_y - 1) - 1) // stride[0] + 1
-    wide = (columns + sum(padding[1]) - dilation[1] * (kernel_x - 1) - 1) // stride[1] + 1
-    o, c, ky, kx = np.nonzero(weight)
-    values = weight[o, c, ky, kx]
-    source = (o // (out // groups)) * per_group + c
-    post, pre, data = [], [], []
-    oy, ox = np.meshgrid(np.arange(high), np.arange(wide), indexing="ij")
-    for k in range(len(values)):
-        y = oy * stride[0] - padding[0][0] + ky[k] * dilation[0]
-        x = ox * stride[1] - padding[1][0] + kx[k] * dilation[1]
-        inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
-        post.append(((o[k] * high + oy) * wide + ox)[inside])
-        pre.append(((source[k] * rows + y) * columns + x)[inside])
-        data.append(np.full(int(inside.sum()), values[k]))
-    size = (out * high * wide, channels * rows * columns)
-    if not data:
-        return sparse.csr_matrix(size)
-    return sparse.csr_matrix((np.concatenate(data), (np.concatenate(post), np.concatenate(pre))), shape=size)
+@dataclass(frozen=True)
+class _Quantised:
+    population: Population
+    projections: tuple[Projection, ...] = ()
+    reports: tuple[LayerReport, ...] = field(default=())
 
 
-def _constant(graph: Graph, target: str, before: dict[str, list[str]], sources: set[str]) -> Array:
-    """The input current of `target` when nobody spikes: all biases on the way."""
+@dataclass(frozen=True)
+class _Weights:
+    """A path ready to be rounded: its rows (output channels or neurons) and which scale each follows."""
 
-    def value(name: str) -> Array:
-        if name in sources:
-            return np.zeros(graph.output_shape[name])
-        node = graph.nodes[name]
-        x = np.zeros(graph.input_shape[name])
-        for source in before[name]:
-            x = x + value(source).reshape(x.shape)
-        if isinstance(node, nir.Flatten | nir.Delay):
-            return x.reshape(graph.output_shape[name])
-        y = (_matrix(graph, name) @ x.ravel()).reshape(graph.output_shape[name]) if x.any() else np.zeros(graph.output_shape[name])
-        bias = getattr(node, "bias", None)
-        if bias is not None:
-            bias = np.asarray(bias, dtype=np.float64)
-            y = y + bias.reshape(bias.shape + (1,) * (y.ndim - bias.ndim))
-        return y
-
-    total = np.zeros(graph.input_shape[target])
-    for source in before[target]:
-        total = total + value(source).reshape(total.shape)
-    return total
+    path: _Path
+    map: Convolution | Matrix
+    mode: SignMode
+    row_scale: Array  # index into the layer's scales, per row
+    top: Array
+    bottom: Array
+    total: Array  # sum of |weight| per row
 
 
-# --- integers --------------------------------------------------------------------------------------------------
+def _quantise(layer: _Layer, bits: int, per_channel: bool) -> _Quantised:
+    neurons = layer.neurons
+    n = math.prod(neurons.shape)
+    maps, residual = _folded_gain(layer)
+    channels = any(isinstance(m, Convolution) for m in maps)
+    each = n // neurons.shape[0]
+    group = np.arange(n) // each if channels else np.arange(n)
+    if not per_channel or neurons.threshold is None:
+        group = np.zeros(n, np.int64)
+    weights = [_rows(path, m, group, each) for path, m in zip(layer.paths, maps, strict=True)]
 
+    # The scale of each group at which the most demanding projection uses its whole range.
+    scales = int(group.max()) + 1
+    fits = np.full((len(weights), scales), np.inf)
+    for fit, w in zip(fits, weights, strict=True):
+        low, high, _ = weight_grid(w.mode, bits)
+        np.minimum.at(fit, w.row_scale, quantise.scale_that_fits(w.top, w.bottom, low, high))
+    drive = neurons.steady * layer.bias + neurons.drive
+    full = fits.min(axis=0, initial=np.inf)
+    cap = _highest_scale(neurons, group, residual, drive, weights, scales)
+    scale = np.minimum(full, cap)
+    known = scale[np.isfinite(scale)]
+    scale = np.where(np.isfinite(scale), scale, known.min() if known.size else 1.0)
 
-def _quantise(
-    graph: Graph,
-    name: str,
-    paths: list[_Path],
-    drive: Array,
-    dt: float,
-    bits: int,
-    per_channel: bool,
-) -> tuple[Population, list[Projection], list[LayerReport]]:
-    node, shape = graph.nodes[name], graph.output_shape[name]
+    per_neuron = scale[group] / residual
+    threshold = np.zeros(0) if neurons.threshold is None else neurons.threshold * per_neuron
+    lattice = ((neurons.leak == 0) | (neurons.leak == 1)) & (neurons.forget == 1) & (drive == 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rooms = np.array([np.min(fit / scale) for fit in fits])
+    shift, exponents = quantise.shared_exponents(
+        rooms,
+        _largest_input(weights, scale) / max(float(neurons.forget.min()), 1e-3),
+        float(threshold.min(initial=np.inf)) if threshold.size else 0.0,
+        float(threshold.max(initial=0.0)),
+        bool((~lattice).any()) and neurons.threshold is not None,
+    )
+    scale, per_neuron, threshold = scale * 2.0**shift, per_neuron * 2.0**shift, threshold * 2.0**shift
 
-    def full(key: str, default: float = 0.0) -> Array:
-        return np.broadcast_to(np.asarray(getattr(node, key, default), dtype=np.float64), shape)
-
-    spiking = not isinstance(node, _NOT_SPIKING)
-    leak = np.zeros(shape)
-    if isinstance(node, _LEAKY):
-        leak = dt / full("tau_mem" if isinstance(node, _CURRENT) else "tau")
-    gain = (leak if isinstance(node, _LEAKY) else np.ones(shape)) * full("r", 1.0)
-    bias = gain * drive * (full("w_in", 1.0) if isinstance(node, _CURRENT) else 1.0)
-    rest = full("v_reset") if spiking else np.zeros(shape)
-    if isinstance(node, _LEAKY):
-        bias = bias + leak * (full("v_leak") - rest)
-    if (leak > 1).any():
-        raise HardwareError(f"node {name}: found a time constant below the time step of {dt} s, expected at least that")
-    decay_u = np.ones(shape)
-    if isinstance(node, _CURRENT):
-        decay_u = dt / full("tau_syn")
-        gain = gain * decay_u * full("w_in", 1.0)
-        if (decay_u > 1).any():
-            raise HardwareError(f"node {name}: found tau_syn below the time step of {dt} s, expected at least that")
-    threshold = full("v_threshold") - rest if spiking else np.zeros(shape)
-    if spiking and (threshold < 0).any():
-        raise HardwareError(f"node {name}: found v_threshold below v_reset, expected at least v_reset (it would never stop firing)")
-    effective = [_scaled_rows(p, gain, name) for p in paths]
-    modes = [quantise.sign_mode(_values(w)) for w in effective]
-    scale = _scales(effective, paths, modes, threshold, bias, leak, bits, shape, per_channel and spiking)
-    rows_scale = np.broadcast_to(scale.reshape(-1, *(1,) * (len(shape) - 1)), shape) if scale.size > 1 else np.broadcast_to(scale, shape)
-    vth = quantise.round_threshold(threshold, rows_scale, bool((leak > 0).any()))
-    dv = quantise.round_decay(leak)
-    du = np.clip(quantise.round_decay(decay_u) - 1, 0, 4095)
-    mantissa, exponent = quantise.round_bias(bias, rows_scale)
+    vth = quantise.threshold_mantissa(threshold, lattice) if threshold.size else np.zeros(1, np.int32)
+    bias, bias_exp = quantise.bias_mantissa(drive * per_neuron * quantise.ACTIVATION_UNIT)
+    du, dv = quantise.current_decay(neurons.forget), quantise.membrane_decay(neurons.leak)
+    if (threshold > MAX_THRESHOLD).any():
+        raise HardwareError(
+            f"node {neurons.name!r}: its highest threshold is {threshold.max():.3g} steps of its weights, "
+            f"the chip's thresholds have 17 bit (at most {MAX_THRESHOLD})"
+        )
     population = Population(
-        name,
-        shape,
-        du=_one_or_all(du),
-        dv=_one_or_all(dv),
-        vth=_one_or_all(vth) if spiking else 1,
-        bias_mant=_one_or_all(mantissa),
-        bias_exp=exponent,
-        spiking=spiking,
+        neurons.name,
+        neurons.shape,
+        du=_uniform(du, neurons.shape),
+        dv=_uniform(dv, neurons.shape),
+        vth=_uniform(vth, neurons.shape) if threshold.size else 0,
+        bias_mant=_uniform(bias, neurons.shape),
+        bias_exp=bias_exp,
+        spiking=neurons.threshold is not None,
     )
-    projections: list[Projection] = []
-    reports = []
-    with np.errstate(divide="ignore", invalid="ignore"):
-        threshold_error = float(np.nan_to_num(np.abs(vth / rows_scale - threshold) / threshold).max()) if spiking else 0.0
-        decay_error = float(np.nan_to_num(np.abs(dv / 4096 - leak) / leak).max())
-    for path, weight, mode in zip(paths, effective, modes, strict=True):
-        by_row = scale if scale.size > 1 else scale.reshape(1)
-        values = _values(weight)
-        per_value = _row_scale(path, weight, by_row, shape)
-        exp = quantise.weight_exponent(float(np.abs(values * per_value).max(initial=0.0)), 1.0, mode, bits)
-        if exp > quantise.EXPONENT_MAX:
-            raise HardwareError(
-                f"node {name}: weights from {path.source} need the exponent {exp}, expected at most {quantise.EXPONENT_MAX}"
+    exact_bias = drive * per_neuron * quantise.ACTIVATION_UNIT
+    shared = {
+        # A lattice threshold is exact as it stands.
+        "threshold_error": _relative(np.where(lattice, 0, vth - threshold), threshold)
+        if threshold.size
+        else 0.0,
+        "bias_error": float(
+            np.abs(bias * 2.0**bias_exp - exact_bias).max() / max(np.abs(exact_bias).max(), 1e-300)
+        ),
+        "du_error": _relative((du + 1) / 4096 - neurons.forget, neurons.forget),
+        "dv_error": _relative(dv / 4096 - neurons.leak, neurons.leak),
+        "membrane_scale": float(np.median(per_neuron)) * quantise.ACTIVATION_UNIT,
+        "membrane_offset": float(np.median(neurons.offset)),
+        "notes": (*neurons.notes, *layer.notes),
+    }
+    projections, reports = [], []
+    for w, exponent in zip(weights, exponents, strict=True):
+        projection, report = _round(w, neurons, scale, int(exponent), bits, shared)
+        projections.append(projection)
+        reports.append(report)
+    return _Quantised(population, tuple(projections), tuple(reports))
+
+
+def _folded_gain(layer: _Layer) -> tuple[list[Convolution | Matrix], Array]:
+    """Maps with the neurons' gains folded in, and what of the gain is left to each neuron's own scale.
+
+    A convolution can take a gain per channel only. Where gains differ within a channel but keep their sign,
+    the membrane is scaled by what is left; where they do not, the convolution becomes a matrix.
+    """
+    neurons = layer.neurons
+    residual = np.ones(math.prod(neurons.shape))
+    maps = []
+    for path in layer.paths:
+        map_ = path.map
+        if map_ is None:
+            map_ = Diagonal(np.ones(math.prod(path.source_shape)))
+        if isinstance(map_, Convolution):
+            fitting = symmetric(map_)
+            as_convolution = (
+                fitting is not None and map_.target == neurons.shape and map_.source == path.source_shape
             )
-        mantissas = quantise.round_weights(values, per_value, exp, mode, bits)
-        projections.append(_projection(path, weight, mantissas, exp, mode, bits))
-        error = mantissas * 2.0**exp / per_value - values
-        largest = float(np.abs(values).max(initial=0.0)) or 1.0
-        rms = float(np.sqrt(np.mean(values[values != 0] ** 2))) if np.any(values) else 1.0
-        reports.append(
-            LayerReport(
-                f"{path.source} -> {name}",
-                float(scale.min()),
-                exp,
-                float(np.abs(error).max(initial=0.0)) / largest,
-                float(np.sqrt(np.mean(error[values != 0] ** 2))) / rms if np.any(values) else 0.0,
-                threshold_error,
-                decay_error,
-                int(((values != 0) & (mantissas == 0)).sum()),
-                int(np.count_nonzero(mantissas)),
-            )
-        )
-    return population, projections, reports
+            map_ = fitting if as_convolution and fitting is not None else Matrix(to_matrix(map_))
+        maps.append(map_)
+    if neurons.threshold is not None and any(isinstance(m, Convolution) for m in maps):
+        rows = neurons.gain.reshape(neurons.shape[0], -1)
+        if not (rows == rows[:, :1]).all() and ((rows > 0).all(axis=1) | (rows < 0).all(axis=1)).all():
+            mean = np.sign(rows[:, :1]) * np.exp(np.log(np.abs(rows)).mean(axis=1, keepdims=True))
+            residual = (rows / mean).reshape(-1)
+    folded: list[Convolution | Matrix] = []
+    for map_ in maps:
+        scaled = scaled_rows(map_, neurons.gain / residual)
+        if isinstance(scaled, Diagonal):
+            scaled = Matrix(to_matrix(scaled))
+        folded.append(scaled)
+    return folded, residual
 
 
-def _values(weight: Array | sparse.csr_matrix) -> Array:
-    return weight.data if sparse.issparse(weight) else weight
-
-
-def _scaled_rows(path: _Path, gain: Array, name: str) -> Array | sparse.csr_matrix:
-    """Weights times what the target population multiplies its input with."""
-    if path.conv is not None:
-        per_channel = gain.reshape(gain.shape[0], -1)
-        if (per_channel != per_channel[:, :1]).any():
-            raise HardwareError(
-                f"node {name}: found time constants or resistances that differ within a channel of a convolution, expected one per channel"
-            )
-        return path.weight * per_channel[:, 0, None, None, None]
-    if sparse.issparse(path.weight):
-        return sparse.csr_matrix(sparse.diags(gain.ravel()) @ path.weight)
-    return path.weight * gain.reshape(-1, 1)
-
-
-def _row_scale(path: _Path, weight: Array | sparse.csr_matrix, scale: Array, shape: tuple[int, ...]) -> Array:
-    """The scale of each value of `_values(weight)`, or something that broadcasts to it."""
-    if scale.size == 1:
-        return scale
-    if path.conv is not None:
-        return scale[:, None, None, None]
-    each = np.repeat(scale, int(np.prod(shape[1:])))
-    if sparse.issparse(weight):
-        return np.repeat(each, np.diff(weight.indptr))
-    return each[:, None]
-
-
-def _scales(
-    weights: list,
-    paths: list[_Path],
-    modes: list,
-    threshold: Array,
-    bias: Array,
-    leak: Array,
-    bits: int,
-    shape: tuple[int, ...],
-    per_channel: bool,
-) -> Array:
-    """One scale, or one per channel (first axis) of the population."""
-    channels = shape[0] if per_channel else 1
-    largest, drive = np.zeros(channels), np.zeros(channels)
-    mode = modes[0] if len(set(modes)) == 1 else "mixed"
-    for path, weight in zip(paths, weights, strict=True):
-        absolute = abs(weight)
-        if path.conv is not None:
-            rows = absolute.reshape(len(absolute), -1)
-            top, total = rows.max(1), rows.sum(1)
-        elif sparse.issparse(absolute):
-            top = np.asarray(absolute.max(axis=1).todense()).ravel()
-            total = np.asarray(absolute.sum(axis=1)).ravel()
+def _rows(path: _Path, map_: Convolution | Matrix, group: Array, each: int) -> _Weights:
+    if isinstance(map_, Convolution):
+        flat: Any = map_.weight.reshape(len(map_.weight), -1)
+        row_scale = group[::each][: len(flat)]
+    else:
+        flat, row_scale = map_.matrix, group
+    if sparse.issparse(flat):
+        if flat.nnz:
+            top = np.maximum(flat.max(axis=1).toarray().reshape(-1), 0.0)
+            bottom = np.minimum(flat.min(axis=1).toarray().reshape(-1), 0.0)
         else:
-            top, total = absolute.max(1, initial=0.0), absolute.sum(1)
-        largest = np.maximum(largest, top.reshape(channels, -1).max(1))
-        drive += total.reshape(channels, -1).max(1)
-    thresholds = threshold.reshape(channels, -1).max(1)
-    biases = np.abs(bias).reshape(channels, -1).max(1)
-    return np.array(
-        [
-            quantise.choose_scale(w, t, max(4 * d, 4 * t), b, mode, bits)
-            for w, t, d, b in zip(largest, thresholds, drive, biases, strict=True)
-        ]
+            top = bottom = np.zeros(flat.shape[0])
+        total = np.asarray(np.abs(flat).sum(axis=1)).reshape(-1)
+    else:
+        top, bottom = flat.max(axis=1, initial=0.0), flat.min(axis=1, initial=0.0)
+        total = np.abs(flat).sum(axis=1)
+    mode = quantise.sign_mode(np.concatenate([top, bottom]))
+    return _Weights(path, map_, mode, row_scale, top, bottom, total)
+
+
+def _largest_input(weights: list[_Weights], scale: Array) -> float:
+    """The largest |sum| at a neuron, in integer units, when every source spikes at once."""
+    return sum(float((w.total * scale[w.row_scale]).max(initial=0.0)) for w in weights)
+
+
+def _highest_scale(
+    neurons: _Neurons, group: Array, residual: Array, drive: Array, weights: list[_Weights], scales: int
+) -> Array:
+    """The scale of each group above which a threshold, a bias or a read-out's membrane has no room."""
+    cap = np.full(scales, np.inf)
+
+    def limit(index: Array, highest: float, value: Array) -> None:
+        with np.errstate(divide="ignore"):
+            np.minimum.at(cap, index, np.where(value > 0, highest / value, np.inf))
+
+    if neurons.threshold is not None:
+        limit(group, quantise.HIGH_THRESHOLD, neurons.threshold / residual)
+    else:
+        steps = min(1 / max(float(neurons.leak.min()), 1 / READOUT_STEPS), READOUT_STEPS)
+        share = READOUT_ACTIVITY * steps / max(float(neurons.forget.min()), 1e-3)
+        for w in weights:
+            limit(w.row_scale, quantise.MAX_INPUT, w.total * max(share, 1.0) * len(weights))
+    limit(group, quantise.largest_bias() / quantise.ACTIVATION_UNIT, np.abs(drive) / residual)
+    return cap
+
+
+def _round(
+    w: _Weights, neurons: _Neurons, scale: Array, exponent: int, bits: int, shared: dict[str, Any]
+) -> tuple[Projection, LayerReport]:
+    rows = scale[w.row_scale]
+    common: dict[str, Any] = {"weight_exp": exponent, "sign_mode": w.mode, "weight_bits": bits}
+    source, target = w.path.source, neurons.name
+
+    def round_(x: Array, s: Array) -> Array:
+        return quantise.round_weights(x, s, exponent, w.mode, bits)
+
+    projection: Projection
+    if isinstance(w.map, Convolution):
+        exact, by_row = w.map.weight, rows[:, None, None, None]
+        rounded = round_(exact, by_row)
+        projection = ConvProjection(
+            source, target, rounded, w.map.stride, w.map.padding, w.map.dilation, w.map.groups, **common
+        )
+    else:
+        matrix = w.map.matrix
+        alive = matrix.nnz if sparse.issparse(matrix) else np.count_nonzero(matrix)
+        if alive >= DENSE_FROM * math.prod(matrix.shape):
+            exact = matrix.toarray() if sparse.issparse(matrix) else matrix
+            by_row = rows[:, None]
+            rounded = round_(exact, by_row)
+            projection = DenseProjection(source, target, rounded, **common)
+        else:
+            by_pre = sparse.coo_array(matrix)
+            order = np.lexsort((by_pre.coords[0], by_pre.coords[1]))
+            post, pre, exact = by_pre.coords[0][order], by_pre.coords[1][order], by_pre.data[order]
+            by_row = rows[post]
+            rounded = round_(exact, by_row)
+            kept = rounded != 0
+            indptr = np.zeros(matrix.shape[1] + 1, np.int64)
+            np.cumsum(np.bincount(pre[kept], minlength=matrix.shape[1]), out=indptr[1:])
+            projection = SparseProjection(
+                source, target, indptr, post[kept].astype(np.int32), rounded[kept], **common
+            )
+    error = rounded * 2.0**exponent / by_row - exact
+    size = np.abs(exact)
+    rms = float(np.sqrt((exact**2).mean())) if exact.size else 0.0
+    return projection, LayerReport(
+        source=source,
+        target=target,
+        kind=type(projection).__name__.removesuffix("Projection").lower(),
+        scale=(float(rows.min()), float(rows.max())),
+        delay=w.path.latency,
+        parameters=int(np.count_nonzero(projection.weight)),
+        zeroed=int(np.count_nonzero((rounded == 0) & (exact != 0))),
+        weight_error_max=float(np.abs(error).max(initial=0.0) / size.max(initial=1e-300)),
+        weight_error_rms=float(np.sqrt((error**2).mean()) / rms) if rms else 0.0,
+        **common,
+        **shared,
     )
 
 
-def _projection(
-    path: _Path, weight: Array | sparse.csr_matrix, mantissas: Array, exp: int, mode: str, bits: int
-) -> Projection:
-    common = {"weight_exp": exp, "sign_mode": mode, "weight_bits": bits, "delay": path.delay}
-    if path.conv is not None:
-        return replace(path.conv, weight=mantissas, **common)
-    if sparse.issparse(weight):
-        by_pre = sparse.csr_matrix((mantissas, weight.indices, weight.indptr), shape=weight.shape).tocsc()
-        by_pre.eliminate_zeros()
-        by_pre.sort_indices()
-        return SparseProjection(
-            path.source,
-            path.target,
-            by_pre.indptr.astype(np.int64),
-            by_pre.indices.astype(np.int32),
-            by_pre.data.astype(np.int32),
-            **common,  # type: ignore[arg-type]
-        )
-    return DenseProjection(path.source, path.target, mantissas, **common)  # type: ignore[arg-type]
+def _uniform(values: Array, shape: tuple[int, ...]) -> int | Array:
+    return int(values[0]) if (values == values[0]).all() else values.reshape(shape)
 
 
-def _one_or_all(values: Array) -> int | Array:
-    """A number where all are equal: a chip's populations share what they can."""
-    first = values.flat[0]
-    return int(first) if (values == first).all() else values
+def _relative(error: Array, exact: Array) -> float:
+    alive = exact != 0
+    return float(np.abs(error[alive] / exact[alive]).max(initial=0.0))
+
+
+def _aligned(network: Network, latencies: list[int]) -> tuple[Network, list[tuple[str, ...]]]:
+    """Delays that make every way to a population take as long on the chip as the longest, and notes."""
+    depth = depths(network)
+    projections, notes = [], []
+    for projection, latency in zip(network.projections, latencies, strict=True):
+        more: tuple[str, ...] = ()
+        if is_recurrent(network, projection):
+            delay = latency - 1
+            around = depth[projection.source] - depth[projection.target]
+            if around:
+                more = (f"this loop takes {around} more steps on the chip, where each projection takes one",)
+        else:
+            delay = latency + skipped_layers(network, projection, depth)
+        if not 0 <= delay <= MAX_DELAY:
+            raise HardwareError(
+                f"projection {projection.source!r} -> {projection.target!r}: needs a delay of {delay} steps "
+                f"on the chip, which has at most {MAX_DELAY}; put neurons on the way or use longer time steps"
+            )
+        projections.append(replace(projection, delay=delay) if delay else projection)
+        notes.append(more)
+    return replace(network, projections=tuple(projections)), notes

@@ -10,6 +10,7 @@ Where Lava's processes say less than our projections:
 - `Conv` knows neither exponent, sign mode nor bits: it gets mantissa * 2**exponent as its kernel. What the
   kernel sums is wrapped to 24 bit by Lava, which a dense projection's sum is not.
 - `Conv` has no delay: a `DelaySparse` identity holds its input back for as many steps.
+- A sparse projection may have two synapses between the same neurons, a matrix may not: refused.
 - A population that does not spike gets a threshold above what a membrane can reach.
 - Lava numbers images (width, height, channel); populations of three dimensions are transposed to that.
 
@@ -35,17 +36,13 @@ from typing import Any
 import numpy as np
 
 from hardware.errors import HardwareError
-from hardware.network import (
-    ConvProjection,
-    DenseProjection,
-    Network,
-    Projection,
-    SparseProjection,
-)
+from hardware.network import ConvProjection, DenseProjection, Network, Projection, SparseProjection
 from hardware.network_file import load, save
+from hardware.netx import read_net
+from hardware.simulator import VARIABLES, Rasters, Record, Run, _wanted, check_rasters
+from hardware.timing import depths
 
-VARIABLES = ("spikes", "u", "v")
-MAX_DELAY = 63
+DTYPES: dict[str, type] = {"spikes": np.uint8, "u": np.int32, "v": np.int32}
 # lava-nc keeps stride, padding, dilation and kernel size in 8 bit.
 MAX_GEOMETRY = 127
 # Graded spikes of up to 24 bit; 0 would have Lava take every count as one spike.
@@ -53,9 +50,11 @@ MESSAGE_BITS = 24
 # << 6 and still 32 bit, above every 24-bit membrane.
 NEVER = 1 << 18
 
-NO_LAVA = "lava-nc is not installed for {python}: name a Python 3.10 with lava-nc 0.10.0 by --lava-python PATH"
+NO_LAVA = (
+    "lava-nc is not installed for {python}: name a Python 3.10 with lava-nc 0.10.0 by --lava-python PATH"
+)
 
-Recorded = dict[str, dict[str, np.ndarray]]
+Arrays = dict[tuple[str, str], np.ndarray]
 
 
 def available() -> bool:
@@ -66,101 +65,72 @@ def available() -> bool:
         return False
 
 
-def record(
+def simulate(
     network: Network,
-    raster: np.ndarray | Mapping[str, np.ndarray],
-    populations: Mapping[str, Collection[str]] | None = None,
+    raster: Rasters,
+    record: Record = (),
     reset_interval: int | None = None,
     reset_offset: int = 0,
-) -> Recorded:
-    """Run `network` on Lava, chip timing (every projection takes one step and its delay).
+) -> Run:
+    """Run `network` on Lava, sample by sample, with the chip's timing.
 
-    raster: (batch, steps, *input shape) non-negative integers, or one such array per input population.
-    populations: what to record of which population, of "spikes", "u" and "v"; None: all of all.
-    reset_interval, reset_offset: zero u and v every so many steps, see `depths`.
+    Arguments, `Run` and its values as those of `hardware.simulator.simulate(..., timing="chip")`, but for the
+    counts of spikes per step and of synaptic events, which Lava does not keep.
 
-    Returns per population and variable an int32 (spikes: uint8) array (batch, steps, *shape); u and v are
-    those at the end of the step, after the reset of neurons that spiked.
-    Raises HardwareError without lava-nc, or where Lava cannot run the network.
+    Raises HardwareError without lava-nc, where the arguments do not fit, or Lava cannot run the network.
     """
     if not available():
         raise HardwareError(NO_LAVA.format(python=sys.executable))
-    rasters = _rasters(network, raster)
-    wanted = _wanted(network, populations)
+    rasters, batch, steps, wanted = _check(network, raster, record, reset_interval)
+    arrays: Arrays = {
+        (p.name, variable): np.zeros((batch, steps, *p.shape), DTYPES[variable])
+        for p in network.populations
+        for variable in _needed(network, wanted)[p.name]
+    }
+    for b in range(batch if steps else 0):
+        sample = {name: array[b].astype(np.int32) for name, array in rasters.items()}
+        for key, values in _run_one(network, sample, arrays.keys(), reset_interval, reset_offset).items():
+            arrays[key][b] = values
+    return _as_run(network, arrays, wanted)
+
+
+def _check(
+    network: Network, raster: Rasters, record: Record, reset_interval: int | None
+) -> tuple[dict[str, np.ndarray], int, int, dict[str, tuple[str, ...]]]:
+    if len(network.outputs) != 1:
+        raise HardwareError(f"the network has {len(network.outputs)} outputs, one is expected")
     if reset_interval is not None and reset_interval < 1:
         raise HardwareError(f"reset interval {reset_interval}, expected at least 1")
-    batch = next(iter(rasters.values())).shape[0]
-    runs = []
-    for b in range(batch):
-        sample = {name: r[b] for name, r in rasters.items()}
-        runs.append(_run_one(network, sample, wanted, reset_interval, reset_offset))
-    return {
-        name: {variable: np.stack([run[name][variable] for run in runs]) for variable in variables}
-        for name, variables in wanted.items()
-    }
+    return (*check_rasters(network, raster), _wanted(network, record))
 
 
-def depths(network: Network) -> dict[str, int]:
-    """Layers between a population and the input that is farthest from it (inputs 0, without cycles).
-
-    With a reset interval N and offset k, a population at depth d is reset, before its dynamics, in the steps
-    t (from 1) with t mod N = (d + k + 1) mod N, as lava-dl's ``Network(reset_interval, reset_offset)`` does.
-    """
-    rank = {p.name: 0 for p in network.inputs}
-    rank |= {p.name: i + 1 for i, p in enumerate(network.populations)}
-    depth = {name: 0 for name in rank}
-    for population in network.populations:
-        sources = [p.source for p in network.projections if p.target == population.name]
-        earlier = [depth[s] for s in sources if rank[s] < rank[population.name]]
-        depth[population.name] = 1 + max(earlier, default=0)
-    return depth
+def _needed(network: Network, wanted: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
+    """What a `Run` is made of: what is wanted, all spikes for the counts, and the output."""
+    needed = {p.name: set(wanted.get(p.name, ())) for p in network.populations}
+    for p in network.populations:
+        if p.spiking:
+            needed[p.name].add("spikes")
+        elif p.name == network.outputs[0]:
+            needed[p.name].add("v")
+    return {name: sorted(variables) for name, variables in needed.items()}
 
 
-# --- what is asked for ---
+def _as_run(network: Network, arrays: Arrays, wanted: Mapping[str, Collection[str]]) -> Run:
+    output = network.outputs[0]
+    spiking = [p.name for p in network.populations if p.spiking]
 
+    def of(variable: str) -> dict[str, np.ndarray]:
+        return {name: arrays[name, variable] for name, asked in wanted.items() if variable in asked}
 
-def _rasters(network: Network, raster: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    inputs = {p.name: tuple(p.shape) for p in network.inputs}
-    if not isinstance(raster, Mapping):
-        if len(inputs) != 1:
-            raise HardwareError(f"the network has {len(inputs)} inputs: give one raster for each by name")
-        raster = {next(iter(inputs)): np.asarray(raster)}
-    if set(raster) != set(inputs):
-        raise HardwareError(f"rasters for {sorted(raster)}, the network's inputs are {sorted(inputs)}")
-    checked = {}
-    for name, shape in inputs.items():
-        array = np.asarray(raster[name])
-        if array.ndim != 2 + len(shape) or array.shape[2:] != shape:
-            raise HardwareError(
-                f"raster of '{name}' has shape {array.shape}, expected (batch, steps, *{shape})"
-            )
-        if array.dtype.kind not in "biu" and not np.array_equal(array, np.trunc(array)):
-            raise HardwareError(f"raster of '{name}' holds values that are not whole numbers")
-        if array.size and (array.min() < 0 or array.max() >= 2 ** (MESSAGE_BITS - 1)):
-            raise HardwareError(
-                f"raster of '{name}' holds counts from {array.min()} to {array.max()}, expected 0 to "
-                f"{2 ** (MESSAGE_BITS - 1) - 1}"
-            )
-        checked[name] = array.astype(np.int32)
-    if len({array.shape[:2] for array in checked.values()}) != 1:
-        raise HardwareError("the rasters differ in batch or steps")
-    if min(next(iter(checked.values())).shape[:2]) < 1:
-        raise HardwareError("the raster has no sample or no step")
-    return checked
-
-
-def _wanted(
-    network: Network, populations: Mapping[str, Collection[str]] | None
-) -> dict[str, tuple[str, ...]]:
-    names = [p.name for p in network.populations]
-    if populations is None:
-        return {name: VARIABLES for name in names}
-    for name, variables in populations.items():
-        if name not in names:
-            raise HardwareError(f"cannot record '{name}': the network's populations are {names}")
-        if not set(variables) <= set(VARIABLES):
-            raise HardwareError(f"cannot record {sorted(variables)} of '{name}': expected {list(VARIABLES)}")
-    return {name: tuple(v for v in VARIABLES if v in variables) for name, variables in populations.items()}
+    return Run(
+        output=arrays[output, "spikes" if output in spiking else "v"],
+        spikes=of("spikes"),
+        u=of("u"),
+        v=of("v"),
+        counts={name: arrays[name, "spikes"].sum(1, dtype=np.int32) for name in spiking},
+        depth=depths(network),
+        timing="chip",
+    )
 
 
 # --- Lava ---
@@ -171,8 +141,8 @@ def build(
     rasters: Mapping[str, np.ndarray],
     reset_interval: int | None = None,
     reset_offset: int = 0,
-) -> tuple[dict[str, Any], list[Any]]:
-    """Lava's processes for `network`: those of inputs and populations by name, and all.
+) -> dict[str, Any]:
+    """Lava's processes of inputs and populations by name, connected by those of the projections.
 
     rasters: one (steps, *shape) int32 array per input; a source repeats it. Needs lava-nc.
     """
@@ -205,13 +175,10 @@ def build(
         else:
             offset = (depth[p.name] + reset_offset + 1) % reset_interval
             nodes[p.name] = LIFReset(**parameters, reset_interval=reset_interval, reset_offset=offset)
-    processes = list(nodes.values())
     for projection in network.projections:
         source, target = projection.source, projection.target
-        processes += _connect(
-            projection, nodes[source], nodes[target], shapes[source], shapes[target], graded[source]
-        )
-    return nodes, processes
+        _connect(projection, nodes[source], nodes[target], shapes[source], shapes[target], graded[source])
+    return nodes
 
 
 def _connect(
@@ -221,26 +188,24 @@ def _connect(
     source_shape: tuple[int, ...],
     target_shape: tuple[int, ...],
     graded: bool,
-) -> list[Any]:
+) -> None:
     bits = MESSAGE_BITS if graded else 0
     if isinstance(projection, ConvProjection):
-        port, made = source.s_out, []
+        port = source.s_out
         if projection.delay:
-            relay = _relay(math.prod(source_shape), _scalar_delay(projection), bits)
+            relay = _relay(math.prod(source_shape), projection.delay, bits)
             _flat(port, source_shape).connect(relay.s_in)
-            port, made = relay.a_out.reshape(_lava_shape(source_shape)), [relay]
+            port = _unflat(relay.a_out, source_shape)
         synapse = _conv(projection, source_shape, bits)
         port.connect(synapse.s_in)
         synapse.a_out.connect(target.a_in)
-        return [*made, synapse]
-    synapse = (
-        _dense(projection, bits)
-        if isinstance(projection, DenseProjection)
-        else _sparse(projection, math.prod(target_shape), bits)
-    )
+        return
+    if isinstance(projection, DenseProjection):
+        synapse = _dense(projection, bits)
+    else:
+        synapse = _sparse(projection, math.prod(target_shape), bits)
     _flat(source.s_out, source_shape).connect(synapse.s_in)
     _unflat(synapse.a_out, target_shape).connect(target.a_in)
-    return [synapse]
 
 
 def _dense(projection: DenseProjection, bits: int) -> Any:
@@ -252,7 +217,6 @@ def _dense(projection: DenseProjection, bits: int) -> Any:
     most = int(delay.max(initial=0))
     if most == 0:
         return Dense(**common)
-    _check_delay(projection, most)
     return DelayDense(**common, delays=delay.copy(), max_delay=most)
 
 
@@ -264,8 +228,10 @@ def _sparse(projection: SparseProjection, neurons: int, bits: int) -> Any:
     weight = np.asarray(projection.weight, np.int32)
     weights = csc_matrix((weight, np.asarray(projection.post), np.asarray(projection.indptr)), shape).tocsr()
     weights.sum_duplicates()
+    if weights.nnz != len(weight):
+        raise HardwareError(f"{_name(projection)}: two synapses between the same neurons, Lava merges them")
     common = {"weights": weights, "num_message_bits": bits, **_synapse(projection)}
-    delay = _scalar_delay(projection)
+    delay = int(projection.delay)
     if delay == 0:
         return Sparse(**common)
     # Lava wants 64-bit delays, of the weights' own structure.
@@ -334,17 +300,6 @@ def _name(projection: Projection) -> str:
     return f"projection '{projection.source}' -> '{projection.target}'"
 
 
-def _check_delay(projection: Projection, delay: int) -> None:
-    if delay > MAX_DELAY:
-        raise HardwareError(f"{_name(projection)}: delay {delay}, Lava has at most {MAX_DELAY}")
-
-
-def _scalar_delay(projection: SparseProjection | ConvProjection) -> int:
-    delay = int(projection.delay)
-    _check_delay(projection, delay)
-    return delay
-
-
 # Layout: C order of (channel, height, width) here, of (width, height, channel) there.
 
 
@@ -377,26 +332,13 @@ def _unflat(port: Any, shape: tuple[int, ...]) -> Any:
     return port.reshape(tuple(shape)).transpose([2, 1, 0]) if len(shape) == 3 else port
 
 
-class _Log:
-    """Arrays (steps, *shape in Lava's order) that forked processes write and this one reads."""
-
-    def __init__(self, steps: int, shape: tuple[int, ...], variables: Collection[str]):
-        self.arrays = {
-            v: _shared((steps, *shape), np.uint8 if v == "spikes" else np.int32) for v in variables
-        }
-
-    def write(self, step: int, **values: np.ndarray) -> None:
-        for variable, array in self.arrays.items():
-            array[step] = values[variable]
-
-
 def _shared(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     return np.frombuffer(mmap.mmap(-1, max(size, 1)), dtype, math.prod(shape)).reshape(shape)
 
 
-def _recording_models(logs: Mapping[str, _Log]) -> dict[type, type]:
-    """Lava's own bit-accurate models, with a log of what they computed."""
+def _recording_models(logs: Mapping[tuple[str, str], np.ndarray]) -> dict[type, type]:
+    """Lava's own bit-accurate models, which write what they computed to `logs`."""
     from lava.proc.lif.models import PyLifModelBitAcc, PyLifResetModelBitAcc
     from lava.proc.lif.process import LIF, LIFReset
 
@@ -404,9 +346,10 @@ def _recording_models(logs: Mapping[str, _Log]) -> dict[type, type]:
         class Recording(model):
             def reset_voltage(self, spike_vector: np.ndarray) -> None:
                 super().reset_voltage(spike_vector)
-                log = logs.get(self.proc_params["name"])
-                if log is not None:
-                    log.write(self.time_step - 1, spikes=spike_vector, u=self.u, v=self.v)
+                name = self.proc_params["name"]
+                for variable, values in (("spikes", spike_vector), ("u", self.u), ("v", self.v)):
+                    if (name, variable) in logs:
+                        logs[name, variable][self.time_step - 1] = values
 
         return Recording
 
@@ -416,42 +359,39 @@ def _recording_models(logs: Mapping[str, _Log]) -> dict[type, type]:
 def _run_one(
     network: Network,
     sample: Mapping[str, np.ndarray],
-    wanted: Mapping[str, tuple[str, ...]],
+    keys: Collection[tuple[str, str]],
     reset_interval: int | None,
     reset_offset: int,
-) -> Recorded:
+) -> Arrays:
+    """One sample, (steps, *shape) per input; what of each population is asked for, (steps, *shape)."""
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
 
     steps = len(next(iter(sample.values())))
     shapes = {p.name: tuple(p.shape) for p in network.populations}
-    logs = {name: _Log(steps, _lava_shape(shapes[name]), variables) for name, variables in wanted.items()}
+    logs = {key: _shared((steps, *_lava_shape(shapes[key[0]])), DTYPES[key[1]]) for key in keys}
     config = Loihi2SimCfg(
         select_tag="fixed_pt", exception_proc_model_map=_recording_models(logs), loglevel=logging.ERROR
     )
     try:
-        nodes, _ = build(network, sample, reset_interval, reset_offset)
+        nodes = build(network, sample, reset_interval, reset_offset)
         # Lava runs what is connected to the process it is told to run, so one of each part.
-        for part in _parts(network):
-            process = nodes[part]
+        for name in _parts(network):
             try:
-                process.run(condition=RunSteps(num_steps=steps), run_cfg=config)
+                nodes[name].run(condition=RunSteps(num_steps=steps), run_cfg=config)
             finally:
-                process.stop()
+                nodes[name].stop()
     except HardwareError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise HardwareError(f"Lava cannot run this network: {reason}") from error
-    return {
-        name: {variable: _from_lava(array, shapes[name]) for variable, array in log.arrays.items()}
-        for name, log in logs.items()
-    }
+    return {(name, variable): _from_lava(log, shapes[name]) for (name, variable), log in logs.items()}
 
 
 def _from_lava(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     moved = array.transpose(0, 3, 2, 1) if len(shape) == 3 else array
-    return moved.reshape(len(array), *shape).copy()
+    return moved.reshape(len(array), *shape)
 
 
 def _parts(network: Network) -> list[str]:
@@ -478,26 +418,24 @@ def _parts(network: Network) -> list[str]:
 def run_elsewhere(
     python: str | os.PathLike[str],
     network: Network,
-    raster: np.ndarray | Mapping[str, np.ndarray],
-    populations: Mapping[str, Collection[str]] | None = None,
+    raster: Rasters,
+    record: Record = (),
     reset_interval: int | None = None,
     reset_offset: int = 0,
-) -> Recorded:
-    """As `record`, in the interpreter `python`, which needs lava-nc, h5py, scipy, nir and numpy.
+) -> Run:
+    """As `simulate`, in the interpreter `python`, which needs lava-nc and what this package needs.
 
     Raises HardwareError where it cannot be started, has no lava-nc, or Lava cannot run the network.
     """
-    rasters = _rasters(network, raster)
-    _wanted(network, populations)
+    rasters, _, _, wanted = _check(network, raster, record, reset_interval)
     root = Path(__file__).resolve().parents[1]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    options = {"populations": populations, "reset_interval": reset_interval, "reset_offset": reset_offset}
-    if populations is not None:
-        options["populations"] = {name: list(variables) for name, variables in populations.items()}
+    options: dict[str, Any] = {"record": _needed(network, wanted)}
+    options |= {"reset_interval": reset_interval, "reset_offset": reset_offset}
     with tempfile.TemporaryDirectory() as folder:
         files = [str(Path(folder) / name) for name in ("network.h5", "raster.npz", "out.npz")]
         save(network, files[0])
-        _save_arrays(files[1], {name: {"raster": r} for name, r in rasters.items()})
+        _save_arrays(files[1], {(name, "raster"): array for name, array in rasters.items()})
         command = [os.fspath(python), "-m", "hardware.lava", *files, "--options", json.dumps(options)]
         try:
             done = subprocess.run(
@@ -507,26 +445,24 @@ def run_elsewhere(
             raise HardwareError(f"cannot start {python}: {error.strerror}, see --lava-python") from None
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
-            raise HardwareError(lines[-1].strip() if lines else f"{python} ended with code {done.returncode}")
-        return _load_arrays(files[2])
+            reason = lines[-1].strip() if lines else f"ended with code {done.returncode}"
+            raise HardwareError(reason if "lava-nc" in reason else f"{python}: {reason}")
+        return _as_run(network, _load_arrays(files[2]), wanted)
 
 
-def _save_arrays(path: str, tree: Recorded) -> None:
-    """An npz of numbered arrays and a JSON index, as names of populations need not be names of files."""
-    index = [[name, variable] for name, variables in tree.items() for variable in variables]
-    arrays = {str(k): tree[name][variable] for k, (name, variable) in enumerate(index)}
-    text = np.frombuffer(json.dumps(index).encode(), np.uint8)
+def _save_arrays(path: str, arrays: Mapping[tuple[str, str], np.ndarray]) -> None:
+    """An npz of numbered arrays and a JSON index: a population may be called what no file may."""
+    index = np.frombuffer(json.dumps(list(arrays)).encode(), np.uint8)
     part = f"{path}.part.npz"
-    np.savez_compressed(part, index=text, **arrays)  # type: ignore[arg-type]
+    numbered: dict[str, Any] = {str(k): array for k, array in enumerate(arrays.values())}
+    np.savez_compressed(part, index=index, **numbered)
     os.replace(part, path)
 
 
-def _load_arrays(path: str) -> Recorded:
-    tree: Recorded = {}
+def _load_arrays(path: str) -> Arrays:
     with np.load(path, allow_pickle=False) as file:
-        for k, (name, variable) in enumerate(json.loads(file["index"].tobytes())):
-            tree.setdefault(name, {})[variable] = file[str(k)]
-    return tree
+        index = json.loads(file["index"].tobytes())
+        return {(name, variable): file[str(k)] for k, (name, variable) in enumerate(index)}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -534,33 +470,33 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hardware.lava", description=__doc__.splitlines()[0])
     parser.add_argument("network", help="a file of hardware.network_file, or a NETX .net file")
     parser.add_argument("raster", help="as run_elsewhere writes it, or an npz with one array per input")
-    parser.add_argument("out", help="npz to write")
-    parser.add_argument("--options", default="{}", help="JSON: populations, reset_interval, reset_offset")
+    parser.add_argument("out", help="npz to write: arrays 0, 1, ..., and their names in 'index' (JSON)")
+    parser.add_argument("--options", default=None, help="JSON: record, reset_interval, reset_offset")
     given = parser.parse_args(arguments)
     try:
         if not available():
             raise HardwareError(NO_LAVA.format(python=sys.executable))
-        network = _load_network(given.network)
-        _save_arrays(given.out, record(network, _load_raster(given.raster), **json.loads(given.options)))
+        network = read_net(given.network) if given.network.endswith(".net") else load(given.network)
+        options: dict[str, Any] = {"record": [p.name for p in network.populations]}
+        options |= json.loads(given.options) if given.options else {}
+        run = simulate(network, _load_raster(given.raster), **options)
+        arrays = {
+            (name, variable): values
+            for variable in VARIABLES
+            for name, values in getattr(run, variable).items()
+        }
+        _save_arrays(given.out, arrays)
     except (HardwareError, OSError, ValueError) as error:
         print(str(error), file=sys.stderr)
         return 1
     return 0
 
 
-def _load_network(path: str) -> Network:
-    if path.endswith(".net"):
-        from hardware.netx import read_net
-
-        return read_net(path)
-    return load(path)
-
-
 def _load_raster(path: str) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
         if "index" not in file:
             return {name: file[name] for name in file.files}
-    return {name: variables["raster"] for name, variables in _load_arrays(path).items()}
+    return {name: array for (name, _), array in _load_arrays(path).items()}
 
 
 if __name__ == "__main__":

@@ -78,6 +78,17 @@ def axon_bits(chip: Chip, synapses: int, span: int, weight_bits: int, index_bits
     return min(list_bits(chip, span, plain), list_bits(chip, synapses, plain + index_bits))
 
 
+def kernel_bits(chip: Chip, taps: int, nonzero: int, weight_bits: int, delay_bits: int = 0) -> int:
+    """Bits of one output channel's kernel of `taps` weights, `nonzero` of them not zero, in the smaller of both forms."""
+    if nonzero == 0:
+        return 0
+    plain = weight_bits + delay_bits + chip.tag_bits
+    whole = list_bits(chip, taps, plain)
+    if (taps - 1).bit_length() > max(chip.index_bits):
+        return whole
+    return min(whole, list_bits(chip, nonzero, plain + stored_index_bits(chip, taps - 1)))
+
+
 def core_bits(chip: Chip, synapse_bits: int, neurons: int, axons_in: int, axons_out: int) -> int:
     """All that counts against `memory_bits_per_core`: synapses, and state and axons where they share that memory."""
     return (

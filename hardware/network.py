@@ -188,7 +188,8 @@ class Network:
 
     def __post_init__(self) -> None:
         shapes: dict[str, tuple[int, ...]] = {}
-        for entry in (*self.inputs, *self.populations):
+        entries: list[InputPopulation | Population] = [*self.inputs, *self.populations]
+        for entry in entries:
             if entry.name in shapes:
                 raise HardwareError(f"two populations are named {entry.name!r}")
             shapes[entry.name] = tuple(entry.shape)
@@ -219,7 +220,7 @@ def conv_output_shape(projection: ConvProjection, source: tuple[int, ...]) -> tu
 
 
 def weight_grid(sign_mode: SignMode, weight_bits: int) -> tuple[int, int, int]:
-    """Lowest, highest and step of the mantissas: fewer bits make a coarser grid; of mixed, one is the sign."""
+    """Lowest, highest and step of the mantissas: fewer bits, coarser grid; mixed spends one on the sign."""
     if sign_mode == "mixed":
         step = 2 ** (9 - weight_bits)
         return -256, 256 - step, step

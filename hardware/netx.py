@@ -4,7 +4,8 @@ A chain of layers, groups ``layer/0`` ..., input first: `input`, `dense`, `dense
 integers in the file are the effective weights; the loader makes du = iDecay - 1, dv = vDecay, a bias exponent
 of 6. What the format, or the loader's own arithmetic, cannot say is refused with the reason:
 
-- skip connections, several inputs or outputs, recurrent convolutions, delays but in a `dense` layer;
+- skip connections, several inputs or outputs, delays but in a `dense` layer, convolutions that are recurrent
+  or follow a fully connected layer;
 - parameters per neuron other than the bias; a bias that is no multiple of 64;
 - weights of a fully connected layer beyond 8 bit, and the few matrices that the loader's search for an
   exponent alters (all zero; all negative or zero with a power of two as the smallest).
@@ -91,7 +92,7 @@ def _layers(network: Network) -> list[dict[str, Any]]:
     forward, recurrent = _chain(network)
     entry = network.inputs[0]
     shape = tuple(entry.shape)
-    source = entry.name
+    source, image = entry.name, len(shape) == 3
     populations = list(network.populations)
     if list(network.outputs) != [populations[-1].name]:
         raise HardwareError(
@@ -112,16 +113,20 @@ def _layers(network: Network) -> list[dict[str, Any]]:
                 f"NETX is a chain: '{population.name}' follows '{projection.source}', expected '{source}'"
             )
         back = recurrent.get(population.name)
-        target = tuple(population.shape)
         if isinstance(projection, ConvProjection):
             if back is not None:
                 raise HardwareError(f"NETX has no recurrent convolution, '{population.name}' is one")
+            if not image:
+                raise HardwareError(
+                    f"NETX has no convolution of a fully connected layer, '{population.name}' follows one"
+                )
             layers.append(_conv_layer(projection, population, shape))
         else:
-            if len(shape) > 1:
+            if image:
                 layers.append({"type": "flatten", "shape": np.array([math.prod(shape)])})
             layers.append(_dense_layer(projection, back, population, math.prod(shape)))
-        shape, source = target, population.name
+            image = False
+        shape, source = tuple(population.shape), population.name
     if len(layers) == 1:
         raise HardwareError("NETX needs a layer of synapses, the network has none")
     return layers
@@ -468,7 +473,7 @@ class _Reading:
         self.projections: list[Projection] = []
         self.source = ""
         self.shape: tuple[int, ...] = ()
-        self.flattened = False
+        self.image = self.flattened = False
 
     def add(self, i: int, layer: _Layer) -> None:
         kind = layer.text("type")
@@ -506,7 +511,7 @@ class _Reading:
 
     def _begin(self, name: str, shape: tuple[int, ...]) -> None:
         self.inputs.append(InputPopulation(name, shape))
-        self.source, self.shape = name, shape
+        self.source, self.shape, self.image = name, shape, len(shape) == 3
 
     def _input(self, i: int, layer: _Layer) -> None:
         if i != 0:
@@ -548,7 +553,7 @@ class _Reading:
             raise HardwareError(
                 f"{layer.where}: weight {weight.shape}, the layer before has {math.prod(self.shape)} neurons"
             )
-        if len(self.shape) == 3 and not self.flattened and self.populations:
+        if self.image and not self.flattened and self.populations:
             # Without a flatten layer the loader could not connect them.
             raise HardwareError(f"{layer.where}: a dense layer on shape {self.shape} without a flatten layer")
         self.flattened = False
@@ -564,6 +569,8 @@ class _Reading:
         synapses = DenseProjection(self.source, name, mantissa, exponent, signs, delay=delay)
         neuron = layer.group("neuron") if "neuron" in layer else _Layer(_INTEGRATOR, layer.where)
         self._population(name, shape, neuron, bias, synapses)
+        # To the loader a dense layer is a row of neurons, whatever its shape in the file.
+        self.image = False
         if recurrent:
             back = layer.integers("weight_rec")
             if back.size != n * n:
@@ -598,7 +605,7 @@ class _Reading:
             weight = weight[..., 0]
         if weight.ndim != 4:
             raise HardwareError(f"{layer.where}: weight {weight.shape}, expected (out, in, height, width)")
-        if len(self.shape) != 3 or len(shape) != 3 or self.flattened:
+        if not self.image or len(shape) != 3 or self.flattened:
             raise HardwareError(f"{layer.where}: a convolution from {self.shape} to {shape}")
         groups = layer.integer("groups", 1, 1 << 15, 1)
         if weight.shape[1] * groups != self.shape[0] or weight.shape[0] % groups:
@@ -645,7 +652,7 @@ class _Reading:
         population = Population(
             name=name,
             shape=shape,
-            du=neuron.integer("iDecay", 0, 4096) - 1,
+            du=neuron.integer("iDecay", 1, 4096) - 1,
             dv=neuron.integer("vDecay", 0, 4096),
             vth=min(threshold, NEVER - 1),
             bias_mant=int(bias) if np.ndim(bias) == 0 else np.array(bias, np.int32),
@@ -657,11 +664,12 @@ class _Reading:
         self.source, self.shape = name, shape
 
 
-# What the loader takes for a dense layer without neurons: a current that never decays and no spikes.
+# The loader takes a dense layer without neurons for one whose current never decays and is the membrane. A
+# current without memory on a membrane without leak adds up to the same, up to 24 bit.
 _INTEGRATOR = {
     "type": "CUBA",
-    "iDecay": np.array(0),
-    "vDecay": np.array(4096),
+    "iDecay": np.array(4096),
+    "vDecay": np.array(0),
     "vThMant": np.array(NEVER),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,25 +11,51 @@ from hardware import _packing as packing
 from hardware.connectivity import Incoming
 
 
-def spatial_orders(shape: tuple[int, ...]) -> list[np.ndarray]:
-    """For a (channel, height, width) population: orders that keep positions together, int32 each.
+@dataclass(frozen=True)
+class Order:
+    """A population's neurons in the order in which cores take them, int32. unit: a core takes multiples of that many where it
+    can, since part of a tile may cost it more memory than the whole.
+    """
 
-    Channels are cut into blocks (all of them, 32, 8); within a block all channels of a position follow each other, and
-    positions follow each other by rows or by square tiles (Morton order). Empty for other shapes.
+    neurons: np.ndarray
+    unit: int = 1
+
+    def middle(self) -> int:
+        """Where the unit in the middle begins."""
+        return len(self.neurons) // self.unit // 2 * self.unit
+
+
+def spatial_orders(shape: tuple[int, ...], most: int) -> list[Order]:
+    """For a (channel, height, width) population: orders that keep positions together.
+
+    Channels are cut into blocks of 1, 2, 4, ... or all. Within a block, all channels of a position follow each other, and
+    positions follow each other by rows or by square tiles (Morton order); or whole tiles of one or more rows of one
+    block are handed out as units of at most `most` neurons. Empty for other shapes.
     """
     if len(shape) != 3 or shape[1] * shape[2] < 2 or shape[0] < 2:
         return []
     channels, height, width = shape
     rows = np.arange(height * width)
     tiles = np.argsort(_morton(rows // width, rows % width), kind="stable")
+    index = np.arange(channels * height * width, dtype=np.int32).reshape(channels, height * width)
     orders = []
-    for block in (channels, *(b for b in (32, 8) if b < channels)):
-        for positions in (rows, tiles):
+    blocks = [2**n for n in range(channels.bit_length()) if 2**n < channels]
+    for block in (channels, *reversed(blocks)):
+        starts = range(0, channels, block)
+        if block >= 8 or block == channels:
+            for positions in (rows, tiles):
+                parts = [index[first : first + block, positions].T.ravel() for first in starts]
+                orders.append(Order(np.concatenate(parts)))
+        for high in {1, 2, 4, 8, height}:
+            unit = block * high * width
+            if unit > most or channels % block or height % high:
+                continue
             parts = [
-                (positions[:, None] + height * width * np.arange(first, min(first + block, channels))).ravel()
-                for first in range(0, channels, block)
+                index[first : first + block, y * width : (y + high) * width].T.ravel()
+                for first in starts
+                for y in range(0, height, high)
             ]
-            orders.append(np.concatenate(parts).astype(np.int32))
+            orders.append(Order(np.concatenate(parts), unit))
     return orders
 
 

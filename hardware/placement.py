@@ -24,8 +24,8 @@ from hardware import memory
 from hardware.chips import Chip, load_chip
 from hardware.connectivity import Incoming, by_post, in_degrees, out_degrees, shapes
 from hardware.errors import HardwareError
-from hardware.network import DenseProjection, Network
-from hardware.orders import grown_order, spatial_orders
+from hardware.network import ConvProjection, DenseProjection, Network
+from hardware.orders import Order, grown_order, spatial_orders
 
 STRATEGIES = ("best", "sequential", "greedy", "hypergraph")
 
@@ -202,9 +202,19 @@ class _Wire:
         self.plain = memory.stored_weight_bits(chip, projection.weight_bits) + delay + chip.tag_bits
         n_pre = incoming.n_pre
         neuron = np.arange(n_pre, dtype=np.int64)
-        self.shared = chip.shared_kernels and incoming.taps is not None
+        self.share = ("no", "shifted", "once").index(chip.shared_kernels)
+        self.kernel_bits = np.zeros(0, dtype=np.int64)
         self.atoms = 1
-        if self.shared:
+        if isinstance(projection, ConvProjection):
+            size = math.prod(projection.weight.shape[1:])
+            self.kernel_bits = np.array(
+                [
+                    memory.kernel_bits(chip, size, int(nonzero), self.plain - chip.tag_bits)
+                    for nonzero in np.diff(incoming.indptr)
+                ],
+                dtype=np.int64,
+            )
+        if incoming.taps is not None and self.share:
             self.atoms = chip.population_axon_atoms
             area = source_shape[1] * source_shape[2]
             neuron = neuron % area + area * (neuron // area // self.atoms)
@@ -237,8 +247,8 @@ class _Wire:
         head = (neurons, self.plain, form, widths, self.count, self.first, self.last, self.touched)
         if into.taps is not None:
             return packing.measure_taps(
-                into.indptr, into.taps, into.geometry, self.shared, *head, self.group, self.group_count,
-                self.group_atoms, self.pattern, self.rank_word, self.tap_word,
+                into.indptr, into.taps, into.geometry, self.share, *head, self.group, self.group_count,
+                self.group_atoms, self.pattern, self.rank_word, self.tap_word, self.kernel_bits,
             )  # fmt: skip
         if self.atoms == 1:
             return packing.measure_rows(into.indptr, into.pre, *head)
@@ -247,7 +257,9 @@ class _Wire:
     def least_bits(self, chip: Chip) -> float:
         """Fewest bits of this projection's synapses over all placements, as `lower_bound` counts them."""
         into = self.incoming
-        if not self.shared:
+        if into.taps is not None and self.share == 2:
+            return float(self.kernel_bits.sum())
+        if into.taps is None or self.share == 0:
             axons = np.bincount(self.group, weights=self.out_degrees, minlength=self.groups)
             return _least_bits(chip, self.plain, axons.astype(np.int64))
         # A stored list holds one vector of weights (over the channels of an axon) per rank, so every vector of weights
@@ -285,7 +297,7 @@ def _pack_rows(rows: np.ndarray) -> np.ndarray:
 # A core's content: (population, neurons in the order of their numbers on the core).
 Segment = tuple[str, np.ndarray]
 # A population, the order its neurons are handed out in, and over how many cores they are spread evenly (0: fill up).
-Plan = tuple[str, np.ndarray, int]
+Plan = tuple[str, Order, int]
 FanOut = Sequence[np.ndarray]
 
 
@@ -305,6 +317,31 @@ class _Cores:
         self.room.append(self.problem.capacity.copy())
         self.content.append({})
         return True
+
+    def put_units(self, core: int, name: str, order: Order, start: int, guess: int = 0) -> int:
+        """Put as many of order.neurons[start:] on `core` as its room allows; how many they were.
+
+        Whole units where one fits, else part of a unit.
+        """
+        neurons = order.neurons[start:]
+        if order.unit == 1 or name in self.content[core]:
+            return self.put(core, name, neurons, guess)
+        unit = min(len(neurons), order.unit - start % order.unit)
+        room = self.room[core]
+        if unit > room[0]:
+            return self.put(core, name, neurons, guess)
+        number, usage = 0, np.zeros(4)
+        while number < len(neurons):
+            more = min(len(neurons), number + unit)
+            trial = self.problem.usage(name, neurons[:more], self.fan_out)
+            if np.any(trial > room):
+                break
+            number, usage, unit = more, trial, order.unit
+        if number == 0:
+            return self.put(core, name, neurons[:unit], guess)
+        self.room[core] = room - usage
+        self.content[core][name] = (neurons[:number], usage)
+        return number
 
     def put(self, core: int, name: str, neurons: np.ndarray, guess: int = 0) -> int:
         """Put as many of `neurons`, from the front, on `core` as its room allows; how many they were."""
@@ -364,19 +401,19 @@ def _fill(
     """
     cores = _Cores(problem, fan_out, most)
     for name, order, spread in plans:
-        rest = order
         if spread:
-            rest = _spread(cores, name, order, spread)
+            order = Order(_spread(cores, name, order.neurons, spread))
+        start = 0
         core = 0 if revisit else max(0, len(cores.room) - 1)
         guess = 0
-        while len(rest):
+        while start < len(order.neurons):
             fresh = core == len(cores.room)
             if (fresh and not cores.open()) or time.monotonic() > deadline:
                 return None
-            number = cores.put(core, name, rest, guess)
+            number = cores.put_units(core, name, order, start, guess)
             if fresh and number == 0:
-                _refuse(problem, name, int(rest[0]), fan_out)
-            rest = rest[number:]
+                _refuse(problem, name, int(order.neurons[start]), fan_out)
+            start += number
             guess = number if fresh else 0
             core += 1
     return cores.segments()
@@ -508,32 +545,33 @@ def _settle(
 def _search(
     problem: _Problem, strategy: str, deadline: float, bound: int, max_cores: int | None, seed: int
 ) -> Placement:
-    names = [name for name in problem.names if problem.size[name]]
-    natural = {name: np.arange(problem.size[name], dtype=np.int32) for name in names}
-    plans: list[Plan] = [(name, natural[name], 0) for name in names]
-    sequential = _settle(problem, lambda fan_out: _fill(problem, plans, fan_out, revisit=False), "sequential")
-    assert sequential is not None
-    best = sequential
+    natural = {
+        name: Order(np.arange(problem.size[name], dtype=np.int32)) for name in problem.names if problem.size[name]
+    }
+    best: _Found | None = None
     if strategy in ("best", "greedy"):
-        best = _greedy(problem, natural, sequential, deadline, bound, keep=strategy == "best")
+        best = _greedy(problem, natural, deadline, bound)
+    if strategy == "sequential" or (strategy == "best" and time.monotonic() < deadline):
+        plans: list[Plan] = [(name, order, 0) for name, order in natural.items()]
+        limit = math.inf if best is None else deadline
+        found = _settle(
+            problem, lambda fan_out: _fill(problem, plans, fan_out, revisit=False, deadline=limit), "sequential"
+        )
+        if found is not None and (best is None or found.rank() < best.rank()):
+            best = found
+    assert best is not None
     return _placement(problem, best, bound, max_cores)
 
 
-def _greedy(
-    problem: _Problem,
-    natural: dict[str, np.ndarray],
-    sequential: _Found,
-    deadline: float,
-    bound: int,
-    keep: bool,
-) -> _Found:
+def _greedy(problem: _Problem, natural: dict[str, Order], deadline: float, bound: int) -> _Found:
     """Neighbours together, room on any core used, then as few cores as a handful of attempts can reach."""
-    best = sequential if keep else None
-    orders = [_neighbour_orders(problem, natural, sequential, deadline), natural]
+    best: _Found | None = None
+    orders = [_neighbour_orders(problem, natural, deadline), natural]
 
     def try_plans(plans: list[Plan], most: float) -> bool:
         nonlocal best
-        found = _settle(problem, lambda fan_out: _fill(problem, plans, fan_out, most), "greedy")
+        limit = math.inf if best is None else deadline
+        found = _settle(problem, lambda fan_out: _fill(problem, plans, fan_out, most, deadline=limit), "greedy")
         if found is not None and (best is None or found.rank() < best.rank()):
             best = found
         return found is not None and not found.broken
@@ -553,8 +591,8 @@ def _greedy(
             for number in range(1, len(heavy) + 1):
                 if fitted or time.monotonic() >= deadline:
                     break
-                spread = [(name, order[name], cores) for name in heavy[:number]]
-                rest = [(name, order[name], 0) for name in natural if name not in heavy[:number]]
+                spread: list[Plan] = [(name, order[name], cores) for name in heavy[:number]]
+                rest: list[Plan] = [(name, order[name], 0) for name in natural if name not in heavy[:number]]
                 fitted = try_plans(spread + rest, cores)
         if fitted:
             high = cores - 1
@@ -563,42 +601,46 @@ def _greedy(
     return best
 
 
-def _heaviest_first(problem: _Problem, natural: dict[str, np.ndarray]) -> list[str]:
+def _heaviest_first(problem: _Problem, natural: dict[str, Order]) -> list[str]:
     """Populations by how much of a core's scarcest other resource one neuron takes, most first."""
     fan_out = [wire.least_fan_out for wire in problem.wires]
     weight = {}
     for name, order in natural.items():
-        sample = order[: int(min(256, problem.capacity[0]))]
+        sample = order.neurons[: int(min(256, problem.capacity[0]))]
         usage = problem.usage(name, sample, fan_out) / problem.capacity
         weight[name] = float(usage[1:].max()) / len(sample)
     return sorted(natural, key=lambda name: -weight[name])
 
 
-def _neighbour_orders(
-    problem: _Problem, natural: dict[str, np.ndarray], sequential: _Found, deadline: float
-) -> dict[str, np.ndarray]:
-    """Per population the order whose first core holds most neurons, then hears fewest axons per neuron."""
+def _neighbour_orders(problem: _Problem, natural: dict[str, Order], deadline: float) -> dict[str, Order]:
+    """Per population the order whose first core holds most neurons, then hears fewest neurons for each it holds."""
     fan_out = [wire.least_fan_out for wire in problem.wires]
     chosen = {}
     for name, order in natural.items():
-        candidates = [order, *spatial_orders(problem.shape[name])]
+        candidates = [order, *spatial_orders(problem.shape[name], int(problem.capacity[0]))]
         rows = [w for w in problem.into[name] if w.incoming.taps is None and not _is_full(w)]
-        if rows and time.monotonic() < deadline:
-            cores = len({int(c) for c in np.unique(sequential.core_of[name])})
+        if rows:
             heaviest = max(rows, key=lambda w: w.incoming.synapses)
-            candidates.append(grown_order(heaviest.incoming, math.ceil(len(order) / cores), deadline))
+            held = max(1, _hold(problem, name, order, fan_out))
+            candidates.append(Order(grown_order(heaviest.incoming, held, deadline)))
         scores = []
         for number, candidate in enumerate(candidates if len(candidates) > 1 else []):
-            middle = candidate[len(candidate) // 2 :]
-            cores_ = _Cores(problem, fan_out, 1)
-            cores_.open()
-            held = cores_.put(0, name, middle)
-            if held == 0:
-                _refuse(problem, name, int(middle[0]), fan_out)
-            reached = sum(w.measure(middle[:held], problem.form, problem.widths)[3] for w in problem.into[name])
-            scores.append((-round(math.log(held) * 50), reached / held, number))
+            if number and time.monotonic() > deadline:
+                break
+            held = _hold(problem, name, candidate, fan_out)
+            if held:
+                neurons = candidate.neurons[candidate.middle() :][:held]
+                reached = sum(w.measure(neurons, problem.form, problem.widths)[3] for w in problem.into[name])
+                scores.append((-round(math.log(held) * 50), reached / held, number))
         chosen[name] = candidates[min(scores)[2]] if scores else order
     return chosen
+
+
+def _hold(problem: _Problem, name: str, order: Order, fan_out: FanOut) -> int:
+    """How many neurons from the middle of an order an empty core holds."""
+    cores = _Cores(problem, fan_out, 1)
+    cores.open()
+    return cores.put_units(0, name, order, order.middle())
 
 
 def _is_full(wire: _Wire) -> bool:

@@ -1,105 +1,128 @@
-"""What decides an integer: scale, exponent, rounding, sign. Pure functions of arrays, so that training can use the same.
+"""What decides an integer: pure functions of arrays, so that compilation and training round alike.
 
-A population's integers are `scale` times its real values: weight mantissa << exponent = scale * weight,
-vth = scale * threshold, and u, v, bias in units of 64 * scale.
+Units. A weight w becomes a mantissa m with m * 2**exponent = w * scale (rounded). A neuron adds its synaptic
+input shifted by 6 bits, so a membrane v becomes v * scale * 64, a threshold mantissa v_th * scale (compared
+shifted by 6 bits) and a bias b * scale * 64. All neurons that one scale covers may differ from all others.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import numpy as np
 
-from hardware.errors import HardwareError
-from hardware.network import SignMode
+from hardware.network import (
+    MAX_BIAS,
+    MAX_BIAS_EXP,
+    MAX_DECAY,
+    MAX_THRESHOLD,
+    MAX_WEIGHT_EXP,
+    MIN_BIAS,
+    SignMode,
+    weight_grid,
+)
 
 Array = np.ndarray
-VTH_MAX = (1 << 17) - 1
-BIAS_MANT_MAX = (1 << 12) - 1
-EXPONENT_MAX = 7
+# Sub-units of the membrane per unit of synaptic input.
+ACTIVATION_UNIT = 64
+# Mantissas of thresholds: fine enough to be rounded, and low enough for membranes to go 8 times as far below.
+FINE_THRESHOLD, HIGH_THRESHOLD = 2**10, 2**14
+# What a neuron's input of one step may sum to before its current wraps.
+MAX_INPUT = 2**17 - 1
 
 
-def sign_mode(weight: Array) -> SignMode:
-    """Of all weights of a projection: one sign spares the sign bit."""
-    if not (weight < 0).any():
+def sign_mode(weights: Array) -> SignMode:
+    """The mode with the finest grid that holds these weights."""
+    if weights.size == 0 or weights.min() >= 0:
         return "excitatory"
-    return "mixed" if (weight > 0).any() else "inhibitory"
+    return "inhibitory" if weights.max() <= 0 else "mixed"
 
 
-def grid(mode: SignMode, bits: int = 8) -> tuple[int, int, int]:
-    """Smallest and largest mantissa, and the step between them."""
-    if not 1 <= bits <= 8:
-        raise HardwareError(f"weight_bits: found {bits}, expected 1 to 8")
-    step = 1 << (8 - bits + (mode == "mixed"))
-    if mode == "mixed":
-        return -256, 256 - step, step
-    top = 256 - step
-    return (0, top, step) if mode == "excitatory" else (-top, 0, step)
+def full_scale(weights: Array, mode: SignMode, weight_bits: int, axis: int | None = None) -> Array:
+    """The largest scale at which no weight leaves the grid: of all, or of each row along the first axis.
 
-
-def round_weights(weight: Array, scale: Any, exponent: int, mode: SignMode, bits: int = 8) -> Array:
-    """Mantissas nearest to weight * scale / 2**exponent on the chip's grid; zero stays zero. scale: may broadcast."""
-    low, high, step = grid(mode, bits)
-    mantissa = np.rint(np.asarray(weight, dtype=np.float64) * scale / (step * 2.0**exponent)) * step
-    return np.clip(mantissa, low, high).astype(np.int32)
-
-
-def weight_exponent(largest: float, scale: float, mode: SignMode, bits: int = 8) -> int:
-    """The smallest exponent, at least 0, at which weights up to `largest` (absolute) fit the mantissa."""
-    low, high, _ = grid(mode, bits)
-    room = min(high, -low) if mode == "mixed" else max(high, -low)
-    if largest == 0:
-        return 0
-    return max(0, math.ceil(math.log2(largest * scale / room) - 1e-9))
-
-
-def choose_scale(
-    largest_weight: float,
-    largest_threshold: float,
-    largest_drive: float,
-    largest_bias: float,
-    mode: SignMode = "mixed",
-    bits: int = 8,
-) -> float:
-    """The scale that puts the largest weight at the end of the grid, times the power of two that thresholds, currents and
-    biases allow.
-
-    largest_drive: bound of the membrane and current that the simulation should hold without clipping.
+    inf where all weights are zero.
     """
-    low, high, _ = grid(mode, bits)
-    room = min(high, -low) if mode == "mixed" else max(high, -low)
+    low, high, _ = weight_grid(mode, weight_bits)
+    flat = weights.reshape(1, -1) if axis is None else weights.reshape(weights.shape[0], -1)
+    top, bottom = flat.max(axis=1, initial=0.0), flat.min(axis=1, initial=0.0)
+    return scale_that_fits(top, bottom, low, high)
+
+
+def scale_that_fits(top: Array, bottom: Array, low: int, high: int) -> Array:
+    """The largest factor that keeps weights from `bottom` <= 0 to `top` >= 0 within `low` to `high`."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        up = np.where(top > 0, high / top, np.inf)
+        down = np.where(bottom < 0, low / bottom, np.inf)
+    return np.minimum(up, down)
+
+
+def round_weights(weights: Array, scale: Array | float, exponent: int, mode: SignMode, bits: int) -> Array:
+    """Mantissas, int16: weights * scale / 2**exponent on the nearest point of the grid, ends included.
+
+    Halves go to the even step, so that the error has no sign; zeros stay zeros.
+    """
+    low, high, step = weight_grid(mode, bits)
+    steps = np.rint(weights * (scale / (step * 2.0**exponent)))
+    return (np.clip(steps, low / step, high / step) * step).astype(np.int16)
+
+
+def shared_exponents(
+    rooms: Array, largest: float, smallest_threshold: float, largest_threshold: float, leaky: bool
+) -> tuple[int, Array]:
+    """How many bits to shift up all that leads to a population, and the exponent of each projection.
+
+    rooms: for each projection the factor, 1 or more, by which its weights could grow and still fit the grid;
+        all share one scale, so a projection of small weights gets a smaller exponent rather than few steps.
+    largest: the largest sum of |mantissa| that arrives at a neuron when every source spikes at once.
+    smallest_threshold, largest_threshold: mantissas without a shift (0 and 0 where nothing fires).
+    leaky: whether thresholds are rounded (see `threshold_mantissa`), which then asks for a large mantissa.
+
+    The shift stops where a threshold would leave no headroom or a current could wrap.
+    """
+    wanted = [np.floor(np.log2(room)) for room in rooms if np.isfinite(room)]
+    if leaky and smallest_threshold > 0:
+        wanted.append(np.ceil(np.log2(FINE_THRESHOLD / smallest_threshold)))
     limits = [
-        VTH_MAX / (largest_threshold or 1e-300),
-        # u and v hold 2**23 = 64 * 2**17; a current that wraps would be a disaster, a coarser threshold is not.
-        (1 << 17) / (largest_drive or 1e-300),
-        BIAS_MANT_MAX * 2.0**EXPONENT_MAX / 64 / (largest_bias or 1e-300),
+        np.floor(np.log2(limit / value))
+        for limit, value in ((HIGH_THRESHOLD, largest_threshold), (MAX_INPUT, largest))
+        if value > 0
     ]
-    most = min(limits)
-    if largest_weight == 0:
-        return min(most, 254.0 / (largest_threshold or 1.0))
-    base = room / largest_weight
-    if base >= most:
-        return min(base, VTH_MAX / (largest_threshold or 1e-300), limits[2])
-    return base * 2.0 ** min(EXPONENT_MAX - 1, math.floor(math.log2(most / base)))
+    shift = int(np.clip(min([max(wanted, default=0), *limits]), 0, MAX_WEIGHT_EXP))
+    finite = np.where(np.isfinite(rooms), rooms, 2.0**MAX_WEIGHT_EXP)
+    return shift, np.clip(shift - np.floor(np.log2(finite)), 0, MAX_WEIGHT_EXP).astype(int)
 
 
-def round_threshold(threshold: Array, scale: Any, decays: bool) -> Array:
-    """vth of thresholds. Without decay membranes lie on the weights' grid and v > threshold is v > floor(threshold)."""
-    scaled = np.asarray(threshold, dtype=np.float64) * scale
-    return (np.rint(scaled) if decays else np.floor(scaled + 1e-9)).astype(np.int64)
+def threshold_mantissa(threshold: Array, lattice: Array | bool) -> Array:
+    """Mantissas, int32, of thresholds (v_th * scale); 0 to 2**17 - 1, larger ones are cut.
+
+    lattice: whether the membrane takes whole values only (no leak, no bias): then v > threshold exactly where
+    v > floor(threshold). Otherwise the nearest.
+    """
+    below = np.floor(threshold * (1 + 1e-12))
+    return np.clip(np.where(lattice, below, np.rint(threshold)), 0, MAX_THRESHOLD).astype(np.int32)
 
 
-def round_decay(share: Array) -> Array:
-    """12-bit decay of a membrane that loses `share` (0 to 1) of itself in a step: 0 to 4096."""
-    return np.rint(np.asarray(share, dtype=np.float64) * 4096).astype(np.int64)
+def bias_mantissa(bias: Array) -> tuple[Array, int]:
+    """Mantissas, int16, and the one exponent of biases (b * scale * 64): the smallest at which all fit.
+
+    What does not fit at the exponent 7 is cut.
+    """
+    largest = max(
+        float(bias.max(initial=0.0)) / (MAX_BIAS + 0.5), float(bias.min(initial=0.0)) / (MIN_BIAS - 0.5)
+    )
+    exponent = int(np.clip(np.ceil(np.log2(largest)), 0, MAX_BIAS_EXP)) if largest > 0 else 0
+    return np.clip(np.rint(bias / 2**exponent), MIN_BIAS, MAX_BIAS).astype(np.int16), exponent
 
 
-def round_bias(bias: Array, scale: Any) -> tuple[Array, int]:
-    """Mantissa (13 bit signed) and exponent (0 to 7) of a bias in units of the membrane, 64 * scale."""
-    value = np.asarray(bias, dtype=np.float64) * scale * 64
-    largest = float(np.abs(value).max(initial=0.0))
-    exponent = 0 if largest <= BIAS_MANT_MAX else math.ceil(math.log2(largest / BIAS_MANT_MAX))
-    exponent = min(EXPONENT_MAX, exponent)
-    mantissa = np.clip(np.rint(value / 2.0**exponent), -BIAS_MANT_MAX, BIAS_MANT_MAX).astype(np.int64)
-    return mantissa, exponent
+def largest_bias() -> float:
+    """The largest |b * scale * 64| that `bias_mantissa` keeps."""
+    return float(MAX_BIAS * 2**MAX_BIAS_EXP)
+
+
+def current_decay(share: Array) -> Array:
+    """du, int32, of currents that lose `share` (0..1) a step: 4096 * share - 1, 0 at least."""
+    return np.clip(np.rint(np.asarray(share) * MAX_DECAY) - 1, 0, MAX_DECAY - 1).astype(np.int32)
+
+
+def membrane_decay(share: Array) -> Array:
+    """dv, int32, of membranes that lose `share` (0..1) a step: 4096 * share."""
+    return np.clip(np.rint(np.asarray(share) * MAX_DECAY), 0, MAX_DECAY).astype(np.int32)

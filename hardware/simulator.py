@@ -1,8 +1,8 @@
-"""Run an integer network: event-driven, integers only, the arithmetic of `hardware.network` to the last bit.
+"""Run an integer network: event-driven, integers only, `hardware.network`'s arithmetic to the last bit.
 
-The work of a step is the neurons plus the synapses of the neurons that spiked. Samples are independent and run
-in threads; the result does not depend on how many. Two clocks, see `hardware.timing`: "zero_delay", in which
-spikes pass all layers within a step (as trained), and "chip", in which every projection takes one.
+The work of a step is the neurons plus the synapses of the neurons that spiked. Samples are independent and
+run in threads; the result does not depend on how many. Two clocks, see `hardware.timing`: "zero_delay", in
+which spikes pass all layers within a step (as trained), and "chip", in which every projection takes one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import threading
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,6 @@ from hardware import _kernels as kernels
 from hardware.errors import HardwareError
 from hardware.network import (
     ConvProjection,
-    DenseProjection,
     InputPopulation,
     Network,
     Population,
@@ -77,12 +77,12 @@ def simulate(
 ) -> Run:
     """Run `network` on rasters; `Simulator` prepares a network once for many of these.
 
-    raster: (batch, steps, *input shape), whole numbers of 0 and more; by the input's name where there are more.
+    raster: (batch, steps, *input shape), whole numbers from 0; by the input's name where there are more.
     record: names of populations whose spikes, u and v are wanted, or for each name which of these.
     threads: at most so many samples at once; None: as many as there are cores.
-    reset_interval N, reset_offset k: on the chip's clock, u and v of a population at depth d are zeroed before
-        the dynamics of the steps t = 1, 2, ... with t mod N = (d + k + 1) mod N, so that samples of N steps run
-        back to back, each layer a step later than the one before; without delays all with d = 0.
+    reset_interval N, reset_offset k: on the chip's clock, u and v of a population at depth d are zeroed
+        before the dynamics of the steps t = 1, 2, ... with t mod N = (d + k + 1) mod N, so that samples of N
+        steps run back to back, each layer a step later than the one before; without delays all with d = 0.
 
     Raises HardwareError where the raster does not fit, or a name or an option is unknown.
     """
@@ -136,9 +136,7 @@ class Simulator:
         for i, entry in enumerate(entries):
             if isinstance(entry, Population):
                 self._bias[self._first[i] : self._first[i + 1]] <<= entry.bias_exp
-        links = [
-            link for projection in network.projections for link in self._links_of(projection, inside)
-        ]
+        links = [link for projection in network.projections for link in self._links_of(projection, inside)]
         self._links = sorted(links, key=lambda link: link.source)
 
     def run(
@@ -301,9 +299,9 @@ class Simulator:
         n_pre = self._sizes[source]
         none32, none64 = np.zeros(1, np.int32), np.zeros(1, np.int64)
 
-        def link(form: int, delay: int, weight: Array, degree: Array, **more: object) -> _Link:
-            given = {"post": none32, "ptr": none64, "geometry": none64, "reach": 0, **more}
-            return _Link(source, target, form, delay, projection, weight, degree, **given)  # type: ignore[arg-type]
+        def link(form: int, delay: int, weight: Array, degree: Array, **more: Any) -> _Link:
+            given: dict[str, Any] = {"post": none32, "ptr": none64, "geometry": none64, "reach": 0, **more}
+            return _Link(source, target, form, delay, projection, weight, degree, **given)
 
         def sparse(delay: int, ptr: Array, post: Array, weight: Array) -> _Link:
             if projection.target in inside:
@@ -319,12 +317,16 @@ class Simulator:
         if isinstance(projection, SparseProjection):
             return [sparse(projection.delay, projection.indptr, projection.post, projection.weight)]
         if isinstance(projection, ConvProjection):
-            return [link(**_conv_tables(projection, self._entries[source].shape, self._entries[target].shape))]
+            return [
+                link(**_conv_tables(projection, self._entries[source].shape, self._entries[target].shape))
+            ]
         links = []
         for delay in np.unique(projection.delay):
             weight = projection.weight.T
             if np.ndim(projection.delay):
-                weight = np.where(np.asarray(projection.delay).T == delay, weight, 0)
+                delays = np.asarray(projection.delay).T
+                chosen = delays == delay
+                weight = np.where(chosen, weight, 0)
             synapses = np.count_nonzero(weight, axis=1)
             if synapses.sum() < SPARSE_BELOW * weight.size:
                 pre, post = np.nonzero(weight)
@@ -351,7 +353,7 @@ def _inside(shape: tuple[int, ...], convolved: bool) -> Array:
 
 def _conv_tables(
     projection: ConvProjection, source: tuple[int, ...], target: tuple[int, ...]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The arguments of `_Link` for a convolution.
 
     An input pixel reaches output column o through kernel column k where o stride = i + padding - k dilation.
@@ -400,7 +402,7 @@ def _conv_tables(
     geometry = np.concatenate(
         [head, [y_at, y_at + y_flat.size], y_ptr, x_ptr, y_flat.ravel(), x_flat.ravel()]
     ).astype(np.int64)
-    found: dict[str, object] = {
+    found: dict[str, Any] = {
         "delay": projection.delay,
         "degree": degree.astype(np.int32).ravel(),
         "geometry": geometry,
@@ -411,7 +413,8 @@ def _conv_tables(
     laid = np.ascontiguousarray(grouped.transpose(0, 2, 3, 4, 1), np.int16)
     if np.count_nonzero(weight) >= SPARSE_BELOW * weight.size:
         return {"form": kernels.CONV, "weight": laid, **found}
-    group, _, _, slot, to = np.nonzero(laid)
+    alive_at = np.nonzero(laid)
+    group, slot, to = alive_at[0], alive_at[3], alive_at[4]
     ptr = np.concatenate([[0], np.cumsum(np.count_nonzero(laid.reshape(-1, group_out), axis=1))])
     post = slot * out + group * group_out + to
     return {
@@ -488,8 +491,8 @@ def check_rasters(network: Network, raster: Rasters) -> tuple[dict[str, Array], 
             raise HardwareError(f"the raster for {name!r} holds values that are no whole numbers")
         if array.size and (array.min() < 0 or array.max() > MAX_COUNT):
             raise HardwareError(
-                f"the raster for {name!r} holds counts from {array.min():g} to {array.max():g}, expected 0 to "
-                f"{MAX_COUNT}"
+                f"the raster for {name!r} holds counts from {array.min():g} to {array.max():g}, expected "
+                f"0 to {MAX_COUNT}"
             )
         checked[name] = array
     sizes = {array.shape[:2] for array in checked.values()}

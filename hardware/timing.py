@@ -1,8 +1,8 @@
 """When spikes arrive: on the chip every projection takes a step, as trained a layer takes none.
 
 The two are one network seen through two clocks: the population at depth d runs d steps later on the chip. A
-projection that skips layers needs as many extra steps there as it skips layers, so `hardware.compile` gives it
-that delay, and without the chip's clock it is taken out again.
+projection that skips layers needs as many extra steps there as it skips layers, so `hardware.compile` gives
+it that delay, and without the chip's clock it is taken out again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Timing = Literal["zero_delay", "chip"]
 def depths(network: Network) -> dict[str, int]:
     """Projections on the longest way from the inputs (depth 0) to each population, cycles left out.
 
-    Populations are taken in the network's order; a projection back to an earlier one, or to itself, is recurrent.
+    Populations are taken in the network's order; a projection to an earlier one, or to itself, is recurrent.
     """
     rank = ranks(network)
     depth = dict.fromkeys(rank, 0)
@@ -32,7 +32,8 @@ def depths(network: Network) -> dict[str, int]:
 
 def ranks(network: Network) -> dict[str, int]:
     """Place of every population in the network's order, inputs first."""
-    return {entry.name: i for i, entry in enumerate((*network.inputs, *network.populations))}
+    names = [entry.name for entry in network.inputs] + [entry.name for entry in network.populations]
+    return {name: i for i, name in enumerate(names)}
 
 
 def is_recurrent(network: Network, projection: Projection) -> bool:

@@ -1,8 +1,6 @@
-"""Small random integer networks, for every test that runs one."""
+"""Integer networks that hypothesis makes up, small and of every kind."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 from hypothesis import strategies as st
@@ -14,120 +12,131 @@ from hardware.network import (
     Network,
     Population,
     SparseProjection,
+    weight_grid,
 )
 
-RANGES = {"mixed": (-128, 127), "excitatory": (0, 255), "inhibitory": (-255, 0)}
+
+def weights(rng, shape, mode, bits, zeros):
+    low, high, step = weight_grid(mode, bits)
+    drawn = rng.integers(low // step, high // step + 1, shape) * step
+    return np.where(rng.random(shape) < zeros, 0, drawn).astype(rng.choice([np.int16, np.int32, np.int64]))
 
 
-def mantissas(rng, shape, signs, extreme=False, multiple=1):
-    """Mantissas a sign mode allows: any, or mostly the largest and smallest; multiples of `multiple`."""
-    low, high = RANGES[signs]
-    values = rng.integers(low, high, shape, endpoint=True)
-    if extreme:
-        values = np.where(rng.random(shape) < 0.8, rng.choice([low, high], shape), values)
-    if signs == "mixed":
-        values = values * 2
-    return (values // multiple * multiple).astype(np.int32)
-
-
-def sparse(rng, source, target, pre, post, signs, density, **fields):
-    """Compressed by pre-synaptic neuron, no synapse twice; neurons without synapses occur."""
-    present = rng.random((pre, post)) < density
-    weight = mantissas(rng, (pre, post), signs, fields.pop("extreme", False))[present]
-    indptr = np.concatenate([[0], np.cumsum(present.sum(1))]).astype(np.int64)
-    targets = np.nonzero(present)[1].astype(np.int32)
-    return SparseProjection(source, target, indptr, targets, weight, sign_mode=signs, **fields)
-
-
-def population(draw, rng, name, shape):
-    """Decays at and between their limits, one or one per neuron; thresholds that are passed now and then."""
-    n = math.prod(shape)
-
-    def one_or_each(*choices):
-        values = [c if np.isscalar(c) else int(rng.integers(*c, endpoint=True)) for c in choices]
-        if draw(st.booleans()):
-            return values[draw(st.integers(0, len(values) - 1))]
-        return rng.choice(values, n).reshape(shape).astype(np.int64)
+def population(draw, rng, name, shape, spiking=True):
+    def parameter(low, high):
+        kind = draw(st.sampled_from(["low", "high", "one", "each"]))
+        if kind == "each":
+            return rng.integers(low, high + 1, shape if rng.random() < 0.5 else int(np.prod(shape)))
+        return {"low": low, "high": high, "one": int(rng.integers(low, high + 1))}[kind]
 
     return Population(
         name,
         shape,
-        du=one_or_each(0, 4095, (0, 4095), (3000, 4095)),
-        dv=one_or_each(0, 4096, (0, 4095), (0, 400)),
-        vth=one_or_each(0, (1, 300), (300, 8000), 131071),
-        bias_mant=one_or_each(0, (-4096, 4095), (-40, 40)),
+        du=parameter(0, 4095),
+        dv=parameter(0, 4096),
+        vth=parameter(0, draw(st.sampled_from([50, 2000, 2**17 - 1]))),
+        bias_mant=parameter(-4096, 4095) if draw(st.booleans()) else 0,
         bias_exp=draw(st.integers(0, 7)),
-        spiking=draw(st.sampled_from([True, True, True, False])),
+        spiking=spiking,
     )
 
 
 @st.composite
-def networks(draw, chain=False, max_populations=3):
-    """A network of 1 to 3 populations and a raster (1, steps, *shape); a chain has no skips."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    image = draw(st.booleans())
-    shape = tuple(draw(st.integers(1, k)) for k in ((4, 6, 5) if image else (8,)))
-    entry = InputPopulation("in", shape)
-    shapes, projections, populations = {"in": shape}, [], []
-    previous = "in"
-    for i in range(draw(st.integers(1, max_populations))):
-        name = f"p{i}"
-        projection, shape = feed(draw, rng, previous, name, shapes[previous], shapes[previous], chain)
-        populations.append(population(draw, rng, name, shape))
-        projections.append(projection)
-        shapes[name] = shape
-        extra = "none" if chain else draw(st.sampled_from(["none", "recurrent", "skip", "feedback"]))
-        if extra != "none":
-            source = {"recurrent": name, "skip": "in", "feedback": name}[extra]
-            target = populations[0].name if extra == "feedback" else name
-            projections.append(dense_or_sparse(draw, rng, source, target, shapes[source], shapes[target]))
-        previous = name
-    steps = draw(st.integers(4, 14))
-    most = draw(st.sampled_from([1, 1, 3, 60]))
-    raster = rng.integers(0, most, (1, steps, *entry.shape), endpoint=True)
-    raster[rng.random(raster.shape) < draw(st.sampled_from([0.0, 0.5, 0.9]))] = 0
-    return Network((entry,), tuple(populations), tuple(projections), (previous,)), raster
+def conv_geometries(draw):
+    def pair(low, high):
+        return draw(st.integers(low, high)), draw(st.integers(low, high))
+
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    within, out = draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    kernel, dilation, stride = pair(1, 4), pair(1, 3), pair(1, 3)
+    padding = pair(0, 3)
+    size = tuple(
+        max(1, d * (k - 1) + 1 - 2 * p) + draw(st.integers(0, 5))
+        for k, d, p in zip(kernel, dilation, padding, strict=True)
+    )
+    return (groups * within, *size), (groups * out, within, *kernel), stride, padding, dilation, groups
 
 
-def dense_or_sparse(draw, rng, source, target, before, after, chain=False):
-    pre, post = math.prod(before), math.prod(after)
-    signs = draw(st.sampled_from(list(RANGES)))
-    extreme = draw(st.booleans())
-    exponent = draw(st.sampled_from([0, 0, 0, 3, 7, -1, -3]))
+def projection(draw, rng, source, target, source_shape, target_shape, delays):
+    mode = draw(st.sampled_from(["mixed", "mixed", "excitatory", "inhibitory"]))
+    bits = draw(st.integers(1, 8))
+    zeros = draw(st.sampled_from([0.0, 0.5, 0.9]))
+    shape = (int(np.prod(target_shape)), int(np.prod(source_shape)))
+    matrix = weights(rng, shape, mode, bits, zeros)
+    exponent = draw(st.sampled_from([0, 0, 1, 7, -1, -8]))
+    common = {"weight_exp": exponent, "sign_mode": mode, "weight_bits": bits}
+    delay = draw(st.integers(0, 3)) if delays else 0
     if draw(st.booleans()):
-        delay = draw(st.sampled_from([0, 0, 1, 3]))
-        density = draw(st.sampled_from([0.0, 0.2, 0.6, 1.0]))
-        return sparse(
-            rng, source, target, pre, post, signs, density, extreme=extreme, weight_exp=exponent, delay=delay
-        )
-    delay = draw(st.sampled_from([0, 0, 2, "each"]))
-    if delay == "each":
-        delay = rng.integers(0, 4, (post, pre)).astype(np.int64)
-    weight = mantissas(rng, (post, pre), signs, extreme)
-    return DenseProjection(source, target, weight, exponent, signs, delay=delay)
+        if delays and draw(st.booleans()):
+            delay = rng.integers(0, 4, shape)
+        return DenseProjection(source, target, matrix, delay=delay, **common)
+    pre, post = np.nonzero(matrix.T)
+    indptr = np.concatenate([[0], np.cumsum(np.count_nonzero(matrix.T, axis=1))])
+    return SparseProjection(
+        source, target, indptr, post.astype(np.int32), matrix.T[pre, post], delay=delay, **common
+    )
 
 
-def feed(draw, rng, source, target, before, shape, chain=False):
-    """A projection to a new population, and the population's shape."""
-    if len(before) == 3 and draw(st.sampled_from([True, True, False])):
-        groups = draw(st.sampled_from([g for g in (1, 2, before[0]) if before[0] % g == 0]))
-        out = groups * draw(st.integers(1, 3))
-        pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
-        stride, dilation = draw(pairs), draw(pairs)
-        padding = draw(st.tuples(st.integers(0, 2), st.integers(0, 2)))
-        kernel, size = [], []
-        for k in (0, 1):
-            room = before[k + 1] + 2 * padding[k]
-            kernel.append(draw(st.integers(1, min(3, (room - 1) // dilation[k] + 1))))
-            size.append((room - dilation[k] * (kernel[k] - 1) - 1) // stride[k] + 1)
-        exponent = draw(st.sampled_from([0, 0, 0, 2, 7, -2]))
-        signs = draw(st.sampled_from(list(RANGES)))
-        weight = mantissas(
-            rng, (out, before[0] // groups, *kernel), signs, draw(st.booleans()), 4 if exponent < 0 else 1
+@st.composite
+def networks(draw, delays=True, recurrent=True, aligned=False):
+    """Input, perhaps a convolution, matrices, a skip and recurrent connections, perhaps a read-out."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    populations, projections = [], []
+    if draw(st.booleans()):
+        shape, kernel, stride, padding, dilation, groups = draw(conv_geometries())
+        mode, bits = draw(st.sampled_from(["mixed", "excitatory", "inhibitory"])), draw(st.integers(1, 8))
+        size = tuple(
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, k, s, p, d in zip(shape[1:], kernel[2:], stride, padding, dilation, strict=True)
         )
-        delay = 0 if chain else draw(st.sampled_from([0, 0, 0, 1, 2]))
-        return ConvProjection(
-            source, target, weight, stride, padding, dilation, groups, exponent, signs, delay=delay
-        ), (out, *size)
-    after = tuple(draw(st.integers(1, k)) for k in draw(st.sampled_from([(6,), (6,), (3, 2, 2), (2, 3)])))
-    return dense_or_sparse(draw, rng, source, target, before, after, chain), after
+        populations.append(population(draw, rng, "conv", (kernel[0], *size)))
+        projections.append(
+            ConvProjection(
+                "in",
+                "conv",
+                weights(rng, kernel, mode, bits, draw(st.sampled_from([0.0, 0.9]))),
+                stride,
+                padding,
+                dilation,
+                groups,
+                draw(st.sampled_from([0, 0, 3, 7, -2])),
+                mode,
+                bits,
+                draw(st.integers(0, 2)) if delays else 0,
+            )
+        )
+    else:
+        shape = draw(st.sampled_from([(4,), (2, 3), (2, 2, 2)]))
+    last = populations[-1] if populations else InputPopulation("in", shape)
+    for k in range(draw(st.integers(0 if populations else 1, 2))):
+        spiking = draw(st.booleans())
+        target = population(
+            draw, rng, f"p{k}", draw(st.sampled_from([(3,), (1, 2, 2), (130,)])), spiking or k == 0
+        )
+        projections.append(projection(draw, rng, last.name, target.name, last.shape, target.shape, delays))
+        if k and draw(st.booleans()):
+            skip = projection(draw, rng, "in", target.name, shape, target.shape, delays)
+            if aligned:
+                layers = len(populations)
+                skip = type(skip)(**{**vars(skip), "delay": layers})
+            projections.append(skip)
+        populations.append(target)
+        last = target
+    if recurrent and draw(st.booleans()):
+        source = populations[draw(st.integers(0, len(populations) - 1))]
+        target = populations[draw(st.integers(0, len(populations) - 1))]
+        projections.append(
+            projection(draw, rng, source.name, target.name, source.shape, target.shape, delays)
+        )
+    return Network(
+        (InputPopulation("in", shape),), tuple(populations), tuple(projections), (populations[-1].name,)
+    )
+
+
+def raster(draw, network, batch, steps):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = (batch, steps, *network.inputs[0].shape)
+    top = draw(st.sampled_from([1, 1, 3, 255, 100_000, 2**23 - 1]))
+    density = draw(st.sampled_from([0.0, 0.2, 1.0]))
+    counts = rng.integers(0, top, shape, endpoint=True) * (rng.random(shape) < density)
+    return counts.astype(np.uint8 if top < 256 else np.int64)

@@ -250,6 +250,20 @@ def test_magnitude_keeps_the_largest():
     assert kept.min() >= lost.max() and len(lost) > 100
 
 
+def test_weighted_importance_by_hand():
+    torch.manual_seed(0)
+    model, x = conv_net(neuron=lambda: Lif(0.15)), data(steps=4)
+    pruner = make_pruner("dpap-weighted", epochs=2, sparsity=0.5, power=0.25).attach(model, x)
+    (seen,) = recorded(model.train(), ["stages.4"], x, 12)
+    pruner.step()
+    pruner.statistics.end_epoch()
+    pre = seen["stages.4"][0]
+    activity = oracle.activity(pre.reshape(4, 12, *pre.shape[1:]), 0.5).mean(0)
+    weight = model.stages[4].weight.detach().abs().numpy()
+    expected = weight * ((activity / activity.mean()) ** 0.25)[None, :, None, None]
+    np.testing.assert_allclose(pruner.scores()["stages.4"], expected, rtol=1e-4)
+
+
 def test_magnitude_per_layer_removes_the_same_share():
     model, x = conv_net(), data()
     pruner = make_pruner("magnitude-layer", epochs=1, sparsity=0.6, first_epoch=0).attach(model, x)

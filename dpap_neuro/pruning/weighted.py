@@ -1,9 +1,10 @@
 """DPAP weighted by the synapse itself: our extension, not the published method.
 
-The published importance never looks at a weight. Here a synapse is worth |w| * sqrt(mean pre-synaptic trace):
-how much it moves the membrane, which is little for a weight that hardly any spike passes. Every epoch the
-least important go, on a gradual schedule, and a share of what went is regrown where the loss gradient asks
-for it most, in exchange for the least important that were left.
+The published importance never looks at a weight. Here a synapse is worth |w| * (x_j / mean x) ** power: its
+weight, and how active its pre-synaptic side is within its layer, by the mean activity x that DPAP's traces give.
+The root is a high one: the activity itself, or its square root over all layers, ranks worse than |w| alone.
+Every epoch the least important go, on a gradual schedule, and a share of what went is regrown where the loss
+gradient asks for it most, in exchange for the least important that were left.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dpap_neuro.pruning.baselines import _WithGoal
 
 
 class WeightedDPAP(_WithGoal):
-    """Importance |w| * sqrt(pre-synaptic trace), gradual schedule, regrowth; needs a goal and `epochs`.
+    """Importance |w| * (pre-synaptic activity) ** power, gradual schedule, regrowth; needs a goal and `epochs`.
 
     power: exponent of the trace. regrow: share of the remaining synapses exchanged in the first pruning
     epoch, falling with a cosine to 0 when the goal is reached.
@@ -28,7 +29,7 @@ class WeightedDPAP(_WithGoal):
     name = "dpap-weighted"
     needs_statistics = True
 
-    def __init__(self, *, power: float = 0.5, regrow: float = 0.1, **goal: Any) -> None:
+    def __init__(self, *, power: float = 0.25, regrow: float = 0.1, **goal: Any) -> None:
         super().__init__(**goal)
         if not 0.0 <= regrow < 1.0:
             raise InputError(f"regrow: found {regrow}, expected 0 to below 1")
@@ -58,9 +59,9 @@ class WeightedDPAP(_WithGoal):
         result = {}
         for p in self.structure.prunable:
             pre = statistics.pre_activity(p)
-            if p.in_space:
-                pre = pre / math.prod(p.in_space)
-            pre = pre.clamp_min(0.0).pow(self.power)
+            # Within the layer: between layers |w| alone decides.
+            pre = pre.clamp_min(0.0)
+            pre = (pre / pre.mean().clamp_min(torch.finfo(pre.dtype).tiny)).pow(self.power)
             pre = pre.reshape(*pre.shape, *[1] * (p.weight.dim() - 2))
             score = p.weight.detach().abs() * pre
             result[p.name] = torch.where(self.masks.weights[p.name], score, torch.full_like(score, -1.0))

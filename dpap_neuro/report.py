@@ -1,0 +1,78 @@
+"""What a person looks at: tables for the terminal, and the demo's picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from dpap_neuro.files import write_whole
+
+
+def demo_table(summary: dict[str, Any]) -> Table:
+    """Dense and pruned side by side."""
+    table = Table(title=f"{summary['dataset']}, {summary['n_test']} test recordings", title_justify="left")
+    for heading in ("", "dense", "pruned", "left"):
+        table.add_column(heading, justify="left" if heading == "" else "right")
+
+    def counts(label: str, key: str) -> None:
+        a, b = summary[f"{key}_dense"], summary[f"{key}_pruned"]
+        table.add_row(label, f"{a:,}", f"{b:,}", f"{b / a:.1%}")
+
+    def shares(label: str, a: float, b: float) -> None:
+        table.add_row(label, f"{a:.2%}", f"{b:.2%}", "")
+
+    shares("accuracy, float", summary["accuracy_dense"], summary["accuracy_pruned"])
+    shares("accuracy, chip's integers", summary["accuracy_dense_fixed"], summary["accuracy_pruned_fixed"])
+    shares("spikes alike, float and chip", summary["spike_agreement_dense"], summary["spike_agreement"])
+    counts("parameters", "parameters")
+    counts("synapses", "synapses")
+    for chip, cores in summary["cores_dense"].items():
+        table.add_row(f"cores, {chip}", str(cores), str(summary["cores_pruned"][chip]), "")
+    return table
+
+
+def core_table(chip: str, dense: list[int], pruned: list[int]) -> Table:
+    """Synapses on each core of a chip, dense and pruned side by side."""
+    table = Table(title=f"synapses per core, {chip}", title_justify="left")
+    for heading in ("core", "dense", "pruned"):
+        table.add_column(heading, justify="right")
+    for core in range(max(len(dense), len(pruned))):
+        cells = [f"{counts[core]:,}" if core < len(counts) else "" for counts in (dense, pruned)]
+        table.add_row(str(core), *cells)
+    return table
+
+
+def draw_demo(summary: dict[str, Any], path: str | Path) -> None:
+    """One picture: accuracy and remaining synapses per epoch; synapses per core, dense against pruned."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    chips = list(summary["cores_dense"])
+    axes = figure.subplots(1, 1 + len(chips), width_ratios=[1.5, *[1] * len(chips)])
+    left = axes[0]
+    for name, colour in (("dense", "tab:gray"), ("pruned", "tab:blue")):
+        history = summary["history"][name]
+        epochs = [e["epoch"] + 1 for e in history]
+        left.plot(epochs, [100 * e["accuracy"] for e in history], color=colour, label=f"accuracy, {name}")
+    history = summary["history"]["pruned"]
+    left.plot(
+        [e["epoch"] + 1 for e in history],
+        [100 * e["synapses_remaining"] / e["synapses"] for e in history],
+        color="tab:orange",
+        label="synapses left",
+    )
+    left.set(xlabel="epoch", ylabel="%", ylim=(0, 102), title="Learning while pruning")
+    left.legend(loc="lower right", frameon=False)
+    for axis, chip in zip(axes[1:], chips, strict=True):
+        for name, colour, shift in (("dense", "tab:gray", -0.2), ("pruned", "tab:blue", 0.2)):
+            counts = summary[f"synapses_per_core_{name}"][chip]
+            axis.bar([i + shift for i in range(len(counts))], [c / 1e3 for c in counts], 0.4, color=colour, label=name)
+        widest = max(len(summary[f"synapses_per_core_{name}"][chip]) for name in ("dense", "pruned"))
+        axis.set(xlabel="core", ylabel="thousand synapses", title=f"Synapses per core, {chip}")
+        axis.set_xticks(range(widest))
+        axis.legend(frameon=False)
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
