@@ -10,7 +10,9 @@ the population, (row, column, channel), so that what one spike adds to lies side
 
 from __future__ import annotations
 
+from llvmlite import ir
 from numba import int32, int64, njit, types, void
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 # Columns of the table of populations. Addresses end in _AT; 0: not wanted.
@@ -49,7 +51,10 @@ DECAY, KEEP, FORGET = range(3)
     L_GEOMETRY_AT,
     L_COLUMNS,
 ) = range(12)
-DENSE, SPARSE8, SPARSE16, CONV, CONV_SPARSE = range(5)
+# PACKED: a synapse is 16 bit, GAP_BITS of them the distance from the one before, the others its weight.
+DENSE, SPARSE8, SPARSE16, PACKED, CONV, CONV_SPARSE = range(6)
+GAP_BITS = 7
+MAX_GAP = 2**GAP_BITS - 1
 
 # Of a convolution's geometry: these, then where the runs of each input row and column start, then the runs.
 (
@@ -70,6 +75,8 @@ _ACT_SHIFT = 6
 _LIMIT = 2**23
 # Neurons looked at together for spikes: most blocks have none.
 _BLOCK = 64
+# Synapses of 16 bit in a cache line.
+_LINE = 32
 
 
 def _cast(kind):  # type: ignore[no-untyped-def]
@@ -91,6 +98,22 @@ _int8_at = _cast(types.int8)
 _int16_at = _cast(types.int16)
 _int32_at = _cast(types.int32)
 _int64_at = _cast(types.int64)
+
+
+@intrinsic
+def _prefetch(typingctx, address):  # type: ignore[no-untyped-def]
+    """Ask for the cache line at an address that will be read soon."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        word = ir.IntType(32)
+        at = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [at.type, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # To be read, kept in all caches, data.
+        builder.call(function, [at, word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), codegen
 
 
 @njit(inline="always")
@@ -254,6 +277,24 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                         else:
                             for j in range(n_post):
                                 acc[j] = int32(acc[j] + int32(w[j] * c))
+                elif form == PACKED:
+                    ptr = _int64_at(links[link, L_PTR_AT])
+                    packed = _int16_at(links[link, L_WEIGHT_AT])
+                    for k in range(n):
+                        c = value[k]
+                        s = ptr[index[k]]
+                        end = ptr[index[k] + 1]
+                        # Rows lie far apart: fetch the next while this one is added.
+                        ahead = links[link, L_WEIGHT_AT] + 2 * ptr[index[min(k + 1, n - 1)]]
+                        j = 0
+                        while s < end:
+                            stop = min(s + _LINE, end)
+                            _prefetch(ahead)
+                            ahead += 2 * _LINE
+                            for i in range(s, stop):
+                                j += packed[i] & MAX_GAP
+                                acc[j] = int32(acc[j] + int32((packed[i] >> GAP_BITS) * c))
+                            s = stop
                 elif form in (SPARSE8, SPARSE16):
                     ptr = _int64_at(links[link, L_PTR_AT])
                     post = _int32_at(links[link, L_POST_AT])

@@ -36,8 +36,12 @@ Record = Collection[str] | Mapping[str, Collection[str]]
 VARIABLES = ("spikes", "u", "v")
 # Lava's graded messages have 24 bit.
 MAX_COUNT = 2**23 - 1
-# Below this share of non-zero weights a matrix or kernel is run as a list of its synapses.
-SPARSE_BELOW = 0.3
+# Below these shares of non-zero weights a matrix (one that caches hold, one they do not) and a kernel are run
+# as lists of their synapses: vector instructions add many more weights a second, zeros among them.
+SPARSE_BELOW, SPARSE_BELOW_LARGE, SPARSE_KERNEL_BELOW = 0.12, 0.4, 0.2
+LARGE = 1 << 24
+# A larger list of synapses is not packed, so that it is not in memory twice.
+MOST_PACKED = 1 << 25
 _LIMIT = 2**23
 
 
@@ -311,6 +315,9 @@ class Simulator:
             form = kernels.SPARSE8 if weight.dtype == np.int8 else kernels.SPARSE16
             ptr = np.ascontiguousarray(ptr, np.int64)
             degree = np.diff(ptr).astype(np.int32)
+            packed = _packed(ptr, post, weight) if post.size <= MOST_PACKED else None
+            if packed is not None:
+                return link(kernels.PACKED, delay, packed[1], degree, ptr=packed[0])
             post, weight = np.ascontiguousarray(post, np.int32), np.ascontiguousarray(weight)
             return link(form, delay, weight, degree, ptr=ptr, post=post)
 
@@ -328,7 +335,7 @@ class Simulator:
                 chosen = delays == delay
                 weight = np.where(chosen, weight, 0)
             synapses = np.count_nonzero(weight, axis=1)
-            if synapses.sum() < SPARSE_BELOW * weight.size:
+            if synapses.sum() < (SPARSE_BELOW_LARGE if weight.size > LARGE else SPARSE_BELOW) * weight.size:
                 pre, post = np.nonzero(weight)
                 ptr = np.concatenate([[0], np.cumsum(synapses)])
                 links.append(sparse(int(delay), ptr, post, weight[pre, post].astype(np.int16)))
@@ -343,6 +350,30 @@ class Simulator:
 
 # Of the arrays that `Simulator._state` returns: u, v and ring start at zero.
 _VOLATILE = 3
+
+
+def _packed(ptr: Array, post: Array, weight: Array) -> tuple[Array, Array] | None:
+    """Where rows start and their synapses in 16 bit each, see `hardware._kernels`.
+
+    A gap that does not fit is crossed with synapses of weight 0; None where that takes many.
+    """
+    rows = np.repeat(np.arange(len(ptr) - 1, dtype=np.int32), np.diff(ptr))
+    within = (post[1:] < post[:-1]) & (rows[1:] == rows[:-1])
+    if within.any():
+        order = np.lexsort((post, rows))
+        post, weight = post[order], weight[order]
+    gap = np.diff(post, prepend=np.int32(0))
+    first = ptr[:-1][ptr[1:] > ptr[:-1]]
+    gap[first] = post[first]
+    crossings = np.maximum(gap - 1, 0) // kernels.MAX_GAP
+    extra = int(crossings.sum())
+    if extra > post.size // 4:
+        return None
+    after = np.arange(post.size) + np.cumsum(crossings)
+    packed = np.full(post.size + extra, kernels.MAX_GAP, np.int16)
+    packed[after] = (gap - crossings * kernels.MAX_GAP) | (weight.astype(np.int32) << kernels.GAP_BITS)
+    more = np.concatenate([[0], np.cumsum(crossings)])
+    return ptr + more[ptr], packed
 
 
 def _inside(shape: tuple[int, ...], convolved: bool) -> Array:
@@ -411,7 +442,7 @@ def _conv_tables(
     # (in, kernel row, slot, out within the group)
     grouped = by_slot.reshape(projection.groups, group_out, per_group, height_k, width_k)
     laid = np.ascontiguousarray(grouped.transpose(0, 2, 3, 4, 1), np.int16)
-    if np.count_nonzero(weight) >= SPARSE_BELOW * weight.size:
+    if np.count_nonzero(weight) >= SPARSE_KERNEL_BELOW * weight.size:
         return {"form": kernels.CONV, "weight": laid, **found}
     alive_at = np.nonzero(laid)
     group, slot, to = alive_at[0], alive_at[3], alive_at[4]

@@ -86,10 +86,11 @@ def record(image: np.ndarray) -> np.ndarray:
         n = count[y, x]
         first = np.cumsum(n) - n
         index = np.arange(n.sum()) - np.repeat(first, n)
-        # A pixel that changes by k thresholds within a step sends its k events evenly over the step.
+        # Event k of a pixel comes when a steady change would have crossed k thresholds, as in ESIM.
         events = np.empty(int(n.sum()), dtype=EVENT_DTYPE)
         events["x"], events["y"] = np.repeat(x, n), np.repeat(y, n)
-        events["t"] = (step - 1) * _STEP_US + ((2 * index + 1) * _STEP_US) // (2 * np.repeat(n, n))
+        crossing = (_STEP_US * _THRESHOLD * (index + 1)) // np.repeat(np.abs(change[y, x]), n)
+        events["t"] = (step - 1) * _STEP_US + np.minimum(crossing, _STEP_US - 1)
         events["p"] = np.repeat(change[y, x] > 0, n)
         parts.append(events[np.argsort(events["t"], kind="stable")])
     return np.concatenate(parts) if parts else np.empty(0, dtype=EVENT_DTYPE)

@@ -1,0 +1,110 @@
+"""Digits before the event camera, N-MNIST from a folder, binning."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tonic")
+
+from dpap_neuro.data import Binning, open_dataset
+from dpap_neuro.data.binning import rasters
+from dpap_neuro.data.digits import DURATION_US, SENSOR_SIZE, Digits, record
+from dpap_neuro.errors import InputError
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "nmnist"
+
+
+def test_digits_split_is_stratified_and_complete():
+    train, test = Digits("train"), Digits("test")
+    assert len(train) + len(test) == len(Digits("all")) == 1797
+    for digit in range(10):
+        assert abs((test.labels == digit).sum() / (train.labels == digit).sum() - 0.25) < 0.02
+
+
+def test_digit_events_are_the_same_everywhere():
+    digest = hashlib.sha256()
+    for index in (0, 7, 100):
+        digest.update(Digits("all")[index][0].tobytes())
+    assert digest.hexdigest()[:16] == "aa41de1e3488b98d"
+
+
+def test_digit_events_are_well_formed():
+    events, label = Digits("test")[3]
+    assert 0 <= label < 10
+    assert (np.diff(events["t"]) >= 0).all() and events["t"].min() >= 0 and events["t"].max() < DURATION_US
+    assert events["x"].max() < SENSOR_SIZE[0] and events["y"].max() < SENSOR_SIZE[1]
+    assert set(np.unique(events["p"])) == {0, 1}
+
+
+def test_blank_image_sends_no_event():
+    assert len(record(np.zeros((8, 8)))) == 0
+
+
+def test_three_saccades_end_where_they_began():
+    """Back at the first corner each pixel's brighter and darker events cancel, up to the one still below threshold."""
+    events, _ = Digits("all")[5]
+    balance = np.zeros(SENSOR_SIZE[:2], dtype=int)
+    np.add.at(balance, (events["x"], events["y"]), np.where(events["p"] == 1, 1, -1))
+    assert np.abs(balance).max() <= 1
+
+
+def test_bins_count_every_event_once():
+    events, label = Digits("all")[11]
+    frames = rasters([(events, label)], Binning(bins=7), SENSOR_SIZE)
+    assert frames.shape == (1, 7, 2, 34, 34)
+    # tonic cuts a recording into whole windows: the last fraction of a microsecond per bin may be lost.
+    assert len(events) - 5 <= frames.sum() <= len(events)
+    expected = np.zeros((2, 34, 34), dtype=int)
+    np.add.at(expected, (events["p"].astype(int), events["y"], events["x"]), 1)
+    assert np.abs(frames[0].sum(0, dtype=int) - expected).sum() <= 5
+
+
+def test_clip_and_padding():
+    late = Digits("all")[0]
+    early = (late[0][late[0]["t"] < 100_000], 0)
+    frames = rasters([early, late], Binning(bin_us=10_000, clip=1), SENSOR_SIZE)
+    assert frames.max() == 1
+    assert not frames[0, 12:].any() and frames[1, 12:].any()
+
+
+@pytest.mark.parametrize("options", [{}, {"bins": 3, "bin_us": 5.0}, {"bins": 0}, {"bin_us": -1.0}])
+def test_bad_binning(options):
+    with pytest.raises(InputError):
+        Binning(**options)
+
+
+def test_missing_folder_names_what_was_looked_for(tmp_path):
+    with pytest.raises(InputError, match="NMNIST/Train") as error:
+        open_dataset("nmnist", tmp_path)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_nmnist_of_a_few_made_recordings(tmp_path):
+    folder = tmp_path / "NMNIST" / "Train" / "3"
+    folder.mkdir(parents=True)
+    # x, y, then polarity in the highest bit of 24, and the time below it.
+    (folder / "00001.bin").write_bytes(bytes([5, 6, 0x80, 0, 9, 7, 8, 0, 1, 0]))
+    events, label = open_dataset("nmnist", tmp_path).recordings[0]
+    assert label == 3
+    assert [(int(e["x"]), int(e["y"]), int(e["t"]), int(e["p"])) for e in events] == [(5, 6, 9, 1), (7, 8, 256, 0)]
+
+
+def test_truncated_recording(tmp_path):
+    folder = tmp_path / "NMNIST" / "Train" / "3"
+    folder.mkdir(parents=True)
+    (folder / "00001.bin").write_bytes(b"1234567")
+    with pytest.raises(InputError, match="7 bytes"):
+        open_dataset("nmnist", tmp_path).recordings[0]
+
+
+def test_partial_nmnist():
+    if not SHARED.is_dir():
+        pytest.skip(f"no N-MNIST recordings at {SHARED}")
+    opened = open_dataset("nmnist", SHARED, "train")
+    assert len(opened.recordings) == 1000
+    events, _ = opened.recordings[0]
+    assert 250_000 < events["t"].max() < 350_000 and events["x"].max() < 34

@@ -1,0 +1,37 @@
+"""The two packages and their one door."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMMAND_LINE = {"cli.py", "demo.py", "evaluation.py", "report.py"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "hardware").rglob("*.py")), ids=lambda p: p.name)
+def test_hardware_never_imports_the_learning_side(path):
+    assert not imports(path) & {"torch", "torchvision", "norse", "tonic", "dpap_neuro"}
+
+
+def test_only_the_command_line_stands_on_both():
+    both = {p.name for p in (ROOT / "dpap_neuro").rglob("*.py") if "hardware" in imports(p)}
+    assert both <= COMMAND_LINE
+
+
+def test_torchvision_is_never_imported():
+    for package in ("dpap_neuro", "hardware"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert "torchvision" not in imports(path), path.name
