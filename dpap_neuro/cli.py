@@ -36,7 +36,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar with the time left for each thing being done, on stderr."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=_err) as bars:
         tasks: dict[str, int] = {}
 
@@ -94,13 +99,19 @@ def train(
     epochs: Annotated[int, typer.Option(help="Passes over the training recordings.")] = 24,
     batch: Annotated[int, typer.Option(help="Recordings per step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="AdamW's, at the top of its cosine.")] = 3e-3,
-    bins: Annotated[int | None, typer.Option(help="Time steps per recording (10 where neither is given).")] = None,
-    bin_us: Annotated[float | None, typer.Option(help="Microseconds per time step, instead of --bins.")] = None,
+    bins: Annotated[
+        int | None, typer.Option(help="Time steps per recording (10 where neither is given).")
+    ] = None,
+    bin_us: Annotated[
+        float | None, typer.Option(help="Microseconds per time step, instead of --bins.")
+    ] = None,
     clip: Annotated[int | None, typer.Option(help="Event counts above are cut to this.")] = 4,
     readout: Annotated[str, typer.Option(help="spikes or membrane.")] = "spikes",
     decay: Annotated[float, typer.Option(help="Share of the membrane lost in a step, dt / tau.")] = 0.5,
     threshold: Annotated[float, typer.Option(help="Membrane threshold.")] = 0.5,
-    surrogate_slope: Annotated[float, typer.Option(help="Of the surrogate gradient (SuperSpike's alpha).")] = 10.0,
+    surrogate_slope: Annotated[
+        float, typer.Option(help="Of the surrogate gradient (SuperSpike's alpha).")
+    ] = 10.0,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -205,7 +216,9 @@ def evaluate(
 def cores(
     model: Annotated[Path, typer.Argument(help="A .nir file.")],
     chip: Annotated[str, typer.Option(help="loihi1, loihi2, or the TOML file of a chip.")] = "loihi2",
-    max_cores: Annotated[int | None, typer.Option(help="Budget; exit status 3 where it does not suffice.")] = None,
+    max_cores: Annotated[
+        int | None, typer.Option(help="Budget; exit status 3 where it does not suffice.")
+    ] = None,
     dt: Annotated[float | None, typer.Option(help="Seconds per step, for a file that does not say.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -242,7 +255,9 @@ def cores(
 @app.command()
 def inspect(
     model: Annotated[Path, typer.Argument(help="A .nir file.")],
-    draw: Annotated[Path | None, typer.Option(help="Draw the graph into this file (.dot, .svg, .png).")] = None,
+    draw: Annotated[
+        Path | None, typer.Option(help="Draw the graph into this file (.dot, .svg, .png).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what is in a .nir file: nodes, shapes, parameters, synapses, time constants.

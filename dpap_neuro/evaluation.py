@@ -44,7 +44,9 @@ def binning_of(graph: Graph, bins: int | None = None, bin_us: float | None = Non
     if bins is None and bin_us is None:
         bins, bin_us = graph.metadata.get("bins"), graph.metadata.get("bin_us")  # type: ignore[assignment]
         if bins is None and bin_us is None:
-            raise InputError("binning: the file does not say how events become steps; give --bins N or --bin-us T")
+            raise InputError(
+                "binning: the file does not say how events become steps; give --bins N or --bin-us T"
+            )
     return Binning(bins, bin_us, None if clip is None else int(clip))  # type: ignore[call-overload]
 
 
@@ -105,6 +107,13 @@ def evaluate(
     predictions = np.concatenate(predicted)
     correct = int((predictions == labels[chosen]).sum())
     return Evaluation(
-        correct / len(chosen), correct, len(chosen), steps, spikes, round(seconds, 3), backend, step, predictions
+        correct / len(chosen),
+        correct,
+        len(chosen),
+        steps,
+        spikes,
+        round(seconds, 3),
+        backend,
+        step,
+        predictions,
     )
-

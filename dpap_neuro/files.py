@@ -11,7 +11,7 @@ from typing import Any
 from dpap_neuro.errors import InputError
 
 
-def write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
     """`write` to a temporary file beside `path`, of the same suffix, renamed when it is whole.
 
     Raises InputError where the folder cannot be written.

@@ -30,7 +30,9 @@ class NeuronSettings:
             if not 0 < value < float("inf"):
                 raise InputError(f"{name}: found {value}, expected a finite number above 0")
         if self.tau_mem < self.dt:
-            raise InputError(f"tau_mem: found {self.tau_mem} s, expected at least the time step of {self.dt} s")
+            raise InputError(
+                f"tau_mem: found {self.tau_mem} s, expected at least the time step of {self.dt} s"
+            )
 
 
 class Neuron(nn.Module):
@@ -69,8 +71,6 @@ class LI(Neuron):
     """v <- v + dt / tau (i - v), never a spike: a read-out by membrane. Norse's LIBoxCell."""
 
     def __init__(self, settings: NeuronSettings) -> None:
-        p = LIBoxParameters(
-            tau_mem_inv=torch.tensor(1.0 / settings.tau_mem), v_leak=torch.tensor(0.0)
-        )
+        p = LIBoxParameters(tau_mem_inv=torch.tensor(1.0 / settings.tau_mem), v_leak=torch.tensor(0.0))
         super().__init__(LIBoxCell(p=p, dt=settings.dt))
         self.settings = settings

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout
 
 
 def _array(value: Any, dtype: Any = np.float32) -> np.ndarray:
-    return value.detach().cpu().numpy().astype(dtype) if isinstance(value, Tensor) else np.asarray(value, dtype)
+    return (
+        value.detach().cpu().numpy().astype(dtype) if isinstance(value, Tensor) else np.asarray(value, dtype)
+    )
 
 
 def _full(value: Any, shape: Shape, name: str, what: str) -> np.ndarray:
@@ -51,7 +54,9 @@ def _conv2d(name: str, m: nn.Conv2d, shape: Shape, dt: float) -> nir.NIRNode:
         raise InputError(f"layer {name}: found padding_mode {m.padding_mode!r}, expected zeros")
     padding = m.padding if isinstance(m.padding, str) else _pair(m.padding)
     bias = np.zeros(m.out_channels, np.float32) if m.bias is None else _array(m.bias)
-    return nir.Conv2d(shape[1:], _array(m.weight), _pair(m.stride), padding, _pair(m.dilation), m.groups, bias)
+    return nir.Conv2d(
+        shape[1:], _array(m.weight), _pair(m.stride), padding, _pair(m.dilation), m.groups, bias
+    )
 
 
 def _conv1d(name: str, m: nn.Conv1d, shape: Shape, dt: float) -> nir.NIRNode:
@@ -67,8 +72,14 @@ def _linear(name: str, m: nn.Linear, shape: Shape, dt: float) -> nir.NIRNode:
 
 
 def _avg_pool(name: str, m: nn.AvgPool2d, shape: Shape, dt: float) -> nir.NIRNode:
-    if m.ceil_mode or m.divisor_override is not None or (not m.count_include_pad and m.padding not in (0, (0, 0))):
-        raise InputError(f"layer {name}: found ceil_mode, a divisor or padding that is not counted; use plain AvgPool2d")
+    if (
+        m.ceil_mode
+        or m.divisor_override is not None
+        or (not m.count_include_pad and m.padding not in (0, (0, 0)))
+    ):
+        raise InputError(
+            f"layer {name}: found ceil_mode, a divisor or padding that is not counted; use plain AvgPool2d"
+        )
     stride = m.kernel_size if m.stride is None else m.stride
     return nir.AvgPool2d(*(np.array(_pair(v)) for v in (m.kernel_size, stride, m.padding)))
 
@@ -140,12 +151,16 @@ _INSTEAD = {
 }
 
 
-def folded(synapse: nn.Module, norm: nn.Module, name: str) -> nn.Module:
+def folded(synapse: nn.Module, norm: Any, name: str) -> nn.Module:
     """A copy of a convolution or matrix with the batch norm after it folded in: w g / sqrt(var + eps), zeros stay zero."""
     if not isinstance(synapse, nn.Conv1d | nn.Conv2d | nn.Linear):
-        raise InputError(f"layer {name}: batch norm behind {type(synapse).__name__}, expected behind a synapse layer")
+        raise InputError(
+            f"layer {name}: batch norm behind {type(synapse).__name__}, expected behind a synapse layer"
+        )
     if norm.running_var is None or norm.running_mean is None:
-        raise InputError(f"layer {name}: batch norm without running statistics, expected track_running_stats=True")
+        raise InputError(
+            f"layer {name}: batch norm without running statistics, expected track_running_stats=True"
+        )
     mean, variance = norm.running_mean.double(), norm.running_var.double()
     gain = torch.rsqrt(variance + norm.eps)
     if norm.weight is not None:
@@ -187,7 +202,7 @@ def to_nir(model: nn.Sequential, input_shape: Shape, dt: float, **metadata: Any)
         raise InputError("model: found no layer, expected at least one")
     nodes["output"] = nir.Output({"output": np.array(shape)})
     names = list(nodes)
-    edges = list(zip(names, names[1:], strict=False))
+    edges = list(pairwise(names))
     return nir.NIRGraph(nodes, edges, metadata=_metadata({"dt": float(dt), **metadata}))
 
 
@@ -219,7 +234,9 @@ def _output_shape(name: str, module: nn.Module, shape: Shape) -> Shape:
     try:
         return tuple(module(torch.zeros(1, *shape, device=_device(module))).shape[1:])
     except RuntimeError as error:
-        raise InputError(f"layer {name}: found input of shape {shape}: {str(error).splitlines()[0]}") from None
+        raise InputError(
+            f"layer {name}: found input of shape {shape}: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _device(module: nn.Module) -> torch.device:

@@ -70,7 +70,13 @@ def draw_demo(summary: dict[str, Any], path: str | Path) -> None:
     for axis, chip in zip(axes[1:], chips, strict=True):
         for name, colour, shift in (("dense", "tab:gray", -0.2), ("pruned", "tab:blue", 0.2)):
             counts = summary[f"synapses_per_core_{name}"][chip]
-            axis.bar([i + shift for i in range(len(counts))], [c / 1e3 for c in counts], 0.4, color=colour, label=name)
+            axis.bar(
+                [i + shift for i in range(len(counts))],
+                [c / 1e3 for c in counts],
+                0.4,
+                color=colour,
+                label=name,
+            )
         widest = max(len(summary[f"synapses_per_core_{name}"][chip]) for name in ("dense", "pruned"))
         axis.set(xlabel="core", ylabel="thousand synapses", title=f"Synapses per core, {chip}")
         axis.set_xticks(range(widest))

@@ -78,7 +78,9 @@ def _padded(data: Data, steps: int) -> Data:
     return (np.pad(x, ((0, 0), (0, missing), *((0, 0),) * (x.ndim - 2))), y) if missing else data
 
 
-def model_settings(split: Split, name: str, readout: str, decay: float, v_th: float, slope: float) -> ModelSettings:
+def model_settings(
+    split: Split, name: str, readout: str, decay: float, v_th: float, slope: float
+) -> ModelSettings:
     """Settings for this data. decay: share of the membrane lost in a step, dt / tau_mem."""
     if not 0 < decay <= 1:
         raise InputError(f"decay: found {decay}, expected above 0 and at most 1")
@@ -144,7 +146,9 @@ def load_run(folder: str | Path) -> tuple[SpikingNetwork, dict[str, Any]]:
         metadata = dict(values["metadata"])
         tensors = load_file(folder / "weights.safetensors")
     except FileNotFoundError as error:
-        raise InputError(f"{error.filename}: not found, expected a folder written by `dpap-neuro train`") from None
+        raise InputError(
+            f"{error.filename}: not found, expected a folder written by `dpap-neuro train`"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"{folder}: damaged run ({type(error).__name__}: {error})") from None
     network = build_model(settings)

@@ -104,9 +104,13 @@ def check_data(rasters: np.ndarray, labels: np.ndarray, classes: int) -> None:
         raise InputError(f"training data: found {len(rasters)} recordings, expected at least 2")
     found = np.unique(labels)
     if len(found) < 2:
-        raise InputError(f"training data: found recordings of class {found[0]} only, expected at least 2 classes")
+        raise InputError(
+            f"training data: found recordings of class {found[0]} only, expected at least 2 classes"
+        )
     if found.min() < 0 or found.max() >= classes:
-        raise InputError(f"training data: found labels {found.min()} to {found.max()}, expected 0 to {classes - 1}")
+        raise InputError(
+            f"training data: found labels {found.min()} to {found.max()}, expected 0 to {classes - 1}"
+        )
     if not rasters.any():
         raise InputError("training data: found no event at all, expected some")
 
@@ -134,7 +138,9 @@ def train(
     targets = torch.as_tensor(labels)
     inputs = torch.as_tensor(rasters)
     pruner.attach(model, as_input(inputs[:2], device))
-    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+    )
     batches = max(1, len(inputs) // settings.batch)
     total, warmup = settings.epochs * batches, max(1, round(settings.warmup * batches))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -164,7 +170,9 @@ def train(
                 on_batch(epoch, number + 1)
         mean_loss = float(losses) / batches
         if not np.isfinite(mean_loss):
-            raise InputError(f"training: found a loss of {mean_loss} in epoch {epoch}, expected a finite number")
+            raise InputError(
+                f"training: found a loss of {mean_loss} in epoch {epoch}, expected a finite number"
+            )
         report = pruner.end_epoch(epoch, optimizer)
         seconds = time.perf_counter() - epoch_begin
         accuracy = None
@@ -207,7 +215,7 @@ def overhead(
     rasters, labels = data
     targets = torch.as_tensor(labels[: settings.batch]).to(device)
     x = as_input(rasters[: settings.batch], device)
-    pair = []
+    pair: list[tuple[SpikingNetwork, torch.optim.Optimizer, Pruner | None, list[float]]] = []
     for pruner in (None, make()):
         twin = copy.deepcopy(model).to(device).train()
         if pruner is not None:

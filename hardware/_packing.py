@@ -153,7 +153,14 @@ def measure_taps(
     rank_word[rank - first rank] * tap_word[tap], both `random_words`; other scratch as in `measure_groups`.
     """
     h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
-    s_y, s_x, p_y, p_x, d_y, d_x = geometry[4], geometry[5], geometry[6], geometry[7], geometry[8], geometry[9]
+    s_y, s_x, p_y, p_x, d_y, d_x = (
+        geometry[4],
+        geometry[5],
+        geometry[6],
+        geometry[7],
+        geometry[8],
+        geometry[9],
+    )
     n = 0
     synapses = 0
     bits = 0

@@ -111,7 +111,9 @@ def _from_table(table: dict[str, Any], path: Path) -> Chip:
     for group, keys in known.items():
         entries = table.get(group, {})
         if not isinstance(entries, dict):
-            raise HardwareError(f"chip file {path}: key '{group}' is no table; expected [{group}.<key>] tables")
+            raise HardwareError(
+                f"chip file {path}: key '{group}' is no table; expected [{group}.<key>] tables"
+            )
         unknown += [f"{group}.{key}" for key in entries if key not in keys]
         for key in keys:
             label = f"{group}.{key}"
@@ -128,7 +130,9 @@ def _from_table(table: dict[str, Any], path: Path) -> Chip:
             values[key] = _checked(key, entry["value"], label, path)
             units[key], sources[key] = entry["unit"], entry["source"]
     if unknown:
-        raise HardwareError(f"chip file {path}: unknown key '{unknown[0]}'; expected only the keys of loihi1.toml")
+        raise HardwareError(
+            f"chip file {path}: unknown key '{unknown[0]}'; expected only the keys of loihi1.toml"
+        )
     return Chip(name=name, units=units, sources=sources, **values)
 
 

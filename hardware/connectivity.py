@@ -143,7 +143,11 @@ def _taps(
         (h_in + 2 * p_y - d_y * (k_y - 1) - 1) // s_y + 1,
         (w_in + 2 * p_x - d_x * (k_x - 1) - 1) // s_x + 1,
     )
-    if per_group * projection.groups != c_in or channels_out % projection.groups or expected != tuple(target_shape):
+    if (
+        per_group * projection.groups != c_in
+        or channels_out % projection.groups
+        or expected != tuple(target_shape)
+    ):
         raise HardwareError(
             f"{label}: kernel {weight.shape} in {projection.groups} groups maps {source_shape} to {expected}; "
             f"expected {target_shape}"
@@ -187,7 +191,14 @@ def _transpose(indptr, post, weight, n_post):
 @njit(cache=True)
 def _in_degrees(indptr, taps, geometry):
     h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
-    s_y, s_x, p_y, p_x, d_y, d_x = geometry[4], geometry[5], geometry[6], geometry[7], geometry[8], geometry[9]
+    s_y, s_x, p_y, p_x, d_y, d_x = (
+        geometry[4],
+        geometry[5],
+        geometry[6],
+        geometry[7],
+        geometry[8],
+        geometry[9],
+    )
     channels = len(indptr) - 1
     degrees = np.zeros(channels * h_out * w_out, dtype=np.int64)
     for o in range(channels):
@@ -206,7 +217,14 @@ def _in_degrees(indptr, taps, geometry):
 @njit(cache=True)
 def _conv_out_degrees(indptr, taps, geometry, n_pre):
     h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
-    s_y, s_x, p_y, p_x, d_y, d_x = geometry[4], geometry[5], geometry[6], geometry[7], geometry[8], geometry[9]
+    s_y, s_x, p_y, p_x, d_y, d_x = (
+        geometry[4],
+        geometry[5],
+        geometry[6],
+        geometry[7],
+        geometry[8],
+        geometry[9],
+    )
     degrees = np.zeros(n_pre, dtype=np.int64)
     for k in range(len(taps)):
         for y in range(h_out):
@@ -223,7 +241,14 @@ def _conv_out_degrees(indptr, taps, geometry, n_pre):
 @njit(cache=True)
 def _unroll_conv(indptr, taps, geometry, starts):
     h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
-    s_y, s_x, p_y, p_x, d_y, d_x = geometry[4], geometry[5], geometry[6], geometry[7], geometry[8], geometry[9]
+    s_y, s_x, p_y, p_x, d_y, d_x = (
+        geometry[4],
+        geometry[5],
+        geometry[6],
+        geometry[7],
+        geometry[8],
+        geometry[9],
+    )
     pre = np.empty(starts[-1], dtype=np.int32)
     weight = np.empty(starts[-1], dtype=np.int32)
     n = 0

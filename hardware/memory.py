@@ -67,7 +67,9 @@ def _block_bits(chip: Chip, synapses: int, bits_per_synapse: int) -> int:
     return -(-bits // chip.word_bits) * chip.word_bits
 
 
-def axon_bits(chip: Chip, synapses: int, span: int, weight_bits: int, index_bits: int, delay_bits: int = 0) -> int:
+def axon_bits(
+    chip: Chip, synapses: int, span: int, weight_bits: int, index_bits: int, delay_bits: int = 0
+) -> int:
     """Bits of one axon's synapses on one core, in the smaller of the two forms.
 
     synapses: how many; span: last target - first target + 1, the length without index bits.
@@ -105,7 +107,10 @@ def least_list_words(chip: Chip, synapses: int, bits_per_synapse: int) -> list[i
     Entry n is the least sum of block words over all ways to write n as blocks of at most `block_synapses`; a lower
     bound for any placement, since the cut over cores may come out luckier than full blocks.
     """
-    words = [-(-(n * bits_per_synapse + chip.block_header_bits) // chip.word_bits) for n in range(chip.block_synapses + 1)]
+    words = [
+        -(-(n * bits_per_synapse + chip.block_header_bits) // chip.word_bits)
+        for n in range(chip.block_synapses + 1)
+    ]
     least = [0]
     for total in range(1, synapses + 1):
         least.append(min(words[n] + least[total - n] for n in range(1, min(total, chip.block_synapses) + 1)))

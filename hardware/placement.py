@@ -42,7 +42,9 @@ class Broken:
     allowed: float
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.limit} {self.used:g} > {self.allowed:g} ({self.used - self.allowed:g} over)"
+        return (
+            f"{self.where}: {self.limit} {self.used:g} > {self.allowed:g} ({self.used - self.allowed:g} over)"
+        )
 
 
 @dataclass(frozen=True)
@@ -165,13 +167,17 @@ class _Problem:
         for projection in network.projections:
             for end in (projection.source, projection.target):
                 if end not in self.shape:
-                    raise HardwareError(f"projection {projection.source!r} -> {projection.target!r}: no population {end!r}")
+                    raise HardwareError(
+                        f"projection {projection.source!r} -> {projection.target!r}: no population {end!r}"
+                    )
             incoming = by_post(projection, self.shape[projection.source], self.shape[projection.target])
             self.wires.append(_Wire(len(self.wires), incoming, chip, self.shape[projection.source]))
         self.into = {n: [w for w in self.wires if w.target == n] for n in self.names}
         self.out_of = {n: [w for w in self.wires if w.source == n] for n in self.size}
         limit = min(chip.neurons_per_core, 2 ** max(chip.index_bits))
-        self.capacity = np.array([limit, chip.memory_bits_per_core, chip.axons_in_per_core, chip.axons_out_per_core])
+        self.capacity = np.array(
+            [limit, chip.memory_bits_per_core, chip.axons_in_per_core, chip.axons_out_per_core]
+        )
 
     def usage(self, name: str, neurons: np.ndarray, fan_out: Sequence[np.ndarray]) -> np.ndarray:
         """[neurons, bits, axons in, axons out] that a core spends on `neurons` of population `name`, in this order.
@@ -252,7 +258,9 @@ class _Wire:
             )  # fmt: skip
         if self.atoms == 1:
             return packing.measure_rows(into.indptr, into.pre, *head)
-        return packing.measure_groups(into.indptr, into.pre, *head, self.group, self.group_count, self.group_atoms)
+        return packing.measure_groups(
+            into.indptr, into.pre, *head, self.group, self.group_count, self.group_atoms
+        )
 
     def least_bits(self, chip: Chip) -> float:
         """Fewest bits of this projection's synapses over all placements, as `lower_bound` counts them."""
@@ -392,7 +400,11 @@ class _Cores:
 
 
 def _fill(
-    problem: _Problem, plans: Iterable[Plan], fan_out: FanOut, most: float = math.inf, revisit: bool = True,
+    problem: _Problem,
+    plans: Iterable[Plan],
+    fan_out: FanOut,
+    most: float = math.inf,
+    revisit: bool = True,
     deadline: float = math.inf,
 ) -> list[list[Segment]] | None:
     """Hand out all populations, plan by plan; None where `most` cores or the time do not suffice.
@@ -439,7 +451,10 @@ def _refuse(problem: _Problem, name: str, neuron: int, fan_out: FanOut) -> None:
     """Say which limit one neuron breaks on a core of its own."""
     chip = problem.chip
     used = problem.usage(name, np.array([neuron], dtype=np.int32), fan_out)
-    fan_in = sum(w.measure(np.array([neuron], dtype=np.int32), problem.form, problem.widths)[2] for w in problem.into[name])
+    fan_in = sum(
+        w.measure(np.array([neuron], dtype=np.int32), problem.form, problem.widths)[2]
+        for w in problem.into[name]
+    )
     labels = ("neurons", "bits of memory", "incoming axons", "outgoing axons")
     for label, need, room in zip(labels, used, problem.capacity, strict=True):
         if need > room:
@@ -502,17 +517,23 @@ def _measure(problem: _Problem, segments: list[list[Segment]], strategy: str) ->
         for source, lists in heard.items():
             pre = lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
             away = pre[core_of[source][pre] != core]
-            crossing += float(problem.rates[source][away].sum()) if source in problem.rates else float(len(away))
+            crossing += (
+                float(problem.rates[source][away].sum()) if source in problem.rates else float(len(away))
+            )
     bits = (
         synapse_bits
         + neurons_on * chip.neuron_state_bits
         + axons_in * chip.axon_in_bits
         + axons_out * chip.axon_out_bits
     )
-    found = _Found(segments, core_of, synapses, neurons_on, bits, axons_in, axons_out, crossing, targets, strategy)
+    found = _Found(
+        segments, core_of, synapses, neurons_on, bits, axons_in, axons_out, crossing, targets, strategy
+    )
     for label, used in _resources(found).items():
         allowed = getattr(chip, label)
-        found.broken += [Broken(label, f"core {c}", int(used[c]), allowed) for c in np.flatnonzero(used > allowed)]
+        found.broken += [
+            Broken(label, f"core {c}", int(used[c]), allowed) for c in np.flatnonzero(used > allowed)
+        ]
     return found
 
 
@@ -546,7 +567,9 @@ def _search(
     problem: _Problem, strategy: str, deadline: float, bound: int, max_cores: int | None, seed: int
 ) -> Placement:
     natural = {
-        name: Order(np.arange(problem.size[name], dtype=np.int32)) for name in problem.names if problem.size[name]
+        name: Order(np.arange(problem.size[name], dtype=np.int32))
+        for name in problem.names
+        if problem.size[name]
     }
     best: _Found | None = None
     if strategy in ("best", "greedy"):
@@ -555,7 +578,9 @@ def _search(
         plans: list[Plan] = [(name, order, 0) for name, order in natural.items()]
         limit = math.inf if best is None else deadline
         found = _settle(
-            problem, lambda fan_out: _fill(problem, plans, fan_out, revisit=False, deadline=limit), "sequential"
+            problem,
+            lambda fan_out: _fill(problem, plans, fan_out, revisit=False, deadline=limit),
+            "sequential",
         )
         if found is not None and (best is None or found.rank() < best.rank()):
             best = found
@@ -571,7 +596,9 @@ def _greedy(problem: _Problem, natural: dict[str, Order], deadline: float, bound
     def try_plans(plans: list[Plan], most: float) -> bool:
         nonlocal best
         limit = math.inf if best is None else deadline
-        found = _settle(problem, lambda fan_out: _fill(problem, plans, fan_out, most, deadline=limit), "greedy")
+        found = _settle(
+            problem, lambda fan_out: _fill(problem, plans, fan_out, most, deadline=limit), "greedy"
+        )
         if found is not None and (best is None or found.rank() < best.rank()):
             best = found
         return found is not None and not found.broken
@@ -688,11 +715,15 @@ def _rates(network: Network, rates: Rates | None) -> dict[str, np.ndarray]:
     shape = shapes(network)
     for name, rate in (rates or {}).items():
         if name not in shape:
-            raise HardwareError(f"firing rates of {name!r}: no such population; expected one of {', '.join(shape)}")
+            raise HardwareError(
+                f"firing rates of {name!r}: no such population; expected one of {', '.join(shape)}"
+            )
         size = math.prod(shape[name])
         values = np.asarray(rate, dtype=np.float64)
         if values.size not in (1, size) or not np.all(np.isfinite(values)) or np.any(values < 0):
-            raise HardwareError(f"firing rates of {name!r}: {values.size} values; expected 1 or {size}, none negative")
+            raise HardwareError(
+                f"firing rates of {name!r}: {values.size} values; expected 1 or {size}, none negative"
+            )
         result[name] = np.ascontiguousarray(np.broadcast_to(values.ravel(), (size,)))
     return result
 
@@ -724,4 +755,6 @@ def _least_bits(chip: Chip, plain: int, degrees: np.ndarray) -> float:
     exact = 8 * chip.block_synapses
     table = np.array(memory.least_list_words(chip, exact, plain), dtype=np.float64) * chip.word_bits
     long = degrees[degrees > exact]
-    return float(table[degrees[degrees <= exact]].sum() + memory.least_bits_per_synapse(chip, plain) * long.sum())
+    return float(
+        table[degrees[degrees <= exact]].sum() + memory.least_bits_per_synapse(chip, plain) * long.sum()
+    )

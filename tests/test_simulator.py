@@ -2,21 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import oracle_network as oracle
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from network_samples import networks, raster
 
-from hardware.errors import HardwareError
-from hardware.network import (
-    ConvProjection,
-    DenseProjection,
-    InputPopulation,
-    Network,
-    Population,
-    SparseProjection,
-)
-from hardware.simulator import Simulator, simulate
+from hardware.simulator import simulate
 
 EXAMPLES = settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -9,21 +9,17 @@ from typing import Protocol
 
 import numpy as np
 
-from dpap_neuro.data.binning import Binning, rasters
+from dpap_neuro.data.binning import Binning, Recordings, rasters
 from dpap_neuro.errors import InputError
 
 DATASETS = ("digits", "nmnist")
 SPLITS = ("train", "test", "all")
 
 
-class Recordings(Protocol):
-    """What a data set offers: labels (n,) int64, and items (events, label)."""
+class LabelledRecordings(Recordings, Protocol):
+    """What a data set offers: labels (n,) int64, and items (events, label), see `Recordings`."""
 
     labels: np.ndarray
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]: ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +27,7 @@ class Opened:
     """A split of a data set. duration_us: nominal length of a recording."""
 
     name: str
-    recordings: Recordings
+    recordings: LabelledRecordings
     sensor_size: tuple[int, int, int]
     classes: tuple[str, ...]
     duration_us: float
@@ -56,4 +52,13 @@ def open_dataset(name: str, data_dir: str | Path | None = None, split: str = "tr
     raise InputError(f"dataset: found {name!r}, expected one of {', '.join(DATASETS)}")
 
 
-__all__ = ["DATASETS", "SPLITS", "Binning", "Opened", "Recordings", "open_dataset", "rasters"]
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "Binning",
+    "LabelledRecordings",
+    "Opened",
+    "Recordings",
+    "open_dataset",
+    "rasters",
+]

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import tonic.transforms
 
 from dpap_neuro.errors import InputError
+
+
+class Recordings(Protocol):
+    """Events and label by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Any, int]: ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,9 @@ class Binning:
 
     def __post_init__(self) -> None:
         if (self.bins is None) == (self.bin_us is None):
-            raise InputError(f"binning: found bins {self.bins} and bin_us {self.bin_us}, expected exactly one of them")
+            raise InputError(
+                f"binning: found bins {self.bins} and bin_us {self.bin_us}, expected exactly one of them"
+            )
         for name in ("bins", "bin_us", "clip"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -36,7 +47,7 @@ class Binning:
 
 
 def rasters(
-    dataset: Sequence,
+    dataset: Recordings,
     binning: Binning,
     sensor_size: tuple[int, int, int],
     progress: Callable[[int, int], None] | None = None,
@@ -56,10 +67,8 @@ def rasters(
     frames = []
     for index in range(len(dataset)):
         events, _ = dataset[index]
-        if len(events):
-            frame = transform(events)
-        else:
-            frame = np.zeros((binning.bins or 1, polarities, rows, columns))
+        empty = np.zeros((binning.bins or 1, polarities, rows, columns))
+        frame = transform(events) if len(events) else empty
         frames.append(np.minimum(frame, limit).astype(np.uint8))
         if progress is not None and index % 16 == 15:
             progress(index + 1, len(dataset))

@@ -23,7 +23,8 @@ _SUB = 16  # sub-pixels per sensor pixel: the unit of the saccades
 _SCALE = 3  # sensor pixels per pixel of the original
 _STEP_US = 2_500
 # Corners of the saccades in sub-pixels (x, y), reached every 100 ms: a triangle, as the pan-tilt unit of N-MNIST moved.
-_CORNERS = ((0, 0), (32, 48), (-32, 48), (0, 0))
+# It stops just short of closing: an exact return would set off every pixel left one threshold away in one instant.
+_CORNERS = ((0, 0), (32, 48), (-32, 48), (-3, 5))
 _LOG_UNIT = 256  # log intensity in units of 1 / 256
 _THRESHOLD = 70  # contrast threshold: 70 / 256 = 0.27 in natural log
 _BACKGROUND = 48  # added to intensities (0..16 * 16): a dark pixel is not black
@@ -38,7 +39,9 @@ def _images() -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=1)
 def _log_table() -> np.ndarray:
     """round(256 ln(intensity)) for every integer intensity; entries near a rounding tie would differ: there are none."""
-    return np.array([round(_LOG_UNIT * math.log(i + _BACKGROUND)) for i in range(16 * 16 + 1)], dtype=np.int64)
+    return np.array(
+        [round(_LOG_UNIT * math.log(i + _BACKGROUND)) for i in range(16 * 16 + 1)], dtype=np.int64
+    )
 
 
 def _frame(padded: np.ndarray, dx: int, dy: int) -> np.ndarray:

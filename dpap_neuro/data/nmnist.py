@@ -29,7 +29,9 @@ class NMNIST:
 
     def __init__(self, data_dir: str | Path | None, split: str = "train") -> None:
         if data_dir is None:
-            raise InputError(f"nmnist: no folder given, expected --data-dir DIR with DIR/NMNIST/Train; {_HELP}")
+            raise InputError(
+                f"nmnist: no folder given, expected --data-dir DIR with DIR/NMNIST/Train; {_HELP}"
+            )
         root = Path(data_dir)
         if root.name != "NMNIST" or (root / "NMNIST").is_dir():
             root = root / "NMNIST"
