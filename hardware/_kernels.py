@@ -289,7 +289,7 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                         j = 0
                         while s < end:
                             stop = min(s + _LINE, end)
-                            _prefetch(ahead)
+                            _prefetch(ahead)  # type: ignore[call-arg]
                             ahead += 2 * _LINE
                             for i in range(s, stop):
                                 j += packed[i] & MAX_GAP

@@ -43,7 +43,8 @@ class Incoming:
 
 def shapes(network: Network) -> dict[str, Shape]:
     """Shape of every population, inputs included."""
-    return {p.name: tuple(p.shape) for p in (*network.inputs, *network.populations)}
+    found = {p.name: tuple(p.shape) for p in network.inputs}
+    return found | {p.name: tuple(p.shape) for p in network.populations}
 
 
 def unroll(projection: Projection, source_shape: Shape, target_shape: Shape) -> sparse.csr_array:
@@ -136,7 +137,7 @@ def _taps(
             "expected a 4-dimensional kernel between (channel, height, width) shapes"
         )
     channels_out, per_group, k_y, k_x = weight.shape
-    (c_in, h_in, w_in), (c_out, h_out, w_out) = source_shape, target_shape
+    (c_in, h_in, w_in), (_, h_out, w_out) = source_shape, target_shape
     (s_y, s_x), (p_y, p_x), (d_y, d_x) = projection.stride, projection.padding, projection.dilation
     expected = (
         channels_out,

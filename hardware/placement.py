@@ -520,14 +520,14 @@ def _measure(problem: _Problem, segments: list[list[Segment]], strategy: str) ->
             crossing += (
                 float(problem.rates[source][away].sum()) if source in problem.rates else float(len(away))
             )
-    bits = (
+    memory_bits = (
         synapse_bits
         + neurons_on * chip.neuron_state_bits
         + axons_in * chip.axon_in_bits
         + axons_out * chip.axon_out_bits
     )
     found = _Found(
-        segments, core_of, synapses, neurons_on, bits, axons_in, axons_out, crossing, targets, strategy
+        segments, core_of, synapses, neurons_on, memory_bits, axons_in, axons_out, crossing, targets, strategy
     )
     for label, used in _resources(found).items():
         allowed = getattr(chip, label)
