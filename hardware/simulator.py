@@ -445,9 +445,9 @@ def _conv_tables(
     if np.count_nonzero(weight) >= SPARSE_KERNEL_BELOW * weight.size:
         return {"form": kernels.CONV, "weight": laid, **found}
     alive_at = np.nonzero(laid)
-    group, slot, to = alive_at[0], alive_at[3], alive_at[4]
+    group_of, slot_of, to = alive_at[0], alive_at[3], alive_at[4]
     ptr = np.concatenate([[0], np.cumsum(np.count_nonzero(laid.reshape(-1, group_out), axis=1))])
-    post = slot * out + group * group_out + to  # type: ignore[assignment]
+    post = slot_of * out + group_of * group_out + to
     return {
         "form": kernels.CONV_SPARSE,
         "weight": laid[laid != 0] if post.size else np.zeros(1, np.int16),

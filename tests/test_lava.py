@@ -26,7 +26,7 @@ from hardware.network import (
     SparseProjection,
 )
 from hardware.network_file import save
-from hardware.netx import read_net
+from hardware.netx import mantissas, read_net
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "lava"
 VARIABLES = ("spikes", "u", "v")
@@ -83,7 +83,7 @@ def agree(network, raster, interval=None, offset=0):
 
 
 @needs_lava
-@many(220)
+@many(180)
 @given(case=networks())
 def test_lava_is_our_simulator(case):
     """Dense, sparse, convolution, recurrent, skip, delays, decays, biases, saturation and wrapping."""
@@ -234,6 +234,25 @@ def test_tinynet_on_lava():
     same_run(lava.simulate(network, raster, names(network)), ours)
     current = np.load(SHARED / "tinynet" / "current.npy").transpose(0, 4, 1, 2, 3).astype(int)
     assert np.array_equal(ours.u["layer1"][:, 1:], current[:, :-1] << 6)
+
+
+@needs_recordings
+def test_the_recorded_dense_layer():
+    """2,000 steps of 256 neurons: every current, every spike."""
+    spikes, weight, current, out = (
+        np.load(SHARED / "dense" / f"{name}.npy").astype(np.int32)
+        for name in ("in", "weight", "current", "out")
+    )
+    mantissa, exponent, signs = mantissas(weight)
+    network = Network(
+        (InputPopulation("in", (200,)),),
+        (Population("n", (256,), du=4095, dv=415, vth=6),),
+        (DenseProjection("in", "n", mantissa, exponent, signs),),
+        ("n",),
+    )
+    run = simulator.simulate(network, spikes.T[None], "chip", ["n"])
+    assert np.array_equal(run.u["n"][0], current.T << 6)
+    assert np.array_equal(run.spikes["n"][0], out.T) and out.any()
 
 
 # --- what is refused ---
