@@ -79,7 +79,9 @@ def test_evaluate_and_cores_print_one_json_object(run_folder):
 
 
 def test_cores_that_do_not_suffice_exit_with_3(run_folder):
-    result = CliRunner().invoke(app, ["cores", str(run_folder / "model.nir"), "--chip", "loihi1", "--max-cores", "1"])
+    result = CliRunner().invoke(
+        app, ["cores", str(run_folder / "model.nir"), "--chip", "loihi1", "--max-cores", "1"]
+    )
     assert result.exit_code == 3
 
 
