@@ -179,7 +179,7 @@ def test_what_cannot_be_exported_names_the_layer(layer, says):
 def test_nan_weights_name_the_layer():
     network = nn.Sequential(nn.Conv2d(2, 3, 3))
     network[0].weight.data[0] = float("nan")
-    with pytest.raises(InputError, match="layer 0.*weight"):
+    with pytest.raises(InputError, match=r"layer 0.*weight"):
         to_nir(network, (2, 8, 6), 0.01)
 
 
