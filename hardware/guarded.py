@@ -8,6 +8,7 @@ numbers: nothing that it says is executed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -55,7 +56,8 @@ class Reader:
             child.wait()
             for pipe in (child.stdin, child.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with contextlib.suppress(BrokenPipeError):  # a dead child cannot take what is left
+                        pipe.close()
 
     def read(self, path: str | os.PathLike[str], kind: str = "nir") -> dict[str, Any]:
         """As `hardware.nir_file.read_tree`, or for "hdf5" `hardware.hdf5_file.read_groups`.

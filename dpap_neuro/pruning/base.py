@@ -232,7 +232,7 @@ class Pruner:
     def _goal_text(self) -> str:
         reached = f"reached after {self.reach:.0%} of {self.epochs} epochs"
         if self.goal_sparsity is not None:
-            return f" to {self.goal_sparsity:.1%} of the parameters removed, {reached}"
+            return f" to {self.goal_sparsity:.1%} of the {self.count} removed, {reached}"
         if self.goal_remaining is not None:
             return f" to {self.goal_remaining:,} {self.count} left, {reached}"
         return ""
