@@ -1,8 +1,8 @@
 """The inner loops of placement: what a list of post neurons costs the core that holds them.
 
 All kernels take the neurons of one population on one core in the order of their numbers on that core (`rank`).
-Scratch arrays: per pre neuron `count` (zero between calls) and `touched` (the pre neurons with a synapse here, filled
-from the front); per axon, that is per group of pre neurons, `first` and `last` rank and `pattern` (a hash).
+Scratch arrays are per axon, that is per pre neuron or group of them: `count` of synapses (zero between calls), `first`
+and `last` rank, `pattern` (a hash), `touched` (the axons with a synapse here, filled from the front).
 `form` is (word bits, synapses per block, header bits); `widths` the chip's index widths.
 """
 
@@ -82,12 +82,11 @@ def _own_lists(n, plain, form, widths, count, first, last, touched):
 
 
 @njit(cache=True)
-def measure_groups(
-    indptr, pre, neurons, plain, form, widths, count, first, last, touched, group, group_count, group_atoms
-):
-    """Dense or sparse with several pre neurons to an axon: (bits, axons in, synapses, touched pre neurons).
+def measure_groups(indptr, pre, neurons, plain, form, widths, count, first, last, touched, group, atoms):
+    """Dense or sparse with several pre neurons to an axon: (bits, axons in, synapses, touched axons).
 
-    first and last are per group here; group_count, group_atoms: scratch per group, zero between calls.
+    group: the axon of each pre neuron; atoms: how many pre neurons with a synapse anywhere each axon stands for. Its list
+    is that of all of them: each synapse with its index, or the whole span for every atom.
     """
     n = 0
     synapses = 0
@@ -95,33 +94,23 @@ def measure_groups(
         i = neurons[rank]
         synapses += indptr[i + 1] - indptr[i]
         for k in range(indptr[i], indptr[i + 1]):
-            j = pre[k]
-            g = group[j]
-            if group_count[g] == 0:
-                first[g] = rank
-            if count[j] == 0:
-                count[j] = 1
-                touched[n] = j
+            g = group[pre[k]]
+            if count[g] == 0:
+                touched[n] = g
                 n += 1
-                group_atoms[g] += 1
-            group_count[g] += 1
+                first[g] = rank
+            count[g] += 1
             last[g] = rank
     largest = 0
     for k in range(n):
-        largest = max(largest, last[group[touched[k]]])
+        largest = max(largest, last[touched[k]])
     width = index_width(largest, widths)
     bits = 0
-    axons = 0
     for k in range(n):
-        j = touched[k]
-        g = group[j]
-        count[j] = 0
-        if group_count[g] > 0:
-            bits += axon_bits(group_count[g], group_atoms[g] * (last[g] - first[g] + 1), plain, width, form)
-            axons += 1
-            group_count[g] = 0
-            group_atoms[g] = 0
-    return bits, axons, synapses, n
+        g = touched[k]
+        bits += axon_bits(count[g], atoms[g] * (last[g] - first[g] + 1), plain, width, form)
+        count[g] = 0
+    return bits, n, synapses, n
 
 
 @njit(cache=True)
@@ -138,19 +127,18 @@ def measure_taps(
     first,
     last,
     touched,
-    group,
-    group_count,
-    group_atoms,
+    atoms,
     pattern,
     rank_word,
     tap_word,
     kernel_bits,
 ):
-    """Convolution: (bits, axons in, synapses, touched pre neurons).
+    """Convolution: (bits, axons in, synapses, touched axons).
 
+    taps: rows of (block of channels that share an axon, kernel row, kernel column, synapses), by output channel.
     share: 0 every axon stores its synapses; 1 axons whose synapses agree but for a shift store them once; 2 the core
-    stores the kernels of the output channels it holds, `kernel_bits` each. A list's pattern is the sum over its synapses of
-    rank_word[rank - first rank] * tap_word[tap], both `random_words`; other scratch as in `measure_groups`.
+    stores the kernels of the output channels it holds, `kernel_bits` each. A list's pattern is the sum over its taps of
+    rank_word[rank - first rank] * tap_word[tap], both from `random_words`; other scratch as in `measure_groups`.
     """
     h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
     s_y, s_x, p_y, p_x, d_y, d_x = (
@@ -179,38 +167,28 @@ def measure_taps(
             in_x = x * s_x - p_x + taps[k, 2] * d_x
             if in_y < 0 or in_y >= h_in or in_x < 0 or in_x >= w_in:
                 continue
-            j = (taps[k, 0] * h_in + in_y) * w_in + in_x
-            g = group[j]
-            if group_count[g] == 0:
+            g = (taps[k, 0] * h_in + in_y) * w_in + in_x
+            if count[g] == 0:
+                touched[n] = g
+                n += 1
                 first[g] = rank
                 pattern[g] = 0
-            if count[j] == 0:
-                count[j] = 1
-                touched[n] = j
-                n += 1
-                group_atoms[g] += 1
-            group_count[g] += 1
+            count[g] += taps[k, 3]
             last[g] = rank
             if share == 1:
                 pattern[g] += rank_word[rank - first[g]] * tap_word[k]
-            synapses += 1
+            synapses += taps[k, 3]
     largest = 0
     for k in range(n):
-        g = group[touched[k]]
+        g = touched[k]
         largest = max(largest, last[g] - first[g] if share == 1 else last[g])
     width = index_width(largest, widths)
     size = 16
     while size < 2 * n and share == 1:
         size *= 2
     table = np.zeros(size, dtype=np.uint64)
-    axons = 0
     for k in range(n):
-        j = touched[k]
-        g = group[j]
-        count[j] = 0
-        if group_count[g] == 0:
-            continue
-        axons += 1
+        g = touched[k]
         fresh = share != 2
         if share == 1:
             key = pattern[g] | np.uint64(1)
@@ -220,10 +198,58 @@ def measure_taps(
             fresh = table[slot] == 0
             table[slot] = key
         if fresh:
-            bits += axon_bits(group_count[g], group_atoms[g] * (last[g] - first[g] + 1), plain, width, form)
-        group_count[g] = 0
-        group_atoms[g] = 0
-    return bits, axons, synapses, n
+            bits += axon_bits(count[g], atoms[g] * (last[g] - first[g] + 1), plain, width, form)
+        count[g] = 0
+    return bits, n, synapses, n
+
+
+@njit(cache=True)
+def reach_rows(indptr, pre, neurons, seen, touched):
+    """Pre neurons with a synapse onto `neurons`, into the front of `touched`; how many. seen: zero between calls."""
+    n = 0
+    for i in neurons:
+        for k in range(indptr[i], indptr[i + 1]):
+            j = pre[k]
+            if seen[j] == 0:
+                seen[j] = 1
+                touched[n] = j
+                n += 1
+    for k in range(n):
+        seen[touched[k]] = 0
+    return n
+
+
+@njit(cache=True)
+def reach_taps(indptr, taps, geometry, neurons, seen, touched):
+    """As `reach_rows` for a convolution; taps: rows of (input channel, kernel row, kernel column, weight)."""
+    h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
+    s_y, s_x, p_y, p_x, d_y, d_x = (
+        geometry[4],
+        geometry[5],
+        geometry[6],
+        geometry[7],
+        geometry[8],
+        geometry[9],
+    )
+    area = h_out * w_out
+    n = 0
+    for i in neurons:
+        o = i // area
+        y = (i - o * area) // w_out
+        x = i - o * area - y * w_out
+        for k in range(indptr[o], indptr[o + 1]):
+            in_y = y * s_y - p_y + taps[k, 1] * d_y
+            in_x = x * s_x - p_x + taps[k, 2] * d_x
+            if in_y < 0 or in_y >= h_in or in_x < 0 or in_x >= w_in:
+                continue
+            j = (taps[k, 0] * h_in + in_y) * w_in + in_x
+            if seen[j] == 0:
+                seen[j] = 1
+                touched[n] = j
+                n += 1
+    for k in range(n):
+        seen[touched[k]] = 0
+    return n
 
 
 @njit(cache=True)

@@ -229,38 +229,43 @@ class _Wire:
             neuron = neuron // self.atoms
         self.group = neuron.astype(np.int32)
         self.groups = int(self.group.max(initial=-1)) + 1
-        self.count = np.zeros(n_pre, dtype=np.int32)
-        self.touched = np.zeros(n_pre, dtype=np.int32)
-        self.seen = np.zeros(self.groups, dtype=np.uint8)
-        self.first, self.last, self.group_count, self.group_atoms = np.zeros((4, self.groups), dtype=np.int32)
-        self.pattern = np.zeros(self.groups, dtype=np.uint64)
-        self.rank_word = packing.random_words(incoming.n_post if incoming.taps is not None else 1, 1)
-        self.tap_word = self.rank_word[:0]
-        if incoming.taps is not None and len(incoming.taps):
-            _, channel = np.unique(incoming.taps[:, 0], return_inverse=True)
-            _, weight = np.unique(incoming.taps[:, 3], return_inverse=True)
-            words = packing.random_words(len(channel) + len(weight), 2)
-            self.tap_word = words[channel.ravel()] * words[len(channel) + weight.ravel()]
         self.in_degrees, self.out_degrees = in_degrees(incoming), out_degrees(incoming)
+        self.group_atoms = np.bincount(self.group[self.out_degrees > 0], minlength=self.groups).astype(
+            np.int64
+        )
+        self.count, self.first, self.last, self.touched = np.zeros((4, self.groups), dtype=np.int32)
+        self.seen = np.zeros(max(n_pre, self.groups), dtype=np.uint8)
+        self.reached = np.zeros(n_pre, dtype=np.int32)
+        if incoming.taps is not None:
+            self.pattern = np.zeros(self.groups, dtype=np.uint64)
+            self.rank_word = packing.random_words(incoming.n_post, 1)
+            self.axon_taps, self.axon_indptr, self.tap_word = _axon_taps(incoming, self.atoms)
         # Every axon with a target reaches at least one core, and no core holds more than its neurons.
         most = np.zeros(self.groups, dtype=np.int64)
         np.maximum.at(most, self.group, self.out_degrees)
         self.least_fan_out = np.ceil(most / chip.neurons_per_core).astype(np.int64)
 
     def measure(self, neurons: np.ndarray, form: np.ndarray, widths: np.ndarray) -> tuple[int, int, int, int]:
-        """(bits, axons in, synapses, touched pre neurons) of these post neurons on one core."""
+        """(bits, axons in, synapses, touched axons) of these post neurons on one core; see `_packing`."""
         into = self.incoming
         head = (neurons, self.plain, form, widths, self.count, self.first, self.last, self.touched)
         if into.taps is not None:
             return packing.measure_taps(
-                into.indptr, into.taps, into.geometry, self.share, *head, self.group, self.group_count,
-                self.group_atoms, self.pattern, self.rank_word, self.tap_word, self.kernel_bits,
+                self.axon_indptr, self.axon_taps, into.geometry, self.share, *head, self.group_atoms,
+                self.pattern, self.rank_word, self.tap_word, self.kernel_bits,
             )  # fmt: skip
         if self.atoms == 1:
             return packing.measure_rows(into.indptr, into.pre, *head)
-        return packing.measure_groups(
-            into.indptr, into.pre, *head, self.group, self.group_count, self.group_atoms
-        )
+        return packing.measure_groups(into.indptr, into.pre, *head, self.group, self.group_atoms)
+
+    def reach(self, neurons: np.ndarray) -> np.ndarray:
+        """The pre neurons with a synapse onto these post neurons, in no order."""
+        into = self.incoming
+        if into.taps is None:
+            n = packing.reach_rows(into.indptr, into.pre, neurons, self.seen, self.reached)
+        else:
+            n = packing.reach_taps(into.indptr, into.taps, into.geometry, neurons, self.seen, self.reached)
+        return self.reached[:n].copy()
 
     def least_bits(self, chip: Chip) -> float:
         """Fewest bits of this projection's synapses over all placements, as `lower_bound` counts them."""
@@ -272,18 +277,32 @@ class _Wire:
             return _least_bits(chip, self.plain, axons.astype(np.int64))
         # A stored list holds one vector of weights (over the channels of an axon) per rank, so every vector of weights
         # that differs from the others is stored at least once.
-        taps = into.taps
-        assert taps is not None
-        kernel = np.repeat(np.arange(len(into.indptr) - 1), np.diff(into.indptr))
-        used = _used(taps, into.geometry)
-        key = np.stack([kernel, taps[:, 0] // self.atoms, taps[:, 1], taps[:, 2]], axis=1)[used]
-        if len(key) == 0:
-            return 0.0
-        _, vector, sizes = np.unique(_pack_rows(key), return_inverse=True, return_counts=True)
-        hashes = np.zeros(len(sizes), dtype=np.uint64)
-        np.add.at(hashes, vector.ravel(), self.tap_word[used])
-        _, once = np.unique(hashes, return_index=True)
-        return float(memory.least_bits_per_synapse(chip, self.plain) * sizes[once].sum())
+        used = _used(self.axon_taps, into.geometry)
+        _, once = np.unique(self.tap_word[used], return_index=True)
+        return float(memory.least_bits_per_synapse(chip, self.plain) * self.axon_taps[used][once, 3].sum())
+
+
+def _axon_taps(incoming: Incoming, atoms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A convolution's taps with the channels of an axon taken together: (taps, indptr, words) for `measure_taps`.
+
+    A word is the same exactly where the weights over the axon's channels are (but for chance hits of 64-bit hashes).
+    """
+    taps = incoming.taps
+    assert taps is not None
+    out = np.repeat(np.arange(len(incoming.indptr) - 1), np.diff(incoming.indptr))
+    keys = np.stack([out, taps[:, 0] // atoms, taps[:, 1], taps[:, 2]], axis=1)
+    _, first, tap, sizes = np.unique(
+        _pack_rows(keys), return_index=True, return_inverse=True, return_counts=True
+    )
+    grouped = np.column_stack([keys[first][:, 1:], sizes]).astype(np.int64).reshape(-1, 4)
+    indptr = np.zeros(len(incoming.indptr), dtype=np.int64)
+    np.cumsum(np.bincount(keys[first][:, 0], minlength=len(indptr) - 1), out=indptr[1:])
+    _, channel = np.unique(taps[:, 0] % atoms, return_inverse=True)
+    _, weight = np.unique(taps[:, 3], return_inverse=True)
+    words = packing.random_words(2 * len(taps) + 2, 2)
+    word = np.zeros(len(sizes), dtype=np.uint64)
+    np.add.at(word, tap.ravel(), words[channel.ravel()] * words[len(taps) + weight.ravel()])
+    return grouped, indptr, word
 
 
 def _used(taps: np.ndarray, geometry: np.ndarray) -> np.ndarray:
@@ -503,17 +522,14 @@ def _measure(problem: _Problem, segments: list[list[Segment]], strategy: str) ->
                 synapse_bits[core] += bits
                 axons_in[core] += axons
                 synapses[core] += number
-                touched = wire.touched[:reached].copy()
-                home = core_of[wire.source][touched]
-                if wire.atoms > 1:
-                    group = wire.group[touched]
-                    targets[wire.number][np.unique(group)] += 1
-                    home = np.unique(group * (n + 1) + (home + 1)) % (n + 1) - 1
-                else:
-                    targets[wire.number][touched] += 1
+                targets[wire.number][wire.touched[:reached]] += 1
+                pre = wire.reach(neurons)
+                home = core_of[wire.source][pre]
                 if wire.source in problem.into:
+                    if wire.atoms > 1:
+                        home = np.unique(wire.group[pre].astype(np.int64) * n + home) % n
                     axons_out += np.bincount(home, minlength=n)
-                heard.setdefault(wire.source, []).append(touched)
+                heard.setdefault(wire.source, []).append(pre)
         for source, lists in heard.items():
             pre = lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
             away = pre[core_of[source][pre] != core]
@@ -657,7 +673,7 @@ def _neighbour_orders(problem: _Problem, natural: dict[str, Order], deadline: fl
             held = _hold(problem, name, candidate, fan_out)
             if held:
                 neurons = candidate.neurons[candidate.middle() :][:held]
-                reached = sum(w.measure(neurons, problem.form, problem.widths)[3] for w in problem.into[name])
+                reached = sum(len(w.reach(neurons)) for w in problem.into[name])
                 scores.append((-round(math.log(held) * 50), reached / held, number))
         chosen[name] = candidates[min(scores)[2]] if scores else order
     return chosen

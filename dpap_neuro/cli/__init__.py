@@ -1,0 +1,28 @@
+"""The command line: thin layers over documented functions. Stands on both packages.
+
+One module per group of commands; importing it registers them.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from dpap_neuro.cli.shared import app, stderr
+from dpap_neuro.errors import InputError
+from hardware.errors import HardwareError
+
+# isort: off  (in the order in which --help lists the commands)
+from dpap_neuro.cli import learning  # noqa: F401
+from dpap_neuro.cli import graphs  # noqa: F401
+from dpap_neuro.cli import running  # noqa: F401
+from dpap_neuro.cli import placing  # noqa: F401
+# isort: on
+
+
+def main() -> None:
+    """Entry point: bad input is one line on stderr and exit status 2."""
+    try:
+        app()
+    except (InputError, HardwareError) as error:
+        stderr.print(f"error: {' '.join(str(error).split())}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)

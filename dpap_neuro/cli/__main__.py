@@ -1,0 +1,3 @@
+from dpap_neuro.cli import main
+
+main()

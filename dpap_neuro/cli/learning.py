@@ -1,0 +1,107 @@
+"""Commands that learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dpap_neuro.cli.shared import DataDir, Device, Seed, app, progress, stderr, stdout
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
+    epochs: Annotated[int, typer.Option(help="Epochs of each of the two trainings.")] = 24,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Learn, prune, export, run on a simulated Loihi: the whole road on embedded data.
+
+    Example: dpap-neuro demo --out demo
+    """
+    from dpap_neuro.demo import run_demo
+    from dpap_neuro.report import core_table, demo_table
+
+    with progress() as tell:
+        summary = run_demo(out, epochs, seed, device, tell, lambda line: stderr.print(line, highlight=False))
+    stdout.print(demo_table(summary))
+    for chip in summary["cores_dense"]:
+        stdout.print(
+            core_table(
+                chip, summary["synapses_per_core_dense"][chip], summary["synapses_per_core_pruned"][chip]
+            )
+        )
+    stdout.print(
+        f"DPAP's share of a training step: {summary['dpap_overhead']:.1%}. "
+        f"All of it took {summary['seconds']:.0f} s. Results in {out}: "
+        "dense.nir, pruned.nir, summary.json, demo.png",
+        highlight=False,
+    )
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for the run; made if missing.")],
+    dataset: Annotated[str, typer.Option(help="digits or nmnist.")] = "digits",
+    data_dir: DataDir = None,
+    model: Annotated[str, typer.Option(help="cnn or mlp.")] = "cnn",
+    pruner: Annotated[
+        str, typer.Option(help="none, dpap, dpap-weighted, magnitude, magnitude-layer, random, set or rigl.")
+    ] = "dpap",
+    sparsity: Annotated[
+        float | None, typer.Option(help="Share of the parameters to remove; dpap finds its own without.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training recordings.")] = 24,
+    batch: Annotated[int, typer.Option(help="Recordings per step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="AdamW's, at the top of its cosine.")] = 3e-3,
+    bins: Annotated[
+        int | None, typer.Option(help="Time steps per recording (10 where neither is given).")
+    ] = None,
+    bin_us: Annotated[
+        float | None, typer.Option(help="Microseconds per time step, instead of --bins.")
+    ] = None,
+    clip: Annotated[int | None, typer.Option(help="Event counts above are cut to this.")] = 4,
+    readout: Annotated[str, typer.Option(help="spikes or membrane.")] = "spikes",
+    decay: Annotated[float, typer.Option(help="Share of the membrane lost in a step, dt / tau.")] = 0.5,
+    threshold: Annotated[float, typer.Option(help="Membrane threshold.")] = 0.5,
+    surrogate_slope: Annotated[
+        float, typer.Option(help="Of the surrogate gradient (SuperSpike's alpha).")
+    ] = 10.0,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train a network, pruning it on the way; writes weights, history and model.nir.
+
+    Example: dpap-neuro train --dataset nmnist --data-dir data --pruner dpap --out runs/first
+    """
+    from dpap_neuro import runs, training
+    from dpap_neuro.data import Binning
+    from dpap_neuro.pruning import make_pruner
+
+    chosen = training.choose_device(device)
+    settings = training.TrainSettings(epochs=epochs, batch=batch, learning_rate=learning_rate, seed=seed)
+    options = {} if sparsity is None else {"sparsity": sparsity}
+    method = make_pruner(pruner, epochs=epochs, **options)
+    binning = Binning(10 if bins is None and bin_us is None else bins, bin_us, clip)
+    with progress() as tell:
+        split = runs.load_split(dataset, data_dir, binning, lambda what, a, b: tell(f"reading {what}", a, b))
+        description = runs.model_settings(split, model, readout, decay, threshold, surrogate_slope)
+        batches = max(1, len(split.train[1]) // batch)
+        stderr.print(method.describe(), highlight=False)
+        network, history = runs.train_run(
+            split,
+            description,
+            method,
+            settings,
+            chosen,
+            lambda epoch, done: tell("training", epoch * batches + done, epochs * batches),
+            lambda e, _: stderr.print(
+                f"epoch {e.epoch + 1}: loss {e.loss:.3f}, test accuracy {e.accuracy:.2%}, "
+                f"{e.remaining:,} of {e.parameters:,} parameters",
+                highlight=False,
+            ),
+        )
+    runs.save_run(out, network.cpu(), history, runs.metadata_of(split))
+    stdout.print(f"Written to {out}: model.nir, weights.safetensors, run.json", highlight=False)
