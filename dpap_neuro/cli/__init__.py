@@ -11,7 +11,8 @@ from dpap_neuro.cli.shared import app, stderr
 from dpap_neuro.errors import InputError
 from hardware.errors import HardwareError
 
-# isort: off  (in the order in which --help lists the commands)
+# In the order in which --help lists them.
+# isort: off
 from dpap_neuro.cli import learning  # noqa: F401
 from dpap_neuro.cli import graphs  # noqa: F401
 from dpap_neuro.cli import running  # noqa: F401

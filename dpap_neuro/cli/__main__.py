@@ -1,3 +1,0 @@
-from dpap_neuro.cli import main
-
-main()
