@@ -67,8 +67,8 @@ READOUT_ACTIVITY, READOUT_STEPS = 0.1, 100
 class LayerReport:
     """What rounding did to one projection and to the population it leads to; errors are relative.
 
-    scale: integer units (of a weight at the exponent 0) per unit of the graph's weights, lowest and highest
-        over channels. weight_error_max: of the largest weight. weight_error_rms: of the root mean square.
+    scale: integer units (of a weight at the exponent 0) per unit of the graph's weights, with the neurons' gain
+        and linear layers folded in, lowest and highest over channels. weight_error_max: of the largest weight. weight_error_rms: of the root mean square.
     zeroed: non-zero weights that were rounded to zero. threshold_error, bias_error, du_error, dv_error: the
         largest over neurons (bias: of the largest bias; du, dv: of the share lost per step).
     membrane_scale: units of v per unit of the graph's membrane, median. membrane_offset: the graph's membrane
@@ -213,8 +213,6 @@ def _gather(graph: Graph, target: str, neurons: _Neurons, dt: float) -> _Layer:
     def visit(name: str, after: Map | None, latency: int, way: tuple[str, ...]) -> None:
         nonlocal bias
         node = graph.nodes[name]
-        if name in way:
-            raise HardwareError(f"node {name!r}: values return to it without a neuron, which no chip can do")
         if isinstance(node, nir.Input | nir.LIF | nir.CubaLIF | nir.IF):
             if len(paths) == MAX_PATHS:
                 raise HardwareError(f"node {target!r}: more than {MAX_PATHS} ways lead to it")
@@ -224,6 +222,8 @@ def _gather(graph: Graph, target: str, neurons: _Neurons, dt: float) -> _Layer:
                 f"node {name!r} ({type(node).__name__}): {target!r} reads its membrane, but only spikes "
                 "travel on the chip; make it a LIF or IF, or the last node"
             )
+        elif name in way:
+            raise HardwareError(f"node {name!r}: values return to it without a neuron, which no chip can do")
         elif isinstance(node, nir.Threshold):
             raise HardwareError(
                 f"node {name!r} (Threshold): the chip has no neuron without a membrane; use an IF or LIF"
@@ -338,6 +338,12 @@ def _quantise(layer: _Layer, bits: int, per_channel: bool) -> _Quantised:
         group = np.zeros(n, np.int64)
     weights = [_rows(path, m, group, each) for path, m in zip(layer.paths, maps, strict=True)]
 
+    for w in weights:
+        if w.mode == "mixed" and bits == 1:
+            raise HardwareError(
+                f"node {neurons.name!r}: weights of both signs from {w.path.source!r} need 2 bits at least"
+            )
+
     # The scale of each group at which the most demanding projection uses its whole range.
     scales = int(group.max()) + 1
     fits = np.full((len(weights), scales), np.inf)
@@ -413,7 +419,7 @@ def _folded_gain(layer: _Layer) -> tuple[list[Convolution | Matrix], Array]:
     the membrane is scaled by what is left; where they do not, the convolution becomes a matrix.
     """
     neurons = layer.neurons
-    residual = np.ones(math.prod(neurons.shape))
+    residual, common = np.ones(math.prod(neurons.shape)), neurons.gain
     maps = []
     for path in layer.paths:
         map_ = path.map
@@ -430,10 +436,10 @@ def _folded_gain(layer: _Layer) -> tuple[list[Convolution | Matrix], Array]:
         rows = neurons.gain.reshape(neurons.shape[0], -1)
         if not (rows == rows[:, :1]).all() and ((rows > 0).all(axis=1) | (rows < 0).all(axis=1)).all():
             mean = np.sign(rows[:, :1]) * np.exp(np.log(np.abs(rows)).mean(axis=1, keepdims=True))
-            residual = (rows / mean).reshape(-1)
+            residual, common = (rows / mean).reshape(-1), np.repeat(mean, rows.shape[1])
     folded: list[Convolution | Matrix] = []
     for map_ in maps:
-        scaled = scaled_rows(map_, neurons.gain / residual)
+        scaled = scaled_rows(map_, common)
         if isinstance(scaled, Diagonal):
             scaled = Matrix(to_matrix(scaled))
         folded.append(scaled)

@@ -39,7 +39,7 @@ from hardware.errors import HardwareError
 from hardware.network import ConvProjection, DenseProjection, Network, Projection, SparseProjection
 from hardware.network_file import load, save
 from hardware.netx import read_net
-from hardware.simulator import VARIABLES, Rasters, Record, Run, _wanted, check_rasters
+from hardware.simulator import VARIABLES, Rasters, Record, Run, check_rasters, wanted_variables
 from hardware.timing import depths
 
 DTYPES: dict[str, type] = {"spikes": np.uint8, "u": np.int32, "v": np.int32}
@@ -101,7 +101,7 @@ def _check(
         raise HardwareError(f"the network has {len(network.outputs)} outputs, one is expected")
     if reset_interval is not None and reset_interval < 1:
         raise HardwareError(f"reset interval {reset_interval}, expected at least 1")
-    return (*check_rasters(network, raster), _wanted(network, record))
+    return (*check_rasters(network, raster), wanted_variables(network, record))
 
 
 def _needed(network: Network, wanted: Mapping[str, Collection[str]]) -> dict[str, list[str]]:

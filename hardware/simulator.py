@@ -159,7 +159,7 @@ class Simulator:
             raise HardwareError(f"reset interval {reset_interval}, expected at least 1")
         if threads is not None and threads < 1:
             raise HardwareError(f"{threads} threads, expected at least 1")
-        wanted = _wanted(self.network, record)
+        wanted = wanted_variables(self.network, record)
         rasters, batch, steps = check_rasters(self.network, raster)
         largest = max(int(r.max(initial=0)) for r in rasters.values()) if rasters else 0
         pops, links, ring_size = self._tables(timing, largest, reset_interval, reset_offset)
@@ -533,7 +533,8 @@ def check_rasters(network: Network, raster: Rasters) -> tuple[dict[str, Array], 
     return checked, batch, steps
 
 
-def _wanted(network: Network, record: Record) -> dict[str, tuple[str, ...]]:
+def wanted_variables(network: Network, record: Record) -> dict[str, tuple[str, ...]]:
+    """The variables to record of each population named; HardwareError for a name or a variable unknown."""
     names = [population.name for population in network.populations]
     if isinstance(record, str):
         record = [record]
