@@ -1,154 +1,53 @@
 """A trained network as a `.nir` graph (Pedersen et al. 2024, doi 10.1038/s41467-024-52259-9).
 
-Batch norm is folded into the synapse before it, dropout disappears, and every neuron parameter is an array of its
-population's full shape. IF and LIF count as NIR's: v_leak and v_reset as in Norse, r = 1, tau = 1 / tau_mem_inv;
-the current-based cells get w_in = tau_syn / dt, since Norse adds a spike's weight to the current as it is.
-To add a module: a line in `_NODES` or a function beside those it names.
+The forward pass is traced once (`torch.fx`), so that additions and branches are followed. Batch norm is folded into
+the synapse before it, dropout disappears, time and batch may be folded and unfolded on the way. The nodes
+themselves are made in `nir_nodes.py`.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Mapping
-from itertools import pairwise
+import math
+import operator
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import nir
 import norse.torch as norse
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
+from dpap_neuro import neurons
+from dpap_neuro.compaction import compact as compacted
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import write_whole
-from dpap_neuro.neurons import Neuron
+from dpap_neuro.nir_nodes import POPULATIONS, SYNAPSES, Shape, array, full, population
 
-Shape = tuple[int, ...]
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
-
-
-def _array(value: Any, dtype: Any = np.float32) -> np.ndarray:
-    return (
-        value.detach().cpu().numpy().astype(dtype) if isinstance(value, Tensor) else np.asarray(value, dtype)
-    )
-
-
-def _full(value: Any, shape: Shape, name: str, what: str) -> np.ndarray:
-    array = _array(value)
-    try:
-        return np.array(np.broadcast_to(array, shape))
-    except ValueError:
-        raise InputError(
-            f"layer {name}: found {what} of shape {array.shape}, expected one that fits the population's {shape}"
-        ) from None
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def _conv2d(name: str, m: nn.Conv2d, shape: Shape, dt: float) -> nir.NIRNode:
-    if m.padding_mode != "zeros":
-        raise InputError(f"layer {name}: found padding_mode {m.padding_mode!r}, expected zeros")
-    padding = m.padding if isinstance(m.padding, str) else _pair(m.padding)
-    bias = np.zeros(m.out_channels, np.float32) if m.bias is None else _array(m.bias)
-    return nir.Conv2d(
-        shape[1:], _array(m.weight), _pair(m.stride), padding, _pair(m.dilation), m.groups, bias
-    )
-
-
-def _conv1d(name: str, m: nn.Conv1d, shape: Shape, dt: float) -> nir.NIRNode:
-    if m.padding_mode != "zeros":
-        raise InputError(f"layer {name}: found padding_mode {m.padding_mode!r}, expected zeros")
-    padding = m.padding if isinstance(m.padding, str) else m.padding[0]
-    bias = np.zeros(m.out_channels, np.float32) if m.bias is None else _array(m.bias)
-    return nir.Conv1d(shape[1], _array(m.weight), m.stride[0], padding, m.dilation[0], m.groups, bias)
-
-
-def _linear(name: str, m: nn.Linear, shape: Shape, dt: float) -> nir.NIRNode:
-    return nir.Linear(_array(m.weight)) if m.bias is None else nir.Affine(_array(m.weight), _array(m.bias))
-
-
-def _avg_pool(name: str, m: nn.AvgPool2d, shape: Shape, dt: float) -> nir.NIRNode:
-    if (
-        m.ceil_mode
-        or m.divisor_override is not None
-        or (not m.count_include_pad and m.padding not in (0, (0, 0)))
-    ):
-        raise InputError(
-            f"layer {name}: found ceil_mode, a divisor or padding that is not counted; use plain AvgPool2d"
-        )
-    stride = m.kernel_size if m.stride is None else m.stride
-    return nir.AvgPool2d(*(np.array(_pair(v)) for v in (m.kernel_size, stride, m.padding)))
-
-
-def _sum_pool(name: str, m: nn.LPPool2d, shape: Shape, dt: float) -> nir.NIRNode:
-    if m.norm_type != 1 or m.ceil_mode:
-        raise InputError(f"layer {name}: found a pooling of norm {m.norm_type}, expected 1 (a sum)")
-    stride = m.kernel_size if m.stride is None else m.stride
-    return nir.SumPool2d(np.array(_pair(m.kernel_size)), np.array(_pair(stride)), np.array((0, 0)))
-
-
-def _flatten(name: str, m: nn.Flatten, shape: Shape, dt: float) -> nir.NIRNode:
-    if m.start_dim != 1 or m.end_dim != -1:
-        raise InputError(f"layer {name}: found Flatten({m.start_dim}, {m.end_dim}), expected Flatten()")
-    return nir.Flatten({"input": np.array(shape)}, 0, -1)
-
-
-def _lif_box(name: str, cell: Any, shape: Shape, dt: float) -> nir.NIRNode:
-    p = cell.p
-    return nir.LIF(
-        tau=_full(1.0 / p.tau_mem_inv * _step_share(cell, dt), shape, name, "tau_mem"),
-        r=np.ones(shape, np.float32),
-        v_leak=_full(p.v_leak, shape, name, "v_leak"),
-        v_threshold=_full(p.v_th, shape, name, "v_th"),
-        v_reset=_full(p.v_reset, shape, name, "v_reset"),
-    )
-
-
-def _li_box(name: str, cell: Any, shape: Shape, dt: float) -> nir.NIRNode:
-    p = cell.p
-    return nir.LI(
-        tau=_full(1.0 / p.tau_mem_inv * _step_share(cell, dt), shape, name, "tau_mem"),
-        r=np.ones(shape, np.float32),
-        v_leak=_full(p.v_leak, shape, name, "v_leak"),
-    )
-
-
-def _iaf(name: str, cell: Any, shape: Shape, dt: float) -> nir.NIRNode:
-    p = cell.p
-    return nir.IF(
-        r=np.ones(shape, np.float32),
-        v_threshold=_full(p.v_th, shape, name, "v_th"),
-        v_reset=_full(p.v_reset, shape, name, "v_reset"),
-    )
-
-
-def _step_share(cell: Any, dt: float) -> float:
-    """NIR has one time step for all: a cell of another step gets the time constant that decays alike."""
-    return dt / float(cell.dt)
-
-
-_CELLS: dict[type, Callable[[str, Any, Shape, float], nir.NIRNode]] = {
-    norse.LIFBoxCell: _lif_box,
-    norse.LIBoxCell: _li_box,
-    norse.IAFCell: _iaf,
-}
-_NODES: dict[type, Callable[[str, Any, Shape, float], nir.NIRNode]] = {
-    nn.Conv2d: _conv2d,
-    nn.Conv1d: _conv1d,
-    nn.Linear: _linear,
-    nn.AvgPool2d: _avg_pool,
-    nn.LPPool2d: _sum_pool,
-    nn.Flatten: _flatten,
-}
-_INSTEAD = {
-    nn.MaxPool2d: "NIR and the chips have no maximum; use AvgPool2d, or a strided convolution",
+_CELLS = tuple(kind for kind in POPULATIONS if not issubclass(kind, neurons.Neuron))
+_INSTEAD: dict[type, str] = {
     nn.MaxPool1d: "NIR and the chips have no maximum; use a strided convolution",
+    nn.MaxPool2d: "NIR and the chips have no maximum; use AvgPool2d, or a strided convolution",
+    nn.AdaptiveMaxPool2d: "NIR and the chips have no maximum; use AvgPool2d, or a strided convolution",
     nn.ReLU: "an artificial neuron; use a spiking one",
 }
+_CONCATENATION = "NIR has no concatenation; give each branch a synapse of its own and add what they return"
+_ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+_PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
+_VIEWS = (torch.flatten, torch.reshape, torch.unflatten, "flatten", "reshape", "view", "unflatten")
+_PASSED = (nn.functional.dropout, nn.functional.dropout2d, "contiguous", "float", "clone", "detach")
+_SIZES = (getattr, len, "size", "dim")
+# Time steps and samples of the recording that is traced: they tell (T, B, ...) from (T * B, ...).
+_STEPS, _BATCH = 2, 3
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def folded(synapse: nn.Module, norm: Any, name: str) -> nn.Module:
@@ -166,11 +65,8 @@ def folded(synapse: nn.Module, norm: Any, name: str) -> nn.Module:
     if norm.weight is not None:
         gain = gain * norm.weight.double()
     shift = -mean * gain if norm.bias is None else norm.bias.double() - mean * gain
-    out = type(synapse).__new__(type(synapse))
-    nn.Module.__init__(out)
-    for key, value in vars(synapse).items():
-        if not key.startswith("_") or key == "_reversed_padding_repeated_twice":
-            setattr(out, key, value)
+    out = copy.copy(synapse)
+    out._parameters = dict(synapse._parameters)
     weight = synapse.weight.double() * gain.reshape(-1, *(1,) * (synapse.weight.dim() - 1))
     bias = shift if synapse.bias is None else synapse.bias.double() * gain + shift
     out.weight = nn.Parameter(weight.detach().float(), requires_grad=False)
@@ -178,66 +74,49 @@ def folded(synapse: nn.Module, norm: Any, name: str) -> nn.Module:
     return out
 
 
-def to_nir(model: nn.Sequential, input_shape: Shape, dt: float, **metadata: Any) -> nir.NIRGraph:
-    """A trained sequence of synapse and neuron modules as a graph.
+def to_nir(
+    model: nn.Module, input_shape: Shape, dt: float, *, compact: bool = False, **metadata: Any
+) -> nir.NIRGraph:
+    """A trained network as a graph.
 
-    input_shape: without time and batch. dt: seconds per step. metadata: what else the graph should tell (bins, clip,
-    class_names, readout ...); lists of strings are written as JSON, None is left out.
+    model: takes (T, B, *input_shape); a plain nn.Sequential is taken layer by layer, each over its own time.
+    input_shape: without time and batch. dt: seconds per step. compact: write the network without its dead units.
+    metadata: what else the graph should tell (bins, clip, class_names, readout ...); lists of strings are written
+    as JSON, None is left out.
     Raises InputError, naming the layer, for one that NIR has no equivalent of, and for NaN weights.
     """
-    nodes: dict[str, nir.NIRNode] = {"input": nir.Input({"input": np.array(input_shape)})}
-    shape = tuple(input_shape)
-    layers = [(n, m) for n, m in model.named_children() if not isinstance(m, _NOTHING)]
-    position = 0
-    while position < len(layers):
-        name, module = layers[position]
-        position += 1
-        while position < len(layers) and isinstance(layers[position][1], _NORMS):
-            module = folded(module, layers[position][1], layers[position][0])
-            position += 1
-        node = _node(name, module, shape, dt)
-        nodes[_node_name(name, node)] = node
-        shape = _output_shape(name, module, shape)
-    if len(nodes) == 1:
-        raise InputError("model: found no layer, expected at least one")
-    nodes["output"] = nir.Output({"output": np.array(shape)})
-    names = list(nodes)
-    edges = list(pairwise(names))
+    for name, module in model.named_modules():
+        _check_parameters(name or "model", module)
+    shape = tuple(int(n) for n in input_shape)
+    if compact:
+        model = without_dead_units(model, shape)
+    nodes, edges = _Walk(model, shape, dt).result
     # nir 1.0.8 infers wrong shapes for grouped convolutions and kernels that are not square; ours were measured.
     return nir.NIRGraph(nodes, edges, metadata=_metadata({"dt": float(dt), **metadata}), type_check=False)
 
 
-def _node(name: str, module: nn.Module, shape: Shape, dt: float) -> nir.NIRNode:
-    for key, value in module.state_dict().items():
+def without_dead_units(model: Network, input_shape: Shape) -> Network:
+    """A smaller network with the same outputs, compared on a random recording; see `dpap_neuro.compaction`."""
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.poisson(torch.ones(8, 2, *input_shape), generator=generator)
+    return cast(Network, compacted(model, sample.to(_device(model))))
+
+
+def write_nir(graph: nir.NIRGraph, path: str | Path) -> None:
+    """`nir.write`, whole or not at all."""
+    write_whole(path, lambda temporary: nir.write(temporary, graph))
+
+
+def _check_parameters(name: str, module: nn.Module) -> None:
+    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+    for key, value in own:
+        if is_lazy(value):
+            raise InputError(
+                f"layer {name}: {type(module).__name__} was never run, so its shape is not known; "
+                "run the model once on a sample"
+            )
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise InputError(f"layer {name}: found NaN or infinite values in {key}, expected finite ones")
-    if isinstance(module, Neuron):
-        module = module.cell
-    maker = _NODES.get(type(module)) or _CELLS.get(type(module))
-    if maker is None:
-        instead = _INSTEAD.get(type(module))
-        if instead is None:
-            known = ", ".join(sorted(c.__name__ for c in (*_NODES, *_CELLS)))
-            instead = f"expected one of {known}, batch norm behind a synapse, or dropout"
-        raise InputError(f"layer {name}: {type(module).__name__} cannot be exported: {instead}")
-    return maker(name, module, shape, dt)
-
-
-def _node_name(name: str, node: nir.NIRNode) -> str:
-    """Names of a plain Sequential are numbers: say what the node is as well."""
-    return f"{name}_{type(node).__name__.lower()}" if name.isdigit() else name.replace(".", "_")
-
-
-@torch.no_grad()
-def _output_shape(name: str, module: nn.Module, shape: Shape) -> Shape:
-    if isinstance(module, Neuron) or type(module) in _CELLS:
-        return shape
-    try:
-        return tuple(module(torch.zeros(1, *shape, device=_device(module))).shape[1:])
-    except RuntimeError as error:
-        raise InputError(
-            f"layer {name}: found input of shape {shape}: {str(error).splitlines()[0]}"
-        ) from None
 
 
 def _device(module: nn.Module) -> torch.device:
@@ -257,6 +136,223 @@ def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def write_nir(graph: nir.NIRGraph, path: str | Path) -> None:
-    """`nir.write`, whole or not at all."""
-    write_whole(path, lambda temporary: nir.write(temporary, graph))
+@dataclass(frozen=True)
+class _Flow:
+    """What travels along an edge: the nodes whose outputs are added, and zeros of the traced recording's shape.
+
+    version: how often the (only) source had been changed by a batch norm.
+    """
+
+    sources: tuple[str, ...]
+    zeros: Tensor
+    version: int = 0
+
+    @property
+    def folded(self) -> bool:
+        return self.zeros.shape[0] == _STEPS * _BATCH
+
+    @property
+    def shape(self) -> Shape:
+        return tuple(self.zeros.shape[1:] if self.folded else self.zeros.shape[2:])
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        ours = isinstance(m, neurons.Neuron | neurons.Scale) or type(m) in _CELLS
+        return ours or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Walk(fx.Interpreter):
+    """Goes through the traced forward pass with `_Flow`s in place of tensors and collects nodes and edges."""
+
+    def __init__(self, model: nn.Module, shape: Shape, dt: float) -> None:
+        if type(model) is norse.SequentialState:
+            model = nn.Sequential(OrderedDict(model.named_children()))
+        # A plain sequence works on single time steps.
+        self.by_step = type(model) is nn.Sequential
+        if not any(True for _ in model.children()):
+            raise InputError("model: found no layer, expected at least one")
+        try:
+            traced = fx.GraphModule(model, _Tracer().trace(model))
+        except Exception as error:  # fx raises whatever the network's own code does with its stand-ins
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(
+                f"model: its forward pass cannot be followed ({reason}); expected modules over whole recordings, "
+                "as in dpap_neuro.neurons, and no loop or condition over values"
+            ) from None
+        super().__init__(traced, garbage_collect_values=False)
+        self.extra_traceback = False
+        self.dt = dt
+        self.nodes: dict[str, nir.NIRNode] = {"input": nir.Input({"input": np.array(shape)})}
+        self.edges: list[tuple[str, str]] = []
+        self.made: dict[str, tuple[nn.Module, Shape, int]] = {}
+        self.summed: set[str] = set()
+        lead = (_STEPS * _BATCH,) if self.by_step else (_STEPS, _BATCH)
+        with torch.no_grad():
+            flow = self.run(_Flow(("input",), torch.zeros(*lead, *shape, device=_device(model))))
+        if not isinstance(flow, _Flow):
+            raise InputError(f"model: returns {type(flow).__name__}, expected one tensor")
+        self.nodes["output"] = nir.Output({"output": np.array(flow.shape)})
+        self._connect(flow, "output")
+        self.result = self.nodes, self.edges
+
+    def run_node(self, n: fx.Node) -> Any:
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        flows = [value for value in (*_flat(args), *_flat(kwargs.values())) if isinstance(value, _Flow)]
+        if n.op in ("placeholder", "output", "get_attr") or not flows:
+            return super().run_node(n)
+        if n.op == "call_module":
+            return self._module(str(n.target), args, flows)
+        return self._operation(n, args, kwargs, flows)
+
+    # --- modules -------------------------------------------------------------------------------------------
+
+    def _module(self, name: str, args: tuple, flows: list[_Flow]) -> _Flow:
+        module = self.fetch_attr(name)
+        kind, flow = type(module), flows[0]
+        if isinstance(module, _NOTHING):
+            return flow
+        if isinstance(module, nn.Flatten):
+            return self._view(name, flow, module(flow.zeros))
+        if isinstance(module, _NORMS):
+            return self._norm(name, module, flow)
+        if isinstance(module, neurons.Recurrent):
+            return self._recurrent(name, module, flow)
+        if kind in POPULATIONS:
+            self._scans(name, flow)
+            return self._add(name, population(name, module, flow.shape, self.dt), flow, flow.zeros)
+        if kind not in SYNAPSES:
+            known = ", ".join(sorted(c.__name__ for c in (*SYNAPSES, nn.Flatten, *POPULATIONS)))
+            instead = _INSTEAD.get(kind, f"expected one of {known}, batch norm behind a synapse, or dropout")
+            raise InputError(f"layer {name}: {kind.__name__} cannot be exported: {instead}")
+        try:
+            zeros = torch.zeros_like(module(flow.zeros))
+        except RuntimeError as error:
+            raise InputError(
+                f"layer {name}: found input of shape {flow.shape}: {str(error).splitlines()[0]}"
+            ) from None
+        out = self._add(name, SYNAPSES[kind](name, module, flow.shape), flow, zeros)
+        self.made[out.sources[0]] = (module, flow.shape, 0)
+        return out
+
+    def _scans(self, name: str, flow: _Flow) -> None:
+        if flow.folded and not self.by_step:
+            raise InputError(
+                f"layer {name}: its input has time and batch folded together, expected (T, B, ...)"
+            )
+
+    def _norm(self, name: str, norm: nn.Module, flow: _Flow) -> _Flow:
+        synapse, shape, version = self.made.get(flow.sources[0], (nn.Identity(), (), 0))
+        if len(flow.sources) > 1 or flow.sources[0] not in self.made:
+            before = " + ".join(flow.sources)
+            raise InputError(
+                f"layer {name}: {type(norm).__name__} behind {before} cannot be exported: "
+                "expected behind a synapse layer, into which it is folded"
+            )
+        source = flow.sources[0]
+        if source in self.summed or any(edge[0] == source for edge in self.edges) or version != flow.version:
+            raise InputError(
+                f"layer {name}: what it normalises is also used without it; give it its own synapse"
+            )
+        synapse = folded(synapse, norm, name)
+        self.nodes[source] = SYNAPSES[type(synapse)](source, synapse, shape)
+        self.made[source] = (synapse, shape, version + 1)
+        return _Flow(flow.sources, flow.zeros, version + 1)
+
+    def _recurrent(self, name: str, module: neurons.Recurrent, flow: _Flow) -> _Flow:
+        self._scans(name, flow)
+        node = population(name, module.neuron, flow.shape, self.dt)
+        out = self._add(name, node, flow, flow.zeros)
+        weights, bias = array(module.recurrent_weights), module.recurrent_bias
+        feedback = nir.Linear(weights) if bias is None else nir.Affine(weights, array(bias))
+        back = self._add(f"{name}_feedback", feedback, out, flow.zeros)
+        self._connect(back, out.sources[0])
+        return out
+
+    # --- operations ----------------------------------------------------------------------------------------
+
+    def _operation(self, n: fx.Node, args: tuple, kwargs: dict, flows: list[_Flow]) -> Any:
+        target, flow = n.target, flows[0]
+        if target in _SIZES or target in _VIEWS:
+            call = getattr(flow.zeros, target) if isinstance(target, str) else target
+            rest = args[1:] if isinstance(target, str) else (flow.zeros, *args[1:])
+            found = call(*rest, **kwargs)
+            return found if target in _SIZES else self._view(n.name, flow, found)
+        if target in _PASSED:
+            return flow
+        if target in _ADDITIONS and not kwargs:
+            return self._sum(n.name, args, flows)
+        if target in _PRODUCTS and len(flows) == 1 and not kwargs:
+            factor = next(value for value in args if not isinstance(value, _Flow))
+            shape = flow.shape
+            return self._add(n.name, nir.Scale(full(factor, shape, n.name, "a factor")), flow, flow.zeros)
+        what = target if isinstance(target, str) else getattr(target, "__name__", str(target))
+        if target in (torch.cat, torch.concat, torch.concatenate):
+            instead = _CONCATENATION
+        elif target in _PRODUCTS:
+            instead = "a factor must be constant, found the product of two signals"
+        else:
+            instead = "expected modules, additions, products by constants, flatten and unflatten"
+        raise InputError(f"operation {n.name} behind {flow.sources[0]}: {what} cannot be exported: {instead}")
+
+    def _sum(self, name: str, args: tuple, flows: list[_Flow]) -> _Flow:
+        if len(flows) == 1:
+            if any(isinstance(value, int | float) and value == 0 for value in args):
+                return flows[0]
+            raise InputError(
+                f"operation {name}: found a constant that is added, expected it in a layer's bias"
+            )
+        first, second = flows
+        if first.zeros.shape != second.zeros.shape:
+            raise InputError(
+                f"operation {name}: found the sum of {first.shape} and {second.shape}, expected equal shapes"
+            )
+        if set(first.sources) & set(second.sources):
+            raise InputError(f"operation {name}: found a signal added to itself, expected a product by 2")
+        for flow in flows:
+            self._current(flow)
+            self.summed.update(flow.sources)
+        return _Flow((*first.sources, *second.sources), first.zeros)
+
+    def _view(self, name: str, flow: _Flow, zeros: Tensor) -> _Flow:
+        lead = tuple(zeros.shape[:2])
+        if lead[0] != _STEPS * _BATCH and lead != (_STEPS, _BATCH):
+            raise InputError(f"layer {name}: a view that moves time or batch cannot be exported")
+        out = _Flow(flow.sources, zeros, flow.version)
+        if out.shape == flow.shape:
+            return out
+        if out.shape != (math.prod(flow.shape),):
+            raise InputError(
+                f"layer {name}: a view of {flow.shape} as {out.shape} cannot be exported, expected all axes flattened"
+            )
+        return self._add(name, nir.Flatten({"input": np.array(flow.shape)}, 0, -1), flow, zeros)
+
+    # --- the graph -----------------------------------------------------------------------------------------
+
+    def _add(self, layer: str, node: nir.NIRNode, flow: _Flow, zeros: Tensor) -> _Flow:
+        """Adds a node behind `flow`. Names of a plain sequence are numbers: they say what the node is as well."""
+        base = f"{layer}_{type(node).__name__.lower()}" if layer.isdigit() else layer.replace(".", "_")
+        name, count = base, 2
+        while name in self.nodes or name == "output":
+            name, count = f"{base}_{count}", count + 1
+        self.nodes[name] = node
+        self._connect(flow, name)
+        return _Flow((name,), zeros)
+
+    def _connect(self, flow: _Flow, target: str) -> None:
+        self._current(flow)
+        self.edges += [(source, target) for source in flow.sources]
+
+    def _current(self, flow: _Flow) -> None:
+        made = self.made.get(flow.sources[0]) if len(flow.sources) == 1 else None
+        if made is not None and made[2] != flow.version:
+            raise InputError(
+                f"layer {flow.sources[0]}: used both with and without its batch norm; give each its own synapse"
+            )
+
+
+def _flat(values: Any) -> list[Any]:
+    out: list[Any] = []
+    for value in values:
+        out += _flat(value) if isinstance(value, list | tuple) else [value]
+    return out

@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 
 from hardware.errors import HardwareError
-from hardware.nir_file import MAX_DEPTH, MAX_NODES, _Budget, _enter, _keys, _read_dataset
+from hardware.nir_file import MAX_DEPTH, MAX_NODES, Budget, enter, keys, read_dataset
 
 # An attribute lies in the object's header, which HDF5 limits to 64 KB; no reader here needs more.
 MAX_ATTRIBUTE = 1 << 16
@@ -39,7 +39,7 @@ def read_groups(path: str | os.PathLike[str]) -> dict[str, Any]:
         if not h5py.is_hdf5(path):
             raise HardwareError(f"{path} is not an HDF5 file: it does not begin as one does")
         with h5py.File(path, "r") as file:
-            return _read_group(file, "", _Budget(status.st_size), 0, set())
+            return _read_group(file, "", Budget(status.st_size), 0, set())
     except HardwareError as error:
         raise error if str(path) in str(error) else HardwareError(f"{path}: {error}") from None
     except Exception as error:  # h5py raises nearly every built-in exception for a damaged file
@@ -47,22 +47,22 @@ def read_groups(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise HardwareError(f"{path} is damaged: {reason}") from None
 
 
-def _read_group(group: h5py.Group, where: str, budget: _Budget, depth: int, seen: set[int]) -> dict[str, Any]:
+def _read_group(group: h5py.Group, where: str, budget: Budget, depth: int, seen: set[int]) -> dict[str, Any]:
     name = where or "the file"
     if depth > MAX_DEPTH:
         raise HardwareError(f"{name}: nested more than {MAX_DEPTH} deep")
-    _enter(group, name, depth, seen)
+    enter(group, name, depth, seen)
     budget.nodes_left -= 1
     if budget.nodes_left < 0:
         raise HardwareError(f"more than {MAX_NODES} groups")
     values: dict[str, Any] = _attributes(group)
-    for key in _keys(group, MAX_NODES, name, "members"):
+    for key in keys(group, MAX_NODES, name, "members"):
         inner = f"{where}/{key}" if where else key
         if not isinstance(group.get(key, getlink=True), h5py.HardLink):
             raise HardwareError(f"{inner}: a link to elsewhere, such files have none")
         item = group[key]
         if isinstance(item, h5py.Dataset):
-            values[key] = _read_dataset(item, inner, budget)
+            values[key] = read_dataset(item, inner, budget)
         elif isinstance(item, h5py.Group):
             values[key] = _read_group(item, inner, budget, depth + 1, seen)
         else:

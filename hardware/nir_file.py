@@ -37,7 +37,7 @@ _OTHER_FILTERS = {h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
 
 @dataclass
-class _Budget:
+class Budget:
     """What one file may still use."""
 
     file_bytes: int
@@ -67,7 +67,7 @@ def read_tree(path: str | os.PathLike[str]) -> dict[str, Any]:
             root = _member(file, "node", "the file")
             if not isinstance(root, h5py.Group):
                 raise HardwareError(f"{path} is not a .nir file: it has no group 'node'")
-            return _read_node(root, "the graph", _Budget(status.st_size), 0, set())
+            return _read_node(root, "the graph", Budget(status.st_size), 0, set())
     except HardwareError as error:
         raise error if str(path) in str(error) else HardwareError(f"{path}: {error}") from None
     except Exception as error:  # h5py raises nearly every built-in exception for a damaged file
@@ -85,7 +85,7 @@ def _member(group: h5py.Group, key: str, where: str) -> Any:
     return group[key]
 
 
-def _enter(group: h5py.Group, where: str, depth: int, seen: set[int]) -> None:
+def enter(group: h5py.Group, where: str, depth: int, seen: set[int]) -> None:
     if depth > MAX_DEPTH:
         raise HardwareError(f"{where}: nested more than {MAX_DEPTH} deep")
     address = h5py.h5o.get_info(group.id).addr
@@ -94,29 +94,29 @@ def _enter(group: h5py.Group, where: str, depth: int, seen: set[int]) -> None:
     seen.add(address)
 
 
-def _keys(group: h5py.Group, limit: int, where: str, what: str) -> list[str]:
+def keys(group: h5py.Group, limit: int, where: str, what: str) -> list[str]:
     keys = list(islice(iter(group), limit + 1))
     if len(keys) > limit:
         raise HardwareError(f"{where}: more than {limit} {what}")
     return keys
 
 
-def _read_node(group: h5py.Group, where: str, budget: _Budget, depth: int, seen: set[int]) -> dict[str, Any]:
-    _enter(group, where, depth, seen)
+def _read_node(group: h5py.Group, where: str, budget: Budget, depth: int, seen: set[int]) -> dict[str, Any]:
+    enter(group, where, depth, seen)
     budget.nodes_left -= 1
     if budget.nodes_left < 0:
         raise HardwareError(f"more than {MAX_NODES} nodes")
     fields: dict[str, Any] = {}
-    for key in _keys(group, MAX_FIELDS, where, "fields"):
+    for key in keys(group, MAX_FIELDS, where, "fields"):
         item = _member(group, key, where)
         if isinstance(item, h5py.Dataset):
-            fields[key] = _read_dataset(item, f"{where}, '{key}'", budget)
+            fields[key] = read_dataset(item, f"{where}, '{key}'", budget)
         elif isinstance(item, h5py.Group) and key == "metadata":
             fields[key] = _read_metadata(item, f"{where}, metadata", budget, depth + 1, seen)
         elif isinstance(item, h5py.Group) and key == "nodes":
-            _enter(item, where, depth + 1, seen)
+            enter(item, where, depth + 1, seen)
             fields[key] = {}
-            for name in _keys(item, MAX_NODES, where, "nodes"):
+            for name in keys(item, MAX_NODES, where, "nodes"):
                 node = _member(item, name, where)
                 if not isinstance(node, h5py.Group):
                     raise HardwareError(f"node '{name}' is not a group")
@@ -127,14 +127,14 @@ def _read_node(group: h5py.Group, where: str, budget: _Budget, depth: int, seen:
 
 
 def _read_metadata(
-    group: h5py.Group, where: str, budget: _Budget, depth: int, seen: set[int]
+    group: h5py.Group, where: str, budget: Budget, depth: int, seen: set[int]
 ) -> dict[str, Any]:
-    _enter(group, where, depth, seen)
+    enter(group, where, depth, seen)
     values: dict[str, Any] = {}
-    for key in _keys(group, MAX_FIELDS, where, "entries"):
+    for key in keys(group, MAX_FIELDS, where, "entries"):
         item = _member(group, key, where)
         if isinstance(item, h5py.Dataset):
-            values[key] = _read_dataset(item, f"{where}, '{key}'", budget)
+            values[key] = read_dataset(item, f"{where}, '{key}'", budget)
         elif isinstance(item, h5py.Group):
             values[key] = _read_metadata(item, f"{where}.{key}", budget, depth + 1, seen)
         else:
@@ -142,7 +142,7 @@ def _read_metadata(
     return values
 
 
-def _read_dataset(dataset: h5py.Dataset, where: str, budget: _Budget) -> Any:
+def read_dataset(dataset: h5py.Dataset, where: str, budget: Budget) -> Any:
     kind = dataset.id.get_type().get_class()
     text = kind == h5py.h5t.STRING
     if not text and kind not in (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.ENUM):
@@ -157,7 +157,7 @@ def _read_dataset(dataset: h5py.Dataset, where: str, budget: _Budget) -> Any:
     return np.asarray(dataset[()])
 
 
-def _check_storage(dataset: h5py.Dataset, where: str, budget: _Budget) -> None:
+def _check_storage(dataset: h5py.Dataset, where: str, budget: Budget) -> None:
     """Refuse a data set whose declared size is out of proportion to what the file stores for it."""
     declared = dataset.id.get_type().get_size()
     for length in dataset.shape:

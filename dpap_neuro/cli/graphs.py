@@ -16,15 +16,21 @@ from dpap_neuro.cli.shared import Json, app, stdout
 def export(
     run: Annotated[Path, typer.Argument(help="Folder written by `dpap-neuro train`.")],
     out: Annotated[Path, typer.Option(help="The .nir file to write.")],
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Leave out neurons that pruning silenced.")
+    ] = False,
 ) -> None:
     """Write the network of a run as a .nir file.
 
     Example: dpap-neuro export runs/first --out first.nir
     """
-    from dpap_neuro.nir_export import write_nir
+    from dpap_neuro.nir_export import without_dead_units, write_nir
     from dpap_neuro.runs import graph_of, load_run
 
-    write_nir(graph_of(*load_run(run)), out)
+    network, metadata = load_run(run)
+    if compact:
+        network = without_dead_units(network, network.settings.input_shape)
+    write_nir(graph_of(network, metadata), out)
     stdout.print(f"Written: {out}", highlight=False)
 
 

@@ -1,0 +1,124 @@
+"""Model, `.nir`, reference simulator, and back into Norse: the same spikes for every layer and composed networks."""
+
+from __future__ import annotations
+
+import nir
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("norse")
+
+import torch
+from nir_networks import NETWORKS, SETTINGS, Net, same_spikes
+from torch import nn
+
+from dpap_neuro.errors import InputError
+from dpap_neuro.neurons import LIF, Recurrent, Scale
+from dpap_neuro.nir_export import to_nir, write_nir
+from dpap_neuro.nir_import import from_graph
+from hardware.graph import from_nir, read_graph
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_model_export_reference_and_import_agree(name, tmp_path):
+    network, shape = NETWORKS[name]()
+    x = torch.poisson(torch.full((25, 3, *shape), 0.6), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        expected = network(x).numpy()
+    assert expected.any()
+    write_nir(to_nir(network, shape, SETTINGS.dt), tmp_path / "a.nir")
+    graph = read_graph(tmp_path / "a.nir")
+    same_spikes(graph, x, expected)
+    imported = from_graph(graph)
+    assert imported.dt == SETTINGS.dt and "metadata" in imported.dt_reason
+    with torch.no_grad():
+        again = imported(x).numpy()
+    same_spikes(graph, x, again)
+    # The imported network writes the same network again.
+    same_spikes(from_nir(to_nir(imported.eval(), shape, SETTINGS.dt)), x, again)
+
+
+def test_every_parameter_has_its_populations_shape():
+    network, shape = NETWORKS["current-based"]()
+    for node in to_nir(network, shape, SETTINGS.dt).nodes.values():
+        if isinstance(node, nir.CubaLIF):
+            assert {v.shape for v in vars(node).values() if isinstance(v, np.ndarray)} == {node.v_leak.shape}
+            np.testing.assert_allclose(node.w_in, node.tau_syn / SETTINGS.dt)
+
+
+def test_compacted_network_is_smaller_and_the_same():
+    network, shape = NETWORKS["batch norm, conv"]()
+    with torch.no_grad():
+        network.conv.weight[1] = 0.0
+        network.norm.bias[1] = network.norm.running_mean[1] = 0.0
+    dense, small = (to_nir(network, shape, SETTINGS.dt, compact=c) for c in (False, True))
+    assert small.nodes["conv"].weight.shape[0] < dense.nodes["conv"].weight.shape[0]
+    x = torch.poisson(torch.full((25, 3, *shape), 0.6), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        same_spikes(from_nir(small), x, network(x).numpy())
+
+
+def _refused(forward, **layers):
+    return Net(forward, **layers).eval()
+
+
+REFUSED = {
+    "max pooling": (
+        _refused(lambda s, x: s.pool(x.flatten(0, 1)), pool=nn.MaxPool2d(2)),
+        ["pool", "AvgPool2d"],
+    ),
+    "concatenation": (
+        _refused(lambda s, x: torch.cat([s.a(x), s.b(x)], 2), a=nn.Linear(6, 3), b=nn.Linear(6, 3)),
+        ["cat", "synapse of its own"],
+    ),
+    "product of signals": (
+        _refused(lambda s, x: s.a(x) * s.b(x), a=nn.Linear(6, 3), b=nn.Linear(6, 3)),
+        ["constant", "mul"],
+    ),
+    "unknown module": (_refused(lambda s, x: s.soft(x), soft=nn.Softmax(2)), ["soft", "expected one of"]),
+    "loop over values": (
+        _refused(lambda s, x: s.a(x) if x.sum() > 0 else x, a=nn.Linear(6, 3)),
+        ["followed"],
+    ),
+    "never run": (_refused(lambda s, x: s.lazy(x), lazy=nn.LazyLinear(3)), ["lazy", "never run", "sample"]),
+    "parameter that does not fit": (
+        _refused(lambda s, x: s.lif(x), lif=LIF(SETTINGS, v_th=torch.ones(5))),
+        ["lif", "v_th", "fits"],
+    ),
+    "folded time": (_refused(lambda s, x: s.lif(x.flatten(0, 1)), lif=LIF(SETTINGS)), ["lif", "folded"]),
+    "norm on an input": (
+        _refused(lambda s, x: s.bn(x.flatten(0, 1)), bn=nn.BatchNorm2d(2)),
+        ["bn", "synapse"],
+    ),
+    "padding": (
+        _refused(lambda s, x: s.c(x.flatten(0, 1)), c=nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular")),
+        ["c", "circular", "zeros"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals_name_the_layer_and_what_to_use(name):
+    network, words = REFUSED[name]
+    with pytest.raises(InputError) as error:
+        to_nir(network, (2, 8, 6), SETTINGS.dt)
+    text = str(error.value)
+    assert all(word in text for word in words) and "\n" not in text, text
+
+
+def test_batch_norm_of_one_branch_only_is_refused():
+    def forward(s, x):
+        y = s.a(x.flatten(0, 1))
+        return (y + s.norm(y)).unflatten(0, x.shape[:2])
+
+    network = Net(forward, a=nn.Linear(6, 3), norm=nn.BatchNorm1d(3)).eval()
+    with pytest.raises(InputError, match=r"a.*batch norm|added to itself"):
+        to_nir(network, (6,), SETTINGS.dt)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(6, 3), Recurrent(LIF(SETTINGS), 6), Scale(torch.ones(6))])
+def test_nan_is_refused_by_layer(layer):
+    next(layer.parameters()).data.view(-1)[0] = float("nan")
+    with pytest.raises(InputError, match="layer a: found NaN"):
+        to_nir(Net(lambda s, x: s.a(x), a=layer), (6,), SETTINGS.dt)
