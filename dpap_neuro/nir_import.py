@@ -187,13 +187,16 @@ def _layer(name: str, graph: Graph, dt: float) -> nn.Module:
         return _synapse(nn.Linear(pre, post, isinstance(node, nir.Affine), device="meta"), node)
     if isinstance(node, nir.Conv1d | nir.Conv2d):
         kind = nn.Conv1d if isinstance(node, nir.Conv1d) else nn.Conv2d
-        out, within, *kernel = node.weight.shape
+        out, within, *taps = node.weight.shape
         how = (node.stride, node.padding, node.dilation, node.groups)
         bias = bool(np.any(node.bias))
-        return _synapse(kind(within * node.groups, out, tuple(kernel), *how, bias, device="meta"), node)
+        return _synapse(kind(within * node.groups, out, tuple(taps), *how, bias, device="meta"), node)
     if isinstance(node, nir.SumPool2d | nir.AvgPool2d):
-        sizes = tuple(tuple(int(n) for n in v) for v in (node.kernel_size, node.stride, node.padding))
-        return nn.AvgPool2d(*sizes, divisor_override=1 if isinstance(node, nir.SumPool2d) else None)
+        kernel, stride, padding = (
+            (int(v[0]), int(v[1])) for v in (node.kernel_size, node.stride, node.padding)
+        )
+        divisor = 1 if isinstance(node, nir.SumPool2d) else None
+        return nn.AvgPool2d(kernel, stride, padding, divisor_override=divisor)
     if isinstance(node, nir.Flatten):
         end = int(node.end_dim)
         return nn.Flatten(int(node.start_dim) + 1, end if end < 0 else end + 1)
