@@ -86,7 +86,7 @@ class ImportedNetwork(nn.Module):
         before = graph.predecessors()
         self.plan: list[tuple[str, str, list[str]]] = []
         for name in graph.order:
-            if name in feedback.values() or name == self.source:
+            if name == self.source or (name in feedback.values() and name not in feedback):
                 continue
             sources = [s for s in before[name] if s not in (name, feedback.get(name))]
             layer: nn.Module = nn.Identity()

@@ -12,12 +12,19 @@ pytest.importorskip("norse")
 import torch
 from nir_networks import NETWORKS, SETTINGS, Net, same_spikes
 from torch import nn
+from typer.testing import CliRunner
 
+from dpap_neuro.cli import app
 from dpap_neuro.errors import InputError
+from dpap_neuro.models import ModelSettings, build_model
 from dpap_neuro.neurons import LIF, Recurrent, Scale
 from dpap_neuro.nir_export import to_nir, write_nir
 from dpap_neuro.nir_import import from_graph
+from dpap_neuro.pruning.structure import find_structure
+from dpap_neuro.runs import save_run
+from dpap_neuro.training import History
 from hardware.graph import from_nir, read_graph
+from hardware.summary import synapses
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -57,6 +64,36 @@ def test_compacted_network_is_smaller_and_the_same():
     x = torch.poisson(torch.full((25, 3, *shape), 0.6), generator=torch.Generator().manual_seed(5))
     with torch.no_grad():
         same_spikes(from_nir(small), x, network(x).numpy())
+
+
+def test_recurrent_network_is_pruned_and_compacted():
+    network, shape = NETWORKS["recurrent"]()
+    structure = find_structure(network, torch.ones(4, 2, *shape))
+    assert [p.kind for p in structure.projections.values()].count("recurrent") == 1
+    with torch.no_grad():
+        network.l0.weight[2] = network.l0.bias[2] = network.l1.recurrent_weights[2] = 0.0
+    small = to_nir(network, shape, SETTINGS.dt, compact=True)
+    assert small.nodes["l1"].v_leak.shape == (8,) and small.nodes["l1_feedback"].weight.shape == (8, 8)
+    x = torch.poisson(torch.full((25, 3, *shape), 0.6), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        same_spikes(from_nir(small), x, network(x).numpy())
+
+
+def test_command_writes_the_compacted_network(tmp_path):
+    settings = ModelSettings("mlp", (2, 6, 6), 3, SETTINGS)
+    network = build_model(settings).eval()
+    with torch.no_grad():
+        network[1].weight[:100] = 0.0
+    save_run(tmp_path / "run", network, History(), {"bins": 5, "class_names": ["a", "b", "c"]})
+    sizes = {}
+    for flags in ([], ["--compact"]):
+        path = tmp_path / "a.nir"
+        result = CliRunner().invoke(app, ["export", str(tmp_path / "run"), "--out", str(path), *flags])
+        assert result.exit_code == 0, result.output
+        graph = read_graph(path)
+        sizes[bool(flags)] = synapses(graph)
+        assert graph.metadata["class_names"] == ["a", "b", "c"] and graph.dt == SETTINGS.dt
+    assert sizes[False] - sizes[True] == 100 * 3
 
 
 def _refused(forward, **layers):

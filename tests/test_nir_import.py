@@ -71,7 +71,7 @@ def test_time_step_is_found_given_or_assumed():
     assert assumed.dt == 1e-4 and "assumed" in assumed.dt_reason
     counts = from_nir(graph({"input": inp(3), "if": nir.IF(*np.ones((2, 3), np.float32)), "output": out(3)}))
     assert from_graph(counts).dt == 1.0
-    with pytest.raises(InputError, match="node lif: found tau_mem of 0.02 s"):
+    with pytest.raises(InputError, match=r"node lif: found tau_mem of 0.02 s"):
         from_graph(made(), dt=0.05)
     with pytest.raises(HardwareError, match="dt is -1"):
         from_graph(made(), dt=-1.0)

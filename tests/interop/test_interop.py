@@ -23,12 +23,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 for package in ("torch", "norse", "nirtorch", "snntorch", "spikingjelly"):
     pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[learn,interop]'")
 
-import torch
-from nir_networks import chain
-from torch import nn
+import torch  # noqa: E402
+from nir_networks import chain  # noqa: E402
+from torch import nn  # noqa: E402
 
-from dpap_neuro.neurons import LIF, NeuronSettings
-from dpap_neuro.nir_export import to_nir, write_nir
+from dpap_neuro.neurons import LIF, NeuronSettings  # noqa: E402
+from dpap_neuro.nir_export import to_nir, write_nir  # noqa: E402
 
 SETTINGS = NeuronSettings(dt=1e-4, tau_mem=4e-4, v_th=0.4)
 NETWORKS = {
@@ -74,7 +74,7 @@ def _run(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_same_spike_counts(name, reads, tmp_path):
     network, shape = NETWORKS[name]()
-    x = torch.poisson(torch.full((100, 20, *shape), 0.5), generator=torch.Generator().manual_seed(3))
+    x = torch.poisson(torch.full((200, 20, *shape), 0.8), generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         expected = network(x)
     write_nir(to_nir(network, shape, SETTINGS.dt), tmp_path / "a.nir")
