@@ -2,7 +2,7 @@
 
 An environment of its own: pip install -e '.[learn,interop]' pytest; without the packages these tests are skipped.
 
-What the readers take, and we keep to here: snnTorch 1.0 fixes dt = 1e-4 s, v_leak = 0, one threshold and one
+What the readers take, and we keep to here: snnTorch 1.0 (samples one by one) fixes dt = 1e-4 s, v_leak = 0, one threshold and one
 tau per population, and reads no Scale, SumPool2d, Conv1d, LI; its IF has a decay of 0.9. SpikingJelly takes dt
 as an argument, wants IF with r = 1 / dt, and no grouped convolution. Both read a CubaLIF only where
 r = tau_mem / dt and w_in = tau_syn / dt, which are not Norse's dynamics: ours are left out.
@@ -46,12 +46,11 @@ NETWORKS = {
 
 
 def snntorch_reads(path: Path, x: torch.Tensor) -> torch.Tensor:
-    from snntorch import utils
+    """Sample by sample, from a network read anew: its Flatten takes the batch in as well, its neurons keep state."""
     from snntorch.import_nir import import_from_nir
 
-    network = import_from_nir(nir.read(path))
-    utils.reset(network)
-    return _run(network, x)
+    samples = [_run(import_from_nir(nir.read(path)), x[:, b]) for b in range(x.shape[1])]
+    return torch.stack(samples, 1)
 
 
 def spikingjelly_reads(path: Path, x: torch.Tensor) -> torch.Tensor:
