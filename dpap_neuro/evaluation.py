@@ -1,28 +1,99 @@
-"""A `.nir` file on recordings: part of the command line, so it stands on both packages."""
+"""Networks of a file on recordings: part of the command line, so it stands on both packages."""
 
 from __future__ import annotations
 
+import os
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dpap_neuro.data import Binning, open_dataset, rasters
+from dpap_neuro.data import Binning, Opened, open_dataset, rasters
 from dpap_neuro.errors import InputError
-from hardware import fidelity, reference, simulator
-from hardware.compile import compile_graph
+from dpap_neuro.files import write_whole
+from hardware import fidelity, lava, reference, simulator
+from hardware.compile import LayerReport, compile_graph
+from hardware.errors import HardwareError
 from hardware.graph import Graph, read_graph, time_step
+from hardware.network import Network
+from hardware.network_file import load, save
+from hardware.netx import read_net, write_net
+from hardware.timing import depths
 
-BACKENDS = ("float", "fixed")
+BACKENDS = ("float", "fixed", "lava")
+INTEGER_FILES = (".net", ".h5")
 _CHUNK = 50
+
+
+@dataclass(frozen=True)
+class Model:
+    """A file's network. graph: of a `.nir` file, None for an integer network. dt: seconds per step, where known."""
+
+    path: Path
+    graph: Graph | None
+    network: Network | None
+    dt: float | None
+    metadata: Mapping[str, Any]
+
+    def integers(self) -> Network:
+        """The integer network: as it stands, or compiled to 8 bits with one threshold per population."""
+        if self.network is not None:
+            return self.network
+        assert self.graph is not None
+        return compile_graph(self.graph, self.dt)[0]
+
+
+def open_model(path: str | Path, dt: float | None = None) -> Model:
+    """Read a `.nir` graph, a NETX `.net` file or an integer network in an `.h5` file.
+
+    dt: seconds per step of a graph that does not say. Raises HardwareError or InputError.
+    """
+    path = Path(path)
+    if path.suffix in INTEGER_FILES:
+        if dt is not None:
+            raise InputError(f"{path}: an integer network has its time constants in steps; leave out --dt")
+        network = read_net(path) if path.suffix == ".net" else load(path)
+        return Model(path, None, network, network.dt, network.metadata)
+    graph = read_graph(path)
+    return Model(path, graph, None, time_step(graph, dt)[0], graph.metadata)
+
+
+def compile_file(
+    model: str | Path, chip: str, out: str | Path, dt: float | None = None, weight_bits: int = 8
+) -> tuple[Network, list[LayerReport]]:
+    """Compile a `.nir` file for a chip and write it: `.net` (NETX) or `.h5` (all that an integer network can say).
+
+    chip: "loihi1" has one threshold per population; so has NETX. For "loihi2" in an `.h5` file every output
+    channel gets its own scale and threshold. Returns the network and a report per projection; nothing is written where
+    an error is raised (HardwareError, InputError).
+    """
+    out = Path(out)
+    if chip not in ("loihi1", "loihi2"):
+        raise InputError(f"chip: found {chip!r}, expected loihi1 or loihi2")
+    if out.suffix not in INTEGER_FILES:
+        raise InputError(f"{out}: expected a name that ends in .net (NETX) or .h5 (any integer network)")
+    graph = read_graph(model)
+    netx = out.suffix == ".net"
+    per_channel = chip == "loihi2" and not netx
+    network, reports = compile_graph(graph, dt, weight_bits, per_channel, netx)
+    for population in network.populations:
+        if chip == "loihi1" and population.spiking and np.ndim(population.vth):
+            raise InputError(
+                f"node {population.name!r}: its thresholds differ from neuron to neuron, loihi1 has one per "
+                "population; give its neurons the same constants, or compile for loihi2"
+            )
+    (write_net if netx else save)(network, out)
+    return network, reports
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """accuracy = correct / n. steps: time steps of the longest recording. spikes: of all neurons (inputs not counted) over all
-    recordings. seconds: of the simulation alone. predictions: class per recording."""
+    recordings. dt: seconds per step, None where the file does not say. seconds: of the simulation alone. predictions: class per recording."""
 
     accuracy: float
     correct: int
@@ -31,29 +102,84 @@ class Evaluation:
     spikes: int
     seconds: float
     backend: str
-    dt: float
+    dt: float | None
     predictions: np.ndarray = field(repr=False)
 
     def to_dict(self) -> dict:
         return {k: v for k, v in asdict(self).items() if k != "predictions"}
 
 
-def binning_of(graph: Graph, bins: int | None = None, bin_us: float | None = None) -> Binning:
-    """What was asked for, else what the graph's metadata says. Raises InputError where neither tells."""
-    clip = graph.metadata.get("clip")
+def binning_of(metadata: Mapping[str, Any], bins: int | None = None, bin_us: float | None = None) -> Binning:
+    """What was asked for, else what a file's metadata says. Raises InputError where neither tells."""
+    clip = metadata.get("clip")
     if bins is None and bin_us is None:
-        bins, bin_us = graph.metadata.get("bins"), graph.metadata.get("bin_us")  # type: ignore[assignment]
+        bins, bin_us = metadata.get("bins"), metadata.get("bin_us")
         if bins is None and bin_us is None:
             raise InputError(
                 "binning: the file does not say how events become steps; give --bins N or --bin-us T"
             )
-    return Binning(bins, bin_us, None if clip is None else int(clip))  # type: ignore[call-overload]
+    return Binning(bins, bin_us, None if clip is None else int(clip))
 
 
-def shown(graph: Graph, rasters: np.ndarray) -> np.ndarray:
+def shown(metadata: Mapping[str, Any], raster: np.ndarray) -> np.ndarray:
     """The time bins that the network is shown: all, or those its metadata kept."""
-    kept = graph.metadata.get("kept_bins")
-    return rasters if kept is None else rasters[:, np.asarray(kept, dtype=np.int64)]
+    kept = metadata.get("kept_bins")
+    return raster if kept is None else raster[:, np.asarray(kept, dtype=np.int64)]
+
+
+def chosen_recordings(opened: Opened, limit: int | None) -> np.ndarray:
+    """Indices of all recordings, or of `limit` of them, spread evenly."""
+    if limit is not None and limit < 1:
+        raise InputError(f"limit: found {limit}, expected at least 1")
+    n = len(opened.recordings.labels)
+    if limit is None or limit >= n:
+        return np.arange(n)
+    return np.linspace(0, n - 1, limit).astype(int)
+
+
+def run_lava(
+    network: Network, raster: np.ndarray, record: simulator.Record = (), python: str | None = None
+) -> tuple[simulator.Run, int]:
+    """The network on real Lava, and how many values differ from our simulator's.
+
+    raster: (batch, steps, *shape). Both run on the chip's clock, one step per projection, for as many steps more as
+    the output is late. The first steps, in which layers still wait for their input, are reset away as between
+    samples, and taken off what is returned: `Run` is on the zero-delay clock. Compared are all spikes, and the
+    membrane of a read-out that does not spike. python: an interpreter with lava-nc, None: this one.
+    """
+    late = max(depths(network).values())
+    width = [(0, 0), (0, late), *[(0, 0)] * (raster.ndim - 2)]
+    padded = np.pad(raster, width)
+    everything = {p.name: ("spikes",) if p.spiking else ("v",) for p in network.populations}
+    record = simulator.wanted_variables(network, record)
+    both = {name: tuple({*variables, *record.get(name, ())}) for name, variables in everything.items()}
+    interval = padded.shape[1]
+    if python is None:
+        run = lava.simulate(network, padded, both, reset_interval=interval)
+    else:
+        run = lava.run_elsewhere(python, network, padded, both, reset_interval=interval)
+    ours = simulator.simulate(network, padded, "chip", both, reset_interval=interval)
+    differing = sum(
+        int(np.count_nonzero(getattr(run, variable)[name] != getattr(ours, variable)[name]))
+        for name, variables in both.items()
+        for variable in variables
+    )
+
+    def aligned(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {k: v[:, run.depth[k] : run.depth[k] + raster.shape[1]] for k, v in values.items()}
+
+    spikes = aligned(run.spikes)
+    output = network.outputs[0]
+    done = replace(
+        run,
+        output=aligned({output: run.output})[output],
+        spikes=spikes,
+        u=aligned(run.u),
+        v=aligned(run.v),
+        counts={name: s.sum(axis=1, dtype=np.int32) for name, s in spikes.items()},
+        timing="zero_delay",
+    )
+    return done, differing
 
 
 def evaluate(
@@ -67,37 +193,45 @@ def evaluate(
     dt: float | None = None,
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    lava_python: str | None = None,
 ) -> Evaluation:
     """Classify recordings by the largest spike count, or membrane sum, over time.
 
-    backend: "float" (the reference simulator, single precision) or "fixed" (8-bit weights, the chip's integers).
-    limit: only so many recordings, spread evenly. progress(done, total).
+    model: a `.nir`, `.net` or `.h5` file, see `open_model`. backend: "float" (the reference simulator, single precision;
+    of a `.nir` file only), "fixed" (8-bit weights, the chip's integers) or "lava" (the same integers on real Lava,
+    in `lava_python` where given). limit: only so many recordings, spread evenly. progress(done, total).
     Raises InputError or HardwareError for what cannot be read or run.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"backend: found {backend!r}, expected one of {', '.join(BACKENDS)}")
-    if limit is not None and limit < 1:
-        raise InputError(f"limit: found {limit}, expected at least 1")
-    graph = read_graph(model)
+    check_backend(backend, lava_python)
+    opened_model = open_model(model, dt)
+    metadata = opened_model.metadata
+    binning = binning_of(metadata, bins, bin_us)
+    graph = opened_model.graph
+    if backend == "float" and graph is None:
+        raise InputError(f"{model}: holds integers; give --backend fixed or --backend lava, or its .nir file")
+    network = None if backend == "float" else opened_model.integers()
     opened = open_dataset(dataset, data_dir, split)
-    binning = binning_of(graph, bins, bin_us)
     labels = opened.recordings.labels
-    chosen = np.arange(len(labels))
-    if limit is not None and limit < len(labels):
-        chosen = np.linspace(0, len(labels) - 1, limit).astype(int)
-    step, _ = time_step(graph, dt)
-    network = compile_graph(graph, step)[0] if backend == "fixed" else None
+    chosen = chosen_recordings(opened, limit)
     predicted, spikes, steps, seconds = [], 0, 0, 0.0
     for first in range(0, len(chosen), _CHUNK):
         part = [opened.recordings[i] for i in chosen[first : first + _CHUNK]]
-        raster = shown(graph, rasters(part, binning, opened.sensor_size))
+        raster = shown(metadata, rasters(part, binning, opened.sensor_size))
         begin = time.perf_counter()
-        if network is not None:
-            run = simulator.simulate(network, raster)
-            output, counts = run.output, run.counts
-        else:
-            exact = reference.simulate(graph, raster, dt=step, dtype=np.float32)
+        if network is None:
+            assert graph is not None
+            exact = reference.simulate(graph, raster, dt=opened_model.dt, dtype=np.float32)
             output, counts = exact.output, exact.counts
+        else:
+            if backend == "lava":
+                run, differing = run_lava(network, raster, python=lava_python)
+                if differing:
+                    raise HardwareError(
+                        f"{model}: {differing:,} values differ between Lava and our simulator"
+                    )
+            else:
+                run = simulator.simulate(network, raster)
+            output, counts = run.output, run.counts
         seconds += time.perf_counter() - begin
         predicted.append(fidelity.predictions(output))
         spikes += sum(int(c.sum(dtype=np.int64)) for c in counts.values())
@@ -114,6 +248,56 @@ def evaluate(
         spikes,
         round(seconds, 3),
         backend,
-        step,
+        opened_model.dt,
         predictions,
     )
+
+
+def check_backend(backend: str, lava_python: str | None, known: tuple[str, ...] = BACKENDS) -> None:
+    """Raise InputError for an unknown backend, or Lava where there is none, before anything is read."""
+    if backend not in known:
+        raise InputError(f"backend: found {backend!r}, expected one of {', '.join(known)}")
+    if lava_python is not None and backend != "lava":
+        raise InputError(f"--lava-python is for --backend lava, found --backend {backend}")
+    if backend == "lava" and lava_python is None and not lava.available():
+        raise InputError(lava.NO_LAVA.format(python=sys.executable))
+
+
+def read_raster(path: str | Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Counts (batch, steps, *shape) of an `.npy` file, which may leave out the batch. Raises InputError."""
+    try:
+        raster = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except (ValueError, EOFError, MemoryError) as error:
+        raise InputError(
+            f"{path}: not an .npy file of numbers ({' '.join(str(error).split())[:120]})"
+        ) from None
+    if not isinstance(raster, np.ndarray):
+        raise InputError(f"{path}: an archive, expected one array of an .npy file")
+    if raster.shape[1:] == shape:
+        raster = raster[None]
+    if raster.ndim != 2 + len(shape) or raster.shape[2:] != shape:
+        raise InputError(
+            f"{path}: has shape {raster.shape}, expected (steps, {', '.join(map(str, shape))}), "
+            "or that with the samples before"
+        )
+    return raster
+
+
+def write_spikes(run: simulator.Run, path: str | Path) -> None:
+    """An `.npz` of ``output`` and of ``spikes/NAME`` of what was recorded, (batch, steps, *shape) each."""
+    path = Path(path)
+    check_spikes_path(path)
+    arrays: dict[str, Any] = {f"spikes/{name}": values for name, values in run.spikes.items()}
+
+    def write(temporary: Path) -> None:
+        np.savez_compressed(temporary, output=run.output, **arrays)
+
+    write_whole(path, write)
+
+
+def check_spikes_path(path: str | os.PathLike[str]) -> None:
+    """Raise InputError for a name that `write_spikes` does not write."""
+    if Path(path).suffix != ".npz":
+        raise InputError(f"{path}: expected a name that ends in .npz")

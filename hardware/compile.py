@@ -50,6 +50,7 @@ from hardware.network import (
     SparseProjection,
     weight_grid,
 )
+from hardware.netx import BIAS_EXP
 from hardware.reference import delay_steps
 from hardware.timing import depths, is_recurrent, skipped_layers
 
@@ -97,11 +98,16 @@ class LayerReport:
 
 
 def compile_graph(
-    graph: Graph, dt: float | None = None, weight_bits: int = 8, per_channel: bool = False
+    graph: Graph,
+    dt: float | None = None,
+    weight_bits: int = 8,
+    per_channel: bool = False,
+    netx: bool = False,
 ) -> tuple[Network, list[LayerReport]]:
     """The integer network of a graph, and a report for each projection, in the network's order.
 
     dt: seconds per step; None: as `hardware.graph.time_step` finds it. weight_bits: 1..8 of the mantissas.
+    netx: keep to what a NETX file can say: weights without an exponent, biases with the exponent 6.
     Raises HardwareError, naming the node, for what the chip cannot do. A spike resets the membrane to v_reset
     (NIR says no other); zeros stay zeros.
     """
@@ -116,7 +122,7 @@ def compile_graph(
     if isinstance(output, _Layer):
         layers.append(output)
         output = output.neurons.name
-    quantised = [_quantise(layer, weight_bits, per_channel) for layer in layers]
+    quantised = [_quantise(layer, weight_bits, per_channel, netx) for layer in layers]
     network = Network(
         inputs=inputs,
         populations=tuple(q.population for q in quantised),
@@ -327,7 +333,7 @@ class _Weights:
     total: Array  # sum of |weight| per row
 
 
-def _quantise(layer: _Layer, bits: int, per_channel: bool) -> _Quantised:
+def _quantise(layer: _Layer, bits: int, per_channel: bool, netx: bool) -> _Quantised:
     neurons = layer.neurons
     n = math.prod(neurons.shape)
     maps, residual = _folded_gain(layer)
@@ -351,8 +357,9 @@ def _quantise(layer: _Layer, bits: int, per_channel: bool) -> _Quantised:
         low, high, _ = weight_grid(w.mode, bits)
         np.minimum.at(fit, w.row_scale, quantise.scale_that_fits(w.top, w.bottom, low, high))
     drive = neurons.steady * layer.bias + neurons.drive
+    fixed_exp = BIAS_EXP if netx else None
     full = fits.min(axis=0, initial=np.inf)
-    cap = _highest_scale(neurons, group, residual, drive, weights, scales)
+    cap = _highest_scale(neurons, group, residual, drive, weights, scales, fixed_exp)
     scale = np.minimum(full, cap)
     known = scale[np.isfinite(scale)]
     scale = np.where(np.isfinite(scale), scale, known.min() if known.size else 1.0)
@@ -362,17 +369,19 @@ def _quantise(layer: _Layer, bits: int, per_channel: bool) -> _Quantised:
     lattice = ((neurons.leak == 0) | (neurons.leak == 1)) & (neurons.forget == 1) & (drive == 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         rooms = np.array([np.min(fit / scale) for fit in fits])
-    shift, exponents = quantise.shared_exponents(
-        rooms,
-        _largest_input(weights, scale) / max(float(neurons.forget.min()), 1e-3),
-        float(threshold.min(initial=np.inf)) if threshold.size else 0.0,
-        float(threshold.max(initial=0.0)),
-        bool((~lattice).any()) and neurons.threshold is not None,
-    )
+    shift, exponents = 0, np.zeros(len(weights), int)
+    if not netx:
+        shift, exponents = quantise.shared_exponents(
+            rooms,
+            _largest_input(weights, scale) / max(float(neurons.forget.min()), 1e-3),
+            float(threshold.min(initial=np.inf)) if threshold.size else 0.0,
+            float(threshold.max(initial=0.0)),
+            bool((~lattice).any()) and neurons.threshold is not None,
+        )
     scale, per_neuron, threshold = scale * 2.0**shift, per_neuron * 2.0**shift, threshold * 2.0**shift
 
     vth = quantise.threshold_mantissa(threshold, lattice) if threshold.size else np.zeros(1, np.int32)
-    bias, bias_exp = quantise.bias_mantissa(drive * per_neuron * quantise.ACTIVATION_UNIT)
+    bias, bias_exp = quantise.bias_mantissa(drive * per_neuron * quantise.ACTIVATION_UNIT, fixed_exp)
     du, dv = quantise.current_decay(neurons.forget), quantise.membrane_decay(neurons.leak)
     if (threshold > MAX_THRESHOLD).any():
         raise HardwareError(
@@ -472,7 +481,13 @@ def _largest_input(weights: list[_Weights], scale: Array) -> float:
 
 
 def _highest_scale(
-    neurons: _Neurons, group: Array, residual: Array, drive: Array, weights: list[_Weights], scales: int
+    neurons: _Neurons,
+    group: Array,
+    residual: Array,
+    drive: Array,
+    weights: list[_Weights],
+    scales: int,
+    bias_exp: int | None,
 ) -> Array:
     """The scale of each group above which a threshold, a bias or a read-out's membrane has no room."""
     cap = np.full(scales, np.inf)
@@ -488,7 +503,7 @@ def _highest_scale(
         share = READOUT_ACTIVITY * steps / max(float(neurons.forget.min()), 1e-3)
         for w in weights:
             limit(w.row_scale, quantise.MAX_INPUT, w.total * max(share, 1.0) * len(weights))
-    limit(group, quantise.largest_bias() / quantise.ACTIVATION_UNIT, np.abs(drive) / residual)
+    limit(group, quantise.largest_bias(bias_exp) / quantise.ACTIVATION_UNIT, np.abs(drive) / residual)
     return cap
 
 

@@ -101,21 +101,22 @@ def threshold_mantissa(threshold: Array, lattice: Array | bool) -> Array:
     return np.clip(np.where(lattice, below, np.rint(threshold)), 0, MAX_THRESHOLD).astype(np.int32)
 
 
-def bias_mantissa(bias: Array) -> tuple[Array, int]:
+def bias_mantissa(bias: Array, exponent: int | None = None) -> tuple[Array, int]:
     """Mantissas, int16, and the one exponent of biases (b * scale * 64): the smallest at which all fit.
 
-    What does not fit at the exponent 7 is cut.
+    exponent: 0..7 where it is given. What does not fit at it, or at 7, is cut.
     """
     largest = max(
         float(bias.max(initial=0.0)) / (MAX_BIAS + 0.5), float(bias.min(initial=0.0)) / (MIN_BIAS - 0.5)
     )
-    exponent = int(np.clip(np.ceil(np.log2(largest)), 0, MAX_BIAS_EXP)) if largest > 0 else 0
+    if exponent is None:
+        exponent = int(np.clip(np.ceil(np.log2(largest)), 0, MAX_BIAS_EXP)) if largest > 0 else 0
     return np.clip(np.rint(bias / 2**exponent), MIN_BIAS, MAX_BIAS).astype(np.int16), exponent
 
 
-def largest_bias() -> float:
+def largest_bias(exponent: int | None = None) -> float:
     """The largest |b * scale * 64| that `bias_mantissa` keeps."""
-    return float(MAX_BIAS * 2**MAX_BIAS_EXP)
+    return float(MAX_BIAS * 2 ** (MAX_BIAS_EXP if exponent is None else exponent))
 
 
 def current_decay(share: Array) -> Array:

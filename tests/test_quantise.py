@@ -132,3 +132,9 @@ def test_exponents(rooms, largest, lowest, ratio, leaky):
 def test_nothing_to_round(bits):
     assert quantise.round_weights(np.zeros((0, 3)), 1.0, 0, "mixed", bits).shape == (0, 3)
     assert np.isinf(quantise.scale_that_fits(np.zeros(2), np.zeros(2), *weight_grid("mixed", bits)[:2])).all()
+
+
+def test_a_bias_exponent_that_is_given():
+    mantissa, exponent = quantise.bias_mantissa(np.array([1000.0, -31.0, 1e9, -1e9]), 6)
+    assert exponent == 6 and mantissa.tolist() == [16, 0, 4095, -4096]
+    assert quantise.largest_bias(6) == 4095 * 64 and quantise.largest_bias() == 4095 * 128

@@ -1,7 +1,8 @@
-"""Commands that run a network on recordings."""
+"""Commands that compile a network and run it."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated
@@ -11,29 +12,176 @@ from rich.table import Table
 
 from dpap_neuro.cli.shared import DataDir, Json, app, progress, stderr, stdout
 
+Model = Annotated[Path, typer.Argument(help="A .nir file, or a .net or .h5 file of `dpap-neuro compile`.")]
+Dt = Annotated[float | None, typer.Option(help="Seconds per step, for a .nir file that does not say.")]
+Bins = Annotated[int | None, typer.Option(help="Time steps per recording.")]
+BinUs = Annotated[float | None, typer.Option(help="Microseconds per time step.")]
+LavaPython = Annotated[
+    str | None, typer.Option(help="A Python 3.10 with lava-nc 0.10.0, where this one has none.")
+]
+
+
+@app.command("compile")
+def compile_(
+    model: Annotated[Path, typer.Argument(help="A .nir file.")],
+    out: Annotated[
+        Path, typer.Option(help="The file to write: .net (NETX, for lava-dl) or .h5 (any integer network).")
+    ],
+    chip: Annotated[str, typer.Option(help="loihi1 or loihi2.")] = "loihi2",
+    weight_bits: Annotated[int, typer.Option(help="Bits of a weight, 1 to 8.")] = 8,
+    dt: Dt = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a .nir file into the integers of a chip, and show what rounding did to each layer.
+
+    NETX and Loihi 1 have one threshold per population; an .h5 file for Loihi 2 has one per output channel.
+
+    Example: dpap-neuro compile demo/pruned.nir --chip loihi2 --out demo/pruned.net
+    """
+    from dpap_neuro.evaluation import compile_file
+
+    network, reports = compile_file(model, chip, out, dt, weight_bits)
+    if as_json:
+        layers = [dataclasses.asdict(report) for report in reports]
+        print(
+            json.dumps(
+                {"model": str(model), "chip": chip, "out": str(out), "dt": network.dt, "layers": layers}
+            )
+        )
+        return
+    table = Table(title=f"{model} for {chip}", title_justify="left")
+    for heading in (
+        "synapses",
+        "kind",
+        "bits",
+        "exponent",
+        "delay",
+        "weights",
+        "rounded to 0",
+        "weight error (rms)",
+    ):
+        table.add_column(heading)
+    for heading in ("threshold error", "bias error", "decay error"):
+        table.add_column(heading)
+    for r in reports:
+        counts = (str(r.weight_bits), str(r.weight_exp), str(r.delay), f"{r.parameters:,}", f"{r.zeroed:,}")
+        decay = max(r.du_error, r.dv_error)
+        errors = (f"{e:.2%}" for e in (r.weight_error_rms, r.threshold_error, r.bias_error, decay))
+        table.add_row(f"{r.source} -> {r.target}", r.kind, *counts, *errors)
+    stdout.print(table)
+    for note in dict.fromkeys(f"{r.source} -> {r.target}: {note}" for r in reports for note in r.notes):
+        stderr.print(note, highlight=False, markup=False)
+    stdout.print(f"Written: {out}", highlight=False)
+
+
+@app.command()
+def simulate(
+    model: Model,
+    dataset: Annotated[str | None, typer.Option(help="digits or nmnist.")] = None,
+    data_dir: DataDir = None,
+    split: Annotated[str, typer.Option(help="train, test or all.")] = "test",
+    bins: Bins = None,
+    bin_us: BinUs = None,
+    limit: Annotated[int, typer.Option(help="Recordings of the data set, spread evenly.")] = 10,
+    raster: Annotated[
+        Path | None,
+        typer.Option("--input", help="An .npy file of counts, (steps, *shape), instead of a data set."),
+    ] = None,
+    backend: Annotated[str, typer.Option(help="fixed (our simulator) or lava (and compare).")] = "fixed",
+    lava_python: LavaPython = None,
+    record: Annotated[list[str] | None, typer.Option(help="A population to record; repeat for more.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The .npz file for output and recorded spikes.")] = None,
+    dt: Dt = None,
+    as_json: Json = False,
+) -> None:
+    """Run the integer network of a model; on Lava, compare every spike with ours (exit status 1 if any differs).
+
+    Example: dpap-neuro simulate demo/pruned.nir --dataset digits --record fc1 --out spikes.npz
+    """
+    from dpap_neuro import evaluation as e
+    from dpap_neuro.data import open_dataset, rasters
+    from dpap_neuro.errors import InputError
+    from hardware import simulator
+
+    e.check_backend(backend, lava_python, ("fixed", "lava"))
+    if out is not None:
+        e.check_spikes_path(out)
+    if (raster is None) == (dataset is None):
+        raise InputError("input: give either --dataset NAME or --input RASTER.npy")
+    opened_model = e.open_model(model, dt)
+    network = opened_model.integers()
+    wanted = {name: ("spikes",) for name in record or ()}
+    if raster is not None:
+        counts = e.read_raster(raster, tuple(network.inputs[0].shape))
+    else:
+        binning = e.binning_of(opened_model.metadata, bins, bin_us)
+        opened = open_dataset(str(dataset), data_dir, split)
+        part = [opened.recordings[i] for i in e.chosen_recordings(opened, limit)]
+        counts = e.shown(opened_model.metadata, rasters(part, binning, opened.sensor_size))
+    simulator.check_rasters(network, counts)
+    differing = None
+    if backend == "lava":
+        run, differing = e.run_lava(network, counts, wanted, lava_python)
+    else:
+        run = simulator.simulate(network, counts, record=wanted)
+    if out is not None:
+        recorded = {name: run.spikes[name] for name in wanted}
+        e.write_spikes(dataclasses.replace(run, spikes=recorded), out)
+    spikes = {name: int(c.sum()) for name, c in run.counts.items()}
+    values = {"samples": counts.shape[0], "steps": counts.shape[1], "backend": backend, "spikes": spikes}
+    if differing is None:
+        values["events"] = {p.name: int(run.event_counts[p.name].sum()) for p in network.populations}
+    else:
+        values["differing"] = differing
+    if as_json:
+        print(json.dumps(values))
+    else:
+        table = Table(
+            title=f"{model}: {counts.shape[0]} samples of {counts.shape[1]} steps", title_justify="left"
+        )
+        for heading in ("population", "shape", "spikes", *(["synaptic events"] if differing is None else [])):
+            table.add_column(heading)
+        for p in network.populations:
+            shape = "x".join(map(str, p.shape))
+            row = [p.name, shape, f"{spikes[p.name]:,}" if p.spiking else "read-out"]
+            table.add_row(*row, *([f"{values['events'][p.name]:,}"] if differing is None else []))
+        stdout.print(table)
+        if differing is not None:
+            stdout.print(f"values that differ between Lava and our simulator: {differing:,}", highlight=False)
+        if out is not None:
+            stdout.print(f"Written: {out}", highlight=False)
+    if differing:
+        raise typer.Exit(1)
+
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="A .nir file.")],
+    model: Model,
     dataset: Annotated[str, typer.Option(help="digits or nmnist.")],
     data_dir: DataDir = None,
     split: Annotated[str, typer.Option(help="train, test or all.")] = "test",
-    bins: Annotated[int | None, typer.Option(help="Time steps per recording.")] = None,
-    bin_us: Annotated[float | None, typer.Option(help="Microseconds per time step.")] = None,
-    backend: Annotated[str, typer.Option(help="float or fixed (the chip's integers).")] = "float",
-    dt: Annotated[float | None, typer.Option(help="Seconds per step, for a file that does not say.")] = None,
+    bins: Bins = None,
+    bin_us: BinUs = None,
+    backend: Annotated[
+        str, typer.Option(help="float, fixed (the chip's integers) or lava (the same on lava-nc).")
+    ] = "float",
+    dt: Dt = None,
     limit: Annotated[int | None, typer.Option(help="Only so many recordings, spread evenly.")] = None,
+    lava_python: LavaPython = None,
     as_json: Json = False,
 ) -> None:
-    """Classify recordings with a .nir file.
+    """Classify recordings with a network.
 
     Example: dpap-neuro evaluate demo/pruned.nir --dataset digits --backend fixed
     """
+    from dpap_neuro.evaluation import INTEGER_FILES
     from dpap_neuro.evaluation import evaluate as run
     from hardware.graph import read_graph, time_step
 
-    if dt is None and read_graph(model).dt is None:
-        stderr.print(time_step(read_graph(model))[1], highlight=False)
+    if dt is None and model.suffix not in INTEGER_FILES:
+        graph = read_graph(model)
+        if graph.dt is None:
+            stderr.print(time_step(graph)[1], highlight=False)
     with progress() as tell:
         result = run(
             model,
@@ -46,13 +194,15 @@ def evaluate(
             dt,
             limit,
             lambda done, total: tell(f"simulating ({backend})", done, total),
+            lava_python,
         )
     if as_json:
         print(json.dumps(result.to_dict()))
         return
     table = Table(title=str(model), title_justify="left", show_header=False)
     table.add_row("accuracy", f"{result.accuracy:.2%} ({result.correct:,} of {result.n:,})")
-    table.add_row("time steps", f"{result.steps:,} of {result.dt:g} s")
+    step = "" if result.dt is None else f" of {result.dt:g} s"
+    table.add_row("time steps", f"{result.steps:,}{step}")
     table.add_row("spikes", f"{result.spikes:,}")
     table.add_row("seconds", f"{result.seconds:.1f}")
     stdout.print(table)
