@@ -77,12 +77,12 @@ def test_recurrent_population_hears_itself_one_step_later():
 def test_parametric_lif_starts_as_a_lif_and_learns_its_time_constant():
     x = recording(6)
     parametric = ParametricLIF(SETTINGS)
-    assert 1 / float(parametric.tau_mem_inv) == pytest.approx(0.04)
+    assert 1 / parametric.tau_mem_inv.item() == pytest.approx(0.04)
     assert torch.equal(parametric(x), LIF(SETTINGS)(x))
     parametric(x).sum().backward()
     assert float(parametric.w.grad) != 0 and list(parametric.state_dict()) == ["w"]
     parametric.w.data -= 100.0
-    assert 0 <= float(parametric.tau_mem_inv) < 1 / SETTINGS.dt
+    assert 0 <= parametric.tau_mem_inv.item() < 1 / SETTINGS.dt
 
 
 def test_without_memory_and_without_leak():

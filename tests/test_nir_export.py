@@ -9,8 +9,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("norse")
 
+import norse.torch as norse
 import torch
 from nir_networks import NETWORKS, SETTINGS, Net, same_spikes
+from norse.torch.functional.reset import reset_subtract
 from torch import nn
 from typer.testing import CliRunner
 
@@ -152,6 +154,12 @@ def test_batch_norm_of_one_branch_only_is_refused():
     network = Net(forward, a=nn.Linear(6, 3), norm=nn.BatchNorm1d(3)).eval()
     with pytest.raises(InputError, match=r"a.*batch norm|added to itself"):
         to_nir(network, (6,), SETTINGS.dt)
+
+
+def test_reset_by_subtraction_is_refused():
+    p = norse.LIFBoxParameters(reset_method=reset_subtract)
+    with pytest.raises(InputError, match="layer 1: found a reset by subtraction"):
+        to_nir(nn.Sequential(nn.Linear(6, 3), norse.LIFBoxCell(p)), (6,), SETTINGS.dt)
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(6, 3), Recurrent(LIF(SETTINGS), 6), Scale(torch.ones(6))])
