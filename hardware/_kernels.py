@@ -11,7 +11,7 @@ the population, (row, column, channel), so that what one spike adds to lies side
 from __future__ import annotations
 
 from llvmlite import ir
-from numba import int32, int64, njit, types, void
+from numba import int16, int32, int64, njit, types, uint32, void
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -51,10 +51,9 @@ DECAY, KEEP, FORGET = range(3)
     L_GEOMETRY_AT,
     L_COLUMNS,
 ) = range(12)
-# PACKED: a synapse is 16 bit, GAP_BITS of them the distance from the one before, the others its weight.
+# PACKED: a synapse is 32 bit, the upper half its post neuron, the lower its weight.
 DENSE, SPARSE8, SPARSE16, PACKED, CONV, CONV_SPARSE = range(6)
-GAP_BITS = 7
-MAX_GAP = 2**GAP_BITS - 1
+MAX_PACKED_POST = 2**16
 
 # Of a convolution's geometry: these, then where the runs of each input row and column start, then the runs.
 (
@@ -75,8 +74,8 @@ _ACT_SHIFT = 6
 _LIMIT = 2**23
 # Neurons looked at together for spikes: most blocks have none.
 _BLOCK = 64
-# Synapses of 16 bit in a cache line.
-_LINE = 32
+# Packed synapses in a cache line.
+_LINE = 16
 
 
 def _cast(kind):  # type: ignore[no-untyped-def]
@@ -279,47 +278,26 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                                 acc[j] = int32(acc[j] + int32(w[j] * c))
                 elif form == PACKED:
                     ptr = _int64_at(links[link, L_PTR_AT])
-                    packed = _int16_at(links[link, L_WEIGHT_AT])
+                    packed = _int32_at(links[link, L_WEIGHT_AT])
                     for k in range(n):
                         c = value[k]
                         s = ptr[index[k]]
                         end = ptr[index[k] + 1]
                         # Rows lie far apart: fetch the next while this one is added.
-                        ahead = links[link, L_WEIGHT_AT] + 2 * ptr[index[min(k + 1, n - 1)]]
-                        j = 0
+                        ahead = links[link, L_WEIGHT_AT] + 4 * ptr[index[min(k + 1, n - 1)]]
                         if c == 1:
                             while s + _LINE <= end:
                                 _prefetch(ahead)  # type: ignore[call-arg]
-                                ahead += 2 * _LINE
-                                # Eight at a time, so that little is spent on anything but the additions.
-                                for i in range(s, s + _LINE, 8):
-                                    s0, s1, s2, s3 = packed[i], packed[i + 1], packed[i + 2], packed[i + 3]
-                                    s4, s5, s6, s7 = (
-                                        packed[i + 4],
-                                        packed[i + 5],
-                                        packed[i + 6],
-                                        packed[i + 7],
-                                    )
-                                    j0 = j + (s0 & MAX_GAP)
-                                    j1 = j0 + (s1 & MAX_GAP)
-                                    j2 = j1 + (s2 & MAX_GAP)
-                                    j3 = j2 + (s3 & MAX_GAP)
-                                    j4 = j3 + (s4 & MAX_GAP)
-                                    j5 = j4 + (s5 & MAX_GAP)
-                                    j6 = j5 + (s6 & MAX_GAP)
-                                    j = j6 + (s7 & MAX_GAP)
-                                    acc[j0] = int32(acc[j0] + (s0 >> GAP_BITS))
-                                    acc[j1] = int32(acc[j1] + (s1 >> GAP_BITS))
-                                    acc[j2] = int32(acc[j2] + (s2 >> GAP_BITS))
-                                    acc[j3] = int32(acc[j3] + (s3 >> GAP_BITS))
-                                    acc[j4] = int32(acc[j4] + (s4 >> GAP_BITS))
-                                    acc[j5] = int32(acc[j5] + (s5 >> GAP_BITS))
-                                    acc[j6] = int32(acc[j6] + (s6 >> GAP_BITS))
-                                    acc[j] = int32(acc[j] + (s7 >> GAP_BITS))
+                                ahead += 4 * _LINE
+                                for i in range(s, s + _LINE):
+                                    x = packed[i]
+                                    j = uint32(x) >> uint32(16)
+                                    acc[j] = int32(acc[j] + int32(int16(x)))
                                 s += _LINE
                         for i in range(s, end):
-                            j += packed[i] & MAX_GAP
-                            acc[j] = int32(acc[j] + int32((packed[i] >> GAP_BITS) * c))
+                            x = packed[i]
+                            j = uint32(x) >> uint32(16)
+                            acc[j] = int32(acc[j] + int32(int32(int16(x)) * c))
                 elif form in (SPARSE8, SPARSE16):
                     ptr = _int64_at(links[link, L_PTR_AT])
                     post = _int32_at(links[link, L_POST_AT])

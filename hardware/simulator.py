@@ -315,9 +315,9 @@ class Simulator:
             form = kernels.SPARSE8 if weight.dtype == np.int8 else kernels.SPARSE16
             ptr = np.ascontiguousarray(ptr, np.int64)
             degree = np.diff(ptr).astype(np.int32)
-            packed = _packed(ptr, post, weight) if post.size <= MOST_PACKED else None
-            if packed is not None:
-                return link(kernels.PACKED, delay, packed[1], degree, ptr=packed[0])
+            if post.size <= MOST_PACKED and self._sizes[target] <= kernels.MAX_PACKED_POST:
+                packed = (post.astype(np.uint32) << 16) | (weight.astype(np.int16).view(np.uint16))
+                return link(kernels.PACKED, delay, packed.view(np.int32), degree, ptr=ptr)
             post, weight = np.ascontiguousarray(post, np.int32), np.ascontiguousarray(weight)
             return link(form, delay, weight, degree, ptr=ptr, post=post)
 
@@ -350,30 +350,6 @@ class Simulator:
 
 # Of the arrays that `Simulator._state` returns: u, v and ring start at zero.
 _VOLATILE = 3
-
-
-def _packed(ptr: Array, post: Array, weight: Array) -> tuple[Array, Array] | None:
-    """Where rows start and their synapses in 16 bit each, see `hardware._kernels`.
-
-    A gap that does not fit is crossed with synapses of weight 0; None where that takes many.
-    """
-    rows = np.repeat(np.arange(len(ptr) - 1, dtype=np.int32), np.diff(ptr))
-    within = (post[1:] < post[:-1]) & (rows[1:] == rows[:-1])
-    if within.any():
-        order = np.lexsort((post, rows))
-        post, weight = post[order], weight[order]
-    gap = np.diff(post, prepend=np.int32(0))
-    first = ptr[:-1][ptr[1:] > ptr[:-1]]
-    gap[first] = post[first]
-    crossings = np.maximum(gap - 1, 0) // kernels.MAX_GAP
-    extra = int(crossings.sum())
-    if extra > post.size // 4:
-        return None
-    after = np.arange(post.size) + np.cumsum(crossings)
-    packed = np.full(post.size + extra, kernels.MAX_GAP, np.int16)
-    packed[after] = (gap - crossings * kernels.MAX_GAP) | (weight.astype(np.int32) << kernels.GAP_BITS)
-    more = np.concatenate([[0], np.cumsum(crossings)])
-    return ptr + more[ptr], packed
 
 
 def _inside(shape: tuple[int, ...], convolved: bool) -> Array:
