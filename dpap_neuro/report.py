@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from dpap_neuro.experiments import Summary
 from dpap_neuro.files import write_whole
 
 
@@ -41,6 +42,27 @@ def core_table(chip: str, dense: list[int], pruned: list[int]) -> Table:
     for core in range(max(len(dense), len(pruned))):
         cells = [f"{counts[core]:,}" if core < len(counts) else "" for counts in (dense, pruned)]
         table.add_row(str(core), *cells)
+    return table
+
+
+def sweep_table(summaries: list[Summary]) -> Table:
+    """Means over seeds; +- is the standard deviation over seeds."""
+    table = Table(title="accuracy at equal sparsity", title_justify="left")
+    for heading in (
+        "pruner",
+        "removed",
+        "runs",
+        "accuracy",
+        "points lost",
+        "parameters left",
+        "synapses left",
+    ):
+        table.add_column(heading, justify="left" if heading == "pruner" else "right")
+    for s in summaries:
+        lost = "" if s.lost is None else f"{s.lost:.2f} +- {s.lost_spread:.2f}"
+        accuracy = f"{s.accuracy:.2%} +- {100 * s.spread:.2f}"
+        left = (f"{s.remaining:.2%}", f"{s.synapses_remaining:.2%}")
+        table.add_row(s.pruner, f"{s.sparsity:.0%}", str(s.runs), accuracy, lost, *left)
     return table
 
 

@@ -97,10 +97,13 @@ def train_run(
     device: torch.device,
     on_batch: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[Epoch, PruneReport], None] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> tuple[SpikingNetwork, History]:
-    """Build a network from the seed and train it."""
+    """Build a network from the seed and train it, or go on from `checkpoint` (see `training.train`)."""
     network = build_model(model, settings.seed)
-    history = train(network, pruner, split.train, split.test, settings, device, on_batch, on_epoch)
+    history = train(
+        network, pruner, split.train, split.test, settings, device, on_batch, on_epoch, checkpoint
+    )
     return network, history
 
 
@@ -122,6 +125,8 @@ def save_run(folder: str | Path, network: SpikingNetwork, history: History, meta
     folder = make_folder(folder)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
     write_whole(folder / "weights.safetensors", lambda path: save_file(tensors, path))
+    if history.kept_bins is not None:
+        metadata = {**metadata, "kept_bins": list(history.kept_bins)}
     write_nir(graph_of(network, metadata), folder / "model.nir")
     write_json(
         folder / "run.json",

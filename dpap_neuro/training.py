@@ -6,12 +6,14 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpap_neuro.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dpap_neuro.errors import InputError
 from dpap_neuro.models import SpikingNetwork, logits
 from dpap_neuro.pruning import Pruner, PruneReport
@@ -53,8 +55,11 @@ class Epoch:
 
 @dataclass
 class History:
+    """kept_bins: the time bins that the network is still shown, None where bins are not pruned."""
+
     epochs: list[Epoch] = field(default_factory=list)
     seconds: float = 0.0
+    kept_bins: tuple[int, ...] | None = None
 
 
 def choose_device(name: str) -> torch.device:
@@ -124,12 +129,15 @@ def train(
     device: torch.device,
     on_batch: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[Epoch, PruneReport], None] | None = None,
+    checkpoint: str | Path | None = None,
 ) -> History:
     """Train `model` in place, pruning it with `pruner` (not attached yet).
 
     train_data, test_data: (counts (n, steps, polarity, y, x) uint8, labels (n,)). on_batch(epoch, batches done).
+    checkpoint: folder written after every epoch; where it holds one already, the run goes on from there, bit for bit
+    on the CPU. Time bins that the pruner has dropped are shown no more, in training and in testing.
     Repeatable on one machine: everything random comes from settings.seed.
-    Raises InputError for data that cannot be learned from, or a loss that is not finite.
+    Raises InputError for data that cannot be learned from, a loss that is not finite, or a checkpoint of another run.
     """
     rasters, labels = train_data
     check_data(rasters, labels, model.settings.classes)
@@ -149,15 +157,22 @@ def train(
     )
     loss_of = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     history = History()
+    generators = {"training": generator}
+    if checkpoint is not None and (Path(checkpoint) / "checkpoint.json").exists():
+        history = _resumed(
+            load_checkpoint(checkpoint, model, optimizer, scheduler, pruner, generators), settings, checkpoint
+        )
+    shown = _kept(pruner)
     begin = time.perf_counter()
-    for epoch in range(settings.epochs):
+    for epoch in range(len(history.epochs), settings.epochs):
         epoch_begin = time.perf_counter()
         model.train()
         order = torch.randperm(len(inputs), generator=generator)
         losses = torch.zeros((), device=device)
         for number in range(batches):
             chosen = order[number * settings.batch : (number + 1) * settings.batch]
-            x = as_input(_shifted(inputs[chosen], settings.shift, generator), device)
+            recordings = inputs[chosen] if shown is None else inputs[chosen][:, shown]
+            x = as_input(_shifted(recordings, settings.shift, generator), device)
             output = model(x)
             loss = loss_of(_scores(output, model.settings.readout), targets[chosen].to(device))
             optimizer.zero_grad(set_to_none=True)
@@ -174,10 +189,12 @@ def train(
                 f"training: found a loss of {mean_loss} in epoch {epoch}, expected a finite number"
             )
         report = pruner.end_epoch(epoch, optimizer)
+        shown = _kept(pruner)
         seconds = time.perf_counter() - epoch_begin
         accuracy = None
         if test_data is not None:
-            accuracy = float((predict(model, test_data[0], device) == test_data[1]).mean())
+            tested = test_data[0] if shown is None else test_data[0][:, shown]
+            accuracy = float((predict(model, tested, device) == test_data[1]).mean())
         history.epochs.append(
             Epoch(
                 epoch,
@@ -190,11 +207,34 @@ def train(
                 seconds,
             )
         )
+        history.kept_bins = report.kept_bins
+        if checkpoint is not None:
+            extra = {"settings": asdict(settings), "history": asdict(history)}
+            save_checkpoint(checkpoint, model, optimizer, scheduler, pruner, epoch, generators, extra)
         if on_epoch is not None:
             on_epoch(history.epochs[-1], report)
     pruner.detach()
     model.eval()
     history.seconds = time.perf_counter() - begin
+    return history
+
+
+def _kept(pruner: Pruner) -> list[int] | None:
+    return None if pruner.kept_bins is None else pruner.kept_bins.tolist()
+
+
+def _resumed(found: Checkpoint, settings: TrainSettings, where: str | Path) -> History:
+    """The history of a checkpoint. Raises InputError where it is of a run with other settings."""
+    try:
+        values = found.extra["history"]
+        history = History([Epoch(**e) for e in values["epochs"]], values["seconds"])
+        kept = values["kept_bins"]
+        history.kept_bins = None if kept is None else tuple(kept)
+        before = TrainSettings(**found.extra["settings"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{where}: found no history ({error}), expected the checkpoint of `train`") from None
+    if before != settings:
+        raise InputError(f"{where}: found a run with {before}, expected {settings}")
     return history
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -53,6 +53,9 @@ def train(
     sparsity: Annotated[
         float | None, typer.Option(help="Share of the parameters to remove; dpap finds its own without.")
     ] = None,
+    keep_bins: Annotated[
+        int | None, typer.Option(help="Time steps to keep of each recording; dpap drops the others.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training recordings.")] = 24,
     batch: Annotated[int, typer.Option(help="Recordings per step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="AdamW's, at the top of its cosine.")] = 3e-3,
@@ -69,6 +72,9 @@ def train(
     surrogate_slope: Annotated[
         float, typer.Option(help="Of the surrogate gradient (SuperSpike's alpha).")
     ] = 10.0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep a checkpoint in the folder and go on from it.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -82,7 +88,9 @@ def train(
 
     chosen = training.choose_device(device)
     settings = training.TrainSettings(epochs=epochs, batch=batch, learning_rate=learning_rate, seed=seed)
-    options = {} if sparsity is None else {"sparsity": sparsity}
+    options: dict[str, Any] = {} if sparsity is None else {"sparsity": sparsity}
+    if keep_bins is not None:
+        options["bins"] = keep_bins
     method = make_pruner(pruner, epochs=epochs, **options)
     binning = Binning(10 if bins is None and bin_us is None else bins, bin_us, clip)
     with progress() as tell:
@@ -102,6 +110,79 @@ def train(
                 f"{e.remaining:,} of {e.parameters:,} parameters",
                 highlight=False,
             ),
+            checkpoint=out / "checkpoint" if resume else None,
         )
     runs.save_run(out, network.cpu(), history, runs.metadata_of(split))
     stdout.print(f"Written to {out}: model.nir, weights.safetensors, run.json", highlight=False)
+
+
+@app.command()
+def sweep(
+    out: Annotated[
+        Path, typer.Option(help="Folder for runs.csv, summary.csv and sweep.png; goes on where it stopped.")
+    ],
+    dataset: Annotated[str, typer.Option(help="Name of the data set.")] = "digits",
+    data_dir: DataDir = None,
+    model: Annotated[str, typer.Option(help="cnn or mlp.")] = "cnn",
+    pruner: Annotated[list[str] | None, typer.Option(help="Give it several times to compare.")] = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(help="Share of the parameters to remove; give it several times.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs with seeds 0 to N - 1 (without --folds).")] = 3,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Cross-validation over all recordings of the train split, a seed of its own per fold."
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training recordings.")] = 24,
+    batch: Annotated[int, typer.Option(help="Recordings per step.")] = 64,
+    bins: Annotated[int, typer.Option(help="Time steps per recording.")] = 10,
+    device: Device = "auto",
+) -> None:
+    """Compare pruners at equal sparsity: pruners x sparsities x seeds, as a table and a picture.
+
+    Example: dpap-neuro sweep --pruner none --pruner dpap --pruner magnitude --sparsity 0.8 --out sweep
+    """
+    from dpap_neuro import experiments, runs, training
+    from dpap_neuro.data import Binning, open_dataset
+    from dpap_neuro.report import sweep_table
+
+    chosen = training.choose_device(device)
+    settings = training.TrainSettings(epochs=epochs, batch=batch)
+    binning = Binning(bins=bins, clip=4)
+    planned = experiments.plan(
+        pruner or ["none", "dpap", "dpap-weighted", "magnitude"],
+        sparsity or [0.8, 0.95, 0.98],
+        range(seeds if folds is None else folds),
+    )
+    with progress() as tell:
+        if folds is None:
+            split = runs.load_split(
+                dataset, data_dir, binning, lambda what, a, b: tell(f"reading {what}", a, b)
+            )
+            data_of = lambda _: (split.train, split.test)  # noqa: E731
+        else:
+            opened = open_dataset(dataset, data_dir, "train")
+            data = (opened.rasters(binning, lambda a, b: tell("reading", a, b)), opened.recordings.labels)
+            split = runs.Split(opened, data, data, binning)
+            data_of = lambda seed: experiments.fold(data, seed, folds)  # noqa: E731
+        description = runs.model_settings(split, model, "spikes", decay=0.5, v_th=0.5, slope=10.0)
+        rows = experiments.sweep(
+            out / "runs.csv",
+            description,
+            data_of,
+            planned,
+            settings,
+            chosen,
+            lambda done, total: tell("runs", done, total),
+            lambda r: stderr.print(
+                f"{r.pruner} {r.sparsity:.0%} seed {r.seed}: {r.accuracy:.2%}, {r.remaining:,} parameters, "
+                f"{r.synapses_remaining:,} synapses, {r.seconds} s",
+                highlight=False,
+            ),
+        )
+    experiments.write_table(experiments.summarise(rows), out / "summary.csv")
+    experiments.draw(rows, out / "sweep.png")
+    stdout.print(sweep_table(experiments.summarise(rows)))
+    stdout.print(f"Results in {out}: runs.csv, summary.csv, sweep.png", highlight=False)

@@ -1,0 +1,145 @@
+"""The training loop: resumed equals uninterrupted, time bins leave the run, sweeps count what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("norse")
+
+import torch
+
+from dpap_neuro import experiments, runs
+from dpap_neuro.errors import InputError
+from dpap_neuro.models import ModelSettings, build_model
+from dpap_neuro.neurons import NeuronSettings
+from dpap_neuro.pruning import make_pruner
+from dpap_neuro.training import TrainSettings, train
+from hardware.graph import read_graph
+
+CPU = torch.device("cpu")
+MODEL = ModelSettings("mlp", (2, 8, 8), 3, NeuronSettings(0.01, 0.02))
+
+
+def recordings(n=60, steps=6, seed=0):
+    """Each class is bright in rows of its own; nothing happens after half of the steps."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    rate = np.full((n, steps, 2, 8, 8), 0.05)
+    for i, label in enumerate(labels):
+        rate[i, :, :, 2 * label : 2 * label + 2] = 0.7
+    x = (rng.random(rate.shape) < rate).astype(np.uint8)
+    x[:, steps // 2 :] = 0
+    return x, labels
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("pruner", "options"),
+    [
+        ("dpap", {}),
+        ("dpap", {"sparsity": 0.7, "bins": 3}),
+        ("dpap-weighted", {"sparsity": 0.7}),
+        ("set", {"sparsity": 0.7}),
+    ],
+)
+def test_interrupted_and_resumed_equals_uninterrupted(pruner, options, tmp_path):
+    settings = TrainSettings(epochs=8, batch=16, seed=3)
+
+    def run(folder, stop_after=None):
+        model = build_model(MODEL, 3)
+
+        def stop(epoch, _):
+            if epoch.epoch == stop_after:
+                raise Interrupted
+
+        history = train(
+            model, make_pruner(pruner, epochs=8, **options), recordings(), recordings(seed=1), settings, CPU,
+            on_epoch=stop, checkpoint=folder,
+        )  # fmt: skip
+        return model.state_dict(), history
+
+    whole, expected = run(None)
+    with pytest.raises(Interrupted):
+        run(tmp_path, stop_after=3)
+    resumed, history = run(tmp_path)
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+    assert history.kept_bins == expected.kept_bins
+    assert [(e.loss, e.accuracy, e.remaining) for e in history.epochs] == [
+        (e.loss, e.accuracy, e.remaining) for e in expected.epochs
+    ]
+    with pytest.raises(InputError, match="expected TrainSettings"):
+        train(
+            build_model(MODEL, 3), make_pruner(pruner, epochs=8, **options), recordings(), None,
+            TrainSettings(epochs=9, batch=16, seed=3), CPU, checkpoint=tmp_path,
+        )  # fmt: skip
+
+
+def test_dropped_time_bins_are_shown_no_more_and_recorded_in_the_file(tmp_path):
+    seen = []
+    model = build_model(MODEL, 0)
+    model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    pruner = make_pruner("dpap", epochs=10, bins=3)
+    history = train(model, pruner, recordings(), recordings(seed=1), TrainSettings(epochs=10, batch=16), CPU)
+    assert history.kept_bins == (0, 1, 2)
+    assert seen[0] == 6 and seen[-1] == 3
+    runs.save_run(tmp_path, model, history, {"bins": 6})
+    assert list(read_graph(tmp_path / "model.nir").metadata["kept_bins"]) == [0, 1, 2]
+
+
+def test_every_recording_is_tested_in_one_fold():
+    x, y = recordings(31)
+    tested = []
+    for number in range(5):
+        (_, y_train), (x_test, y_test) = experiments.fold((np.arange(31), y), number, 5)
+        tested += x_test.tolist()
+        assert len(y_train) + len(y_test) == 31 and set(y_test) == {0, 1, 2}
+    assert sorted(tested) == list(range(31))
+    with pytest.raises(InputError, match="folds"):
+        experiments.fold((x, y), 0, 1)
+
+
+def test_a_sweep_goes_on_where_it_stopped_and_sums_up(tmp_path):
+    table = tmp_path / "runs.csv"
+    planned = experiments.plan(["none", "magnitude"], [0.5, 0.9], range(2))
+    assert len(planned) == 2 * (1 + 2)
+    asked = []
+
+    def data_of(seed):
+        asked.append(seed)
+        return recordings(), recordings(seed=seed + 5)
+
+    settings = TrainSettings(epochs=4, batch=16)
+    first = experiments.sweep(table, MODEL, data_of, planned[:3], settings, CPU)
+    assert experiments.read_table(table) == first
+    rows = experiments.sweep(table, MODEL, data_of, planned, settings, CPU)
+    assert asked == [0] * 3 + [1] * 3 and rows[:3] == first
+    for row in rows:
+        goal = row.parameters if row.pruner == "none" else round(row.parameters * (1 - row.sparsity))
+        assert abs(row.remaining - goal) <= 1
+        assert row.accuracy == row.correct / row.n_test
+    found = {(s.pruner, s.sparsity): s for s in experiments.summarise(rows)}
+    two = [r.accuracy for r in rows if (r.pruner, r.sparsity) == ("magnitude", 0.9)]
+    dense = [r.accuracy for r in rows if r.pruner == "none"]
+    assert found["magnitude", 0.9].accuracy == pytest.approx(np.mean(two))
+    assert found["magnitude", 0.9].spread == pytest.approx(np.std(two, ddof=1))
+    assert found["magnitude", 0.9].lost == pytest.approx(100 * np.mean(np.subtract(dense, two)))
+    experiments.draw(rows, tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 5000
+    with pytest.raises(InputError, match="epochs"):
+        experiments.sweep(table, MODEL, data_of, planned, TrainSettings(epochs=5, batch=16), CPU)
+    table.write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="not a table"):
+        experiments.read_table(table)
+
+
+def test_a_plan_refuses_what_it_does_not_know():
+    with pytest.raises(InputError, match="axe"):
+        experiments.plan(["axe"], [0.5], range(1))
+    with pytest.raises(InputError, match="sparsity"):
+        experiments.plan(["dpap"], [1.0], range(1))
