@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 
 from hardware import _packing as packing
 from hardware.connectivity import Incoming
+
+# What one step of growing a core costs, in synapses looked at.
+VISITS_PER_STEP = 5.0
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,14 @@ def _morton(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return code
 
 
-def grown_order(incoming: Incoming, per_core: int, deadline: float) -> np.ndarray:
+def grown_order(incoming: Incoming, per_core: int, most_visits: float) -> np.ndarray:
     """For a sparse projection: cores of `per_core` neurons grown one by one, each next neuron the one that shares most pre
-    neurons with its core; see `_packing.grow`. Neurons in their own order where the time left is too short.
+    neurons with its core; see `_packing.grow`. Neurons in their own order where that would look at more than `most_visits` synapses.
     """
     out_ptr, out_post = packing.transpose(incoming.indptr, incoming.pre, incoming.n_pre)
     degrees = np.diff(out_ptr)
     cores = -(-incoming.n_post // per_core)
     steps = float((degrees * np.minimum(degrees, cores)).sum())
-    if steps * 2e-8 > deadline - time.monotonic():
+    if steps * VISITS_PER_STEP > most_visits:
         return np.arange(incoming.n_post, dtype=np.int32)
     return packing.grow(incoming.indptr, incoming.pre, out_ptr, out_post, per_core)

@@ -11,7 +11,6 @@ Silvano, arXiv 2601.16118); inputs sit on no core, so each of theirs crosses to 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,11 @@ from hardware.network import ConvProjection, DenseProjection, Network
 from hardware.orders import Order, grown_order, spatial_orders
 
 STRATEGIES = ("best", "sequential", "greedy", "hypergraph")
+
+# Synapses that a search may look at: about a second on one core of 2024.
+EFFORT = 2e8
+# A trial's fixed cost, in synapses looked at.
+VISITS_PER_CALL = 5000.0
 
 Rates = Mapping[str, float | np.ndarray]
 
@@ -110,7 +114,7 @@ def place(
     network: Network,
     chip: Chip | str | Path,
     strategy: str = "best",
-    time_limit: float = 1.0,
+    effort: float = EFFORT,
     firing_rates: Rates | None = None,
     max_cores: int | None = None,
     seed: int = 0,
@@ -120,8 +124,8 @@ def place(
     strategy: "sequential" (neurons in C order, a new core when one is full), "greedy" (neighbourhood orders, shared cores,
         fewer cores tried until none fits), "hypergraph" (mtkahypar, the `placement` extra; sparse networks), or "best":
         all of them, fewest cores first, then fewest crossing spikes.
-    time_limit: seconds after which no further attempt begins; the sequential placement is always made. The result is the same
-        for the same arguments as long as the limit does not cut the search.
+    effort: synapses looked at in trials, after which no further attempt begins; the default takes about a second. The result is
+        the same for the same arguments on every machine, which a limit in seconds would not give.
     firing_rates: spikes of each neuron (scalar or array) per population and input, missing ones 1.
     max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
 
@@ -133,10 +137,9 @@ def place(
         raise HardwareError(f"placement strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}")
     if max_cores is not None and max_cores < 1:
         raise HardwareError(f"max_cores is {max_cores}; expected at least 1")
-    deadline = time.monotonic() + time_limit
     problem = _Problem(network, chip, _rates(network, firing_rates))
     bound = _lower_bound(problem)
-    return _search(problem, strategy, deadline, bound, max_cores, seed)
+    return _search(problem, strategy, effort, bound, max_cores, seed)
 
 
 def lower_bound(network: Network, chip: Chip | str | Path) -> int:
@@ -174,6 +177,11 @@ class _Problem:
             self.wires.append(_Wire(len(self.wires), incoming, chip, self.shape[projection.source]))
         self.into = {n: [w for w in self.wires if w.target == n] for n in self.names}
         self.out_of = {n: [w for w in self.wires if w.source == n] for n in self.size}
+        # Synapses looked at so far in trials: what a search spends, counted and not timed.
+        self.visits = 0.0
+        self.visits_of_neuron = {
+            n: 2.0 + sum(w.incoming.synapses for w in self.into[n]) / max(1, self.size[n]) for n in self.names
+        }
         limit = min(chip.neurons_per_core, 2 ** max(chip.index_bits))
         self.capacity = np.array(
             [limit, chip.memory_bits_per_core, chip.axons_in_per_core, chip.axons_out_per_core]
@@ -185,6 +193,7 @@ class _Problem:
         fan_out: per wire the assumed number of target cores of each axon group.
         """
         chip = self.chip
+        self.visits += VISITS_PER_CALL + len(neurons) * self.visits_of_neuron[name]
         bits = axons_in = axons_out = 0
         for wire in self.into[name]:
             more, axons, _, _ = wire.measure(neurons, self.form, self.widths)
@@ -424,7 +433,7 @@ def _fill(
     fan_out: FanOut,
     most: float = math.inf,
     revisit: bool = True,
-    deadline: float = math.inf,
+    limit: float = math.inf,
 ) -> list[list[Segment]] | None:
     """Hand out all populations, plan by plan; None where `most` cores or the time do not suffice.
 
@@ -439,7 +448,7 @@ def _fill(
         guess = 0
         while start < len(order.neurons):
             fresh = core == len(cores.room)
-            if (fresh and not cores.open()) or time.monotonic() > deadline:
+            if (fresh and not cores.open()) or problem.visits > limit:
                 return None
             number = cores.put_units(core, name, order, start, guess)
             if fresh and number == 0:
@@ -580,7 +589,7 @@ def _settle(
 
 
 def _search(
-    problem: _Problem, strategy: str, deadline: float, bound: int, max_cores: int | None, seed: int
+    problem: _Problem, strategy: str, limit: float, bound: int, max_cores: int | None, seed: int
 ) -> Placement:
     natural = {
         name: Order(np.arange(problem.size[name], dtype=np.int32))
@@ -589,13 +598,13 @@ def _search(
     }
     best: _Found | None = None
     if strategy in ("best", "greedy"):
-        best = _greedy(problem, natural, deadline, bound)
-    if strategy == "sequential" or (strategy == "best" and time.monotonic() < deadline):
+        best = _greedy(problem, natural, limit, bound)
+    if strategy == "sequential" or (strategy == "best" and problem.visits < limit):
         plans: list[Plan] = [(name, order, 0) for name, order in natural.items()]
-        limit = math.inf if best is None else deadline
+        most_visits = math.inf if best is None else limit
         found = _settle(
             problem,
-            lambda fan_out: _fill(problem, plans, fan_out, revisit=False, deadline=limit),
+            lambda fan_out: _fill(problem, plans, fan_out, revisit=False, limit=most_visits),
             "sequential",
         )
         if found is not None and (best is None or found.rank() < best.rank()):
@@ -604,35 +613,35 @@ def _search(
     return _placement(problem, best, bound, max_cores)
 
 
-def _greedy(problem: _Problem, natural: dict[str, Order], deadline: float, bound: int) -> _Found:
+def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: int) -> _Found:
     """Neighbours together, room on any core used, then as few cores as a handful of attempts can reach."""
     best: _Found | None = None
-    orders = [_neighbour_orders(problem, natural, deadline), natural]
+    orders = [_neighbour_orders(problem, natural, limit), natural]
 
     def try_plans(plans: list[Plan], most: float) -> bool:
         nonlocal best
-        limit = math.inf if best is None else deadline
+        most_visits = math.inf if best is None else limit
         found = _settle(
-            problem, lambda fan_out: _fill(problem, plans, fan_out, most, deadline=limit), "greedy"
+            problem, lambda fan_out: _fill(problem, plans, fan_out, most, limit=most_visits), "greedy"
         )
         if found is not None and (best is None or found.rank() < best.rank()):
             best = found
         return found is not None and not found.broken
 
     for order in orders:
-        if best is None or time.monotonic() < deadline:
+        if best is None or problem.visits < limit:
             try_plans([(name, order[name], 0) for name in natural], math.inf)
     assert best is not None
     # Populations whose cores are full before their neurons are many leave neuron slots that others can use, but only
     # where they are spread out: try ever more cores until an attempt fits.
     heavy = _heaviest_first(problem, natural)
     low, high = bound, len(best.segments) - 1
-    while low <= high and time.monotonic() < deadline:
+    while low <= high and problem.visits < limit:
         cores = low if high - low < 4 or low == bound else (low + high) // 2
         fitted = False
         for order in orders:
             for number in range(1, len(heavy) + 1):
-                if fitted or time.monotonic() >= deadline:
+                if fitted or problem.visits >= limit:
                     break
                 spread: list[Plan] = [(name, order[name], cores) for name in heavy[:number]]
                 rest: list[Plan] = [(name, order[name], 0) for name in natural if name not in heavy[:number]]
@@ -655,7 +664,7 @@ def _heaviest_first(problem: _Problem, natural: dict[str, Order]) -> list[str]:
     return sorted(natural, key=lambda name: -weight[name])
 
 
-def _neighbour_orders(problem: _Problem, natural: dict[str, Order], deadline: float) -> dict[str, Order]:
+def _neighbour_orders(problem: _Problem, natural: dict[str, Order], limit: float) -> dict[str, Order]:
     """Per population the order whose first core holds most neurons, then hears fewest neurons for each it holds."""
     fan_out = [wire.least_fan_out for wire in problem.wires]
     chosen = {}
@@ -665,10 +674,10 @@ def _neighbour_orders(problem: _Problem, natural: dict[str, Order], deadline: fl
         if rows:
             heaviest = max(rows, key=lambda w: w.incoming.synapses)
             held = max(1, _hold(problem, name, order, fan_out))
-            candidates.append(Order(grown_order(heaviest.incoming, held, deadline)))
+            candidates.append(Order(grown_order(heaviest.incoming, held, limit - problem.visits)))
         scores = []
         for number, candidate in enumerate(candidates if len(candidates) > 1 else []):
-            if number and time.monotonic() > deadline:
+            if number and problem.visits > limit:
                 break
             held = _hold(problem, name, candidate, fan_out)
             if held:
