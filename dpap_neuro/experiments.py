@@ -28,7 +28,8 @@ Data = tuple[np.ndarray, np.ndarray]
 @dataclass(frozen=True)
 class Run:
     """One row. sparsity: share of the parameters to remove (0 for `none`); seed: also the number of the fold where there
-    are folds. remaining, synapses_remaining: what was left of parameters and synapses. seconds: of training and testing.
+    are folds. remaining, synapses_remaining: what was left of parameters and synapses. steps: time steps of a recording
+    that the network was shown at the end. seconds: of training and testing.
     """
 
     pruner: str
@@ -43,6 +44,7 @@ class Run:
     remaining: int
     synapses: int
     synapses_remaining: int
+    steps: int
     seconds: float
 
 
@@ -90,10 +92,12 @@ def sweep(
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
     on_run: Callable[[Run], None] | None = None,
+    keep_bins: int | None = None,
 ) -> list[Run]:
     """Do the runs that `table` (CSV) does not hold yet; return all rows that belong to the plan.
 
-    data_of(seed): training and test data of a seed. settings: its seed is replaced by each run's.
+    data_of(seed): training and test data of a seed. settings: its seed is replaced by each run's. keep_bins: time steps of
+    a recording that pruners shall keep (`dpap` drops the others; `none` always keeps all).
     Raises InputError for a table of another form or of runs of another length.
     """
     done = read_table(table) if Path(table).exists() else []
@@ -107,13 +111,16 @@ def sweep(
         if (name, share, seed) in known:
             continue
         train_data, test_data = data_of(seed)
-        options = {} if name == "none" else {"sparsity": share}
+        options: dict[str, Any] = {} if name == "none" else {"sparsity": share}
+        if name != "none" and keep_bins is not None:
+            options["bins"] = keep_bins
         pruner = make_pruner(name, epochs=settings.epochs, **options)
         own = training.TrainSettings(**{**asdict(settings), "seed": seed})
         network = build_model(model, seed)
         history = training.train(network, pruner, train_data, None, own, device)
         last = history.epochs[-1]
-        correct = int((training.predict(network, test_data[0], device) == test_data[1]).sum())
+        tested = test_data[0] if history.kept_bins is None else test_data[0][:, list(history.kept_bins)]
+        correct = int((training.predict(network, tested, device) == test_data[1]).sum())
         row = Run(
             name,
             share,
@@ -127,6 +134,7 @@ def sweep(
             last.remaining,
             last.synapses,
             last.synapses_remaining,
+            tested.shape[1],
             round(history.seconds, 1),
         )
         done.append(row)

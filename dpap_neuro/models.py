@@ -77,6 +77,25 @@ def _cnn(settings: ModelSettings) -> list[nn.Module]:
     ]
 
 
+def _cnn_wide(settings: ModelSettings) -> list[nn.Module]:
+    """24C5s2-48C3s2-256FC, batch norm behind the convolutions alone: small kernels before one large matrix."""
+    channels, rows, columns = settings.input_shape
+    rows, columns = (((n - 5) // 2 + 1 - 3) // 2 + 1 for n in (rows, columns))
+    return [
+        nn.Conv2d(channels, 24, 5, stride=2, bias=False),
+        nn.BatchNorm2d(24),
+        LIF(settings.neuron),
+        nn.Conv2d(24, 48, 3, stride=2, bias=False),
+        nn.BatchNorm2d(48),
+        LIF(settings.neuron),
+        nn.Flatten(),
+        nn.Linear(48 * rows * columns, 256),
+        LIF(settings.neuron),
+        nn.Linear(256, settings.classes),
+        _readout(settings),
+    ]
+
+
 def _mlp(settings: ModelSettings) -> list[nn.Module]:
     channels, rows, columns = settings.input_shape
     return [
@@ -89,7 +108,11 @@ def _mlp(settings: ModelSettings) -> list[nn.Module]:
     ]
 
 
-MODELS: dict[str, Callable[[ModelSettings], list[nn.Module]]] = {"cnn": _cnn, "mlp": _mlp}
+MODELS: dict[str, Callable[[ModelSettings], list[nn.Module]]] = {
+    "cnn": _cnn,
+    "cnn-wide": _cnn_wide,
+    "mlp": _mlp,
+}
 
 
 def build_model(settings: ModelSettings, seed: int = 0) -> SpikingNetwork:

@@ -251,17 +251,48 @@ def test_magnitude_keeps_the_largest():
 
 
 def test_weighted_importance_by_hand():
+    """|w| F^(1/4) with F <- F / 2 + mean over the epoch's batches of g^2, from gradients taken here."""
     torch.manual_seed(0)
     model, x = conv_net(neuron=lambda: Lif(0.15)), data(steps=4)
-    pruner = make_pruner("dpap-weighted", epochs=2, sparsity=0.5, power=0.25).attach(model, x)
-    (seen,) = recorded(model.train(), ["stages.4"], x, 12)
-    pruner.step()
-    pruner.statistics.end_epoch()
-    pre = seen["stages.4"][0]
-    activity = oracle.activity(pre.reshape(4, 12, *pre.shape[1:]), 0.5).mean(0)
-    weight = model.stages[4].weight.detach().abs().numpy()
-    expected = weight * ((activity / activity.mean()) ** 0.25)[None, :, None, None]
+    pruner = make_pruner("dpap-weighted", epochs=20, sparsity=0.5, first_epoch=10).attach(model, x)
+    expected = np.zeros(model.stages[4].weight.shape)
+    for epoch in range(2):
+        squares = []
+        for batch in range(3):
+            model.zero_grad()
+            nn.functional.cross_entropy(model(x[:, 4 * batch : 4 * batch + 4]).mean(0), LABELS[:4]).backward()
+            squares.append(model.stages[4].weight.grad.numpy().astype(float) ** 2)
+            pruner.step()
+        pruner.end_epoch(epoch)
+        expected = 0.5 * expected + sum(squares) / 3
+    expected = np.abs(model.stages[4].weight.detach().numpy()) * expected**0.25
     np.testing.assert_allclose(pruner.scores()["stages.4"], expected, rtol=1e-4)
+    assert expected.max() > 0
+
+
+@pytest.mark.parametrize("count", ["parameters", "synapses"])
+def test_weighted_selection_is_the_best_within_its_budget(count):
+    """Every subset of a tiny layer's neurons, each with its synapses above the threshold: none within the budget
+    holds more importance, counted less the threshold for every weight, those of the read-out too."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(5, 6, bias=False), Lif(), nn.Linear(6, 3, bias=False))
+    x = events(steps=4, batch=8, size=1).flatten(2)[..., :1].expand(4, 8, 5).clone()
+    pruner = make_pruner("dpap-weighted", epochs=1, remaining=26, count=count, first_epoch=0, regrow=0.0)
+    pruner.attach(model, x)
+    score = torch.rand(6, 5)
+    units, masks = pruner._within({"0": score}, 26)
+    alive, kept = units["0"], masks["0"] & units["0"][:, None]
+    left = int(kept.sum()) + 3 * int(alive.sum())
+    assert 20 <= left <= 26
+    threshold = score[kept].min() - 1e-6
+    worth = (score - threshold).clamp_min(0.0).sum(1) - 3 * threshold
+    best = max(
+        float(worth[list(chosen)].sum())
+        for number in range(7)
+        for chosen in itertools.combinations(range(6), number)
+        if sum(3 + int((score[i] > threshold).sum()) for i in chosen) <= 26
+    )
+    assert float(worth[alive].sum()) == pytest.approx(best, abs=0.05)
 
 
 def test_magnitude_per_layer_removes_the_same_share():

@@ -46,7 +46,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the run; made if missing.")],
     dataset: Annotated[str, typer.Option(help="digits or nmnist.")] = "digits",
     data_dir: DataDir = None,
-    model: Annotated[str, typer.Option(help="cnn or mlp.")] = "cnn",
+    model: Annotated[str, typer.Option(help="cnn, cnn-wide or mlp.")] = "cnn",
     pruner: Annotated[
         str, typer.Option(help="none, dpap, dpap-weighted, magnitude, magnitude-layer, random, set or rigl.")
     ] = "dpap",
@@ -123,7 +123,7 @@ def sweep(
     ],
     dataset: Annotated[str, typer.Option(help="Name of the data set.")] = "digits",
     data_dir: DataDir = None,
-    model: Annotated[str, typer.Option(help="cnn or mlp.")] = "cnn",
+    model: Annotated[str, typer.Option(help="cnn, cnn-wide or mlp.")] = "cnn",
     pruner: Annotated[list[str] | None, typer.Option(help="Give it several times to compare.")] = None,
     sparsity: Annotated[
         list[float] | None, typer.Option(help="Share of the parameters to remove; give it several times.")
@@ -137,7 +137,12 @@ def sweep(
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training recordings.")] = 24,
     batch: Annotated[int, typer.Option(help="Recordings per step.")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="AdamW's, at the top of its cosine.")] = 3e-3,
+    readout: Annotated[str, typer.Option(help="spikes or membrane.")] = "spikes",
     bins: Annotated[int, typer.Option(help="Time steps per recording.")] = 10,
+    keep_bins: Annotated[
+        int | None, typer.Option(help="Time steps to keep of each recording; dpap drops the others.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Compare pruners at equal sparsity: pruners x sparsities x seeds, as a table and a picture.
@@ -149,7 +154,7 @@ def sweep(
     from dpap_neuro.report import sweep_table
 
     chosen = training.choose_device(device)
-    settings = training.TrainSettings(epochs=epochs, batch=batch)
+    settings = training.TrainSettings(epochs=epochs, batch=batch, learning_rate=learning_rate)
     binning = Binning(bins=bins, clip=4)
     planned = experiments.plan(
         pruner or ["none", "dpap", "dpap-weighted", "magnitude"],
@@ -167,7 +172,7 @@ def sweep(
             data = (opened.rasters(binning, lambda a, b: tell("reading", a, b)), opened.recordings.labels)
             split = runs.Split(opened, data, data, binning)
             data_of = lambda seed: experiments.fold(data, seed, folds)  # noqa: E731
-        description = runs.model_settings(split, model, "spikes", decay=0.5, v_th=0.5, slope=10.0)
+        description = runs.model_settings(split, model, readout, decay=0.5, v_th=0.5, slope=10.0)
         rows = experiments.sweep(
             out / "runs.csv",
             description,
@@ -181,6 +186,7 @@ def sweep(
                 f"{r.synapses_remaining:,} synapses, {r.seconds} s",
                 highlight=False,
             ),
+            keep_bins,
         )
     experiments.write_table(experiments.summarise(rows), out / "summary.csv")
     experiments.draw(rows, out / "sweep.png")

@@ -1,10 +1,16 @@
-"""DPAP weighted by the synapse itself: our extension, not the published method.
+"""DPAP with the weight in it: our extension, not the published method.
 
-The published importance never looks at a weight. Here a synapse is worth |w| * (x_j / mean x) ** power: its
-weight, and how active its pre-synaptic side is within its layer, by the mean activity x of DPAP's traces.
-The power is small: a square root ended at a higher training loss than |w| alone in our trials. Every epoch
-the least important go, on a gradual schedule, and a share of what went is regrown where the loss gradient asks
-for it most, in exchange for the least important that were left.
+The published importance never looks at a weight, nor at what the loss says. Here "use" is what the loss feels: every
+weight keeps a trace of its squared gradient, F <- delta F + (mean over the epoch's batches of g^2), which decays as
+the method's traces do. The gradient of a synapse is its pre-synaptic activity times the error of its post-synaptic
+neuron, so F is large where a used synapse meets a neuron that matters. Importance is |w| F^(1/4), halfway in the exponent
+between |w| alone and |w| F^(1/2), the square root of what removing a weight costs to second order (LeCun, Denker, Solla 1989,
+with the empirical Fisher information for the curvature).
+
+A neuron that the read-out reads costs its read-out weights, which are never pruned one by one: it lives while the importance
+of its synapses above the threshold exceeds threshold times cost, as the Lagrangian of "most importance within a
+budget" has it. What went too early can return: each epoch a share of what is left is exchanged for the pruned
+weights of the largest gradient.
 """
 
 from __future__ import annotations
@@ -14,72 +20,173 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.plasticity import DELTA
 from dpap_neuro.pruning.baselines import _WithGoal
+
+_BISECTIONS = 24
 
 
 class WeightedDPAP(_WithGoal):
-    """Importance |w| * (pre-synaptic activity) ** power, gradual schedule, regrowth; needs a goal, `epochs`.
+    """Importance |w| F^exponent, gradual schedule, neurons that pay for themselves, regrowth; needs a goal, `epochs`.
 
-    power: exponent of the trace. regrow: share of the remaining synapses exchanged in the first pruning
-    epoch, falling with a cosine to 0 when the goal is reached.
+    exponent: of the trace of squared gradients. delta: decay of that trace per epoch. regrow: share of the remaining
+    weights exchanged in the first pruning epoch, falling with a cosine to 0 when the goal is reached. `step` has to come
+    before the gradients are cleared (with several ranks: of averaged gradients).
     """
 
     name = "dpap-weighted"
-    needs_statistics = True
+    needs_gradients = True
 
-    def __init__(self, *, power: float = 0.25, regrow: float = 0.1, **goal: Any) -> None:
+    def __init__(
+        self, *, exponent: float = 0.25, delta: float = DELTA, regrow: float = 0.1, **goal: Any
+    ) -> None:
         super().__init__(**goal)
-        if not 0.0 <= regrow < 1.0:
-            raise InputError(f"regrow: found {regrow}, expected 0 to below 1")
-        self.power = power
+        for name, value in (("regrow", regrow), ("delta", delta)):
+            if not 0.0 <= value < 1.0:
+                raise InputError(f"{name}: found {value}, expected 0 to below 1")
+        if not exponent >= 0.0:
+            raise InputError(f"exponent: found {exponent}, expected at least 0")
+        self.exponent = exponent
+        self.delta = delta
         self.regrow = regrow
-        self.needs_gradients = regrow > 0.0
+        self.traces: dict[str, Tensor] = {}
+        self._squares: dict[str, Tensor] = {}
+        self._batches = 0
+
+    def _attached(self) -> None:
+        self.traces = {p.name: torch.zeros_like(p.weight) for p in self.structure.prunable}
+        self._squares = {name: torch.zeros_like(trace) for name, trace in self.traces.items()}
+
+    @torch.no_grad()
+    def step(self, optimizer: Optimizer | None = None) -> None:
+        super().step(optimizer)
+        for p in self.structure.prunable:
+            gradient = p.weight.grad
+            if gradient is None:
+                raise InputError(
+                    f"layer {p.name}: has no gradient, expected step() after backward() and before zero_grad()"
+                )
+            self._squares[p.name].addcmul_(gradient, gradient)
+        self._batches += 1
 
     def _prune(self, epoch: int) -> None:
+        for name, squares in self._squares.items():
+            self.traces[name].mul_(self.delta).add_(squares, alpha=1.0 / max(1, self._batches))
+            squares.zero_()
+        self._batches = 0
         wanted = self.wanted(epoch)
         if wanted is None:
             return
         scores = self.scores()
         before = self.masks.weights
-        masks = self._keep(scores, wanted)
+        units, masks = self._within(scores, wanted)
         assert self.epochs is not None
         progress = (epoch + 1) / max(1.0, self.reach * self.epochs)
-        if self.regrow and progress < 1.0 and self.gradients:
+        if self.regrow and progress < 1.0:
             share = self.regrow * 0.5 * (1.0 + math.cos(math.pi * progress))
-            masks = {k: self._exchange(k, m, scores[k], before[k], share) for k, m in masks.items()}
+            grown, _ = self.masks.weight_masks(units, {})
+            masks = {
+                k: self._exchange(m, scores[k], self.gradients[k], grown[k] & ~before[k], share)
+                for k, m in masks.items()
+            }
+        self.masks.units = units
         self.masks.synapses = masks
         self.masks.refresh()
 
     def scores(self) -> dict[str, Tensor]:
         """Importance of every prunable weight; pruned ones below all others."""
-        statistics = self.statistics
-        assert statistics is not None
-        result = {}
-        for p in self.structure.prunable:
-            pre = statistics.pre_activity(p)
-            # Within the layer: between layers |w| alone decides.
-            pre = pre.clamp_min(0.0)
-            pre = (pre / pre.mean().clamp_min(torch.finfo(pre.dtype).tiny)).pow(self.power)
-            pre = pre.reshape(*pre.shape, *[1] * (p.weight.dim() - 2))
-            score = p.weight.detach().abs() * pre
-            result[p.name] = torch.where(self.masks.weights[p.name], score, torch.full_like(score, -1.0))
-        return result
+        return {
+            p.name: torch.where(
+                self.masks.weights[p.name],
+                p.weight.detach().abs() * self.traces[p.name].pow(self.exponent),
+                torch.full_like(p.weight, -1.0),
+            )
+            for p in self.structure.prunable
+        }
 
-    def _exchange(self, name: str, mask: Tensor, score: Tensor, before: Tensor, share: float) -> Tensor:
-        """Give up the least important `share` of a layer's synapses for pruned ones with the largest
-        gradient.
-        """
-        gradient = self.gradients.get(name)
-        pruned = ~before.flatten()
+    def _within(self, scores: dict[str, Tensor], wanted: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Units and synapses at the lowest threshold that leaves at most `wanted`."""
+        ladder = torch.cat([s.flatten() for s in scores.values()])
+        ladder = ladder[ladder >= 0.0].sort().values
+        costs = self._costs()
+        low, high = -1, len(ladder) - 1
+        for _ in range(_BISECTIONS):
+            if high - low <= 1:
+                break
+            middle = (low + high) // 2
+            if self._left(*self._above(scores, ladder[middle], costs)) > wanted:
+                low = middle
+            else:
+                high = middle
+        return self._above(scores, ladder[high], costs)
+
+    def _costs(self) -> Tensor:
+        """What each unit makes stay in projections that are not pruned weight by weight, by label."""
+        costs = torch.zeros(len(self.structure.labels))
+        for p in self.structure.projections.values():
+            if p.readout:
+                sizes = p.connections() if self.count == "synapses" else torch.ones(1, 1, dtype=torch.long)
+                per_input = (torch.ones(p.weight.shape) * sizes).flatten(1).sum(0)
+                per_input = per_input.reshape(p.weight.shape[1], -1).sum(1)
+                costs.index_add_(0, p.pre, per_input.repeat(p.groups))
+        return costs
+
+    def _above(
+        self, scores: dict[str, Tensor], threshold: Tensor, costs: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Synapses above a threshold, and the units that are worth their cost at it; none emptied wholly."""
+        masks = {}
+        worth = -float(threshold) * costs
+        for p in self.structure.prunable:
+            score = scores[p.name]
+            mask = score > threshold
+            if not mask.any():
+                mask.view(-1)[score.argmax()] = True
+            masks[p.name] = mask
+            excess = (score - threshold).clamp_min(0.0).flatten(1).sum(1).float().cpu()
+            worth.index_add_(0, p.labels, excess)
+        units = {}
+        for name, before in self.masks.units.items():
+            labels = self.structure.projections[name].labels
+            alive = before & ((worth[labels] > 0.0) | (costs[labels] == 0.0)).to(before.device)
+            if not alive.any():
+                best = int(torch.where(before.cpu(), worth[labels], torch.tensor(-math.inf)).argmax())
+                alive[best] = True
+                masks[name][best].view(-1)[scores[name][best].argmax()] = True
+            units[name] = alive
+        return units, masks
+
+    def _left(self, units: dict[str, Tensor], synapses: dict[str, Tensor]) -> int:
+        masks, _ = self.masks.weight_masks(units, synapses)
+        if self.count == "synapses":
+            return self.masks.synapse_count(masks)
+        return sum(int(m.sum()) for m in masks.values())
+
+    @staticmethod
+    def _exchange(mask: Tensor, score: Tensor, gradient: Tensor, pruned: Tensor, share: float) -> Tensor:
+        """Give up the least important `share` of a layer's synapses for pruned ones with the largest gradient."""
         moved = min(int(share * int(mask.sum())), int(pruned.sum()))
-        if gradient is None or moved == 0:
-            return mask
         flat = mask.flatten().clone()
         least = torch.topk(torch.where(flat, score.flatten(), math.inf), moved, largest=False).indices
-        appeal = torch.where(pruned & ~flat, gradient.abs().flatten(), -math.inf)
-        best = torch.topk(appeal, moved)
+        appeal = torch.where(pruned.flatten(), gradient.abs().flatten(), -math.inf)
         flat[least] = False
-        flat[best.indices[best.values > -math.inf]] = True
+        flat[torch.topk(appeal, moved).indices] = True
         return flat.reshape(mask.shape)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = super().state_dict()
+        state.update({f"traces/{k}": v.clone() for k, v in self.traces.items()})
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, trace in self.traces.items():
+            found = state.get(f"traces/{name}")
+            if found is None or found.shape != trace.shape:
+                shape = "none" if found is None else tuple(found.shape)
+                raise InputError(f"traces of {name}: found {shape}, expected shape {tuple(trace.shape)}")
+        super().load_state_dict(state)
+        for name, trace in self.traces.items():
+            trace.copy_(state[f"traces/{name}"])
