@@ -27,7 +27,9 @@ def _write(path: Path, raw: bytes) -> Path:
 
 def write_atis(path: Path, events: Events) -> Path:
     """N-MNIST and N-Caltech101: 40 bits an event: x, y, polarity, 23 bits of time."""
-    return _write(path, b"".join(struct.pack(">BBBH", x, y, p << 7 | t >> 16, t & 0xFFFF) for x, y, t, p in events))
+    return _write(
+        path, b"".join(struct.pack(">BBBH", x, y, p << 7 | t >> 16, t & 0xFFFF) for x, y, t, p in events)
+    )
 
 
 def write_gesture(path: Path, events: Events, dtype: type = np.int64) -> Path:
@@ -57,7 +59,9 @@ def write_shd(path: Path, recordings: list[tuple[list[float], list[int]]], label
 def _flatbuffer(identifier: bytes, vtable: list[int], table: bytes, rest: bytes) -> bytes:
     """One table: its fields' offsets are in `vtable`; `table` begins after the offset to the vtable."""
     v = struct.pack(f"<HH{len(vtable)}H", 4 + 2 * len(vtable), 4 + len(table), *vtable)
-    v += b"\0" * (-len(v) % 8 + 4 if len(v) % 8 != 4 else 0)  # so that 8-byte fields at 4 in the table are aligned
+    v += b"\0" * (
+        -len(v) % 8 + 4 if len(v) % 8 != 4 else 0
+    )  # so that 8-byte fields at 4 in the table are aligned
     root = 8 + len(v)
     body = struct.pack("<I", root) + identifier + v + struct.pack("<i", len(v)) + table + rest
     return struct.pack("<I", len(body)) + body
@@ -72,7 +76,9 @@ def write_aedat4(path: Path, events: Events, packets: int = 2) -> Path:
 <attr key="sizeX" type="int">128</attr><attr key="sizeY" type="int">128</attr><attr key="source" type="string">DVS128</attr></node></node></node></dv>"""
     # compression (int32) at 4, dataTablePosition (int64) at 8, infoNode (offset of a string) at 16
     table = struct.pack("<iqI", 0, -1, 4)
-    raw = b"#!AER-DAT4.0\r\n" + _flatbuffer(b"IOHE", [4, 8, 16], table, struct.pack("<I", len(xml)) + xml + b"\0" * 4)
+    raw = b"#!AER-DAT4.0\r\n" + _flatbuffer(
+        b"IOHE", [4, 8, 16], table, struct.pack("<I", len(xml)) + xml + b"\0" * 4
+    )
     for part in np.array_split(np.arange(len(events)), packets):
         # elements (offset of a vector of structs of 16 bytes) at 4
         structs = b"".join(struct.pack("<qhhB3x", t, x, y, p) for x, y, t, p in (events[i] for i in part))

@@ -36,7 +36,9 @@ def make(name: str, root: Path, per_class: int = 6) -> dict[str, list[tuple[file
             for label in (3, 17):
                 for _ in range(per_class):
                     seed += 1
-                    events = [(x, 0, t, 0) for x, _, t, _ in files.random_events(seed, 40, 700, 1, 900_000, 1000)]
+                    events = [
+                        (x, 0, t, 0) for x, _, t, _ in files.random_events(seed, 40, 700, 1, 900_000, 1000)
+                    ]
                     recordings.append(([t / 1e6 for _, _, t, _ in events], [x for x, *_ in events]))
                     labels.append(label)
                     written[split].append((events, label))
@@ -126,9 +128,10 @@ def test_tonics_own_class_reads_the_same(name, tmp_path):
 def test_the_folder_itself_may_be_given(name, tmp_path):
     make(name, tmp_path)
     root = tmp_path / TONIC[name].__name__
-    assert open_dataset(name, root).recordings.labels.tolist() == open_dataset(
-        name, tmp_path
-    ).recordings.labels.tolist()
+    assert (
+        open_dataset(name, root).recordings.labels.tolist()
+        == open_dataset(name, tmp_path).recordings.labels.tolist()
+    )
 
 
 @pytest.mark.parametrize("name", ON_DISK)

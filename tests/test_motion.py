@@ -54,7 +54,9 @@ def test_sums_over_time_are_equal_in_both_directions(groups):
         for one, other in ((bright, bright_back), (dark, dark_back)):
             assert np.array_equal(by_step(one).sum(0), by_step(other).sum(0))
             for bins in (1, 7, 10, 20):
-                both = rasters([(one, 0), (other, 1)], Binning(bins=bins), motion.SENSOR_SIZE).sum(1, dtype=int)
+                both = rasters([(one, 0), (other, 1)], Binning(bins=bins), motion.SENSOR_SIZE).sum(
+                    1, dtype=int
+                )
                 assert np.array_equal(both[0], both[1])
 
 
@@ -88,7 +90,11 @@ def test_the_label_is_how_the_figure_turns_to_the_eye(groups):
             x, y = events["x"] + 0.5 - what.centre[0] / 16, events["y"] + 0.5 - what.centre[1] / 16
             phase = np.zeros(STEPS, dtype=complex)
             # x to the right, y down: a growing angle is clockwise on the screen.
-            np.add.at(phase, events["t"] // motion.STEP_US, (np.hypot(x, y) * np.exp(1j * what.arms * np.arctan2(y, x))))
+            np.add.at(
+                phase,
+                events["t"] // motion.STEP_US,
+                (np.hypot(x, y) * np.exp(1j * what.arms * np.arctan2(y, x))),
+            )
             seen = phase[phase != 0]
             turned = np.angle(seen[1:] * seen[:-1].conj()).sum()
             assert (turned > 0) == (index % 2 == 0), (number, index)

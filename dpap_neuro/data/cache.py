@@ -40,10 +40,11 @@ def cached_rasters(
     InputError where the folder cannot be written.
     """
     path = make_folder(folder) / f"{name}-{_digest(name, recordings, binning, sensor_size)}.npy"
-    found = _opened(path)
+    step = binning.shape(sensor_size)
+    found = _opened(path, len(recordings), step)
     if found is None:
         write_whole(path, lambda temporary: _write(temporary, recordings, binning, sensor_size, progress))
-        found = _opened(path)
+        found = _opened(path, len(recordings), step)
         if found is None:
             raise InputError(f"{path}: cannot be read back")
     return found
@@ -66,13 +67,15 @@ def _digest(name: str, recordings: LabelledRecordings, binning: Binning, sensor_
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
 
 
-def _opened(path: Path) -> np.ndarray | None:
-    """None where there is no such file, or not a whole one."""
+def _opened(path: Path, n: int, step: tuple[int, int, int]) -> np.ndarray | None:
+    """None where there is no such file, or not a whole one of n recordings."""
     try:
         # Copy on write: torch takes no read-only array.
-        return np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError):
+        found = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
         return None
+    whole = isinstance(found, np.memmap) and found.dtype == np.uint8 and found.ndim == 5
+    return found if whole and len(found) == n and found.shape[2:] == step else None
 
 
 def _write(
