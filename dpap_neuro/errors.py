@@ -3,3 +3,7 @@
 
 class InputError(ValueError):
     """Bad input: one line that names the thing, what was found and what was expected."""
+
+
+class NoRecordings(InputError):
+    """A folder without a single recording of the split asked for."""

@@ -109,16 +109,23 @@ class Evaluation:
         return {k: v for k, v in asdict(self).items() if k != "predictions"}
 
 
-def binning_of(metadata: Mapping[str, Any], bins: int | None = None, bin_us: float | None = None) -> Binning:
+def binning_of(
+    metadata: Mapping[str, Any],
+    bins: int | None = None,
+    bin_us: float | None = None,
+    downsample: int | None = None,
+) -> Binning:
     """What was asked for, else what a file's metadata says. Raises InputError where neither tells."""
     clip = metadata.get("clip")
+    if downsample is None:
+        downsample = int(metadata.get("downsample") or 1)
     if bins is None and bin_us is None:
         bins, bin_us = metadata.get("bins"), metadata.get("bin_us")
         if bins is None and bin_us is None:
             raise InputError(
                 "binning: the file does not say how events become steps; give --bins N or --bin-us T"
             )
-    return Binning(bins, bin_us, None if clip is None else int(clip))
+    return Binning(bins, bin_us, None if clip is None else int(clip), downsample)
 
 
 def shown(metadata: Mapping[str, Any], raster: np.ndarray) -> np.ndarray:
@@ -194,6 +201,7 @@ def evaluate(
     limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     lava_python: str | None = None,
+    downsample: int | None = None,
 ) -> Evaluation:
     """Classify recordings by the largest spike count, or membrane sum, over time.
 
@@ -205,7 +213,7 @@ def evaluate(
     check_backend(backend, lava_python)
     opened_model = open_model(model, dt)
     metadata = opened_model.metadata
-    binning = binning_of(metadata, bins, bin_us)
+    binning = binning_of(metadata, bins, bin_us, downsample)
     graph = opened_model.graph
     if backend == "float" and graph is None:
         raise InputError(f"{model}: holds integers; give --backend fixed or --backend lava, or its .nir file")

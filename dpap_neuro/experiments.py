@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from dpap_neuro import training
+from dpap_neuro.data import every_nth
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, write_whole
 from dpap_neuro.models import ModelSettings, build_model
@@ -56,9 +57,7 @@ def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
     if folds < 2 or not 0 <= number < folds:
         raise InputError(f"folds: found fold {number} of {folds}, expected 0 to folds - 1 of at least 2")
     x, y = data
-    tested = np.zeros(len(y), dtype=bool)
-    for label in np.unique(y):
-        tested[np.flatnonzero(y == label)[number::folds]] = True
+    tested = every_nth(y, number, folds)
     return (x[~tested], y[~tested]), (x[tested], y[tested])
 
 

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from dpap_neuro.data import Binning, Opened, open_dataset
+from dpap_neuro.data import Binning, Opened, open_both
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, write_json, write_whole
 from dpap_neuro.models import ModelSettings, SpikingNetwork, build_model
@@ -31,12 +31,14 @@ Data = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Split:
-    """Rasters (n, steps, polarity, y, x) and labels of training and testing; `opened` describes the data set."""
+    """Rasters (n, steps, polarity, y, x) and labels of training and testing; `opened` describes the data set.
+    held_out: whether the test recordings were taken from those for training."""
 
     opened: Opened
     train: Data
     test: Data
     binning: Binning
+    held_out: bool = False
 
     @property
     def dt(self) -> float:
@@ -48,34 +50,23 @@ def load_split(
     data_dir: str | Path | None,
     binning: Binning,
     progress: Callable[[str, int, int], None] | None = None,
+    cache_dir: str | Path | None = None,
 ) -> Split:
-    """Both splits as rasters. N-MNIST folders without test recordings: every fifth of each class is held out.
+    """Both splits as rasters, see `Opened.rasters`. Without test recordings every fifth of each class is held out.
 
     Raises InputError for an unknown data set or a missing folder.
     """
-    opened = open_dataset(dataset, data_dir, "train")
+    both = open_both(dataset, data_dir)
+    n, labels = both.n_train, both.opened.recordings.labels
 
-    def read(part: Opened, what: str) -> Data:
-        told = None if progress is None else (lambda done, total: progress(what, done, total))
-        return part.rasters(binning, told), part.recordings.labels
+    def told(done: int, total: int) -> None:
+        if progress is not None:
+            progress("train", min(done, n), n)
+            if done > n:
+                progress("test", done - n, total - n)
 
-    first = read(opened, "train")
-    try:
-        second = read(open_dataset(dataset, data_dir, "test"), "test")
-    except InputError:
-        x, y = first
-        held = np.zeros(len(y), dtype=bool)
-        for label in np.unique(y):
-            held[np.flatnonzero(y == label)[4::5]] = True
-        first, second = (x[~held], y[~held]), (x[held], y[held])
-    steps = max(first[0].shape[1], second[0].shape[1])
-    return Split(opened, _padded(first, steps), _padded(second, steps), binning)
-
-
-def _padded(data: Data, steps: int) -> Data:
-    x, y = data
-    missing = steps - x.shape[1]
-    return (np.pad(x, ((0, 0), (0, missing), *((0, 0),) * (x.ndim - 2))), y) if missing else data
+    x = both.opened.rasters(binning, told, cache_dir)
+    return Split(both.opened, (x[:n], labels[:n]), (x[n:], labels[n:]), binning, both.held_out)
 
 
 def model_settings(

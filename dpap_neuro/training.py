@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from dpap_neuro.data.augmentation import augment
 from dpap_neuro.errors import InputError
 from dpap_neuro.models import SpikingNetwork, logits
 from dpap_neuro.pruning import Pruner, PruneReport
@@ -21,7 +22,10 @@ from dpap_neuro.pruning import Pruner, PruneReport
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """epochs: passes over the data. warmup: epochs in which the learning rate rises, before its cosine."""
+    """epochs: passes over the data. warmup: epochs in which the learning rate rises, before its cosine.
+
+    shift, flip, drop, jitter: see `data.augmentation`.
+    """
 
     epochs: int = 20
     batch: int = 64
@@ -30,6 +34,9 @@ class TrainSettings:
     warmup: float = 1.0
     label_smoothing: float = 0.1
     shift: int = 2
+    flip: bool = False
+    drop: float = 0.0
+    jitter: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -37,6 +44,11 @@ class TrainSettings:
             raise InputError(f"epochs: found {self.epochs}, expected at least 1")
         if self.batch < 2:
             raise InputError(f"batch: found {self.batch}, expected at least 2 (batch norm needs them)")
+        if self.shift < 0:
+            raise InputError(f"shift: found {self.shift}, expected at least 0 pixels")
+        for name in ("drop", "jitter"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}: found {getattr(self, name)}, expected 0 to below 1")
 
 
 @dataclass
@@ -77,29 +89,23 @@ def as_input(rasters: np.ndarray | Tensor, device: torch.device) -> Tensor:
     return x.transpose(0, 1).float()
 
 
-def _shifted(x: Tensor, shift: int, generator: torch.Generator) -> Tensor:
-    """Each recording moved by up to `shift` pixels; what leaves is lost. x: (B, T, C, H, W)."""
-    if not shift:
-        return x
-    moves = torch.randint(-shift, shift + 1, (len(x), 2), generator=generator)
-    rows, columns = x.shape[-2:]
-    padded = torch.nn.functional.pad(x, (shift, shift, shift, shift))
-    return torch.stack(
-        [
-            sample[..., shift + dy : shift + dy + rows, shift + dx : shift + dx + columns]
-            for sample, (dy, dx) in zip(padded, moves.tolist(), strict=True)
-        ]
-    )
-
-
 @torch.no_grad()
-def predict(model: SpikingNetwork, rasters: np.ndarray, device: torch.device, batch: int = 128) -> np.ndarray:
-    """The class of each recording, (n,) int64: the highest count or membrane, the first where several are."""
+def predict(
+    model: SpikingNetwork,
+    rasters: np.ndarray,
+    device: torch.device,
+    batch: int = 128,
+    shown: list[int] | None = None,
+) -> np.ndarray:
+    """The class of each recording, (n,) int64: the highest count or membrane, the first where several are.
+
+    shown: the time bins that the network sees, all where None.
+    """
     model.eval()
-    parts = [
-        logits(model(as_input(rasters[i : i + batch], device))).argmax(1).cpu().numpy()
-        for i in range(0, len(rasters), batch)
-    ]
+    parts = []
+    for i in range(0, len(rasters), batch):
+        part = rasters[i : i + batch] if shown is None else rasters[i : i + batch, shown]
+        parts.append(logits(model(as_input(part, device))).argmax(1).cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -116,7 +122,7 @@ def check_data(rasters: np.ndarray, labels: np.ndarray, classes: int) -> None:
         raise InputError(
             f"training data: found labels {found.min()} to {found.max()}, expected 0 to {classes - 1}"
         )
-    if not rasters.any():
+    if not any(recording.any() for recording in rasters):
         raise InputError("training data: found no event at all, expected some")
 
 
@@ -172,7 +178,7 @@ def train(
         for number in range(batches):
             chosen = order[number * settings.batch : (number + 1) * settings.batch]
             recordings = inputs[chosen] if shown is None else inputs[chosen][:, shown]
-            x = as_input(_shifted(recordings, settings.shift, generator), device)
+            x = as_input(_augmented(recordings, settings, generator), device)
             output = model(x)
             loss = loss_of(_scores(output, model.settings.readout), targets[chosen].to(device))
             optimizer.zero_grad(set_to_none=True)
@@ -193,8 +199,8 @@ def train(
         seconds = time.perf_counter() - epoch_begin
         accuracy = None
         if test_data is not None:
-            tested = test_data[0] if shown is None else test_data[0][:, shown]
-            accuracy = float((predict(model, tested, device) == test_data[1]).mean())
+            predicted = predict(model, test_data[0], device, shown=shown)
+            accuracy = float((predicted == test_data[1]).mean())
         history.epochs.append(
             Epoch(
                 epoch,
@@ -217,6 +223,12 @@ def train(
     model.eval()
     history.seconds = time.perf_counter() - begin
     return history
+
+
+def _augmented(x: Tensor, settings: TrainSettings, generator: torch.Generator) -> Tensor:
+    return augment(
+        x, generator, shift=settings.shift, flip=settings.flip, drop=settings.drop, jitter=settings.jitter
+    )
 
 
 def _kept(pruner: Pruner) -> list[int] | None:

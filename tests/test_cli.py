@@ -106,3 +106,42 @@ def test_import_of_the_command_line_is_light():
     """Help must not wait for torch."""
     code = "import sys, dpap_neuro.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_data_sets_are_named_in_the_help():
+    from dpap_neuro.data import DATASETS
+
+    for command in ("train", "sweep", "evaluate"):
+        text = " ".join(CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output.split())
+        for name in DATASETS:
+            assert name in text, (command, name)
+
+
+@pytest.mark.parametrize("name", ["dvsgesture", "cifar10dvs", "ncaltech101", "shd"])
+def test_what_a_data_set_needs_is_its_default_and_travels_with_the_file(name, tmp_path):
+    """Trained on a folder with no word about binning, model or size, evaluated with none either: the same answers."""
+    from test_local import make, needs
+
+    from dpap_neuro.data import DATASETS
+
+    needs(name)
+    make(name, tmp_path)
+    out, runner = tmp_path / "run", CliRunner(env={"DPAP_NEURO_CACHE": str(tmp_path / "cache")})
+    arguments = ["train", "--dataset", name, "--data-dir", str(tmp_path), "--out", str(out)]
+    result = runner.invoke(app, [*arguments, "--pruner", "none", "--epochs", "1", "--batch", "4"])
+    assert result.exit_code == 0, result.output
+    run, defaults = json.loads((out / "run.json").read_text()), DATASETS[name].defaults
+    assert run["model"]["name"] == defaults.model
+    for key in ("bins", "clip", "downsample"):
+        assert run["metadata"][key] == getattr(defaults, key)
+    columns, rows, polarities = DATASETS[name].sensor_size
+    small = [polarities, -(-rows // defaults.downsample), -(-columns // defaults.downsample)]
+    assert run["model"]["input_shape"] == small
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    arguments = ["evaluate", str(out / "model.nir"), "--dataset", name, "--data-dir", str(tmp_path), "--json"]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    assert values["steps"] == defaults.bins and values["accuracy"] == run["history"][-1]["accuracy"]
+    result = runner.invoke(app, [*arguments, "--downsample", "3"])
+    assert result.exit_code != 0

@@ -1,4 +1,4 @@
-"""Digits before the event camera, N-MNIST from a folder, binning."""
+"""Digits before the event camera, binning, N-MNIST's real recordings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("tonic")
 
-from dpap_neuro.data import Binning, digits, open_dataset
+from dpap_neuro.data import Binning, camera, digits, open_dataset
 from dpap_neuro.data.binning import rasters
 from dpap_neuro.data.digits import DURATION_US, SENSOR_SIZE, Digits, record
 from dpap_neuro.errors import InputError
@@ -52,7 +52,7 @@ def test_events_add_up_to_the_change_in_log_intensity():
     np.add.at(balance, (events["y"], events["x"]), np.where(events["p"] == 1, 1, -1))
     padded = np.pad(image, 4)
     first, last = (digits._log_table()[digits._frame(padded, *digits._CORNERS[i])] for i in (0, -1))
-    assert np.abs(last - first - digits._THRESHOLD * balance).max() < digits._THRESHOLD
+    assert np.abs(last - first - camera.THRESHOLD * balance).max() < camera.THRESHOLD
     assert np.abs(balance).max() >= 1
 
 
@@ -79,33 +79,6 @@ def test_clip_and_padding():
 def test_bad_binning(options):
     with pytest.raises(InputError):
         Binning(**options)
-
-
-def test_missing_folder_names_what_was_looked_for(tmp_path):
-    with pytest.raises(InputError, match="NMNIST/Train") as error:
-        open_dataset("nmnist", tmp_path)
-    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
-
-
-def test_nmnist_of_a_few_made_recordings(tmp_path):
-    folder = tmp_path / "NMNIST" / "Train" / "3"
-    folder.mkdir(parents=True)
-    # x, y, then polarity in the highest bit of 24, and the time below it.
-    (folder / "00001.bin").write_bytes(bytes([5, 6, 0x80, 0, 9, 7, 8, 0, 1, 0]))
-    events, label = open_dataset("nmnist", tmp_path).recordings[0]
-    assert label == 3
-    assert [(int(e["x"]), int(e["y"]), int(e["t"]), int(e["p"])) for e in events] == [
-        (5, 6, 9, 1),
-        (7, 8, 256, 0),
-    ]
-
-
-def test_truncated_recording(tmp_path):
-    folder = tmp_path / "NMNIST" / "Train" / "3"
-    folder.mkdir(parents=True)
-    (folder / "00001.bin").write_bytes(b"1234567")
-    with pytest.raises(InputError, match="7 bytes"):
-        open_dataset("nmnist", tmp_path).recordings[0]
 
 
 def test_partial_nmnist():

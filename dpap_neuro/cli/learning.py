@@ -7,7 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from dpap_neuro.cli.shared import DataDir, Device, Seed, app, progress, stderr, stdout
+from dpap_neuro.cli.shared import (
+    CacheDir,
+    DataDir,
+    Dataset,
+    Device,
+    Downsample,
+    Seed,
+    app,
+    cache_folder,
+    progress,
+    stderr,
+    stdout,
+)
+
+Model = Annotated[str | None, typer.Option(help="cnn, cnn-wide or mlp; default by data set.")]
+Bins = Annotated[int | None, typer.Option(help="Time steps per recording; default by data set.")]
 
 
 @app.command()
@@ -44,9 +59,10 @@ def demo(
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Folder for the run; made if missing.")],
-    dataset: Annotated[str, typer.Option(help="digits or nmnist.")] = "digits",
+    dataset: Dataset = "digits",
     data_dir: DataDir = None,
-    model: Annotated[str, typer.Option(help="cnn, cnn-wide or mlp.")] = "cnn",
+    cache_dir: CacheDir = None,
+    model: Model = None,
     pruner: Annotated[
         str, typer.Option(help="none, dpap, dpap-weighted, magnitude, magnitude-layer, random, set or rigl.")
     ] = "dpap",
@@ -59,13 +75,26 @@ def train(
     epochs: Annotated[int, typer.Option(help="Passes over the training recordings.")] = 24,
     batch: Annotated[int, typer.Option(help="Recordings per step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="AdamW's, at the top of its cosine.")] = 3e-3,
-    bins: Annotated[
-        int | None, typer.Option(help="Time steps per recording (10 where neither is given).")
-    ] = None,
+    bins: Bins = None,
     bin_us: Annotated[
         float | None, typer.Option(help="Microseconds per time step, instead of --bins.")
     ] = None,
-    clip: Annotated[int | None, typer.Option(help="Event counts above are cut to this.")] = 4,
+    clip: Annotated[
+        int | None, typer.Option(help="Event counts above are cut to this; default by data set.")
+    ] = None,
+    downsample: Downsample = None,
+    shift: Annotated[
+        int | None, typer.Option(help="Recordings are moved by up to so many pixels in training.")
+    ] = None,
+    flip: Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the recordings in training.")
+    ] = None,
+    drop: Annotated[
+        float | None, typer.Option(help="Up to this share of a recording's events is left out in training.")
+    ] = None,
+    jitter: Annotated[
+        float | None, typer.Option(help="This share of the events moves by one time step in training.")
+    ] = None,
     readout: Annotated[str, typer.Option(help="spikes or membrane.")] = "spikes",
     decay: Annotated[float, typer.Option(help="Share of the membrane lost in a step, dt / tau.")] = 0.5,
     threshold: Annotated[float, typer.Option(help="Membrane threshold.")] = 0.5,
@@ -82,20 +111,47 @@ def train(
 
     Example: dpap-neuro train --dataset nmnist --data-dir data --pruner dpap --out runs/first
     """
-    from dpap_neuro import runs, training
-    from dpap_neuro.data import Binning
+    from dpap_neuro import data, runs, training
     from dpap_neuro.pruning import make_pruner
 
     chosen = training.choose_device(device)
-    settings = training.TrainSettings(epochs=epochs, batch=batch, learning_rate=learning_rate, seed=seed)
+    defaults = data.dataset(dataset).defaults
+
+    def given(value: Any, name: str) -> Any:
+        return getattr(defaults, name) if value is None else value
+
+    settings = training.TrainSettings(
+        epochs=epochs,
+        batch=batch,
+        learning_rate=learning_rate,
+        shift=given(shift, "shift"),
+        flip=given(flip, "flip"),
+        drop=given(drop, "drop"),
+        jitter=given(jitter, "jitter"),
+        seed=seed,
+    )
     options: dict[str, Any] = {} if sparsity is None else {"sparsity": sparsity}
     if keep_bins is not None:
         options["bins"] = keep_bins
     method = make_pruner(pruner, epochs=epochs, **options)
-    binning = Binning(10 if bins is None and bin_us is None else bins, bin_us, clip)
+    binning = data.Binning(
+        bins if bin_us is not None else given(bins, "bins"),
+        bin_us,
+        given(clip, "clip"),
+        given(downsample, "downsample"),
+    )
     with progress() as tell:
-        split = runs.load_split(dataset, data_dir, binning, lambda what, a, b: tell(f"reading {what}", a, b))
-        description = runs.model_settings(split, model, readout, decay, threshold, surrogate_slope)
+        split = runs.load_split(
+            dataset,
+            data_dir,
+            binning,
+            lambda what, a, b: tell(f"reading {what}", a, b),
+            cache_folder(cache_dir),
+        )
+        if split.held_out:
+            stderr.print("No recordings for testing: every fifth of each class is held out.", highlight=False)
+        name = given(model, "model")
+        description = runs.model_settings(split, name, readout, decay, threshold, surrogate_slope)
         batches = max(1, len(split.train[1]) // batch)
         stderr.print(method.describe(), highlight=False)
         network, history = runs.train_run(
@@ -121,9 +177,10 @@ def sweep(
     out: Annotated[
         Path, typer.Option(help="Folder for runs.csv, summary.csv and sweep.png; goes on where it stopped.")
     ],
-    dataset: Annotated[str, typer.Option(help="Name of the data set.")] = "digits",
+    dataset: Dataset = "digits",
     data_dir: DataDir = None,
-    model: Annotated[str, typer.Option(help="cnn, cnn-wide or mlp.")] = "cnn",
+    cache_dir: CacheDir = None,
+    model: Model = None,
     pruner: Annotated[list[str] | None, typer.Option(help="Give it several times to compare.")] = None,
     sparsity: Annotated[
         list[float] | None, typer.Option(help="Share of the parameters to remove; give it several times.")
@@ -139,23 +196,38 @@ def sweep(
     batch: Annotated[int, typer.Option(help="Recordings per step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="AdamW's, at the top of its cosine.")] = 3e-3,
     readout: Annotated[str, typer.Option(help="spikes or membrane.")] = "spikes",
-    bins: Annotated[int, typer.Option(help="Time steps per recording.")] = 10,
     keep_bins: Annotated[
         int | None, typer.Option(help="Time steps to keep of each recording; dpap drops the others.")
     ] = None,
+    bins: Bins = None,
+    downsample: Downsample = None,
     device: Device = "auto",
 ) -> None:
     """Compare pruners at equal sparsity: pruners x sparsities x seeds, as a table and a picture.
 
     Example: dpap-neuro sweep --pruner none --pruner dpap --pruner magnitude --sparsity 0.8 --out sweep
     """
+    from dpap_neuro import data as sets
     from dpap_neuro import experiments, runs, training
-    from dpap_neuro.data import Binning, open_dataset
     from dpap_neuro.report import sweep_table
 
     chosen = training.choose_device(device)
-    settings = training.TrainSettings(epochs=epochs, batch=batch, learning_rate=learning_rate)
-    binning = Binning(bins=bins, clip=4)
+    defaults = sets.dataset(dataset).defaults
+    settings = training.TrainSettings(
+        epochs=epochs,
+        batch=batch,
+        learning_rate=learning_rate,
+        shift=defaults.shift,
+        flip=defaults.flip,
+        drop=defaults.drop,
+        jitter=defaults.jitter,
+    )
+    binning = sets.Binning(
+        defaults.bins if bins is None else bins,
+        clip=defaults.clip,
+        downsample=defaults.downsample if downsample is None else downsample,
+    )
+    cache = cache_folder(cache_dir)
     planned = experiments.plan(
         pruner or ["none", "dpap", "dpap-weighted", "magnitude"],
         sparsity or [0.8, 0.95, 0.98],
@@ -164,15 +236,17 @@ def sweep(
     with progress() as tell:
         if folds is None:
             split = runs.load_split(
-                dataset, data_dir, binning, lambda what, a, b: tell(f"reading {what}", a, b)
+                dataset, data_dir, binning, lambda what, a, b: tell(f"reading {what}", a, b), cache
             )
             data_of = lambda _: (split.train, split.test)  # noqa: E731
         else:
-            opened = open_dataset(dataset, data_dir, "train")
-            data = (opened.rasters(binning, lambda a, b: tell("reading", a, b)), opened.recordings.labels)
+            opened = sets.open_dataset(dataset, data_dir, "train")
+            rasters = opened.rasters(binning, lambda a, b: tell("reading", a, b), cache)
+            data = (rasters, opened.recordings.labels)
             split = runs.Split(opened, data, data, binning)
             data_of = lambda seed: experiments.fold(data, seed, folds)  # noqa: E731
-        description = runs.model_settings(split, model, readout, decay=0.5, v_th=0.5, slope=10.0)
+        name = defaults.model if model is None else model
+        description = runs.model_settings(split, name, readout, decay=0.5, v_th=0.5, slope=10.0)
         rows = experiments.sweep(
             out / "runs.csv",
             description,

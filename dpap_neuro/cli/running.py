@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.shared import DataDir, Json, app, progress, stderr, stdout
+from dpap_neuro.cli.shared import DataDir, Dataset, Downsample, Json, app, progress, stderr, stdout
 
 Model = Annotated[Path, typer.Argument(help="A .nir file, or a .net or .h5 file of `dpap-neuro compile`.")]
 Dt = Annotated[float | None, typer.Option(help="Seconds per step, for a .nir file that does not say.")]
@@ -77,11 +77,12 @@ def compile_(
 @app.command()
 def simulate(
     model: Model,
-    dataset: Annotated[str | None, typer.Option(help="digits or nmnist.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="A data set, as `evaluate` takes it.")] = None,
     data_dir: DataDir = None,
     split: Annotated[str, typer.Option(help="train, test or all.")] = "test",
     bins: Bins = None,
     bin_us: BinUs = None,
+    downsample: Downsample = None,
     limit: Annotated[int, typer.Option(help="Recordings of the data set, spread evenly.")] = 10,
     raster: Annotated[
         Path | None,
@@ -114,7 +115,7 @@ def simulate(
     if raster is not None:
         counts = e.read_raster(raster, tuple(network.inputs[0].shape))
     else:
-        binning = e.binning_of(opened_model.metadata, bins, bin_us)
+        binning = e.binning_of(opened_model.metadata, bins, bin_us, downsample)
         opened = open_dataset(str(dataset), data_dir, split)
         part = [opened.recordings[i] for i in e.chosen_recordings(opened, limit)]
         counts = e.shown(opened_model.metadata, rasters(part, binning, opened.sensor_size))
@@ -157,11 +158,12 @@ def simulate(
 @app.command()
 def evaluate(
     model: Model,
-    dataset: Annotated[str, typer.Option(help="digits or nmnist.")],
+    dataset: Dataset,
     data_dir: DataDir = None,
     split: Annotated[str, typer.Option(help="train, test or all.")] = "test",
     bins: Bins = None,
     bin_us: BinUs = None,
+    downsample: Downsample = None,
     backend: Annotated[
         str, typer.Option(help="float, fixed (the chip's integers) or lava (the same on lava-nc).")
     ] = "float",
@@ -195,6 +197,7 @@ def evaluate(
             limit,
             lambda done, total: tell(f"simulating ({backend})", done, total),
             lava_python,
+            downsample,
         )
     if as_json:
         print(json.dumps(result.to_dict()))

@@ -22,9 +22,29 @@ stdout = Console()
 stderr = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Dataset = Annotated[
+    str, typer.Option(help="digits, motion, nmnist, dvsgesture, cifar10dvs, ncaltech101 or shd.")
+]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the data set, in tonic's layout.")]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="DPAP_NEURO_CACHE",
+        help="Folder for recordings turned into counts; may be deleted. Default: the user's cache folder.",
+    ),
+]
+Downsample = Annotated[int | None, typer.Option(help="Pixels per side that become one.")]
 Seed = Annotated[int, typer.Option(help="Makes the run repeatable on one machine.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def cache_folder(chosen: Path | None) -> Path:
+    """Where rasters are kept."""
+    if chosen is not None:
+        return chosen
+    from platformdirs import user_cache_path
+
+    return user_cache_path("dpap-neuro", appauthor=False) / "rasters"
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +10,8 @@ import numpy as np
 import tonic.transforms
 
 from dpap_neuro.errors import InputError
+
+SensorSize = tuple[int, int, int]
 
 
 class Recordings(Protocol):
@@ -24,19 +26,21 @@ class Recordings(Protocol):
 class Binning:
     """How events become counts per time step: `bins` equal parts of a recording, or steps of `bin_us` microseconds.
 
-    clip: counts above are cut to it (None: as they are). Raises InputError where not exactly one of the two is given.
+    clip: counts above are cut to it (None: as they are). downsample: pixels per side that become one; their events add
+    up. Raises InputError where not exactly one of `bins` and `bin_us` is given, or for a number that is not above 0.
     """
 
     bins: int | None = None
     bin_us: float | None = None
     clip: int | None = None
+    downsample: int = 1
 
     def __post_init__(self) -> None:
         if (self.bins is None) == (self.bin_us is None):
             raise InputError(
                 f"binning: found bins {self.bins} and bin_us {self.bin_us}, expected exactly one of them"
             )
-        for name in ("bins", "bin_us", "clip"):
+        for name in ("bins", "bin_us", "clip", "downsample"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name}: found {value}, expected more than 0")
@@ -45,34 +49,56 @@ class Binning:
         """Length of a step, for a recording of `duration_us`."""
         return (self.bin_us if self.bin_us is not None else duration_us / self.bins) * 1e-6  # type: ignore[operator]
 
+    def shape(self, sensor_size: SensorSize) -> tuple[int, int, int]:
+        """(polarities, rows, columns) of a step, for a sensor of (columns, rows, polarities)."""
+        columns, rows, polarities = sensor_size
+        return polarities, -(-rows // self.downsample), -(-columns // self.downsample)
+
+
+def frames(
+    dataset: Recordings,
+    binning: Binning,
+    sensor_size: SensorSize,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[np.ndarray]:
+    """Each recording as uint8 counts (steps, polarity, y, x), the order of tonic's ToFrame.
+
+    progress(done, total) is called now and then.
+    """
+    shape = binning.shape(sensor_size)
+    if binning.bins is not None:
+        transform = tonic.transforms.ToFrame(sensor_size=shape[::-1], n_time_bins=binning.bins)
+    else:
+        transform = tonic.transforms.ToFrame(
+            sensor_size=shape[::-1], time_window=binning.bin_us, include_incomplete=True
+        )
+    limit = 255 if binning.clip is None else min(255, binning.clip)
+    for index in range(len(dataset)):
+        events, _ = dataset[index]
+        if binning.downsample > 1:
+            # tonic's Downsample multiplies by the float 1 / n, which puts pixel 49 at 0 for n = 49.
+            events = events.copy()
+            events["x"] //= binning.downsample
+            events["y"] //= binning.downsample
+        frame = transform(events) if len(events) else np.zeros((binning.bins or 1, *shape))
+        yield np.minimum(frame, limit).astype(np.uint8)
+        if progress is not None and (index % 16 == 15 or index + 1 == len(dataset)):
+            progress(index + 1, len(dataset))
+
 
 def rasters(
     dataset: Recordings,
     binning: Binning,
-    sensor_size: tuple[int, int, int],
+    sensor_size: SensorSize,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """All recordings as uint8 counts (n, steps, polarity, y, x), the order of tonic's ToFrame.
+    """All recordings as uint8 counts (n, steps, polarity, y, x), in memory.
 
-    Recordings of unequal length (with bin_us) end in silent steps. progress(done, total) is called now and then.
+    Recordings of unequal length (with bin_us) end in silent steps. progress: see `frames`.
     """
-    if binning.bins is not None:
-        transform = tonic.transforms.ToFrame(sensor_size=sensor_size, n_time_bins=binning.bins)
-    else:
-        transform = tonic.transforms.ToFrame(
-            sensor_size=sensor_size, time_window=binning.bin_us, include_incomplete=True
-        )
-    columns, rows, polarities = sensor_size
-    limit = 255 if binning.clip is None else min(255, binning.clip)
-    frames = []
-    for index in range(len(dataset)):
-        events, _ = dataset[index]
-        empty = np.zeros((binning.bins or 1, polarities, rows, columns))
-        frame = transform(events) if len(events) else empty
-        frames.append(np.minimum(frame, limit).astype(np.uint8))
-        if progress is not None and index % 16 == 15:
-            progress(index + 1, len(dataset))
-    out = np.zeros((len(frames), max(len(f) for f in frames), polarities, rows, columns), dtype=np.uint8)
-    for index, frame in enumerate(frames):
+    parts = list(frames(dataset, binning, sensor_size, progress))
+    shape = (len(parts), max(len(f) for f in parts), *binning.shape(sensor_size))
+    out = np.zeros(shape, dtype=np.uint8)
+    for index, frame in enumerate(parts):
         out[index, : len(frame)] = frame
     return out

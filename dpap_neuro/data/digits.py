@@ -1,21 +1,22 @@
 """Handwritten digits before a simulated event camera: the embedded data set, no download.
 
 scikit-learn's 1,797 digits (8x8, UCI, shipped inside that package) are upsampled to 34x34 and moved along three
-saccades, as in N-MNIST (Orchard et al. 2015, doi 10.3389/fnins.2015.00437). A pixel sends an event whenever its log
-intensity has changed by a threshold since its last event. All arithmetic is on integers, so the events are the same
-on every machine.
+saccades, as in N-MNIST (Orchard et al. 2015, doi 10.3389/fnins.2015.00437). All arithmetic is on integers, so the
+events are the same on every machine.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
-from sklearn.datasets import load_digits
+
+from dpap_neuro.data import camera
+from dpap_neuro.data.splits import every_nth
 
 SENSOR_SIZE = (34, 34, 2)  # x, y, polarity: tonic's order
-EVENT_DTYPE = np.dtype([("x", "<i2"), ("y", "<i2"), ("t", "<i8"), ("p", "<i1")])
 DURATION_US = 300_000
 CLASSES = tuple(str(d) for d in range(10))
 
@@ -25,13 +26,13 @@ _STEP_US = 2_500
 # Corners of the saccades in sub-pixels (x, y), reached every 100 ms: a triangle, as the pan-tilt unit of N-MNIST moved.
 # It stops just short of closing: an exact return would set off every pixel left one threshold away in one instant.
 _CORNERS = ((0, 0), (32, 48), (-32, 48), (-3, 5))
-_LOG_UNIT = 256  # log intensity in units of 1 / 256
-_THRESHOLD = 70  # contrast threshold: 70 / 256 = 0.27 in natural log
 _BACKGROUND = 48  # added to intensities (0..16 * 16): a dark pixel is not black
 
 
 @lru_cache(maxsize=1)
 def _images() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     return digits.images.astype(np.int64), digits.target.astype(np.int64)
 
@@ -40,7 +41,7 @@ def _images() -> tuple[np.ndarray, np.ndarray]:
 def _log_table() -> np.ndarray:
     """round(256 ln(intensity)) for every integer intensity; entries near a rounding tie would differ: there are none."""
     return np.array(
-        [round(_LOG_UNIT * math.log(i + _BACKGROUND)) for i in range(16 * 16 + 1)], dtype=np.int64
+        [round(camera.LOG_UNIT * math.log(i + _BACKGROUND)) for i in range(16 * 16 + 1)], dtype=np.int64
     )
 
 
@@ -64,39 +65,21 @@ def _frame(padded: np.ndarray, dx: int, dy: int) -> np.ndarray:
 
 
 def record(image: np.ndarray) -> np.ndarray:
-    """Events of one 8x8 image (0..16) during three saccades of 100 ms.
-
-    Returns a structured array (x, y, t in microseconds, p: 1 brighter, 0 darker), sorted by time, as tonic's
-    transforms take it.
-    """
+    """Events of one 8x8 image (0..16) during three saccades of 100 ms, see `camera.record`."""
     padded = np.pad(np.asarray(image, dtype=np.int64), 4)
     log = _log_table()
+    return camera.record((log[_frame(padded, dx, dy)] for dx, dy in _positions()), _STEP_US)
+
+
+def _positions() -> Iterator[tuple[int, int]]:
+    """Where the image is before the recording and after each step."""
+    yield _CORNERS[0]
     steps = DURATION_US // _STEP_US
     per_leg = steps // (len(_CORNERS) - 1)
-    reference = log[_frame(padded, *_CORNERS[0])]
-    parts = []
     for step in range(1, steps + 1):
         leg, part = divmod(min(step, steps - 1), per_leg) if step < steps else (len(_CORNERS) - 2, per_leg)
         (xa, ya), (xb, yb) = _CORNERS[leg], _CORNERS[leg + 1]
-        dx = xa + ((xb - xa) * part) // per_leg
-        dy = ya + ((yb - ya) * part) // per_leg
-        change = log[_frame(padded, dx, dy)] - reference
-        count = np.abs(change) // _THRESHOLD
-        reference += np.sign(change) * count * _THRESHOLD
-        y, x = np.nonzero(count)
-        if not len(y):
-            continue
-        n = count[y, x]
-        first = np.cumsum(n) - n
-        index = np.arange(n.sum()) - np.repeat(first, n)
-        # Event k of a pixel comes when a steady change would have crossed k thresholds, as in ESIM.
-        events = np.empty(int(n.sum()), dtype=EVENT_DTYPE)
-        events["x"], events["y"] = np.repeat(x, n), np.repeat(y, n)
-        crossing = (_STEP_US * _THRESHOLD * (index + 1)) // np.repeat(np.abs(change[y, x]), n)
-        events["t"] = (step - 1) * _STEP_US + np.minimum(crossing, _STEP_US - 1)
-        events["p"] = np.repeat(change[y, x] > 0, n)
-        parts.append(events[np.argsort(events["t"], kind="stable")])
-    return np.concatenate(parts) if parts else np.empty(0, dtype=EVENT_DTYPE)
+        yield xa + ((xb - xa) * part) // per_leg, ya + ((yb - ya) * part) // per_leg
 
 
 class Digits:
@@ -104,19 +87,13 @@ class Digits:
 
     def __init__(self, split: str = "all") -> None:
         images, labels = _images()
-        chosen = np.arange(len(labels)) if split == "all" else _split(labels)[split == "test"]
+        test = every_nth(labels)
+        chosen = np.full(len(labels), True) if split == "all" else test == (split == "test")
         self.images, self.labels = images[chosen], labels[chosen]
+        self.sources = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         return record(self.images[index]), int(self.labels[index])
-
-
-def _split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Every fifth recording of each class is for testing."""
-    test = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        test[np.flatnonzero(labels == label)[4::5]] = True
-    return np.flatnonzero(~test), np.flatnonzero(test)
