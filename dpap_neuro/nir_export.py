@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import h5py
 import nir
 import norse.torch as norse
 import numpy as np
@@ -103,8 +104,21 @@ def without_dead_units(model: Network, input_shape: Shape) -> Network:
 
 
 def write_nir(graph: nir.NIRGraph, path: str | Path) -> None:
-    """`nir.write`, whole or not at all."""
-    write_whole(path, lambda temporary: nir.write(temporary, graph))
+    """`nir.write`, whole or not at all.
+
+    A v_reset of zeros is left out: readers that know the field fill it in, and nir 1.0.4 (Sinabs 3.1), which does not,
+    opens the file. Of a grouped convolution nir 1.0.8 infers too few input channels: `nir.read` such a file with
+    type_check=False.
+    """
+
+    def write(temporary: Path) -> None:
+        nir.write(temporary, graph)
+        with h5py.File(temporary, "r+") as file:
+            for node in file["node/nodes"].values():
+                if "v_reset" in node and not node["v_reset"][()].any():
+                    del node["v_reset"]
+
+    write_whole(path, write)
 
 
 def _check_parameters(name: str, module: nn.Module) -> None:
@@ -158,7 +172,7 @@ class _Flow:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, neurons.Neuron | neurons.Scale) or type(m) in _CELLS
+        ours = isinstance(m, neurons.Neuron | neurons.Scale | neurons.Delay) or type(m) in _CELLS
         return ours or super().is_leaf_module(m, module_qualified_name)
 
 
@@ -183,6 +197,7 @@ class _Walk(fx.Interpreter):
         super().__init__(traced, garbage_collect_values=False)
         self.extra_traceback = False
         self.dt = dt
+        self.names: dict[str, str] = getattr(model, "node_names", {})
         self.nodes: dict[str, nir.NIRNode] = {"input": nir.Input({"input": np.array(shape)})}
         self.edges: list[tuple[str, str]] = []
         self.made: dict[str, tuple[nn.Module, Shape, int]] = {}
@@ -199,8 +214,15 @@ class _Walk(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         flows = [value for value in (*_flat(args), *_flat(kwargs.values())) if isinstance(value, _Flow)]
-        if n.op in ("placeholder", "output", "get_attr") or not flows:
+        if n.op in ("placeholder", "output", "get_attr"):
             return super().run_node(n)
+        if not flows:
+            value, again = super().run_node(n), super().run_node(n)
+            if isinstance(value, Tensor) and not torch.equal(value, again):
+                raise InputError(
+                    f"operation {n.name}: its values change from call to call, expected constant parameters"
+                )
+            return value
         if n.op == "call_module":
             return self._module(str(n.target), args, flows)
         return self._operation(n, args, kwargs, flows)
@@ -225,6 +247,8 @@ class _Walk(fx.Interpreter):
             known = ", ".join(sorted(c.__name__ for c in (*SYNAPSES, nn.Flatten, *POPULATIONS)))
             instead = _INSTEAD.get(kind, f"expected one of {known}, batch norm behind a synapse, or dropout")
             raise InputError(f"layer {name}: {kind.__name__} cannot be exported: {instead}")
+        if isinstance(module, neurons.Delay):
+            self._scans(name, flow)
         try:
             zeros = torch.zeros_like(module(flow.zeros))
         except RuntimeError as error:
@@ -330,8 +354,10 @@ class _Walk(fx.Interpreter):
     # --- the graph -----------------------------------------------------------------------------------------
 
     def _add(self, layer: str, node: nir.NIRNode, flow: _Flow, zeros: Tensor) -> _Flow:
-        """Adds a node behind `flow`. Names of a plain sequence are numbers: they say what the node is as well."""
-        base = f"{layer}_{type(node).__name__.lower()}" if layer.isdigit() else layer.replace(".", "_")
+        """Adds a node behind `flow`, under the name that an imported network's graph had for it. Else names of a
+        plain sequence are numbers: they say what the node is as well."""
+        said = f"{layer}_{type(node).__name__.lower()}" if layer.isdigit() else layer.replace(".", "_")
+        base = self.names.get(layer, said)
         name, count = base, 2
         while name in self.nodes or name == "output":
             name, count = f"{base}_{count}", count + 1

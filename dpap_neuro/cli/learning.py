@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dpap_neuro.cli.shared import DataDir, Device, Seed, app, progress, stderr, stdout
+from dpap_neuro.cli.shared import DataDir, Device, Dt, Seed, app, progress, say_time_step, stderr, stdout
 
 
 @app.command()
@@ -43,10 +44,13 @@ def demo(
 
 @app.command()
 def train(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the run; made if missing.")],
     dataset: Annotated[str, typer.Option(help="digits or nmnist.")] = "digits",
     data_dir: DataDir = None,
-    model: Annotated[str, typer.Option(help="cnn or mlp.")] = "cnn",
+    model: Annotated[
+        str, typer.Option(help="cnn, mlp, or a .nir file of a network trained here or elsewhere.")
+    ] = "cnn",
     pruner: Annotated[
         str, typer.Option(help="none, dpap, dpap-weighted, magnitude, magnitude-layer, random, set or rigl.")
     ] = "dpap",
@@ -72,6 +76,7 @@ def train(
     surrogate_slope: Annotated[
         float, typer.Option(help="Of the surrogate gradient (SuperSpike's alpha).")
     ] = 10.0,
+    dt: Dt = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep a checkpoint in the folder and go on from it.")
     ] = False,
@@ -80,11 +85,20 @@ def train(
 ) -> None:
     """Train a network, pruning it on the way; writes weights, history and model.nir.
 
+    A .nir file brings its neurons, its read-out and, where it says so, its binning.
+
     Example: dpap-neuro train --dataset nmnist --data-dir data --pruner dpap --out runs/first
     """
     from dpap_neuro import runs, training
     from dpap_neuro.data import Binning
+    from dpap_neuro.errors import InputError
+    from dpap_neuro.evaluation import binning_of
     from dpap_neuro.pruning import make_pruner
+    from hardware.graph import read_graph
+
+    def given(name: str) -> bool:
+        source = context.get_parameter_source(name)
+        return source is not None and source.name != "DEFAULT"
 
     chosen = training.choose_device(device)
     settings = training.TrainSettings(epochs=epochs, batch=batch, learning_rate=learning_rate, seed=seed)
@@ -92,10 +106,29 @@ def train(
     if keep_bins is not None:
         options["bins"] = keep_bins
     method = make_pruner(pruner, epochs=epochs, **options)
-    binning = Binning(10 if bins is None and bin_us is None else bins, bin_us, clip)
+    graph = None
+    if model.endswith(".nir"):
+        for name in ("readout", "decay", "threshold", "surrogate_slope"):
+            if given(name):
+                raise InputError(f"--{name.replace('_', '-')}: {model} has its own; leave it out")
+        graph = read_graph(model)
+        binning = binning_of(graph.metadata, bins, bin_us)
+        if given("clip"):
+            binning = replace(binning, clip=clip)
+    else:
+        if dt is not None:
+            raise InputError(f"--dt: is for a .nir file, a new {model} takes the length of its time bins")
+        binning = Binning(10 if bins is None and bin_us is None else bins, bin_us, clip)
     with progress() as tell:
-        split = runs.load_split(dataset, data_dir, binning, lambda what, a, b: tell(f"reading {what}", a, b))
-        description = runs.model_settings(split, model, readout, decay, threshold, surrogate_slope)
+        kept = None if graph is None else graph.metadata.get("kept_bins")
+        split = runs.load_split(
+            dataset, data_dir, binning, lambda what, a, b: tell(f"reading {what}", a, b), kept
+        )
+        if graph is not None:
+            say_time_step(graph, dt)
+            description = runs.imported(graph, split, dt)
+        else:
+            description = runs.model_settings(split, model, readout, decay, threshold, surrogate_slope)
         batches = max(1, len(split.train[1]) // batch)
         stderr.print(method.describe(), highlight=False)
         network, history = runs.train_run(
