@@ -208,7 +208,9 @@ def evaluate(
     binning = binning_of(metadata, bins, bin_us)
     graph = opened_model.graph
     if backend == "float" and graph is None:
-        raise InputError(f"{opened_model.path}: holds integers; give --backend fixed or --backend lava, or its .nir file")
+        raise InputError(
+            f"{opened_model.path}: holds integers; give --backend fixed or --backend lava, or its .nir file"
+        )
     network = None if backend == "float" else opened_model.integers()
     opened = open_dataset(dataset, data_dir, split)
     labels = opened.recordings.labels

@@ -119,9 +119,12 @@ POPULATIONS: dict[type, type[nir.NIRNode]] = {
     neurons.Threshold: nir.Threshold,
     norse.LIFBoxCell: nir.LIF,
     norse.LIFCell: nir.CubaLIF,
+    norse.LIF: nir.CubaLIF,
     norse.IAFCell: nir.IF,
+    norse.IAF: nir.IF,
     norse.LIBoxCell: nir.LI,
     norse.LICell: nir.CubaLI,
+    norse.LI: nir.CubaLI,
 }
 
 

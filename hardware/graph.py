@@ -102,7 +102,7 @@ class Graph:
     input_shape: dict[str, Shape]
     output_shape: dict[str, Shape]
     dt: float | None = None
-    metadata: dict[str, object] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[str, ...]:

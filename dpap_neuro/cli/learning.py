@@ -94,7 +94,7 @@ def train(
     from dpap_neuro.errors import InputError
     from dpap_neuro.evaluation import binning_of
     from dpap_neuro.pruning import make_pruner
-    from hardware.graph import read_graph
+    from hardware.graph import read_graph, time_constants
 
     def given(name: str) -> bool:
         source = context.get_parameter_source(name)
@@ -124,8 +124,10 @@ def train(
         split = runs.load_split(
             dataset, data_dir, binning, lambda what, a, b: tell(f"reading {what}", a, b), kept
         )
+        description: Any
         if graph is not None:
-            say_time_step(graph, dt)
+            if time_constants(graph):
+                say_time_step(graph, dt)
             description = runs.imported(graph, split, dt)
         else:
             description = runs.model_settings(split, model, readout, decay, threshold, surrogate_slope)
