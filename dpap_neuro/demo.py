@@ -17,7 +17,7 @@ import numpy as np
 from dpap_neuro import runs, training
 from dpap_neuro.data import Binning
 from dpap_neuro.files import make_folder, write_json
-from dpap_neuro.models import SpikingNetwork
+from dpap_neuro.models import Network
 from dpap_neuro.nir_export import write_nir
 from dpap_neuro.pruning import Pruner, make_pruner
 from dpap_neuro.report import draw_demo
@@ -105,7 +105,7 @@ def run_demo(
         say(pruner.describe())
     histories: dict[str, training.History] = {}
     deployed: dict[str, Deployed] = {}
-    networks: dict[str, SpikingNetwork] = {}
+    networks: dict[str, Network] = {}
     for name, method in (("dense", make_pruner("none", epochs=epochs)), ("pruned", pruner)):
         network, histories[name] = runs.train_run(
             split,

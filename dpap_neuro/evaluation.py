@@ -63,9 +63,9 @@ def open_model(path: str | Path, dt: float | None = None) -> Model:
 
 
 def compile_file(
-    model: str | Path, chip: str, out: str | Path, dt: float | None = None, weight_bits: int = 8
+    model: str | Path | Graph, chip: str, out: str | Path, dt: float | None = None, weight_bits: int = 8
 ) -> tuple[Network, list[LayerReport]]:
-    """Compile a `.nir` file for a chip and write it: `.net` (NETX) or `.h5` (all that an integer network can say).
+    """Compile a `.nir` file, or the graph that was read from it, for a chip and write it: `.net` (NETX) or `.h5` (all that an integer network can say).
 
     chip: "loihi1" has one threshold per population; so has NETX. For "loihi2" in an `.h5` file every output
     channel gets its own scale and threshold. Returns the network and a report per projection; nothing is written where
@@ -76,7 +76,7 @@ def compile_file(
         raise InputError(f"chip: found {chip!r}, expected loihi1 or loihi2")
     if out.suffix not in INTEGER_FILES:
         raise InputError(f"{out}: expected a name that ends in .net (NETX) or .h5 (any integer network)")
-    graph = read_graph(model)
+    graph = model if isinstance(model, Graph) else read_graph(model)
     netx = out.suffix == ".net"
     per_channel = chip == "loihi2" and not netx
     network, reports = compile_graph(graph, dt, weight_bits, per_channel, netx)
@@ -190,7 +190,7 @@ def run_lava(
 
 
 def evaluate(
-    model: str | Path,
+    model: str | Path | Model,
     dataset: str,
     data_dir: str | Path | None = None,
     split: str = "test",
@@ -205,18 +205,20 @@ def evaluate(
 ) -> Evaluation:
     """Classify recordings by the largest spike count, or membrane sum, over time.
 
-    model: a `.nir`, `.net` or `.h5` file, see `open_model`. backend: "float" (the reference simulator, single precision;
+    model: a `.nir`, `.net` or `.h5` file, or what `open_model` made of it. backend: "float" (the reference simulator;
     of a `.nir` file only), "fixed" (8-bit weights, the chip's integers) or "lava" (the same integers on real Lava,
     in `lava_python` where given). limit: only so many recordings, spread evenly. progress(done, total).
     Raises InputError or HardwareError for what cannot be read or run.
     """
     check_backend(backend, lava_python)
-    opened_model = open_model(model, dt)
+    opened_model = model if isinstance(model, Model) else open_model(model, dt)
     metadata = opened_model.metadata
     binning = binning_of(metadata, bins, bin_us, downsample)
     graph = opened_model.graph
     if backend == "float" and graph is None:
-        raise InputError(f"{model}: holds integers; give --backend fixed or --backend lava, or its .nir file")
+        raise InputError(
+            f"{opened_model.path}: holds integers; give --backend fixed or --backend lava, or its .nir file"
+        )
     network = None if backend == "float" else opened_model.integers()
     opened = open_dataset(dataset, data_dir, split)
     labels = opened.recordings.labels
@@ -228,14 +230,14 @@ def evaluate(
         begin = time.perf_counter()
         if network is None:
             assert graph is not None
-            exact = reference.simulate(graph, raster, dt=opened_model.dt, dtype=np.float32)
+            exact = reference.simulate(graph, raster, dt=opened_model.dt)
             output, counts = exact.output, exact.counts
         else:
             if backend == "lava":
                 run, differing = run_lava(network, raster, python=lava_python)
                 if differing:
                     raise HardwareError(
-                        f"{model}: {differing:,} values differ between Lava and our simulator"
+                        f"{opened_model.path}: {differing:,} values differ between Lava and our simulator"
                     )
             else:
                 run = simulator.simulate(network, raster)

@@ -35,13 +35,17 @@ class ModelSettings:
         return replace(settings, input_shape=tuple(settings.input_shape))  # type: ignore[arg-type]
 
 
-class SpikingNetwork(nn.Sequential):
+class Network(nn.Module):
+    """What can be trained: (T, B, *input shape) to (T, B, classes), as its settings say."""
+
+    settings: ModelSettings
+
+
+class SpikingNetwork(nn.Sequential, Network):
     """Synapse modules see all time steps at once, as a batch of T * B; neuron modules scan over time.
 
     forward: x (T, B, ...) event counts; returns (T, B, classes): spikes, or membranes of the read-out.
     """
-
-    settings: ModelSettings
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:

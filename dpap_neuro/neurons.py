@@ -249,6 +249,21 @@ class Scale(nn.Module):
         return x * self.weight
 
 
+class Delay(nn.Module):
+    """(T, B, ...) later by whole time steps of dt seconds, zeros before; steps: of the population's shape."""
+
+    steps: Tensor
+
+    def __init__(self, steps: Any, dt: float) -> None:
+        super().__init__()
+        self.dt = dt
+        self.register_buffer("steps", torch.as_tensor(steps), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        time = torch.arange(x.shape[0], device=x.device).reshape(-1, *(1,) * (x.dim() - 1)) - self.steps
+        return torch.where(time >= 0, x.gather(0, time.clamp(min=0).expand(x.shape)), 0.0)
+
+
 # For hidden populations and spiking read-outs, and for read-outs by membrane.
 NEURONS: dict[str, type[Neuron]] = {"lif": LIF, "cubalif": CubaLIF, "if": IF, "plif": ParametricLIF}
 READOUTS: dict[str, type[Neuron]] = {"li": LI, "cubali": CubaLI}

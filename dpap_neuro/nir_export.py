@@ -13,10 +13,11 @@ import math
 import operator
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import h5py
 import nir
 import norse.torch as norse
 import numpy as np
@@ -32,12 +33,16 @@ from dpap_neuro.nir_nodes import POPULATIONS, SYNAPSES, Shape, array, full, popu
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
-_CELLS = tuple(kind for kind in POPULATIONS if not issubclass(kind, neurons.Neuron))
+_OVER_TIME = (norse.Lift, norse.LIF, norse.IAF, norse.LI)
+_LATE = "its membrane sees the input one step late, as NIR's does not; use dpap_neuro.neurons.Recurrent"
+_MAXIMUM = "NIR and the chips have no maximum; use AvgPool2d, or a strided convolution"
 _INSTEAD: dict[type, str] = {
     nn.MaxPool1d: "NIR and the chips have no maximum; use a strided convolution",
-    nn.MaxPool2d: "NIR and the chips have no maximum; use AvgPool2d, or a strided convolution",
-    nn.AdaptiveMaxPool2d: "NIR and the chips have no maximum; use AvgPool2d, or a strided convolution",
+    nn.MaxPool2d: _MAXIMUM,
+    nn.AdaptiveMaxPool2d: _MAXIMUM,
     nn.ReLU: "an artificial neuron; use a spiking one",
+    norse.LIFRecurrentCell: _LATE,
+    norse.LIFRecurrent: _LATE,
 }
 _CONCATENATION = "NIR has no concatenation; give each branch a synapse of its own and add what they return"
 _ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -103,8 +108,21 @@ def without_dead_units(model: Network, input_shape: Shape) -> Network:
 
 
 def write_nir(graph: nir.NIRGraph, path: str | Path) -> None:
-    """`nir.write`, whole or not at all."""
-    write_whole(path, lambda temporary: nir.write(temporary, graph))
+    """`nir.write`, whole or not at all.
+
+    A v_reset of zeros is left out: readers that know the field fill it in, and nir 1.0.4 (Sinabs 3.1), which does not,
+    opens the file. Of a grouped convolution nir 1.0.8 infers too few input channels: `nir.read` such a file with
+    type_check=False.
+    """
+
+    def write(temporary: Path) -> None:
+        nir.write(temporary, graph)
+        with h5py.File(temporary, "r+") as file:
+            for node in file["node/nodes"].values():
+                if "v_reset" in node and not node["v_reset"][()].any():
+                    del node["v_reset"]
+
+    write_whole(path, write)
 
 
 def _check_parameters(name: str, module: nn.Module) -> None:
@@ -158,8 +176,36 @@ class _Flow:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, neurons.Neuron | neurons.Scale) or type(m) in _CELLS
-        return ours or super().is_leaf_module(m, module_qualified_name)
+        ours = isinstance(m, neurons.Neuron | neurons.Scale | neurons.Delay)
+        return (
+            ours
+            or type(m).__module__.startswith("norse.")
+            or super().is_leaf_module(m, module_qualified_name)
+        )
+
+
+def _traced(model: nn.Module) -> fx.GraphModule:
+    """The forward pass. Raises InputError where it cannot be followed, or uses values of its own that change."""
+    before = set(vars(model))
+    try:
+        first, second = (fx.GraphModule(model, _Tracer().trace(model)) for _ in range(2))
+    except Exception as error:  # fx raises whatever the network's own code does with its stand-ins
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"model: its forward pass cannot be followed ({reason}); expected modules over whole recordings, "
+            "as in dpap_neuro.neurons, and no loop or condition over values"
+        ) from None
+    finally:
+        for key in set(vars(model)) - before:  # what fx left behind: tensors made in the forward pass
+            delattr(model, key)
+    for a, b in zip(first.graph.nodes, second.graph.nodes, strict=False):
+        made = a.op == b.op == "get_attr" and str(a.target).startswith("_tensor_constant")
+        if made and not torch.equal(getattr(first, str(a.target)), getattr(second, str(b.target))):
+            raise InputError(
+                f"operation {next(iter(a.users)).name}: takes values that change from call to call, expected a "
+                "constant, or a parameter of a layer"
+            )
+    return first
 
 
 class _Walk(fx.Interpreter):
@@ -168,21 +214,15 @@ class _Walk(fx.Interpreter):
     def __init__(self, model: nn.Module, shape: Shape, dt: float) -> None:
         if type(model) is norse.SequentialState:
             model = nn.Sequential(OrderedDict(model.named_children()))
-        # A plain sequence works on single time steps.
-        self.by_step = type(model) is nn.Sequential
+        # A plain sequence works on single time steps, unless it has Norse's modules over time.
+        over_time = any(isinstance(m, _OVER_TIME) for m in model.modules())
+        self.by_step = type(model) is nn.Sequential and not over_time
         if not any(True for _ in model.children()):
             raise InputError("model: found no layer, expected at least one")
-        try:
-            traced = fx.GraphModule(model, _Tracer().trace(model))
-        except Exception as error:  # fx raises whatever the network's own code does with its stand-ins
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(
-                f"model: its forward pass cannot be followed ({reason}); expected modules over whole recordings, "
-                "as in dpap_neuro.neurons, and no loop or condition over values"
-            ) from None
-        super().__init__(traced, garbage_collect_values=False)
+        super().__init__(_traced(model), garbage_collect_values=False)
         self.extra_traceback = False
         self.dt = dt
+        self.names: dict[str, str] = getattr(model, "node_names", {})
         self.nodes: dict[str, nir.NIRNode] = {"input": nir.Input({"input": np.array(shape)})}
         self.edges: list[tuple[str, str]] = []
         self.made: dict[str, tuple[nn.Module, Shape, int]] = {}
@@ -202,16 +242,17 @@ class _Walk(fx.Interpreter):
         if n.op in ("placeholder", "output", "get_attr") or not flows:
             return super().run_node(n)
         if n.op == "call_module":
-            return self._module(str(n.target), args, flows)
+            return self._module(str(n.target), self.fetch_attr(str(n.target)), flows[0])
         return self._operation(n, args, kwargs, flows)
 
     # --- modules -------------------------------------------------------------------------------------------
 
-    def _module(self, name: str, args: tuple, flows: list[_Flow]) -> _Flow:
-        module = self.fetch_attr(name)
-        kind, flow = type(module), flows[0]
+    def _module(self, name: str, module: Any, flow: _Flow) -> _Flow:
+        kind = type(module)
         if isinstance(module, _NOTHING):
             return flow
+        if kind is norse.Lift:
+            return self._lifted(name, module.lifted_module, flow)
         if isinstance(module, nn.Flatten):
             return self._view(name, flow, module(flow.zeros))
         if isinstance(module, _NORMS):
@@ -222,9 +263,16 @@ class _Walk(fx.Interpreter):
             self._scans(name, flow)
             return self._add(name, population(name, module, flow.shape, self.dt), flow, flow.zeros)
         if kind not in SYNAPSES:
-            known = ", ".join(sorted(c.__name__ for c in (*SYNAPSES, nn.Flatten, *POPULATIONS)))
+            known = ", ".join(sorted({c.__name__ for c in (*SYNAPSES, nn.Flatten, *POPULATIONS)}))
             instead = _INSTEAD.get(kind, f"expected one of {known}, batch norm behind a synapse, or dropout")
+            if nn.utils.parametrize.is_parametrized(module):
+                instead = (
+                    "its parameters are computed anew at every call; make them constant with "
+                    "torch.nn.utils.parametrize.remove_parametrizations"
+                )
             raise InputError(f"layer {name}: {kind.__name__} cannot be exported: {instead}")
+        if isinstance(module, neurons.Delay):
+            self._scans(name, flow)
         try:
             zeros = torch.zeros_like(module(flow.zeros))
         except RuntimeError as error:
@@ -234,6 +282,13 @@ class _Walk(fx.Interpreter):
         out = self._add(name, SYNAPSES[kind](name, module, flow.shape), flow, zeros)
         self.made[out.sources[0]] = (module, flow.shape, 0)
         return out
+
+    def _lifted(self, name: str, module: nn.Module, flow: _Flow) -> _Flow:
+        """Norse's Lift: a cell over time, or any other module on each time step."""
+        if type(module) in POPULATIONS:
+            return self._module(name, module, flow)
+        out = self._module(name, module, replace(flow, zeros=flow.zeros.flatten(0, 1)))
+        return replace(out, zeros=out.zeros.unflatten(0, (_STEPS, _BATCH)))
 
     def _scans(self, name: str, flow: _Flow) -> None:
         if flow.folded and not self.by_step:
@@ -289,6 +344,8 @@ class _Walk(fx.Interpreter):
         what = target if isinstance(target, str) else getattr(target, "__name__", str(target))
         if target in (torch.cat, torch.concat, torch.concatenate):
             instead = _CONCATENATION
+        elif "max" in n.name:
+            what, instead = n.name, _MAXIMUM
         elif target in _PRODUCTS:
             instead = "a factor must be constant, found the product of two signals"
         else:
@@ -330,8 +387,10 @@ class _Walk(fx.Interpreter):
     # --- the graph -----------------------------------------------------------------------------------------
 
     def _add(self, layer: str, node: nir.NIRNode, flow: _Flow, zeros: Tensor) -> _Flow:
-        """Adds a node behind `flow`. Names of a plain sequence are numbers: they say what the node is as well."""
-        base = f"{layer}_{type(node).__name__.lower()}" if layer.isdigit() else layer.replace(".", "_")
+        """Adds a node behind `flow`, under the name that an imported network's graph had for it. Else names of a
+        plain sequence are numbers: they say what the node is as well."""
+        said = f"{layer}_{type(node).__name__.lower()}" if layer.isdigit() else layer.replace(".", "_")
+        base = self.names.get(layer, said)
         name, count = base, 2
         while name in self.nodes or name == "output":
             name, count = f"{base}_{count}", count + 1

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.models import ModelSettings, Network
 from dpap_neuro.neurons import (
     IF,
     LI,
     LIF,
     CubaLI,
     CubaLIF,
+    Delay,
     Integrator,
     Neuron,
     NeuronSettings,
@@ -27,7 +29,7 @@ from dpap_neuro.neurons import (
     Threshold,
 )
 from hardware.cycles import components
-from hardware.graph import Graph, time_step
+from hardware.graph import SPIKING, Graph, time_step
 from hardware.reference import delay_steps
 
 _POPULATIONS: dict[type, type[Neuron]] = {
@@ -39,6 +41,8 @@ _POPULATIONS: dict[type, type[Neuron]] = {
     nir.I: Integrator,
     nir.Threshold: Threshold,
 }
+# The name in `ModelSettings` of a network that came out of a file.
+IMPORTED = "imported"
 # Parameters as NIR and as `Neuron` call them.
 _NAMES = {
     "tau": "tau_mem",
@@ -51,24 +55,11 @@ _NAMES = {
 }
 
 
-class Delay(nn.Module):
-    """(T, B, ...) later by whole time steps, zeros before; steps: one per neuron, of the population's shape."""
-
-    steps: Tensor
-
-    def __init__(self, steps: np.ndarray) -> None:
-        super().__init__()
-        self.register_buffer("steps", torch.as_tensor(steps), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        time = torch.arange(x.shape[0], device=x.device).reshape(-1, *(1,) * (x.dim() - 1)) - self.steps
-        return torch.where(time >= 0, x.gather(0, time.clamp(min=0).expand(x.shape)), 0.0)
-
-
-class ImportedNetwork(nn.Module):
+class ImportedNetwork(Network):
     """A graph's nodes as modules, run in the graph's order; (T, B, *input shape) to (T, B, *output shape).
 
-    dt: seconds per step. dt_reason: one line that says where it comes from. metadata: the graph's.
+    dt: seconds per step. dt_reason: one line that says where it comes from. metadata: the graph's. settings: what
+    training needs to know. node_names: the graph's names of the modules, which export gives back.
     """
 
     def __init__(self, graph: Graph, dt: float | None) -> None:
@@ -84,6 +75,8 @@ class ImportedNetwork(nn.Module):
         self.source, self.sink = graph.inputs[0], graph.outputs[0]
         feedback = _feedback(graph)
         before = graph.predecessors()
+        self.settings = _settings(graph, self.dt, before[self.sink])
+        self.node_names: dict[str, str] = {}
         self.plan: list[tuple[str, str, list[str]]] = []
         for name in graph.order:
             if name == self.source or (name in feedback.values() and name not in feedback):
@@ -98,6 +91,9 @@ class ImportedNetwork(nn.Module):
             while hasattr(self, attribute):
                 attribute += "_"
             self.add_module(attribute, layer)
+            self.node_names[attribute] = name
+            if feedback.get(name, name) != name:
+                self.node_names[f"{attribute}_feedback"] = feedback[name]
             self.plan.append((name, attribute, sources))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,6 +118,15 @@ def from_graph(graph: Graph, dt: float | None = None) -> ImportedNetwork:
     Raises InputError, naming the node, for what Norse cannot train, HardwareError for a dt that does not fit.
     """
     return ImportedNetwork(graph, dt)
+
+
+def _settings(graph: Graph, dt: float, last: list[str]) -> ModelSettings:
+    """Each population of the graph has its own constants: of `neuron`, only dt says something."""
+    spikes = all(isinstance(graph.nodes[name], SPIKING) for name in last)
+    readout = str(graph.metadata.get("readout", "spikes" if spikes else "membrane"))
+    outputs = graph.output_shape[graph.outputs[0]]
+    shape: Any = graph.input_shape[graph.inputs[0]]
+    return ModelSettings(IMPORTED, shape, outputs[-1], NeuronSettings(dt, dt), readout)
 
 
 def _feedback(graph: Graph) -> dict[str, str]:
@@ -203,7 +208,7 @@ def _layer(name: str, graph: Graph, dt: float) -> nn.Module:
     if isinstance(node, nir.Scale):
         return Scale(_tensor(node.scale))
     if isinstance(node, nir.Delay):
-        return Delay(delay_steps(node.delay, dt, name))
+        return Delay(delay_steps(node.delay, dt, name), dt)
     raise InputError(f"node {name}: {type(node).__name__} cannot be trained in Norse")
 
 

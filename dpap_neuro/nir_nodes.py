@@ -93,6 +93,10 @@ def _scale(name: str, m: neurons.Scale, shape: Shape) -> nir.NIRNode:
     return nir.Scale(full(m.weight, shape, name, "weight"))
 
 
+def _delay(name: str, m: neurons.Delay, shape: Shape) -> nir.NIRNode:
+    return nir.Delay(full(m.steps * m.dt, shape, name, "steps"))
+
+
 SYNAPSES: dict[type, Callable[[str, Any, Shape], nir.NIRNode]] = {
     nn.Conv2d: _conv2d,
     nn.Conv1d: _conv1d,
@@ -100,6 +104,7 @@ SYNAPSES: dict[type, Callable[[str, Any, Shape], nir.NIRNode]] = {
     nn.AvgPool2d: _avg_pool,
     nn.LPPool2d: _sum_pool,
     neurons.Scale: _scale,
+    neurons.Delay: _delay,
 }
 
 # Which of NIR's parameters a kind of population has.
@@ -114,9 +119,12 @@ POPULATIONS: dict[type, type[nir.NIRNode]] = {
     neurons.Threshold: nir.Threshold,
     norse.LIFBoxCell: nir.LIF,
     norse.LIFCell: nir.CubaLIF,
+    norse.LIF: nir.CubaLIF,
     norse.IAFCell: nir.IF,
+    norse.IAF: nir.IF,
     norse.LIBoxCell: nir.LI,
     norse.LICell: nir.CubaLI,
+    norse.LI: nir.CubaLI,
 }
 
 

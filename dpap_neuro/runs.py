@@ -6,7 +6,7 @@ A run folder holds `weights.safetensors`, `run.json` (settings and history) and 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from safetensors.torch import load_file, save_file
 from dpap_neuro.data import Binning, Opened, open_both
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, write_json, write_whole
-from dpap_neuro.models import ModelSettings, SpikingNetwork, build_model
+from dpap_neuro.models import ModelSettings, Network, build_model
 from dpap_neuro.neurons import NeuronSettings
 from dpap_neuro.nir_export import to_nir, write_nir
+from dpap_neuro.nir_import import IMPORTED, ImportedNetwork, from_graph
 from dpap_neuro.pruning import Pruner, PruneReport
 from dpap_neuro.training import Epoch, History, TrainSettings, train
+from hardware.graph import Graph, read_graph, time_constants
 
 Data = tuple[np.ndarray, np.ndarray]
 
@@ -32,13 +34,16 @@ Data = tuple[np.ndarray, np.ndarray]
 @dataclass(frozen=True)
 class Split:
     """Rasters (n, steps, polarity, y, x) and labels of training and testing; `opened` describes the data set.
-    held_out: whether the test recordings were taken from those for training."""
+    held_out: whether the test recordings were taken from those for training.
+    kept_bins: indices of the time bins that are left in the rasters, None: all.
+    """
 
     opened: Opened
     train: Data
     test: Data
     binning: Binning
     held_out: bool = False
+    kept_bins: tuple[int, ...] | None = None
 
     @property
     def dt(self) -> float:
@@ -51,8 +56,10 @@ def load_split(
     binning: Binning,
     progress: Callable[[str, int, int], None] | None = None,
     cache_dir: str | Path | None = None,
+    kept_bins: Sequence[int] | None = None,
 ) -> Split:
-    """Both splits as rasters, see `Opened.rasters`. Without test recordings every fifth of each class is held out.
+    """Both splits as rasters, see `Opened.rasters`, of `kept_bins` only where given. Without test recordings every fifth of
+    each class is held out.
 
     Raises InputError for an unknown data set or a missing folder.
     """
@@ -66,7 +73,15 @@ def load_split(
                 progress("test", done - n, total - n)
 
     x = both.opened.rasters(binning, told, cache_dir)
-    return Split(both.opened, (x[:n], labels[:n]), (x[n:], labels[n:]), binning, both.held_out)
+    kept = None
+    if kept_bins is not None:
+        kept = tuple(int(i) for i in kept_bins)
+        if kept[-1] >= x.shape[1]:
+            raise InputError(
+                f"kept_bins: found {kept[-1]}, expected below the {x.shape[1]} time bins of a recording"
+            )
+        x = x[:, list(kept)]
+    return Split(both.opened, (x[:n], labels[:n]), (x[n:], labels[n:]), binning, both.held_out, kept)
 
 
 def model_settings(
@@ -80,25 +95,42 @@ def model_settings(
     return ModelSettings(name, tuple(shape), len(split.opened.classes), neuron, readout)  # type: ignore[arg-type]
 
 
+def imported(graph: Graph, split: Split, dt: float | None = None) -> ImportedNetwork:
+    """A network of a file, to be trained on this data. dt: see `nir_import.from_graph`; where the graph counts in
+    steps, the length of the data's.
+
+    Raises InputError where its input or output does not fit the data.
+    """
+    network = from_graph(graph, dt if time_constants(graph) else split.dt)
+    shape, classes = tuple(split.train[0].shape[2:]), len(split.opened.classes)
+    if tuple(network.settings.input_shape) != shape:
+        raise InputError(f"model: takes input of shape {network.settings.input_shape}, the data has {shape}")
+    outputs = graph.output_shape[graph.outputs[0]]
+    if outputs != (classes,):
+        raise InputError(f"model: returns shape {outputs}, expected ({classes},), one value per class")
+    return network
+
+
 def train_run(
     split: Split,
-    model: ModelSettings,
+    model: ModelSettings | ImportedNetwork,
     pruner: Pruner,
     settings: TrainSettings,
     device: torch.device,
     on_batch: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[Epoch, PruneReport], None] | None = None,
     checkpoint: str | Path | None = None,
-) -> tuple[SpikingNetwork, History]:
-    """Build a network from the seed and train it, or go on from `checkpoint` (see `training.train`)."""
-    network = build_model(model, settings.seed)
+) -> tuple[Network, History]:
+    """Build a network from the seed, or take one of a file, and train it; or go on from `checkpoint` (see
+    `training.train`)."""
+    network = model if isinstance(model, ImportedNetwork) else build_model(model, settings.seed)
     history = train(
         network, pruner, split.train, split.test, settings, device, on_batch, on_epoch, checkpoint
     )
     return network, history
 
 
-def graph_of(network: SpikingNetwork, split_metadata: dict[str, Any]) -> nir.NIRGraph:
+def graph_of(network: Network, split_metadata: dict[str, Any]) -> nir.NIRGraph:
     """The network as NIR, with how to feed it in the metadata (see `metadata_of`)."""
     settings = network.settings
     return to_nir(
@@ -108,16 +140,20 @@ def graph_of(network: SpikingNetwork, split_metadata: dict[str, Any]) -> nir.NIR
 
 def metadata_of(split: Split) -> dict[str, Any]:
     """Input binning and class names, as a graph carries them."""
-    return {**asdict(split.binning), "class_names": list(split.opened.classes), "dataset": split.opened.name}
+    known = {"class_names": list(split.opened.classes), "dataset": split.opened.name}
+    kept = {} if split.kept_bins is None else {"kept_bins": list(split.kept_bins)}
+    return {**asdict(split.binning), **known, **kept}
 
 
-def save_run(folder: str | Path, network: SpikingNetwork, history: History, metadata: dict[str, Any]) -> None:
+def save_run(folder: str | Path, network: Network, history: History, metadata: dict[str, Any]) -> None:
     """Write the folder's three files, each whole or not at all."""
     folder = make_folder(folder)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
     write_whole(folder / "weights.safetensors", lambda path: save_file(tensors, path))
     if history.kept_bins is not None:
-        metadata = {**metadata, "kept_bins": list(history.kept_bins)}
+        before = metadata.get("kept_bins")  # the pruner counted in these
+        kept = [int(i) if before is None else before[i] for i in history.kept_bins]
+        metadata = {**metadata, "kept_bins": kept}
     write_nir(graph_of(network, metadata), folder / "model.nir")
     write_json(
         folder / "run.json",
@@ -130,7 +166,7 @@ def save_run(folder: str | Path, network: SpikingNetwork, history: History, meta
     )
 
 
-def load_run(folder: str | Path) -> tuple[SpikingNetwork, dict[str, Any]]:
+def load_run(folder: str | Path) -> tuple[Network, dict[str, Any]]:
     """Network and metadata of a run folder. Nothing in it is executed.
 
     Raises InputError for a missing or damaged file, or weights of another architecture.
@@ -147,6 +183,8 @@ def load_run(folder: str | Path) -> tuple[SpikingNetwork, dict[str, Any]]:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"{folder}: damaged run ({type(error).__name__}: {error})") from None
+    if settings.name == IMPORTED:
+        return from_graph(read_graph(folder / "model.nir")).eval(), metadata
     network = build_model(settings)
     try:
         network.load_state_dict(tensors)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dpap_neuro.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dpap_neuro.data.augmentation import augment
 from dpap_neuro.errors import InputError
-from dpap_neuro.models import SpikingNetwork, logits
+from dpap_neuro.models import Network, logits
 from dpap_neuro.pruning import Pruner, PruneReport
 
 
@@ -91,7 +91,7 @@ def as_input(rasters: np.ndarray | Tensor, device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def predict(
-    model: SpikingNetwork,
+    model: Network,
     rasters: np.ndarray,
     device: torch.device,
     batch: int = 128,
@@ -127,7 +127,7 @@ def check_data(rasters: np.ndarray, labels: np.ndarray, classes: int) -> None:
 
 
 def train(
-    model: SpikingNetwork,
+    model: Network,
     pruner: Pruner,
     train_data: tuple[np.ndarray, np.ndarray],
     test_data: tuple[np.ndarray, np.ndarray] | None,
@@ -256,7 +256,7 @@ def _scores(output: Tensor, readout: str) -> Tensor:
 
 
 def overhead(
-    model: SpikingNetwork,
+    model: Network,
     make: Callable[[], Pruner],
     data: tuple[np.ndarray, np.ndarray],
     settings: TrainSettings,
@@ -267,7 +267,7 @@ def overhead(
     rasters, labels = data
     targets = torch.as_tensor(labels[: settings.batch]).to(device)
     x = as_input(rasters[: settings.batch], device)
-    pair: list[tuple[SpikingNetwork, torch.optim.Optimizer, Pruner | None, list[float]]] = []
+    pair: list[tuple[Network, torch.optim.Optimizer, Pruner | None, list[float]]] = []
     for pruner in (None, make()):
         twin = copy.deepcopy(model).to(device).train()
         if pruner is not None:

@@ -102,7 +102,7 @@ class Graph:
     input_shape: dict[str, Shape]
     output_shape: dict[str, Shape]
     dt: float | None = None
-    metadata: dict[str, object] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -161,12 +161,7 @@ def time_step(graph: Graph, dt: float | None = None) -> tuple[float, str]:
         return float(dt), f"dt = {dt:g} s as given"
     if graph.dt is not None:
         return graph.dt, f"dt = {graph.dt:g} s from the file's metadata"
-    constants = [
-        float(np.min(getattr(node, name)))
-        for node in graph.nodes.values()
-        for name in ("tau", "tau_syn", "tau_mem", "delay")
-        if getattr(node, name, None) is not None
-    ]
+    constants = time_constants(graph)
     if not constants:
         return 1.0, "dt = 1 step: no node has a time constant"
     shortest = min((c for c in constants if c > 0), default=1.0)
@@ -178,6 +173,16 @@ def time_step(graph: Graph, dt: float | None = None) -> tuple[float, str]:
             "give dt in seconds per step, at most that"
         )
     return ASSUMED_DT, "dt = 0.0001 s assumed, as in the NIR paper and in snnTorch: the file names none"
+
+
+def time_constants(graph: Graph) -> list[float]:
+    """The lowest of each time constant and delay of each node, in seconds; none: the graph counts in steps."""
+    return [
+        float(np.min(getattr(node, name)))
+        for node in graph.nodes.values()
+        for name in ("tau", "tau_syn", "tau_mem", "delay")
+        if getattr(node, name, None) is not None
+    ]
 
 
 def padding_of(node: nir.Conv1d | nir.Conv2d) -> tuple[tuple[int, int], ...]:

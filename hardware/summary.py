@@ -78,15 +78,21 @@ def synapses(graph: Graph) -> int:
     return sum(_synapses(node, graph.input_shape[name])[1] for name, node in graph.nodes.items())
 
 
-def describe(graph: Graph) -> GraphSummary:
-    """All that `inspect` shows of a graph."""
+def describe(graph: Graph, dt: float | None = None) -> GraphSummary:
+    """All that `inspect` shows of a graph. dt: seconds per step, None: see `hardware.graph.time_step`.
+
+    Raises HardwareError for a dt that is not positive.
+    """
     nodes = tuple(_describe(graph, name) for name in graph.order)
     stored = sum(node.parameters_stored for node in nodes)
     nonzero = sum(node.parameters for node in nodes)
+    step: float | None = None
     try:
-        dt, reason = time_step(graph)
+        step, reason = time_step(graph, dt)
     except HardwareError as error:
-        dt, reason = None, str(error)
+        if dt is not None:
+            raise
+        reason = str(error)
     return GraphSummary(
         nodes=nodes,
         edges=graph.edges,
@@ -97,7 +103,7 @@ def describe(graph: Graph) -> GraphSummary:
         synapses_stored=sum(node.synapses_stored for node in nodes),
         synapses=sum(node.synapses for node in nodes),
         sparsity=1 - nonzero / stored if stored else None,
-        dt=dt,
+        dt=step,
         dt_reason=reason,
         metadata=graph.metadata,
     )
@@ -124,12 +130,18 @@ def draw(graph: Graph, path: str | os.PathLike[str]) -> None:
     # The nodes' types are set already; nir's own inference is wrong for kernels that are not square.
     untyped = nir.NIRGraph(graph.nodes, list(graph.edges), type_check=False)
     picture = nirviz.visualize(untyped, orientation="horizontal").viz_graph
+    for name in graph.order:  # nirviz writes the type alone
+        shape = "x".join(map(str, graph.output_shape[name]))
+        label = f"{name}\n{type(graph.nodes[name]).__name__}\n{shape}"
+        picture.node(name, label=graphviz.escape(label))
     try:
         data = picture.source.encode() if path.suffix == ".dot" else picture.pipe(format=path.suffix[1:])
     except graphviz.ExecutableNotFound:
         raise HardwareError(
             f"drawing to {path.suffix} needs Graphviz's program dot (apt install graphviz); .dot does not"
         ) from None
+    except graphviz.CalledProcessError as error:
+        raise HardwareError(f"cannot draw to {path}: dot ended with status {error.returncode}") from None
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(data)

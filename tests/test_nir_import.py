@@ -14,6 +14,7 @@ from graph_samples import SHARED, cuba_lif, graph, inp, lif, mixed, out
 from nir_networks import same_spikes
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.nir_export import to_nir
 from dpap_neuro.nir_import import from_graph
 from hardware.errors import HardwareError
 from hardware.graph import from_nir, read_graph
@@ -59,7 +60,12 @@ def test_delay_bare_loop_and_sum():
         ("lif", "lif"),
         ("lif", "output"),
     ]
-    agrees(from_nir(graph(nodes, edges, dt=1e-3)), events((4,)))
+    g = from_nir(graph(nodes, edges, dt=1e-3))
+    network = agrees(g, events((4,)))
+    back = from_nir(to_nir(network, (4,), network.dt))
+    assert back.nodes["late"].delay.tolist() == pytest.approx([0.0, 1e-3, 2e-3, 5e-3])
+    with torch.no_grad():
+        same_spikes(back, events((4,)), network(events((4,))).numpy())
 
 
 def test_time_step_is_found_given_or_assumed():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
-from dpap_neuro.cli.shared import Json, app, stdout
+from dpap_neuro.cli.shared import Dt, Json, app, stdout
 
 
 @app.command()
@@ -40,9 +43,13 @@ def inspect(
     draw: Annotated[
         Path | None, typer.Option(help="Draw the graph into this file (.dot, .svg, .png).")
     ] = None,
+    dt: Dt = None,
     as_json: Json = False,
 ) -> None:
     """Show what is in a .nir file: nodes, shapes, parameters, synapses, time constants.
+
+    Counts are of weights that are not zero; "stored" are the synapses with the zeros, "sparsity" is the share of the
+    parameters that are zero.
 
     Example: dpap-neuro inspect demo/pruned.nir
     """
@@ -50,17 +57,53 @@ def inspect(
     from hardware.graph import read_graph
 
     graph = read_graph(model)
-    found = summary.describe(graph)
+    found = summary.describe(graph, dt)
     if draw is not None:
         summary.draw(graph, draw)
-    values = summary.as_json(found)
     if as_json:
-        print(json.dumps(values))
+        print(json.dumps(summary.as_json(found)))
         return
-    table = Table(title=str(model), title_justify="left")
-    columns = [key for key in values["nodes"][0] if not isinstance(values["nodes"][0][key], dict)]
-    for column in columns:
-        table.add_column(column.replace("_", " "))
-    for node in values["nodes"]:
-        table.add_row(*("" if node[c] is None else str(node[c]) for c in columns))
+    table = Table(title=str(model), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("node", overflow="fold")
+    table.add_column("type", no_wrap=True)
+    table.add_column("shape", no_wrap=True)
+    for heading in ("neurons", "parameters", "synapses", "stored", "sparsity"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for node in found.nodes:
+        weights = [""] * 4
+        if node.sparsity is not None:
+            counts = (node.parameters, node.synapses, node.synapses_stored)
+            weights = [*(f"{n:,}" for n in counts), f"{node.sparsity:.1%}"]
+        shape = "x".join(map(str, node.output_shape))
+        table.add_row(
+            _plain(node.name), node.type, shape, f"{node.neurons:,}" if node.neurons else "", *weights
+        )
+    table.add_section()
+    total = (found.neurons, found.parameters, found.synapses, found.synapses_stored)
+    sparsity = "" if found.sparsity is None else f"{found.sparsity:.1%}"
+    table.add_row("all", "", "", *(f"{n:,}" for n in total), sparsity)
     stdout.print(table)
+    chain = list(pairwise(node.name for node in found.nodes))
+    forward = [edge for edge in found.edges if edge not in found.recurrent]
+    for what, edges in (("edges", forward), ("recurrent edges", found.recurrent)):
+        if edges and list(edges) != chain:
+            text = ", ".join(f"{source} -> {target}" for source, target in edges)
+            stdout.print(f"{what}: {_plain(text)}", highlight=False)
+    for node in found.nodes:
+        if node.time_constants:
+            text = ", ".join(_constant(*item) for item in node.time_constants.items())
+            stdout.print(f"{_plain(node.name)}: {text}", highlight=False)
+    stdout.print(found.dt_reason, highlight=False)
+    for key, value in found.metadata.items():
+        if key != "dt":
+            stdout.print(f"{_plain(key)}: {_plain(str(value))}", highlight=False)
+
+
+def _plain(text: str) -> str:
+    """As it is to be printed: a name from a stranger's file is no markup and moves no cursor."""
+    return escape(text if text.isprintable() else repr(text))
+
+
+def _constant(name: str, bounds: tuple[float, float]) -> str:
+    low, high = bounds
+    return f"{name} {low:.4g} s" if low == high else f"{name} {low:.4g} to {high:.4g} s"

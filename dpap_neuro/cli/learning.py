@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +14,12 @@ from dpap_neuro.cli.shared import (
     Dataset,
     Device,
     Downsample,
+    Dt,
     Seed,
     app,
     cache_folder,
     progress,
+    say_time_step,
     stderr,
     stdout,
 )
@@ -58,11 +61,17 @@ def demo(
 
 @app.command()
 def train(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the run; made if missing.")],
     dataset: Dataset = "digits",
     data_dir: DataDir = None,
     cache_dir: CacheDir = None,
-    model: Model = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="cnn, cnn-wide, mlp, or a .nir file of a network trained here or elsewhere; default by data set."
+        ),
+    ] = None,
     pruner: Annotated[
         str, typer.Option(help="none, dpap, dpap-weighted, magnitude, magnitude-layer, random, set or rigl.")
     ] = "dpap",
@@ -101,6 +110,7 @@ def train(
     surrogate_slope: Annotated[
         float, typer.Option(help="Of the surrogate gradient (SuperSpike's alpha).")
     ] = 10.0,
+    dt: Dt = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep a checkpoint in the folder and go on from it.")
     ] = False,
@@ -109,37 +119,58 @@ def train(
 ) -> None:
     """Train a network, pruning it on the way; writes weights, history and model.nir.
 
+    A .nir file brings its neurons, its read-out and, where it says so, its binning.
+
     Example: dpap-neuro train --dataset nmnist --data-dir data --pruner dpap --out runs/first
     """
     from dpap_neuro import data, runs, training
+    from dpap_neuro.errors import InputError
+    from dpap_neuro.evaluation import binning_of
     from dpap_neuro.pruning import make_pruner
+    from hardware.graph import read_graph, time_constants
+
+    def given(name: str) -> bool:
+        source = context.get_parameter_source(name)
+        return source is not None and source.name != "DEFAULT"
 
     chosen = training.choose_device(device)
     defaults = data.dataset(dataset).defaults
 
-    def given(value: Any, name: str) -> Any:
+    def chosen_or_default(value: Any, name: str) -> Any:
         return getattr(defaults, name) if value is None else value
 
     settings = training.TrainSettings(
         epochs=epochs,
         batch=batch,
         learning_rate=learning_rate,
-        shift=given(shift, "shift"),
-        flip=given(flip, "flip"),
-        drop=given(drop, "drop"),
-        jitter=given(jitter, "jitter"),
+        shift=chosen_or_default(shift, "shift"),
+        flip=chosen_or_default(flip, "flip"),
+        drop=chosen_or_default(drop, "drop"),
+        jitter=chosen_or_default(jitter, "jitter"),
         seed=seed,
     )
     options: dict[str, Any] = {} if sparsity is None else {"sparsity": sparsity}
     if keep_bins is not None:
         options["bins"] = keep_bins
     method = make_pruner(pruner, epochs=epochs, **options)
-    binning = data.Binning(
-        bins if bin_us is not None else given(bins, "bins"),
-        bin_us,
-        given(clip, "clip"),
-        given(downsample, "downsample"),
-    )
+    graph = None
+    if model is not None and model.endswith(".nir"):
+        for name in ("readout", "decay", "threshold", "surrogate_slope"):
+            if given(name):
+                raise InputError(f"--{name.replace('_', '-')}: {model} has its own; leave it out")
+        graph = read_graph(model)
+        binning = binning_of(graph.metadata, bins, bin_us, downsample)
+        if given("clip"):
+            binning = replace(binning, clip=clip)
+    else:
+        if dt is not None:
+            raise InputError("--dt: is for a .nir file, a new network takes the length of its time bins")
+        binning = data.Binning(
+            bins if bin_us is not None else chosen_or_default(bins, "bins"),
+            bin_us,
+            chosen_or_default(clip, "clip"),
+            chosen_or_default(downsample, "downsample"),
+        )
     with progress() as tell:
         split = runs.load_split(
             dataset,
@@ -147,11 +178,18 @@ def train(
             binning,
             lambda what, a, b: tell(f"reading {what}", a, b),
             cache_folder(cache_dir),
+            None if graph is None else graph.metadata.get("kept_bins"),
         )
         if split.held_out:
             stderr.print("No recordings for testing: every fifth of each class is held out.", highlight=False)
-        name = given(model, "model")
-        description = runs.model_settings(split, name, readout, decay, threshold, surrogate_slope)
+        description: Any
+        if graph is not None:
+            if time_constants(graph):
+                say_time_step(graph, dt)
+            description = runs.imported(graph, split, dt)
+        else:
+            name = chosen_or_default(model, "model")
+            description = runs.model_settings(split, name, readout, decay, threshold, surrogate_slope)
         batches = max(1, len(split.train[1]) // batch)
         stderr.print(method.describe(), highlight=False)
         network, history = runs.train_run(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.shared import Json, app, stderr, stdout
+from dpap_neuro.cli.shared import Dt, Json, app, say_time_step, stderr, stdout
 
 
 @app.command()
@@ -19,7 +19,7 @@ def cores(
     max_cores: Annotated[
         int | None, typer.Option(help="Budget; exit status 3 where it does not suffice.")
     ] = None,
-    dt: Annotated[float | None, typer.Option(help="Seconds per step, for a file that does not say.")] = None,
+    dt: Dt = None,
     as_json: Json = False,
 ) -> None:
     """Place a network on the cores of a chip; exit status 0 where it fits, 3 where it does not.
@@ -30,7 +30,9 @@ def cores(
     from hardware.graph import read_graph
     from hardware.placement import place
 
-    placement = place(compile_graph(read_graph(model), dt)[0], chip, max_cores=max_cores)
+    graph = read_graph(model)
+    say_time_step(graph, dt)
+    placement = place(compile_graph(graph, dt)[0], chip, max_cores=max_cores)
     values = placement.to_dict()
     if as_json:
         print(json.dumps(values))

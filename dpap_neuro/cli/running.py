@@ -10,10 +10,20 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.shared import DataDir, Dataset, Downsample, Json, app, progress, stderr, stdout
+from dpap_neuro.cli.shared import (
+    DataDir,
+    Dataset,
+    Downsample,
+    Dt,
+    Json,
+    app,
+    progress,
+    say_time_step,
+    stderr,
+    stdout,
+)
 
 Model = Annotated[Path, typer.Argument(help="A .nir file, or a .net or .h5 file of `dpap-neuro compile`.")]
-Dt = Annotated[float | None, typer.Option(help="Seconds per step, for a .nir file that does not say.")]
 Bins = Annotated[int | None, typer.Option(help="Time steps per recording.")]
 BinUs = Annotated[float | None, typer.Option(help="Microseconds per time step.")]
 LavaPython = Annotated[
@@ -39,8 +49,11 @@ def compile_(
     Example: dpap-neuro compile demo/pruned.nir --chip loihi2 --out demo/pruned.net
     """
     from dpap_neuro.evaluation import compile_file
+    from hardware.graph import read_graph
 
-    network, reports = compile_file(model, chip, out, dt, weight_bits)
+    graph = read_graph(model)
+    say_time_step(graph, dt)
+    network, reports = compile_file(graph, chip, out, dt, weight_bits)
     if as_json:
         layers = [dataclasses.asdict(report) for report in reports]
         print(
@@ -110,6 +123,8 @@ def simulate(
     if (raster is None) == (dataset is None):
         raise InputError("input: give either --dataset NAME or --input RASTER.npy")
     opened_model = e.open_model(model, dt)
+    if opened_model.graph is not None:
+        say_time_step(opened_model.graph, dt)
     network = opened_model.integers()
     wanted = {name: ("spikes",) for name in record or ()}
     if raster is not None:
@@ -176,17 +191,15 @@ def evaluate(
 
     Example: dpap-neuro evaluate demo/pruned.nir --dataset digits --backend fixed
     """
-    from dpap_neuro.evaluation import INTEGER_FILES
-    from dpap_neuro.evaluation import evaluate as run
-    from hardware.graph import read_graph, time_step
+    from dpap_neuro import evaluation as e
 
-    if dt is None and model.suffix not in INTEGER_FILES:
-        graph = read_graph(model)
-        if graph.dt is None:
-            stderr.print(time_step(graph)[1], highlight=False)
+    e.check_backend(backend, lava_python)
+    opened_model = e.open_model(model, dt)
+    if opened_model.graph is not None:
+        say_time_step(opened_model.graph, dt)
     with progress() as tell:
-        result = run(
-            model,
+        result = e.evaluate(
+            opened_model,
             dataset,
             data_dir,
             split,

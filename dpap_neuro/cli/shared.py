@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from hardware.graph import Graph
 
 app = typer.Typer(
     help="Train spiking networks on event-camera recordings, prune them by DPAP, run them on a simulated Loihi.",
@@ -34,6 +37,7 @@ CacheDir = Annotated[
     ),
 ]
 Downsample = Annotated[int | None, typer.Option(help="Pixels per side that become one.")]
+Dt = Annotated[float | None, typer.Option(help="Seconds per step, for a .nir file that does not say.")]
 Seed = Annotated[int, typer.Option(help="Makes the run repeatable on one machine.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
@@ -65,3 +69,11 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
 
         yield tell
+
+
+def say_time_step(graph: Graph, dt: float | None = None) -> None:
+    """The time step that is assumed and why, on stderr, where neither the file nor the caller names one."""
+    from hardware.graph import time_step
+
+    if dt is None and graph.dt is None:
+        stderr.print(time_step(graph)[1], highlight=False)

@@ -678,7 +678,9 @@ def find_structure(
                 leave = leave_neuron
             else:
                 own = [p for p in module.parameters(recurse=False) if p.dim() > 1]
-                if own and not list(module.children()):
+                # Not a neuron and not a synapse: `Scale`, which works element by element.
+                ours = type(module).__module__ == "dpap_neuro.neurons"
+                if own and not ours and not list(module.children()):
                     raise InputError(
                         f"layer {name or 'model'}: found {type(module).__name__}, expected a convolution, "
                         "Linear, batch norm, pooling, Flatten, Dropout or neurons (or name it in `ignore`)"
