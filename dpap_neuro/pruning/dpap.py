@@ -75,7 +75,8 @@ class DPAP(Pruner):
 
     def describe(self) -> str:
         what = ", channels and neurons only" if self.structured else ""
-        text = f"{self.name}{what}{self._goal_text()}: {self.settings.describe()}"
+        bins = f", {self.goal_bins} time bins left" if self.goal_bins is not None else ""
+        text = f"{self.name}{what}{self._goal_text()}{bins}: {self.settings.describe()}"
         if self._scaled_from is not None and self._scaled_from != self.settings:
             text += f" (a schedule of 300 epochs scaled to {self.epochs})"
         return text
