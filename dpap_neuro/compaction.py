@@ -10,43 +10,24 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.pruning.shrinking import Plan, Shrunk, plan_of
 from dpap_neuro.pruning.structure import (
     Population,
     Projection,
     Structure,
     _tensors,
     call_network,
+    evaluating,
     find_structure,
 )
 
 _CONSTANT_STEPS = 64
-
-
-@dataclass
-class CompactionPlan:
-    """What stays: indices of rows (units) and columns (inputs) per projection, and of channels per module.
-
-    carried: bias to add per projection, (out,) before removal.
-    """
-
-    structure: Structure
-    rows: dict[str, Tensor]
-    columns: dict[str, Tensor]
-    channels: dict[str, Tensor]
-    groups: dict[str, int]
-    carried: dict[str, Tensor]
-
-    @property
-    def removes_nothing(self) -> bool:
-        return all(self.rows[p.name].numel() == p.labels.numel() for p in self.structure.projections.values())
 
 
 def _constants(structure: Structure, model: nn.Module) -> dict[str, Tensor]:
@@ -144,7 +125,7 @@ def _response(module: nn.Module, population: Population, drive: Tensor) -> Tenso
     return torch.where(constant, rows[:, 0], torch.full_like(rows[:, 0], float("nan")))
 
 
-def plan_compaction(model: nn.Module, structure: Structure, *, carry: bool = True) -> CompactionPlan:
+def plan_compaction(model: nn.Module, structure: Structure, *, carry: bool = True) -> Plan:
     """Decide what can go; `carry`: constants other than zero may be folded into biases."""
     table = structure.labels
     constants = _constants(structure, model)
@@ -163,24 +144,7 @@ def plan_compaction(model: nn.Module, structure: Structure, *, carry: bool = Tru
     table.evaluate(alive)
     weights = {p.name: p.weight.detach() != 0 for p in structure.projections.values()}
     gone = ~(alive & _needed_labels(structure, weights))
-    gone[0] = gone[1] = False
-    gone[structure.kept] = False
-    _settle(structure, gone)
-    rows, columns, groups, carried, channels = {}, {}, {}, {}, {}
-    for p in structure.projections.values():
-        rows[p.name] = (~gone[p.labels]).nonzero().flatten()
-        columns[p.name] = (~gone[p.pre]).nonzero().flatten()
-        groups[p.name] = p.groups
-        if p.groups > 1:
-            groups[p.name] = int((~gone[p.labels]).reshape(p.groups, -1).any(1).sum())
-        shift = _carried_bias(p, gone, constants, structure)
-        if shift is not None:
-            carried[p.name] = shift
-    for name, norm in structure.norms.items():
-        channels[name] = (~gone[norm.labels]).nonzero().flatten()
-    for name, population in structure.populations.items():
-        channels[name] = (~gone[population.labels]).nonzero().flatten()
-    return CompactionPlan(structure, rows, columns, channels, groups, carried)
+    return plan_of(structure, gone, lambda p: _carried_bias(p, gone, constants, structure))
 
 
 def _needed_labels(structure: Structure, weights: dict[str, Tensor]) -> Tensor:
@@ -221,30 +185,6 @@ def _pads(padding: str | tuple[int, ...]) -> bool:
     return padding == "same" if isinstance(padding, str) else any(padding)
 
 
-def _settle(structure: Structure, gone: Tensor) -> None:
-    """Shrink `gone` until sums, products, groups and non-empty layers fit."""
-    table = structure.labels
-    pairs = [
-        (i, table.left[i], table.right[i]) for i, kind in enumerate(table.kinds) if kind in ("or", "and")
-    ]
-    while True:
-        before = gone.clone()
-        for index, left, right in pairs:
-            if not (gone[index] and gone[left] and gone[right]):
-                gone[index] = gone[left] = gone[right] = False
-        for p in structure.projections.values():
-            if p.kind == "recurrent":
-                continue
-            if p.groups > 1:
-                whole = gone[p.labels].reshape(p.groups, -1).all(1) & gone[p.pre].reshape(p.groups, -1).all(1)
-                gone[p.labels] = whole.repeat_interleave(p.labels.numel() // p.groups)
-                gone[p.pre] = whole.repeat_interleave(p.pre.numel() // p.groups)
-            if gone[p.labels].all():
-                gone[p.labels[0]] = False
-        if torch.equal(before, gone):
-            return
-
-
 def _carried_bias(
     p: Projection, gone: Tensor, constants: dict[str, Tensor], structure: Structure
 ) -> Tensor | None:
@@ -263,91 +203,6 @@ def _carried_bias(
     return weight.float() @ k
 
 
-def apply_compaction(model: nn.Module, plan: CompactionPlan, optimizer: Optimizer | None = None) -> None:
-    """Cut `model` (and the optimizer's moments) down in place; parameters stay the same objects."""
-
-    def cut(owner: nn.Module, name: str, index: dict[int, Tensor]) -> None:
-        tensor = getattr(owner, name, None)
-        if not isinstance(tensor, Tensor):
-            return
-        shape = tensor.shape
-
-        def sliced(value: Tensor) -> Tensor:
-            for axis, keep in index.items():
-                value = value.index_select(axis, keep.to(value.device))
-            return value.clone()
-
-        if optimizer is not None and tensor in optimizer.state:
-            state = optimizer.state[tensor]
-            for key, value in state.items():
-                if isinstance(value, Tensor) and value.shape == shape:
-                    state[key] = sliced(value)
-        tensor.grad = None
-        tensor.data = sliced(tensor.data)
-
-    structure = plan.structure
-    for p in structure.projections.values():
-        rows, columns = plan.rows[p.name], plan.columns[p.name]
-        module: Any = p.module
-        if p.name in plan.carried:
-            shift = plan.carried[p.name].to(p.weight)
-            if module.bias is None:
-                module.bias = nn.Parameter(torch.zeros_like(shift))
-            module.bias.data += shift
-            p.bias_name = "bias"
-        if p.groups == 1:
-            cut(module, p.weight_name, {0: rows, 1: columns})
-        else:
-            cut(module, p.weight_name, {0: rows})
-        if p.bias_name:
-            cut(module, p.bias_name, {0: rows})
-        if isinstance(module, nn.Linear):
-            module.out_features, module.in_features = rows.numel(), columns.numel()
-        elif p.kind == "conv" or hasattr(module, "out_channels"):
-            module.out_channels, module.in_channels = rows.numel(), columns.numel()
-            module.groups = plan.groups[p.name]
-        elif hasattr(module, "hidden_size"):
-            module.hidden_size = torch.as_tensor(rows.numel())
-            if p.weight_name == "input_weights":
-                module.input_size = torch.as_tensor(columns.numel())
-    for name, norm in structure.norms.items():
-        keep = plan.channels[name]
-        batch_norm: Any = norm.module
-        for tensor in ("weight", "bias", "running_mean", "running_var"):
-            cut(batch_norm, tensor, {0: keep})
-        batch_norm.num_features = keep.numel()
-    for name, population in structure.populations.items():
-        keep, size = plan.channels[name], population.labels.numel()
-        if keep.numel() < size:
-            _cut_neurons(population.module, keep, size, cut)
-
-
-def _cut_neurons(module: Any, keep: Tensor, size: int, cut: Any) -> None:
-    """Neuron parameters with an entry per channel: (C,), (C, 1, 1), (1, C, 1, 1), ..."""
-
-    def axis_of(shape: torch.Size) -> int | None:
-        for axis, length in enumerate(shape):
-            if length == size:
-                return axis
-            if length != 1:
-                return None
-        return None
-
-    own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-    for name, tensor in own:
-        axis = axis_of(tensor.shape)
-        if axis is not None and name not in ("input_weights", "recurrent_weights"):
-            cut(module, name, {axis: keep})
-    values: Any = getattr(module, "p", None)
-    if hasattr(values, "_asdict"):
-        changed = {}
-        for name, value in values._asdict().items():
-            if isinstance(value, Tensor) and (axis := axis_of(value.shape)) is not None:
-                value = value.index_select(axis, keep.to(value.device))
-            changed[name] = value
-        module.p = type(values)(**changed)
-
-
 def _copy_without_hooks(model: nn.Module) -> nn.Module:
     """A copy that no pruner observes."""
     saved = []
@@ -363,12 +218,8 @@ def _copy_without_hooks(model: nn.Module) -> nn.Module:
 
 
 def _output(model: nn.Module, sample: Tensor, loop: bool) -> Tensor:
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
         result = call_network(model, sample, loop)
-    for m, mode in modes.items():
-        m.training = mode
     return torch.stack(result) if isinstance(result, list) else next(_tensors(result))
 
 
@@ -393,7 +244,7 @@ def compact(
         small = _copy_without_hooks(model)
         try:
             own = find_structure(small, sample_input, time=time, loop=loop, ignore=ignore)
-            apply_compaction(small, plan_compaction(small, own, carry=carry))
+            Shrunk(plan_compaction(small, own, carry=carry))
             found = _output(small, sample_input, loop)
         except (RuntimeError, IndexError) as error:
             problem = str(error).splitlines()[0]

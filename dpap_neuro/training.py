@@ -8,21 +8,26 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dpap_neuro import distributed
 from dpap_neuro.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dpap_neuro.data.augmentation import augment
 from dpap_neuro.errors import InputError
 from dpap_neuro.models import Network, logits
 from dpap_neuro.pruning import Pruner, PruneReport
+from dpap_neuro.pruning.importance import reduce_over_ranks
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """epochs: passes over the data. warmup: epochs in which the learning rate rises, before its cosine.
+    """epochs: passes over the data. batch: recordings per step, of all processes together. warmup: epochs in which the
+    learning rate rises, before its cosine. compact: cut dead channels and neurons out while training goes on, so that
+    epochs get faster; at the end the network has its full size again.
 
     shift, flip, drop, jitter: see `data.augmentation`.
     """
@@ -38,6 +43,7 @@ class TrainSettings:
     drop: float = 0.0
     jitter: float = 0.0
     seed: int = 0
+    compact: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -106,11 +112,13 @@ def predict(
     for i in range(0, len(rasters), batch):
         part = rasters[i : i + batch] if shown is None else rasters[i : i + batch, shown]
         parts.append(logits(model(as_input(part, device))).argmax(1).cpu().numpy())
-    return np.concatenate(parts)
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
 def check_data(rasters: np.ndarray, labels: np.ndarray, classes: int) -> None:
     """Raises InputError where there is nothing to learn from: too few recordings, one class only, no event."""
+    if rasters.dtype.kind == "f" and not np.isfinite(rasters).all():
+        raise InputError("training data: found NaN or infinite values, expected event counts")
     if len(rasters) < 2:
         raise InputError(f"training data: found {len(rasters)} recordings, expected at least 2")
     found = np.unique(labels)
@@ -142,11 +150,34 @@ def train(
     train_data, test_data: (counts (n, steps, polarity, y, x) uint8, labels (n,)). on_batch(epoch, batches done).
     checkpoint: folder written after every epoch; where it holds one already, the run goes on from there, bit for bit
     on the CPU. Time bins that the pruner has dropped are shown no more, in training and in testing.
-    Repeatable on one machine: everything random comes from settings.seed.
-    Raises InputError for data that cannot be learned from, a loss that is not finite, or a checkpoint of another run.
+    Repeatable on one machine: everything random comes from settings.seed. In several processes (`distributed.joined`)
+    each takes its part of every batch, all prune the same, and the first one writes the checkpoint.
+    Raises InputError for data that cannot be learned from, a network that never spikes, a loss that is not finite, or a
+    checkpoint of another run.
     """
     rasters, labels = train_data
     check_data(rasters, labels, model.settings.classes)
+    if min(settings.batch, len(rasters)) < distributed.world():
+        raise InputError(
+            f"batch: found {min(settings.batch, len(rasters))} recordings for {distributed.world()} processes, "
+            "expected at least one for each"
+        )
+    with distributed.shared_norms(model):
+        return _train(model, pruner, train_data, test_data, settings, device, on_batch, on_epoch, checkpoint)
+
+
+def _train(
+    model: SpikingNetwork,
+    pruner: Pruner,
+    train_data: tuple[np.ndarray, np.ndarray],
+    test_data: tuple[np.ndarray, np.ndarray] | None,
+    settings: TrainSettings,
+    device: torch.device,
+    on_batch: Callable[[int, int], None] | None,
+    on_epoch: Callable[[Epoch, PruneReport], None] | None,
+    checkpoint: str | Path | None,
+) -> History:
+    rasters, labels = train_data
     model.to(device)
     generator = torch.Generator().manual_seed(settings.seed)
     targets = torch.as_tensor(labels)
@@ -164,43 +195,60 @@ def train(
     loss_of = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     history = History()
     generators = {"training": generator}
+    described = {**asdict(settings), "pruner": pruner.describe(), "data": list(rasters.shape)}
     if checkpoint is not None and (Path(checkpoint) / "checkpoint.json").exists():
         history = _resumed(
-            load_checkpoint(checkpoint, model, optimizer, scheduler, pruner, generators), settings, checkpoint
+            load_checkpoint(checkpoint, model, optimizer, scheduler, pruner, generators),
+            described,
+            checkpoint,
         )
+        if settings.compact:
+            pruner.compact(optimizer)
     shown = _kept(pruner)
     begin = time.perf_counter()
     for epoch in range(len(history.epochs), settings.epochs):
         epoch_begin = time.perf_counter()
         model.train()
         order = torch.randperm(len(inputs), generator=generator)
-        losses = torch.zeros((), device=device)
+        losses, spikes = torch.zeros((), device=device), torch.zeros((), device=device)
         for number in range(batches):
             chosen = order[number * settings.batch : (number + 1) * settings.batch]
             recordings = inputs[chosen] if shown is None else inputs[chosen][:, shown]
-            x = as_input(_augmented(recordings, settings, generator), device)
+            own = distributed.own_part(len(chosen))
+            x = as_input(_augmented(recordings, settings, generator)[own], device)
             output = model(x)
-            loss = loss_of(_scores(output, model.settings.readout), targets[chosen].to(device))
+            loss = loss_of(_scores(output, model.settings.readout), targets[chosen[own]].to(device))
+            loss = loss * (x.shape[1] / len(chosen))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            distributed.sum_gradients(model)
             optimizer.step()
             scheduler.step()
             pruner.step(optimizer)
             losses += loss.detach()
+            spikes += output.detach().abs().sum()
             if on_batch is not None:
                 on_batch(epoch, number + 1)
-        mean_loss = float(losses) / batches
+        mean_loss = float(reduce_over_ranks(losses)) / batches
         if not np.isfinite(mean_loss):
             raise InputError(
                 f"training: found a loss of {mean_loss} in epoch {epoch}, expected a finite number"
             )
+        if epoch and not float(reduce_over_ranks(spikes)):
+            raise InputError(
+                f"network: its read-out never spiked in epoch {epoch}, expected activity (lower the threshold)"
+            )
         report = pruner.end_epoch(epoch, optimizer)
+        if settings.compact:
+            pruner.compact(optimizer)
         shown = _kept(pruner)
         seconds = time.perf_counter() - epoch_begin
         accuracy = None
         if test_data is not None:
-            predicted = predict(model, test_data[0], device, shown=shown)
-            accuracy = float((predicted == test_data[1]).mean())
+            own = distributed.own_part(len(test_data[1]))
+            predicted = predict(model, test_data[0][own], device, shown=shown)
+            correct = torch.tensor((predicted == test_data[1][own]).sum()).to(device)
+            accuracy = int(reduce_over_ranks(correct)) / len(test_data[1])
         history.epochs.append(
             Epoch(
                 epoch,
@@ -214,11 +262,13 @@ def train(
             )
         )
         history.kept_bins = report.kept_bins
-        if checkpoint is not None:
-            extra = {"settings": asdict(settings), "history": asdict(history)}
-            save_checkpoint(checkpoint, model, optimizer, scheduler, pruner, epoch, generators, extra)
+        if checkpoint is not None and distributed.rank() == 0:
+            extra = {"run": described, "history": asdict(history)}
+            with pruner.whole(optimizer):
+                save_checkpoint(checkpoint, model, optimizer, scheduler, pruner, epoch, generators, extra)
         if on_epoch is not None:
             on_epoch(history.epochs[-1], report)
+    pruner.expand(optimizer)
     pruner.detach()
     model.eval()
     history.seconds = time.perf_counter() - begin
@@ -235,18 +285,19 @@ def _kept(pruner: Pruner) -> list[int] | None:
     return None if pruner.kept_bins is None else pruner.kept_bins.tolist()
 
 
-def _resumed(found: Checkpoint, settings: TrainSettings, where: str | Path) -> History:
-    """The history of a checkpoint. Raises InputError where it is of a run with other settings."""
+def _resumed(found: Checkpoint, expected: dict[str, Any], where: str | Path) -> History:
+    """The history of a checkpoint. Raises InputError where it is of a run that differs in what is `expected`."""
     try:
         values = found.extra["history"]
         history = History([Epoch(**e) for e in values["epochs"]], values["seconds"])
         kept = values["kept_bins"]
         history.kept_bins = None if kept is None else tuple(kept)
-        before = TrainSettings(**found.extra["settings"])
+        for what, wanted in expected.items():
+            before = found.extra["run"][what]
+            if before != wanted:
+                raise InputError(f"{where}: found a run with {what} {before}, expected {wanted}")
     except (KeyError, TypeError) as error:
         raise InputError(f"{where}: found no history ({error}), expected the checkpoint of `train`") from None
-    if before != settings:
-        raise InputError(f"{where}: found a run with {before}, expected {settings}")
     return history
 
 

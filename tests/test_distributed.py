@@ -3,6 +3,7 @@
 import os
 import socket
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -56,14 +57,37 @@ def run(rank, world):
     return result
 
 
+def trained(folder):
+    """What the training loop leaves, with batch norm, dropped time bins and compaction on the way."""
+    pytest.importorskip("norse")
+    from dpap_neuro import training
+    from dpap_neuro.models import ModelSettings, build_model
+    from dpap_neuro.neurons import NeuronSettings
+
+    # Float64, so that the order of sums decides about no spike.
+    training.as_input = lambda x, device: torch.as_tensor(x).transpose(0, 1).double()
+    rng = np.random.default_rng(0)
+    labels = np.arange(50) % 3
+    rasters = (rng.random((50, 5, 2, 9, 9)) < 0.2 + 0.1 * labels.reshape(-1, 1, 1, 1, 1)).astype(np.uint8)
+    model = build_model(ModelSettings("cnn", (2, 9, 9), 3, NeuronSettings(0.01, 0.02))).double()
+    pruner = make_pruner("dpap", epochs=5, sparsity=0.5, structured=True, bins=3)
+    settings = training.TrainSettings(epochs=5, batch=15, compact=True)
+    data = (rasters, labels)
+    history = training.train(
+        model, pruner, data, data, settings, torch.device("cpu"), checkpoint=f"{folder}/checkpoint"
+    )
+    epochs = [(e.loss, e.accuracy, e.remaining, e.synapses_remaining) for e in history.epochs]
+    return {"weights": model.state_dict(), "history": epochs, "kept_bins": history.kept_bins}
+
+
 def process(rank, world, port, folder):
+    from dpap_neuro.distributed import joined
+
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
-    try:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
+    with joined(torch.device("cpu")):
         torch.save(run(rank, world), f"{folder}/{rank}.pt")
-    finally:
-        torch.distributed.destroy_process_group()
+        torch.save(trained(folder), f"{folder}/{rank}-trained.pt")
 
 
 def test_two_ranks_prune_what_one_process_prunes(tmp_path):
@@ -84,3 +108,14 @@ def test_two_ranks_prune_what_one_process_prunes(tmp_path):
             else:
                 assert expected == found[key] == 64
     assert removed > 1000
+    alone = trained(tmp_path / "alone")
+    assert alone["history"][-1][2] < 0.6 * alone["history"][0][2] and alone["kept_bins"] is not None
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}-trained.pt", weights_only=True)
+        assert found["kept_bins"] == alone["kept_bins"]
+        for expected, epoch in zip(alone["history"], found["history"], strict=True):
+            assert epoch == pytest.approx(expected, rel=1e-6)
+        for key, expected in alone["weights"].items():
+            torch.testing.assert_close(found["weights"][key], expected, rtol=1e-8, atol=1e-10, msg=key)
+            if key.endswith("weight"):
+                assert torch.equal(found["weights"][key] == 0, expected == 0), key

@@ -73,7 +73,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(pruner, options, tmp_path)
     assert [(e.loss, e.accuracy, e.remaining) for e in history.epochs] == [
         (e.loss, e.accuracy, e.remaining) for e in expected.epochs
     ]
-    with pytest.raises(InputError, match="expected TrainSettings"):
+    with pytest.raises(InputError, match="epochs 8, expected 9"):
         train(
             build_model(MODEL, 3), make_pruner(pruner, epochs=8, **options), recordings(), None,
             TrainSettings(epochs=9, batch=16, seed=3), CPU, checkpoint=tmp_path,

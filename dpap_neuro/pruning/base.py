@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,8 @@ from torch.optim import Optimizer
 from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.importance import Statistics, average_over_ranks
 from dpap_neuro.pruning.masks import LayerCount, Masks
-from dpap_neuro.pruning.structure import Structure, find_structure
+from dpap_neuro.pruning.shrinking import Plan, Shrunk, plan_for_dead
+from dpap_neuro.pruning.structure import Structure, call_network, evaluating, find_structure
 from dpap_neuro.pruning.survival import gradual_share
 
 
@@ -98,6 +100,7 @@ class Pruner:
         self._handles: list = []
         self._before = 0
         self.kept_bins: Tensor | None = None
+        self._shrunk: Shrunk | None = None
 
     # attaching
 
@@ -123,14 +126,12 @@ class Pruner:
         self.masks = Masks(structure)
         self._before = self.masks.remaining()
         self.steps = sample_input.shape[0] if time else 1
+        self._loop = loop
+        self._sample = sample_input.narrow(1 if time else 0, 0, 1).detach().clone()
         if self.needs_statistics:
             self.statistics = self._make_statistics(structure, loop, time)
             self.statistics.attach(model)
-        for p in structure.projections.values():
-            for tensor in (p.weight, p.bias):
-                if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
-                    name = p.name if tensor is p.weight and not p.readout else ""
-                    self._handles.append(tensor.register_post_accumulate_grad_hook(self._gradient_hook(name)))
+        self._watch_gradients()
         self._attached()
         return self
 
@@ -141,13 +142,23 @@ class Pruner:
         """For subclasses: after attaching."""
 
     def detach(self) -> None:
-        """Stop observing; the masks stay as they are."""
+        """Stop observing; the masks, and the network's size, stay as they are."""
         if self.statistics is not None:
             self.statistics.detach()
+        self._unwatch_gradients()
+        self.model = None
+
+    def _watch_gradients(self) -> None:
+        for p in self.structure.projections.values():
+            for tensor in (p.weight, p.bias):
+                if isinstance(tensor, nn.Parameter) and tensor.requires_grad:
+                    name = p.name if tensor is p.weight and not p.readout else ""
+                    self._handles.append(tensor.register_post_accumulate_grad_hook(self._gradient_hook(name)))
+
+    def _unwatch_gradients(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self.model = None
 
     def _gradient_hook(self, name: str) -> Any:
         @torch.no_grad()
@@ -210,6 +221,63 @@ class Pruner:
             layers=layers,
             kept_bins=tuple(self.kept_bins.tolist()) if self.kept_bins is not None else None,
         )
+
+    # compaction
+
+    def compact(self, optimizer: Optimizer | None = None) -> bool:
+        """Cut dead channels and neurons out of the network and its optimizer; returns whether its size changed.
+
+        To be called between `end_epoch` and the next epoch, so that epochs get faster as the network shrinks. What is
+        cut away is silent and zero for good: masks, statistics, survival and every number that the pruner reports go
+        on for the whole network, and training goes on as it would have (to the order of sums: float tolerance, where
+        a spike may flip). Parameters are new objects after it, in the network and in `optimizer`. Only what has units
+        that die can shrink: `dpap`. Raises InputError for a network whose
+        code depends on the sizes that change.
+        """
+        self._check_attached()
+        plan = plan_for_dead(self.structure, self.masks.units)
+        if plan.removes_nothing if self._shrunk is None else plan.same_as(self._shrunk.plan):
+            return False
+        assert self.model is not None
+        self.expand(optimizer)
+        self._shrunk = Shrunk(plan, optimizer)
+        try:
+            with evaluating(self.model), torch.no_grad():
+                call_network(self.model, self._sample, self._loop)
+        except (RuntimeError, IndexError) as error:
+            self.expand(optimizer)
+            raise InputError(
+                f"compact: the smaller network does not run ({str(error).splitlines()[0]}), expected a forward pass "
+                "that does not fix the sizes of its layers"
+            ) from None
+        self._fit(plan)
+        return True
+
+    def expand(self, optimizer: Optimizer | None = None) -> None:
+        """Undo `compact`: the network at full size, with zeros where it was cut."""
+        if self._shrunk is not None:
+            self._shrunk.expand(optimizer)
+            self._shrunk = None
+            self._fit(None)
+
+    @contextmanager
+    def whole(self, optimizer: Optimizer | None = None) -> Iterator[None]:
+        """The network at full size for a while, to save it."""
+        shrunk = self._shrunk
+        self.expand(optimizer)
+        try:
+            yield
+        finally:
+            if shrunk is not None:
+                self.compact(optimizer)
+
+    def _fit(self, plan: Plan | None) -> None:
+        self._unwatch_gradients()
+        self._watch_gradients()
+        self.masks.plan = plan
+        self.masks.refresh()
+        if self.statistics is not None:
+            self.statistics.shrink(plan)
 
     def _check_attached(self) -> None:
         if self.model is None:

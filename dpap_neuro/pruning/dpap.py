@@ -24,7 +24,9 @@ class DPAP(Pruner):
     (`sparsity` or `remaining`, and `epochs`) a pressure, found anew in each epoch, is taken off (or added to)
     all survival values, so that the count follows a gradual schedule; among equal survival the smaller
     importance goes first. Pressure acts on single synapses, and on channels and neurons only where these do
-    not suffice. time_bins: prune time bins too (steps of the recording, sample_input.shape[0] of them);
+    not suffice. structured: single synapses have no survival of their own, so that only channels and neurons die,
+    which `compact` can cut out; a goal's pressure is then in proportion to the largest survival of each layer, so
+    that all kinds of units share it. time_bins: prune time bins too (steps of the recording, sample_input.shape[0] of them);
     `bins`: keep this many. Departures from the authors' code: a population never loses its last unit, and a
     dead unit takes its bias, its batch norm channel and the weights reading from it.
     """
@@ -37,12 +39,14 @@ class DPAP(Pruner):
         self,
         settings: SurvivalSettings | None = None,
         *,
+        structured: bool = False,
         time_bins: bool = False,
         bins: int | None = None,
         **goal: Any,
     ) -> None:
         super().__init__(**goal)
         self.settings = settings if settings is not None else SurvivalSettings()
+        self.structured = structured
         self.time_bins = time_bins or bins is not None
         self.goal_bins = bins
         if bins is not None and (bins < 1 or self.epochs is None):
@@ -70,7 +74,9 @@ class DPAP(Pruner):
         return self
 
     def describe(self) -> str:
-        text = f"{self.name}{self._goal_text()}: {self.settings.describe()}"
+        what = ", channels and neurons only" if self.structured else ""
+        bins = f", {self.goal_bins} time bins left" if self.goal_bins is not None else ""
+        text = f"{self.name}{what}{self._goal_text()}{bins}: {self.settings.describe()}"
         if self._scaled_from is not None and self._scaled_from != self.settings:
             text += f" (a schedule of 300 epochs scaled to {self.epochs})"
         return text
@@ -91,7 +97,7 @@ class DPAP(Pruner):
             if p.kind != "recurrent":
                 size = p.labels.numel()
                 self.unit_survival[p.name] = torch.full((size,), start, device=p.weight.device)
-            if p.kind != "conv" and p.weight.dim() == 2:
+            if not self.structured and p.kind != "conv" and p.weight.dim() == 2:
                 self.synapse_survival[p.name] = torch.full(p.weight.shape, start, device=p.weight.device)
         if self.time_bins:
             self.bin_survival = torch.full((self.steps,), start)
@@ -185,10 +191,12 @@ class DPAP(Pruner):
         units = {k: v + 0.01 * unit_ranks[k] for k, v in self.unit_survival.items()}
         synapses = {k: v + 0.01 * synapse_ranks[k] for k, v in self.synapse_survival.items()}
         sizes = {p.name: p.connections() for p in self.structure.projections.values()}
+        # Channels gather several times what neurons do.
+        scale = {k: max(float(v.max()), 1e-6) if self.structured else 1.0 for k, v in units.items()}
 
         def leave(unit_pressure: float) -> tuple[int, Tensor]:
             """What is left besides single synapses, and the survival of these, under a pressure on units."""
-            alive, _ = self._below_zero({k: v - unit_pressure for k, v in units.items()}, {})
+            alive, _ = self._below_zero({k: v - unit_pressure * scale[k] for k, v in units.items()}, {})
             grids, _ = self.masks.weight_masks(alive, self.masks.synapses)
             fixed, free = 0, []
             for name, grid in grids.items():
@@ -215,7 +223,7 @@ class DPAP(Pruner):
             return fixed + min(free.numel(), round(0.5 * wanted / total * matrices))
 
         # Pressures just above each unit's survival: with each rung one more unit dies.
-        rungs = torch.unique(torch.cat([v.flatten() for v in units.values()])) + 1e-6
+        rungs = torch.unique(torch.cat([v.flatten() / scale[k] for k, v in units.items()])) + 1e-6
         if everything(0.0) < wanted:
             # The published rule alone would remove more than the schedule asks for: relieve units.
             ladder = [float(rungs[0]) - 1.0, *[float(v) for v in rungs[rungs < 0]], 0.0]
@@ -236,10 +244,11 @@ class DPAP(Pruner):
         _, unit, keep, free = min(options, key=lambda option: option[0])
         pressure = float(torch.kthvalue(free, free.numel() - keep + 1).values) if free.numel() else 0.0
         self.masks.units, self.masks.synapses = self._below_zero(
-            {k: v - unit for k, v in units.items()}, {k: v - pressure for k, v in synapses.items()}
+            {k: v - unit * scale[k] for k, v in units.items()},
+            {k: v - pressure for k, v in synapses.items()},
         )
         for name, value in self.unit_survival.items():
-            self.unit_survival[name] = value - unit
+            self.unit_survival[name] = value - unit * scale[name]
         for name, value in self.synapse_survival.items():
             self.synapse_survival[name] = value - pressure
 

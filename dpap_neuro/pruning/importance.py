@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.plasticity import decay_weights, sliding_threshold, spine_size, sum_over_space
+from dpap_neuro.pruning.shrinking import Plan
 from dpap_neuro.pruning.structure import Projection, Structure, _tensors
 
 
@@ -37,9 +39,21 @@ class _Accumulator:
         self.steps = 0
 
 
+@dataclass(frozen=True)
+class _Present:
+    """What a network that is cut down still has of a projection. rows: its units; columns: its inputs; post: positions of
+    its units among the channels of its population; groups.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    post: Tensor
+    groups: int
+
+
 class Statistics:
     """BCM terms M (out, in / groups), accumulated activity A (channels,) and pre-synaptic activity, over the
-    run.
+    run. All of the whole network: what `shrink` says is cut away stays as it was, as if it were silent.
 
     `absorb` is called once per batch, after the optimizer step; `end_epoch` reduces M over ranks. Nothing is
     recorded while the network is in evaluation mode.
@@ -70,14 +84,15 @@ class Statistics:
         self._last: tuple[Tensor, Tensor] | None = None
         self._shape = (1, 1)
         self._recording = False
+        self._channels: dict[str, Tensor] = {}
+        self._present: dict[str, _Present] = {}
         for p in structure.prunable:
             device = p.weight.device
-            rows = p.weight.shape[0]
-            columns = p.labels.numel() if p.kind == "recurrent" else p.weight.shape[1]
-            if bcm and not (p.kind == "recurrent" and p.weight.dim() > 2):
+            rows = p.shape[0]
+            columns = p.labels.numel() if p.kind == "recurrent" else p.shape[1]
+            if bcm and not (p.kind == "recurrent" and len(p.shape) > 2):
                 dtype = torch.float64 if p.weight.dtype == torch.float64 else torch.float32
                 self.m[p.name] = torch.zeros(rows, columns, device=device, dtype=dtype)
-                self._m_new[p.name] = torch.zeros_like(self.m[p.name])
             self.pre_totals[p.name] = torch.zeros(p.pre.numel(), dtype=torch.float64, device=device)
             self._pre_new[p.name] = torch.zeros_like(self.pre_totals[p.name])
             key = self.post_key(p)
@@ -86,6 +101,31 @@ class Statistics:
             if bins and key in structure.populations:
                 self.bin_counts[key] = torch.zeros(bins, size, dtype=torch.float64, device=device)
                 self._bins_new[key] = torch.zeros_like(self.bin_counts[key])
+        self.shrink(None)
+
+    def shrink(self, plan: Plan | None) -> None:
+        """From now on the network has what `plan` leaves of it (None: all); between epochs."""
+        populations = self.structure.populations
+        for p in self.structure.prunable:
+            device = p.weight.device
+            key = self.post_key(p)
+            size = self.totals[key].numel()
+            rows = torch.arange(p.shape[0]) if plan is None else plan.rows[p.name]
+            columns = torch.arange(p.pre.numel()) if plan is None else plan.columns[p.name]
+            channels = rows if key not in populations else torch.arange(size)
+            if plan is not None and key in populations:
+                channels = plan.channels[key]
+            place = torch.zeros(size, dtype=torch.long)
+            place[channels] = torch.arange(channels.numel())
+            post = place[p.post[rows] if p.post.numel() else rows]
+            groups = p.groups if plan is None else plan.groups[p.name]
+            self._channels[key] = channels.to(device)
+            self._present[p.name] = _Present(rows.to(device), columns.to(device), post.to(device), groups)
+            if p.name in self.m:
+                width = columns.numel() // groups
+                self._m_new[p.name] = torch.zeros(
+                    rows.numel(), width, device=device, dtype=self.m[p.name].dtype
+                )
 
     @staticmethod
     def post_key(p: Projection) -> str:
@@ -213,13 +253,19 @@ class Statistics:
         index = self.kept_bins if self.kept_bins is not None else torch.arange(self.bins)
         if layout == "step":
             steps = self._running[f"post {key}"].steps if f"post {key}" in self._running else 0
-            self._bins_new[key][int(index[steps])] += sums.sum(0)
-            return
-        if sums.shape[0] != index.numel():
+            if steps < index.numel():
+                self._bins_new[key][int(index[steps])].index_add_(
+                    0, self._channels[key], sums.sum(0).double()
+                )
+                return
+        shown = steps + 1 if layout == "step" else sums.shape[0]
+        if shown != index.numel():
             raise InputError(
-                f"time bins: the network was shown {sums.shape[0]} steps, expected the {index.numel()} kept"
+                f"time bins: the network was shown {shown} steps, expected the {index.numel()} kept"
             )
-        self._bins_new[key].index_add_(0, index.to(sums.device), sums.sum(1).double())
+        self._bins_new[key].index_put_(
+            (index.to(sums.device)[:, None], self._channels[key]), sums.sum(1).double(), accumulate=True
+        )
 
     def _finish(self) -> None:
         """Close one batch: turn running traces into activities and queue them."""
@@ -250,8 +296,7 @@ class Statistics:
             for p in self.structure.prunable:
                 if p.name in self._m_new:
                     post = posts[self.post_key(p)]
-                    if p.post.numel() and p.post.numel() != post.shape[1]:
-                        post = post[:, p.post.to(post.device)]
+                    post = post[:, self._present[p.name].post]
                     dtype = self.m[p.name].dtype
                     self._accumulate(p, post.to(dtype), self.theta(p).to(dtype), pres[p.name].to(dtype))
             some = next(iter(posts.values()))
@@ -259,37 +304,39 @@ class Statistics:
             sums = torch.cat([first, *[posts[k].sum(0).double() for k in self.totals]])
             reduce_over_ranks(sums)
             self.samples += int(sums[0])
-            for key, part in zip(
-                self.totals, sums[1:].split([t.numel() for t in self.totals.values()]), strict=True
-            ):
-                self.totals[key] += part
+            sizes = [self._channels[key].numel() for key in self.totals]
+            for (key, total), part in zip(self.totals.items(), sums[1:].split(sizes), strict=True):
+                total.index_add_(0, self._channels[key], part)
             for key, total in self._pre_new.items():
-                total += pres[key].sum(0)
+                total.index_add_(0, self._present[key].columns, pres[key].sum(0).double())
         self._pending.clear()
 
     def theta(self, p: Projection) -> Tensor:
-        """Sliding threshold of a projection's units, (out,)."""
-        total = self.totals[self.post_key(p)]
-        if p.post.numel():
-            total = total[p.post.to(total.device)]
-        return sliding_threshold(total, self.samples)
+        """Sliding threshold of a projection's units that the network has, (out,)."""
+        key, present = self.post_key(p), self._present[p.name]
+        return sliding_threshold(self.totals[key][self._channels[key][present.post]], self.samples)
 
     def _accumulate(self, p: Projection, post: Tensor, theta: Tensor, pre: Tensor) -> None:
-        m = self._m_new[p.name]
+        m, groups = self._m_new[p.name], self._present[p.name].groups
         if p.groups == 1:
             m.addmm_((post * (post - theta)).T, pre)
             return
-        rows = post.shape[1] // p.groups
-        columns = pre.shape[1] // p.groups
-        drive = (post * (post - theta)).reshape(-1, p.groups, rows)
-        m += torch.einsum("bgi,bgj->gij", drive, pre.reshape(-1, p.groups, columns)).reshape(m.shape)
+        rows = post.shape[1] // groups
+        columns = pre.shape[1] // groups
+        drive = (post * (post - theta)).reshape(-1, groups, rows)
+        m += torch.einsum("bgi,bgj->gij", drive, pre.reshape(-1, groups, columns)).reshape(m.shape)
 
     @torch.no_grad()
     def end_epoch(self) -> None:
         """Take in what is pending and sum M, pre-synaptic activity and bin counts over ranks."""
         self.absorb()
-        for name, new in self._m_new.items():
-            self.m[name] += reduce_over_ranks(new)
+        for p in self.structure.prunable:
+            if p.name not in self.m:
+                continue
+            name, new, present = p.name, reduce_over_ranks(self._m_new[p.name]), self._present[p.name]
+            # Within a group all inputs stay.
+            columns = present.columns if p.groups == 1 else torch.arange(new.shape[1], device=new.device)
+            self.m[name].index_put_((present.rows[:, None], columns), new, accumulate=True)
             new.zero_()
             if not torch.isfinite(self.m[name]).all():
                 raise InputError(
@@ -325,7 +372,7 @@ class Statistics:
         mean = (self.pre_totals[p.name] / max(1, self.samples)).float()
         if p.groups == 1:
             return mean[None]
-        return mean.reshape(p.groups, -1).repeat_interleave(p.weight.shape[0] // p.groups, 0)
+        return mean.reshape(p.groups, -1).repeat_interleave(p.shape[0] // p.groups, 0)
 
     def bin_importance(self) -> Tensor:
         """z_t (bins,): sum over layers and neurons of D_i s_i[t], each layer scaled to the same total."""

@@ -7,6 +7,7 @@ weights that read from it. A channel of a sum dies when all its terms have died.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.pruning.shrinking import Plan, take
 from dpap_neuro.pruning.structure import Projection, Structure
 
 
@@ -32,7 +34,10 @@ class LayerCount:
 
 
 class Masks:
-    """Alive units (out,) and synapses (shape of the weight), and the parameter masks that they imply."""
+    """Alive units (out,) and synapses (shape of the weight), and the parameter masks that they imply.
+
+    All of the whole network, cut down or not; `plan` says what a network that is cut down still has.
+    """
 
     def __init__(self, structure: Structure) -> None:
         self.structure = structure
@@ -42,6 +47,7 @@ class Masks:
         }
         self.synapses: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}
+        self.plan: Plan | None = None
         self._dead: list[tuple[Tensor, Tensor]] = []
         self.refresh()
 
@@ -57,7 +63,7 @@ class Masks:
             rows = alive[p.labels] if not p.readout else torch.ones_like(p.labels, dtype=torch.bool)
             inputs = structure.inputs_alive(p, alive)
             grid = (rows[:, None] & inputs).to(device)
-            grid = grid.reshape(*grid.shape, *[1] * (p.weight.dim() - 2)).expand(p.weight.shape)
+            grid = grid.reshape(*grid.shape, *[1] * (len(p.shape) - 2)).expand(p.shape)
             masks[p.name] = grid & synapses[p.name] if p.name in synapses else grid
         return masks, alive
 
@@ -67,19 +73,23 @@ class Masks:
         for name, unit in self.units.items():
             self.units[name] = alive[self.structure.projections[name].labels].to(unit.device)
         self._dead = []
+        plan = self.plan
         for p in self.structure.projections.values():
-            self._add(p.weight, ~self.weights[p.name])
+            self._add(p.weight, ~self.weights[p.name], {} if plan is None else plan.axes(p.name))
             if p.bias is not None and not p.readout:
-                self._add(p.bias, ~alive[p.labels])
-        for norm in self.structure.norms.values():
+                self._add(p.bias, ~alive[p.labels], {} if plan is None else {0: plan.rows[p.name]})
+        for name, norm in self.structure.norms.items():
+            kept = {} if plan is None else {0: plan.channels[name]}
             dead = ~alive[norm.labels]
             module: nn.Module = norm.module
-            for name in ("weight", "bias", "running_mean"):
-                tensor = getattr(module, name, None)
+            for part in ("weight", "bias", "running_mean"):
+                tensor = getattr(module, part, None)
                 if tensor is not None:
-                    self._add(tensor, dead)
+                    self._add(tensor, dead, kept)
 
-    def _add(self, tensor: Tensor, dead: Tensor) -> None:
+    def _add(self, tensor: Tensor, dead: Tensor, kept: dict[int, Tensor]) -> None:
+        if kept:
+            dead = take(dead, kept)
         if dead.any():
             self._dead.append((tensor, dead.to(tensor.device)))
 
@@ -132,7 +142,7 @@ class Masks:
 
     def parameters(self) -> int:
         """All weights of kernels and matrices."""
-        return sum(p.weight.numel() for p in self.structure.projections.values())
+        return sum(math.prod(p.shape) for p in self.structure.projections.values())
 
     def synapse_count(self, masks: dict[str, Tensor] | None = None) -> int:
         """Connections between two neurons of the unrolled network that the (given) masks leave."""
@@ -149,7 +159,7 @@ class Masks:
                 LayerCount(
                     name=p.name,
                     kind=p.kind,
-                    parameters=p.weight.numel(),
+                    parameters=math.prod(p.shape),
                     remaining=int(self.weights[p.name].sum()),
                     units=total,
                     units_alive=total if units is None else int(units.sum()),
@@ -173,7 +183,7 @@ class Masks:
                 raise InputError(
                     f"masks: found layer {name}, expected one of {', '.join(self.structure.projections)}"
                 )
-            expected = tuple(p.weight.shape) if kind == "synapses" else (p.labels.numel(),)
+            expected = p.shape if kind == "synapses" else (p.labels.numel(),)
             if tuple(value.shape) != expected:
                 raise InputError(f"masks of {name}: found shape {tuple(value.shape)}, expected {expected}")
             target = self.synapses if kind == "synapses" else self.units

@@ -11,6 +11,7 @@ is then removed that might matter.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,7 +149,7 @@ class Projection:
     `labels` (out,) are its units; `pre` (in,) the labels at its input, `post` (out,) positions of its units
     among the channels of the population `population` (None: no neurons follow before the next synapse, the
     synapse's own rectified output stands in). Recurrent: `pre` and `labels` are those of the population
-    itself.
+    itself. `shape` is the weight's, which `weight` has as long as the network is not cut down (see `shrinking`).
     """
 
     name: str
@@ -164,6 +165,10 @@ class Projection:
     post: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     in_space: tuple[int, ...] = ()
     out_space: tuple[int, ...] = ()
+    shape: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shape = tuple(self.weight.shape)
 
     @property
     def weight(self) -> Tensor:
@@ -289,7 +294,7 @@ class Structure:
         for p in self.projections.values():
             if p.kind == "recurrent":
                 continue
-            used = weights[p.name].cpu().flatten(2).any(2) if p.weight.dim() > 2 else weights[p.name].cpu()
+            used = weights[p.name].cpu().flatten(2).any(2) if len(p.shape) > 2 else weights[p.name].cpu()
             used = used.reshape(p.groups, -1, used.shape[1]).any(1).flatten()
             needed[p.pre[used]] = True
         self.labels.trace_back(needed)
@@ -495,6 +500,18 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(v)
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A network in evaluation mode for a while."""
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+
+
 def call_network(model: nn.Module, sample: Tensor, loop: bool) -> Any:
     """Run a network on a sample; `loop`: it takes one time step at a time and returns (output, state)."""
     if not loop:
@@ -688,19 +705,13 @@ def find_structure(
                 continue
             handles.append(module.register_forward_pre_hook(enter))
             handles.append(module.register_forward_hook(leave))
-        modes = {m: m.training for m in model.modules()}
-        model.eval()
-        try:
-            with torch.no_grad(), tracer:
-                tracer.put(sample, torch.full(sample.shape, ALIVE, dtype=torch.long))
-                output = call_network(model, sample, loop)
-                shown: set[int] = set()
-                for tensor in _tensors(output):
-                    tracer.keep(tensor)
-                    shown.update(torch.unique(tracer.of(tensor)).tolist())
-        finally:
-            for m, mode in modes.items():
-                m.training = mode
+        with evaluating(model), torch.no_grad(), tracer:
+            tracer.put(sample, torch.full(sample.shape, ALIVE, dtype=torch.long))
+            output = call_network(model, sample, loop)
+            shown: set[int] = set()
+            for tensor in _tensors(output):
+                tracer.keep(tensor)
+                shown.update(torch.unique(tracer.of(tensor)).tolist())
     finally:
         for handle in handles:
             handle.remove()

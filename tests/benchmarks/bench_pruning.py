@@ -1,10 +1,13 @@
-"""What a pruner costs: epoch time with it over the same epoch without, interleaved in one run.
+"""What a pruner costs, and what compaction while training saves; epochs interleaved in one run, one thread.
 
-python tests/benchmarks/bench_pruning.py [pruner ...]
+python tests/benchmarks/bench_pruning.py [pruner ...]       epoch time with a pruner over the same epoch without
+python tests/benchmarks/bench_pruning.py compact [EPOCHS]   a whole run, cut down as it shrinks, over the dense run
 
-The network is the one of a usual N-MNIST run: 24C5s2-BN-LIF-48C3s2-BN-LIF-256FC-LIF-10FC, 10 bins, batch 64.
+The network is the one of a usual N-MNIST run: 24C5s2-BN-LIF-48C3s2-BN-LIF-256FC-LIF-10FC, 10 bins, batch 64. Times are
+the process's own, which other processes disturb less than the clock's; medians over epochs, sums over runs.
 """
 
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -16,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from pruning_samples import Folded, Lif, events
 
+from dpap_neuro.data import Binning, open_dataset
 from dpap_neuro.pruning import make_pruner
+from dpap_neuro.training import as_input
 
 
 def network() -> nn.Module:
@@ -27,8 +32,8 @@ def network() -> nn.Module:
     )  # fmt: skip
 
 
-def epoch(model, optimizer, pruner, x, y, number):
-    started = time.perf_counter()
+def epoch(model, optimizer, pruner, x, y, number, compact=False):
+    started = time.process_time()
     for first in range(0, x.shape[1], 64):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x[:, first : first + 64]).mean(0), y[first : first + 64]).backward()
@@ -37,25 +42,71 @@ def epoch(model, optimizer, pruner, x, y, number):
             pruner.step(optimizer)
     if pruner is not None:
         pruner.end_epoch(number, optimizer)
-    return time.perf_counter() - started
+        if compact:
+            pruner.compact(optimizer)
+    return time.process_time() - started
 
 
-def main() -> None:
+def costs(names) -> None:
     x = events(steps=10, batch=640, size=34, rate=0.3)
     y = torch.arange(640) % 10
-    for name in sys.argv[1:] or ["dpap", "dpap with a goal", "dpap-weighted", "magnitude"]:
+    for name in names or ["dpap", "dpap with a goal", "dpap-weighted", "magnitude"]:
         kind = name.split()[0]
         goal = {} if name == "dpap" else {"sparsity": 0.9}
         runs = []
         for pruned in (False, True):
             model = network()
-            pruner = make_pruner(kind, epochs=7, **goal).attach(model, x) if pruned else None
+            pruner = make_pruner(kind, epochs=9, **goal).attach(model, x) if pruned else None
             runs.append((model, torch.optim.AdamW(model.parameters(), 2e-3), pruner))
-        times = [[epoch(*run, x, y, number) for run in runs] for number in range(7)]
-        # The first epoch warms up; the fastest of the others is what a busy machine disturbs least.
-        without, with_pruner = (min(column) for column in zip(*times[1:], strict=True))
-        ratio = with_pruner / without
-        print(f"{name}: epoch time {ratio:.3f} of the epoch without it ({without:.2f} s)")
+        times = [[epoch(*run, x, y, number) for run in runs] for number in range(9)]
+        # The first epoch warms up.
+        without, with_pruner = (statistics.median(column) for column in zip(*times[1:], strict=True))
+        ratio = statistics.median(b / a for a, b in times[1:])
+        print(
+            f"{name}: epoch time {ratio:.3f} of the epoch without it ({with_pruner:.2f} s, {without:.2f} s)"
+        )
+
+
+def compaction(epochs) -> None:
+    opened = open_dataset("digits", split="train")
+    counts = opened.rasters(Binning(bins=10, clip=4))[:640]
+    x, y = as_input(counts, torch.device("cpu")), torch.as_tensor(opened.recordings.labels[:640])
+    kinds = {
+        "dense": None,
+        "dpap, structured, compacted": ({"structured": True}, True),
+        "dpap, structured": ({"structured": True}, False),
+        "dpap, compacted": ({}, True),
+    }
+    runs = {}
+    for name, kind in kinds.items():
+        model = network()
+        pruner = None if kind is None else make_pruner("dpap", epochs=epochs, sparsity=0.8, **kind[0])
+        if pruner is not None:
+            pruner.attach(model, x)
+        runs[name] = (
+            model,
+            torch.optim.AdamW(model.parameters(), 2e-3),
+            pruner,
+            kind is not None and kind[1],
+        )
+    seconds = {name: 0.0 for name in kinds}
+    for number in range(epochs):
+        for name, (model, optimizer, pruner, compact) in runs.items():
+            seconds[name] += epoch(model, optimizer, pruner, x, y, number, compact)
+    for name, (_, _, pruner, _) in runs.items():
+        line = f"{name}: {seconds[name]:.1f} s, {seconds[name] / seconds['dense']:.3f} of the dense run"
+        if pruner is not None:
+            units = ", ".join(f"{c.units_alive} of {c.units}" for c in pruner.report(epochs).layers)
+            line += f", {pruner.sparsity():.1%} of the parameters removed, units left {units}"
+        print(line)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    if sys.argv[1:2] == ["compact"]:
+        compaction(int(sys.argv[2]) if len(sys.argv) > 2 else 20)
+    else:
+        costs(sys.argv[1:])
 
 
 if __name__ == "__main__":
