@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,45 @@ def chosen_recordings(opened: Opened, limit: int | None) -> np.ndarray:
     return np.linspace(0, n - 1, limit).astype(int)
 
 
+def recordings(
+    opened: Opened, chosen: np.ndarray, binning: Binning, metadata: Mapping[str, Any]
+) -> Iterator[np.ndarray]:
+    """Rasters (n, steps, *shape) of the chosen recordings, as the network is shown them, some tens at a time."""
+    for first in range(0, len(chosen), _CHUNK):
+        part = [opened.recordings[i] for i in chosen[first : first + _CHUNK]]
+        yield shown(metadata, rasters(part, binning, opened.sensor_size))
+
+
+def measured_rates(
+    model: Model,
+    dataset: str,
+    data_dir: str | Path | None = None,
+    split: str = "test",
+    bins: int | None = None,
+    bin_us: float | None = None,
+    limit: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Spikes of every neuron and input per recording, by population, of a run in the chip's integers.
+
+    For `hardware.placement.place`. Raises InputError or HardwareError for what cannot be read or run.
+    """
+    network = model.integers()
+    binning = binning_of(model.metadata, bins, bin_us)
+    opened = open_dataset(dataset, data_dir, split)
+    chosen = chosen_recordings(opened, limit)
+    source = network.inputs[0]
+    names = [source.name, *(p.name for p in network.populations if p.spiking)]
+    total: dict[str, np.ndarray] = {}
+    simulation = simulator.Simulator(network)
+    for raster in recordings(opened, chosen, binning, model.metadata):
+        counts = simulation.run(raster).counts
+        # A count above 1 enters as one graded spike.
+        counts[source.name] = np.count_nonzero(raster, axis=1)
+        for name in names:
+            total[name] = total.get(name, 0) + counts[name].sum(axis=0, dtype=np.int64)
+    return {name: spikes / len(chosen) for name, spikes in total.items()}
+
+
 def run_lava(
     network: Network, raster: np.ndarray, record: simulator.Record = (), python: str | None = None
 ) -> tuple[simulator.Run, int]:
@@ -214,9 +253,8 @@ def evaluate(
     labels = opened.recordings.labels
     chosen = chosen_recordings(opened, limit)
     predicted, spikes, steps, seconds = [], 0, 0, 0.0
-    for first in range(0, len(chosen), _CHUNK):
-        part = [opened.recordings[i] for i in chosen[first : first + _CHUNK]]
-        raster = shown(metadata, rasters(part, binning, opened.sensor_size))
+    done = 0
+    for raster in recordings(opened, chosen, binning, metadata):
         begin = time.perf_counter()
         if network is None:
             assert graph is not None
@@ -236,8 +274,9 @@ def evaluate(
         predicted.append(fidelity.predictions(output))
         spikes += sum(int(c.sum(dtype=np.int64)) for c in counts.values())
         steps = max(steps, raster.shape[1])
+        done += len(raster)
         if progress is not None:
-            progress(min(first + _CHUNK, len(chosen)), len(chosen))
+            progress(done, len(chosen))
     predictions = np.concatenate(predicted)
     correct = int((predictions == labels[chosen]).sum())
     return Evaluation(

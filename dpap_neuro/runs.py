@@ -22,7 +22,7 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, write_json, write_whole
 from dpap_neuro.models import ModelSettings, SpikingNetwork, build_model
 from dpap_neuro.neurons import NeuronSettings
-from dpap_neuro.nir_export import to_nir, write_nir
+from dpap_neuro.nir_export import to_nir, without_dead_units, write_nir
 from dpap_neuro.pruning import Pruner, PruneReport
 from dpap_neuro.training import Epoch, History, TrainSettings, train
 
@@ -120,14 +120,25 @@ def metadata_of(split: Split) -> dict[str, Any]:
     return {**asdict(split.binning), "class_names": list(split.opened.classes), "dataset": split.opened.name}
 
 
-def save_run(folder: str | Path, network: SpikingNetwork, history: History, metadata: dict[str, Any]) -> None:
-    """Write the folder's three files, each whole or not at all."""
+def save_run(
+    folder: str | Path,
+    network: SpikingNetwork,
+    history: History,
+    metadata: dict[str, Any],
+    compact: bool = False,
+    **more: Any,
+) -> None:
+    """Write the folder's three files, each whole or not at all.
+
+    compact: leave neurons that pruning silenced out of model.nir. more: what else run.json says.
+    """
     folder = make_folder(folder)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
     write_whole(folder / "weights.safetensors", lambda path: save_file(tensors, path))
     if history.kept_bins is not None:
         metadata = {**metadata, "kept_bins": list(history.kept_bins)}
-    write_nir(graph_of(network, metadata), folder / "model.nir")
+    exported = without_dead_units(network, network.settings.input_shape) if compact else network
+    write_nir(graph_of(exported, metadata), folder / "model.nir")
     write_json(
         folder / "run.json",
         {
@@ -135,6 +146,7 @@ def save_run(folder: str | Path, network: SpikingNetwork, history: History, meta
             "metadata": metadata,
             "history": [asdict(e) for e in history.epochs],
             "seconds": history.seconds,
+            **more,
         },
     )
 

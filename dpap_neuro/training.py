@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,8 @@ class TrainSettings:
 
 @dataclass
 class Epoch:
-    """What happened in one epoch. accuracy: on the test recordings, None where there were none."""
+    """What happened in one epoch. accuracy: on the test recordings, None where there were none. fill: what the network
+    takes of its budget, None without one."""
 
     epoch: int
     loss: float
@@ -51,6 +53,7 @@ class Epoch:
     synapses_remaining: int
     synapses: int
     seconds: float
+    fill: dict[str, Any] | None = None
 
 
 @dataclass
@@ -205,6 +208,7 @@ def train(
                 report.synapses_remaining,
                 report.synapses,
                 seconds,
+                None if report.fill is None else dict(report.fill.values),
             )
         )
         history.kept_bins = report.kept_bins

@@ -3,35 +3,55 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.shared import Json, app, stderr, stdout
+from dpap_neuro.cli.shared import Bins, BinUs, DataDir, Dt, Json, Model, app, stderr, stdout
+
+Chip = Annotated[str, typer.Option(help="loihi1, loihi2, or the TOML file of a chip.")]
+Dataset = Annotated[
+    str | None, typer.Option(help="Weigh crossing spikes by the spikes of its recordings: digits or nmnist.")
+]
+Split = Annotated[str, typer.Option(help="train, test or all.")]
+Limit = Annotated[int, typer.Option(help="Recordings of the data set, spread evenly.")]
+Budgets = Annotated[int | None, typer.Option(help="Budget; exit status 3 where it does not suffice.")]
 
 
 @app.command()
 def cores(
-    model: Annotated[Path, typer.Argument(help="A .nir file.")],
-    chip: Annotated[str, typer.Option(help="loihi1, loihi2, or the TOML file of a chip.")] = "loihi2",
-    max_cores: Annotated[
-        int | None, typer.Option(help="Budget; exit status 3 where it does not suffice.")
-    ] = None,
-    dt: Annotated[float | None, typer.Option(help="Seconds per step, for a file that does not say.")] = None,
+    model: Model,
+    chip: Chip = "loihi2",
+    max_cores: Budgets = None,
+    max_synapses: Budgets = None,
+    max_synapses_per_core: Budgets = None,
+    dataset: Dataset = None,
+    data_dir: DataDir = None,
+    split: Split = "test",
+    bins: Bins = None,
+    bin_us: BinUs = None,
+    limit: Limit = 10,
+    dt: Dt = None,
     as_json: Json = False,
 ) -> None:
     """Place a network on the cores of a chip; exit status 0 where it fits, 3 where it does not.
 
+    Crossing spikes: per recording with --dataset, else as if every neuron fired once.
+
     Example: dpap-neuro cores demo/pruned.nir --chip loihi1 --max-cores 4
     """
-    from hardware.compile import compile_graph
-    from hardware.graph import read_graph
-    from hardware.placement import place
+    from dpap_neuro.evaluation import measured_rates, open_model
+    from hardware.budget import Budget, fill
+    from hardware.chips import load_chip
 
-    placement = place(compile_graph(read_graph(model), dt)[0], chip, max_cores=max_cores)
-    values = placement.to_dict()
+    budget = Budget(load_chip(chip), max_cores, max_synapses, max_synapses_per_core)
+    opened = open_model(model, dt)
+    rates = None if dataset is None else measured_rates(opened, dataset, data_dir, split, bins, bin_us, limit)
+    found = fill(opened.integers(), budget, rates)
+    placement = found.placement
+    values = {"model": str(model), **placement.to_dict(), **found.to_dict()}
+    values["crossing_spikes_unit"] = "each neuron once" if rates is None else "per recording"
     if as_json:
         print(json.dumps(values))
     else:
@@ -39,14 +59,19 @@ def cores(
         for heading in ("core", "neurons", "synapses", "memory bits", "axons in", "axons out"):
             table.add_column(heading, justify="right")
         keys = ("neurons", "synapses", "memory_bits", "axons_in", "axons_out")
-        for core in range(values["cores"]):
+        for core in range(placement.cores):
             table.add_row(str(core), *(f"{values[f'{key}_per_core'][core]:,}" for key in keys))
         stdout.print(table)
+        crossing = "where each neuron fires once" if rates is None else "per recording"
         stdout.print(
-            f"{values['synapses']:,} synapses on {values['cores']} cores (at least {values['lower_bound']} needed)",
+            f"{placement.synapses:,} synapses on {placement.cores} cores (at least {placement.lower_bound} "
+            f"needed); {placement.crossing_spikes:,.0f} spikes cross cores {crossing}",
             highlight=False,
+            soft_wrap=True,
         )
-    for broken in placement.broken:
+    for broken in found.broken:
         stderr.print(f"does not fit: {broken}", highlight=False)
-    if not placement.fits:
+    if placement.cores > budget.cores:
+        stderr.print(found.explain(), highlight=False)
+    if not found.fits:
         raise typer.Exit(3)

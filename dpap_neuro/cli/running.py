@@ -10,12 +10,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.shared import DataDir, Json, app, progress, stderr, stdout
+from dpap_neuro.cli.shared import Bins, BinUs, DataDir, Dt, Json, Model, app, progress, stderr, stdout
 
-Model = Annotated[Path, typer.Argument(help="A .nir file, or a .net or .h5 file of `dpap-neuro compile`.")]
-Dt = Annotated[float | None, typer.Option(help="Seconds per step, for a .nir file that does not say.")]
-Bins = Annotated[int | None, typer.Option(help="Time steps per recording.")]
-BinUs = Annotated[float | None, typer.Option(help="Microseconds per time step.")]
 LavaPython = Annotated[
     str | None, typer.Option(help="A Python 3.10 with lava-nc 0.10.0, where this one has none.")
 ]

@@ -21,6 +21,10 @@ app = typer.Typer(
 stdout = Console()
 stderr = Console(stderr=True)
 
+Model = Annotated[Path, typer.Argument(help="A .nir file, or a .net or .h5 file of `dpap-neuro compile`.")]
+Dt = Annotated[float | None, typer.Option(help="Seconds per step, for a .nir file that does not say.")]
+Bins = Annotated[int | None, typer.Option(help="Time steps per recording.")]
+BinUs = Annotated[float | None, typer.Option(help="Microseconds per time step.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the data set, in tonic's layout.")]
 Seed = Annotated[int, typer.Option(help="Makes the run repeatable on one machine.")]
