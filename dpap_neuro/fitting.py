@@ -45,14 +45,7 @@ def save_fitted(
     """
     runs.save_run(folder, network, history, metadata, compact=True)
     found = budgets.fill(open_model(Path(folder) / "model.nir").integers(), budget)
-    runs.save_run(
-        folder,
-        network,
-        history,
-        metadata,
-        compact=True,
-        budget={"chip": budget.chip.name, **values_of(found)},
-    )
+    runs.add_to_record(folder, budget={"chip": budget.chip.name, **values_of(found)})
     return found
 
 
@@ -76,9 +69,9 @@ def _fill(network: SpikingNetwork, budget: Budget, effort: float) -> Fill:
         found = budgets.fill(integers, budget, effort=effort)
     except HardwareError as error:
         return Fill(_UNPLACED, str(error), {"fits": False, "broken": [str(error)]})
-    what = f"{found.placement.cores} of {budget.cores:g} cores"
-    fullest = max(found.shares, key=lambda key: found.shares[key])
-    text = f"{what}, {fullest} at {found.shares[fullest]:.0%}"
+    text = f"{found.placement.cores} of {budget.cores:g} cores"
+    if fullest := found.fullest():
+        text += f", {fullest[0]} {fullest[1]:.0%}"
     if found.broken:
         text += f"; {found.broken[0]}"
     return Fill(found.excess(), text, values_of(found))

@@ -126,11 +126,10 @@ def save_run(
     history: History,
     metadata: dict[str, Any],
     compact: bool = False,
-    **more: Any,
 ) -> None:
     """Write the folder's three files, each whole or not at all.
 
-    compact: leave neurons that pruning silenced out of model.nir. more: what else run.json says.
+    compact: leave neurons that pruning silenced out of model.nir.
     """
     folder = make_folder(folder)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
@@ -146,9 +145,21 @@ def save_run(
             "metadata": metadata,
             "history": [asdict(e) for e in history.epochs],
             "seconds": history.seconds,
-            **more,
+            "compact": compact,
         },
     )
+
+
+def add_to_record(folder: str | Path, **values: Any) -> None:
+    """Let the run.json of a folder say more."""
+    path = Path(folder) / "run.json"
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **values})
+
+
+def is_compact(folder: str | Path) -> bool:
+    """Whether the folder's model.nir leaves out silenced neurons. The folder has been read by `load_run`."""
+    values = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
+    return bool(values.get("compact", False))
 
 
 def load_run(folder: str | Path) -> tuple[SpikingNetwork, dict[str, Any]]:

@@ -15,6 +15,8 @@ from hardware.placement import EFFORT, Broken, Placement, Rates, place
 _PACKING = 1.02
 
 _NAMES = {
+    "synapses": "synapses",
+    "synapses_per_core": "synapses on one core",
     "neurons_per_core": "neurons",
     "memory_bits_per_core": "bits of memory",
     "axons_in_per_core": "incoming axons",
@@ -103,22 +105,27 @@ class Fill:
             return {max(factors, key=lambda key: factors[key]): _PACKING}
         return {key: factor for key, factor in factors.items() if factor > 1.0}
 
+    def fullest(self) -> tuple[str, float] | None:
+        """The resource that the budget is fullest of, and its share; None where nothing is limited."""
+        limited = [key for key in _NAMES if key in self.shares]
+        key = max(limited, key=lambda k: self.shares[k], default=None)
+        return None if key is None else (_NAMES[key], self.shares[key])
+
     def explain(self) -> str:
-        """One line: which resource the budget's cores are full of."""
-        limited = {key: name for key, name in _NAMES.items() if key in self.shares}
-        if not limited:
-            return f"{self.budget.chip.name} limits nothing but its cores"
-        key = max(limited, key=lambda k: self.shares[k])
-        cores = int(self.budget.cores)
-        used, share = float(getattr(self.placement, key).sum()), self.shares[key]
-        what = f"{cores:,} cores" if cores != 1 else "1 core"
+        """One line: what keeps a network from the budget's cores; empty where their number suffices."""
+        allowed, chip = self.budget.cores, self.budget.chip
+        if self.placement.cores <= allowed:
+            return ""
+        cores = int(allowed)
+        key = max(self.placement.full, key=lambda k: self.shares[k], default=None)
+        if key is None:
+            return f"{chip.name} limits nothing but its cores"
+        used, share = int(getattr(self.placement, key).sum()), self.shares[key]
         text = (
-            f"{what} hold{'s' if cores == 1 else ''} {cores * getattr(self.budget.chip, key):,} {limited[key]}, "
-            f"the network has {used:,.0f} ({share:.0%})"
+            f"{cores:,} core{'s hold' if cores > 1 else ' holds'} {cores * getattr(chip, key):,} {_NAMES[key]}, "
+            f"the network has {used:,} ({share:.0%})"
         )
-        if self.placement.cores > cores and share <= 1:
-            return f"{text}: no resource alone needs more, but no split into so few cores was found"
-        return text
+        return text if share > 1 else f"{text}, but no way to cut it into so few cores was found"
 
 
 def fill(network: Network, budget: Budget, rates: Rates | None = None, effort: float = EFFORT) -> Fill:

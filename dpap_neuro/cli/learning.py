@@ -146,7 +146,9 @@ def train(
         for broken in found.broken:
             stderr.print(f"does not fit: {broken}", highlight=False)
         if not found.fits:
-            stderr.print(f"{method.name} could not remove enough. {found.explain()}", highlight=False)
+            stderr.print(
+                " ".join([f"{method.name} could not remove enough.", found.explain()]), highlight=False
+            )
             raise typer.Exit(3)
 
 

@@ -71,7 +71,7 @@ def cores(
         )
     for broken in found.broken:
         stderr.print(f"does not fit: {broken}", highlight=False)
-    if placement.cores > budget.cores:
-        stderr.print(found.explain(), highlight=False)
+    if explanation := found.explain():
+        stderr.print(explanation, highlight=False)
     if not found.fits:
         raise typer.Exit(3)
