@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -75,3 +76,48 @@ def cores(
         stderr.print(explanation, highlight=False)
     if not found.fits:
         raise typer.Exit(3)
+
+
+@app.command()
+def compare(
+    models: Annotated[list[Path], typer.Argument(help="Files .nir, .net or .h5, two or more.")],
+    chip: Chip = "loihi2",
+    out: Annotated[Path | None, typer.Option(help="Draw synapses per core here (.png, .svg, .pdf).")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Measure accuracy and crossing spikes on it: digits or nmnist.")
+    ] = None,
+    data_dir: DataDir = None,
+    split: Split = "test",
+    bins: Bins = None,
+    bin_us: BinUs = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many recordings, spread evenly.")] = None,
+    dt: Dt = None,
+    as_json: Json = False,
+) -> None:
+    """Put networks side by side: parameters, synapses, cores, synapses per core, crossing spikes, accuracy.
+
+    Without --dataset the accuracy is what a run.json or summary.json beside the file says.
+
+    Example: dpap-neuro compare demo/dense.nir demo/pruned.nir --chip loihi1 --out cores.png
+    """
+    from dpap_neuro import comparison
+    from dpap_neuro.report import compare_table
+    from hardware.chips import load_chip
+
+    found_chip = load_chip(chip)
+    if out is not None:
+        comparison.check_picture(out)
+    shown = None
+    if dataset is not None:
+        shown = comparison.Recordings(dataset, data_dir, split, bins, bin_us, limit)
+    networks = comparison.compare(models, found_chip, shown, dt)
+    if out is not None:
+        comparison.draw(networks, found_chip, out)
+    unit = "each neuron once" if shown is None else "per recording"
+    if as_json:
+        rows = [network.to_dict() for network in networks]
+        print(json.dumps({"chip": found_chip.name, "crossing_spikes_unit": unit, "networks": rows}))
+        return
+    stdout.print(compare_table(networks, comparison.labels(networks), found_chip.name, unit))
+    if out is not None:
+        stdout.print(f"Written: {out}", highlight=False)
