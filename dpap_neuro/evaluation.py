@@ -15,7 +15,7 @@ import numpy as np
 from dpap_neuro.data import Binning, Opened, open_dataset, rasters
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import write_whole
-from hardware import fidelity, lava, reference, simulator
+from hardware import fidelity, lava, neurobench, reference, simulator
 from hardware.compile import LayerReport, compile_graph
 from hardware.errors import HardwareError
 from hardware.graph import Graph, read_graph, time_step
@@ -93,7 +93,8 @@ def compile_file(
 @dataclass(frozen=True)
 class Evaluation:
     """accuracy = correct / n. steps: time steps of the longest recording. spikes: of all neurons (inputs not counted) over all
-    recordings. dt: seconds per step, None where the file does not say. seconds: of the simulation alone. predictions: class per recording."""
+    recordings. dt: seconds per step, None where the file does not say. seconds: of the simulation alone. predictions: class per recording.
+    neurobench: see `hardware.neurobench`, of the network that was run."""
 
     accuracy: float
     correct: int
@@ -103,6 +104,7 @@ class Evaluation:
     seconds: float
     backend: str
     dt: float | None
+    neurobench: dict[str, Any]
     predictions: np.ndarray = field(repr=False)
 
     def to_dict(self) -> dict:
@@ -249,6 +251,11 @@ def evaluate(
     if backend == "float" and graph is None:
         raise InputError(f"{model}: holds integers; give --backend fixed or --backend lava, or its .nir file")
     network = None if backend == "float" else opened_model.integers()
+    if network is None:
+        assert graph is not None
+        tally = neurobench.of_graph(graph)
+    else:
+        tally = neurobench.of_network(network)
     opened = open_dataset(dataset, data_dir, split)
     labels = opened.recordings.labels
     chosen = chosen_recordings(opened, limit)
@@ -258,8 +265,10 @@ def evaluate(
         begin = time.perf_counter()
         if network is None:
             assert graph is not None
-            exact = reference.simulate(graph, raster, dt=opened_model.dt, dtype=np.float32)
-            output, counts = exact.output, exact.counts
+            exact = reference.simulate(
+                graph, raster, dt=opened_model.dt, dtype=np.float32, record=tally.recorded
+            )
+            output, counts, values = exact.output, exact.counts, exact.spikes
         else:
             if backend == "lava":
                 run, differing = run_lava(network, raster, python=lava_python)
@@ -269,8 +278,9 @@ def evaluate(
                     )
             else:
                 run = simulator.simulate(network, raster)
-            output, counts = run.output, run.counts
+            output, counts, values = run.output, run.counts, {}
         seconds += time.perf_counter() - begin
+        tally.add(raster, counts, values)
         predicted.append(fidelity.predictions(output))
         spikes += sum(int(c.sum(dtype=np.int64)) for c in counts.values())
         steps = max(steps, raster.shape[1])
@@ -288,6 +298,7 @@ def evaluate(
         round(seconds, 3),
         backend,
         opened_model.dt,
+        tally.to_dict(),
         predictions,
     )
 
