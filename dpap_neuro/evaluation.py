@@ -15,13 +15,14 @@ import numpy as np
 from dpap_neuro.data import Binning, Opened, open_dataset, rasters
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import write_whole
-from hardware import fidelity, lava, neurobench, reference, simulator
+from hardware import energy, fidelity, lava, neurobench, reference, simulator
 from hardware.compile import LayerReport, compile_graph
 from hardware.errors import HardwareError
 from hardware.graph import Graph, read_graph, time_step
 from hardware.network import Network
 from hardware.network_file import load, save
 from hardware.netx import read_net, write_net
+from hardware.placement import Placement, place
 from hardware.timing import depths
 
 BACKENDS = ("float", "fixed", "lava")
@@ -176,6 +177,34 @@ def measured_rates(
         for name in names:
             total[name] = total.get(name, 0) + counts[name].sum(axis=0, dtype=np.int64)
     return {name: spikes / len(chosen) for name, spikes in total.items()}
+
+
+def estimate_energy(
+    path: str | Path,
+    dataset: str,
+    data_dir: str | Path | None = None,
+    split: str = "test",
+    bins: int | None = None,
+    bin_us: float | None = None,
+    limit: int | None = None,
+    dt: float | None = None,
+) -> tuple[energy.Estimate, Placement]:
+    """Energy and latency on Loihi 1, see `hardware.energy`, and the placement that they are of.
+
+    Neurons are placed so that as few spikes of these recordings as possible cross cores.
+    Raises InputError or HardwareError for what cannot be read, run or estimated.
+    """
+    if not energy.available():
+        raise InputError(energy.NEEDS)
+    model = open_model(path, dt)
+    network = model.integers()
+    binning = binning_of(model.metadata, bins, bin_us)
+    opened = open_dataset(dataset, data_dir, split)
+    part = [opened.recordings[i] for i in chosen_recordings(opened, limit)]
+    raster = shown(model.metadata, rasters(part, binning, opened.sensor_size))
+    rates = measured_rates(model, dataset, data_dir, split, bins, bin_us, limit)
+    placement = place(network, "loihi1", firing_rates=rates)
+    return energy.estimate(network, placement, raster), placement
 
 
 def run_lava(

@@ -121,3 +121,47 @@ def compare(
     stdout.print(compare_table(networks, comparison.labels(networks), found_chip.name, unit))
     if out is not None:
         stdout.print(f"Written: {out}", highlight=False)
+
+
+@app.command()
+def energy(
+    model: Model,
+    dataset: Annotated[str, typer.Option(help="digits or nmnist.")],
+    data_dir: DataDir = None,
+    split: Split = "test",
+    bins: Bins = None,
+    bin_us: BinUs = None,
+    limit: Limit = 10,
+    dt: Dt = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate energy and latency per recording on Loihi 1, by SANA-FE (extra `energy`).
+
+    Dynamic energy of neurons, synapses and messages by published costs; no static power, no input or output of the chip.
+
+    Example: dpap-neuro energy demo/pruned.nir --dataset digits
+    """
+    from dpap_neuro.evaluation import estimate_energy
+
+    found, placement = estimate_energy(model, dataset, data_dir, split, bins, bin_us, limit, dt)
+    values = {"model": str(model), "chip": placement.chip.name, "cores": placement.cores, **found.to_dict()}
+    if as_json:
+        print(json.dumps(values))
+        return
+    title = f"{model} on {placement.chip.name}, per recording (mean of {found.samples})"
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    for label, joules in (
+        ("energy", found.energy),
+        ("  neurons", found.soma),
+        ("  synapses", found.synapse),
+        ("  messages", found.network),
+    ):
+        table.add_row(label, f"{joules * 1e6:,.3f} uJ")
+    table.add_row("latency", f"{found.latency * 1e6:,.1f} us in {found.steps} steps")
+    table.add_row("power, dynamic", f"{found.power * 1e3:,.2f} mW")
+    table.add_row("spikes", f"{found.spikes:,.0f}")
+    table.add_row("synaptic events", f"{found.events:,.0f}")
+    table.add_row("cores", f"{placement.cores}")
+    stdout.print(table)
