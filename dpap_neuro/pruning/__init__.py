@@ -17,7 +17,8 @@
 Names: none, dpap, dpap-weighted, magnitude (global threshold), magnitude-layer (same share per layer),
 random, set, rigl. `sparsity=0.9` (share of the parameters to remove) or `remaining=20_000`
 (`count="parameters"` or `"synapses"`), with `epochs`, gives any of them a goal; `dpap` without a goal finds
-its own compression. `meter=...` prunes until the network fits a budget (`pruning.budget`). `dpap` with `time_bins=True` (or `bins=5`) prunes time bins too: show the network only
+its own compression. `meter=...` instead prunes until what the network takes of a budget fits, and no more (see
+`pruning.budget`). `dpap` with `time_bins=True` (or `bins=5`) prunes time bins too: show the network only
 `pruner.kept_bins` (x[pruner.kept_bins]) from the next epoch on. The read-out layer is never pruned (but loses
 the weights that read from dead neurons).
 """

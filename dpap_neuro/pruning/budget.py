@@ -67,7 +67,7 @@ def approach(pruner: Pruner, meter: Meter, epoch: int) -> Fill:
             break
         before = {"neurons": neurons(pruner), "synapses": pruner.masks.synapse_count()}
         pruner.targets = {
-            key: math.floor(before[key] * (1.0 - share * (1.0 - 1.0 / factor)))
+            key: max(1, math.floor(before[key] * (1.0 - share * (1.0 - 1.0 / factor))))
             for key, factor in fill.excess.items()
         }
         pruner.prune_now(epoch)
