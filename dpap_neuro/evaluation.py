@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ import numpy as np
 from dpap_neuro.data import Binning, Opened, open_dataset, rasters
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import write_whole
-from hardware import fidelity, lava, reference, simulator
+from hardware import energy, fidelity, lava, neurobench, reference, simulator
 from hardware.compile import LayerReport, compile_graph
 from hardware.errors import HardwareError
 from hardware.graph import Graph, read_graph, time_step
 from hardware.network import Network
 from hardware.network_file import load, save
 from hardware.netx import read_net, write_net
+from hardware.placement import Placement, place
 from hardware.timing import depths
 
 BACKENDS = ("float", "fixed", "lava")
@@ -93,7 +94,8 @@ def compile_file(
 @dataclass(frozen=True)
 class Evaluation:
     """accuracy = correct / n. steps: time steps of the longest recording. spikes: of all neurons (inputs not counted) over all
-    recordings. dt: seconds per step, None where the file does not say. seconds: of the simulation alone. predictions: class per recording."""
+    recordings. dt: seconds per step, None where the file does not say. seconds: of the simulation alone. predictions: class per recording.
+    neurobench: see `hardware.neurobench`, of the network that was run."""
 
     accuracy: float
     correct: int
@@ -103,6 +105,7 @@ class Evaluation:
     seconds: float
     backend: str
     dt: float | None
+    neurobench: dict[str, Any]
     predictions: np.ndarray = field(repr=False)
 
     def to_dict(self) -> dict:
@@ -142,6 +145,73 @@ def chosen_recordings(opened: Opened, limit: int | None) -> np.ndarray:
     if limit is None or limit >= n:
         return np.arange(n)
     return np.linspace(0, n - 1, limit).astype(int)
+
+
+def recordings(
+    opened: Opened, chosen: np.ndarray, binning: Binning, metadata: Mapping[str, Any]
+) -> Iterator[np.ndarray]:
+    """Rasters (n, steps, *shape) of the chosen recordings, as the network is shown them, some tens at a time."""
+    for first in range(0, len(chosen), _CHUNK):
+        part = [opened.recordings[i] for i in chosen[first : first + _CHUNK]]
+        yield shown(metadata, rasters(part, binning, opened.sensor_size))
+
+
+def measured_rates(
+    model: Model,
+    dataset: str,
+    data_dir: str | Path | None = None,
+    split: str = "test",
+    bins: int | None = None,
+    bin_us: float | None = None,
+    limit: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Spikes of every neuron and input per recording, by population, of a run in the chip's integers.
+
+    For `hardware.placement.place`. Raises InputError or HardwareError for what cannot be read or run.
+    """
+    network = model.integers()
+    binning = binning_of(model.metadata, bins, bin_us)
+    opened = open_dataset(dataset, data_dir, split)
+    chosen = chosen_recordings(opened, limit)
+    source = network.inputs[0]
+    names = [source.name, *(p.name for p in network.populations if p.spiking)]
+    total: dict[str, np.ndarray] = {}
+    simulation = simulator.Simulator(network)
+    for raster in recordings(opened, chosen, binning, model.metadata):
+        counts = simulation.run(raster).counts
+        # A count above 1 enters as one graded spike.
+        counts[source.name] = np.count_nonzero(raster, axis=1)
+        for name in names:
+            total[name] = total.get(name, 0) + counts[name].sum(axis=0, dtype=np.int64)
+    return {name: spikes / len(chosen) for name, spikes in total.items()}
+
+
+def estimate_energy(
+    path: str | Path,
+    dataset: str,
+    data_dir: str | Path | None = None,
+    split: str = "test",
+    bins: int | None = None,
+    bin_us: float | None = None,
+    limit: int | None = None,
+    dt: float | None = None,
+) -> tuple[energy.Estimate, Placement]:
+    """Energy and latency on Loihi 1, see `hardware.energy`, and the placement that they are of.
+
+    Neurons are placed so that as few spikes of these recordings as possible cross cores.
+    Raises InputError or HardwareError for what cannot be read, run or estimated.
+    """
+    if not energy.available():
+        raise InputError(energy.NEEDS)
+    model = open_model(path, dt)
+    network = model.integers()
+    binning = binning_of(model.metadata, bins, bin_us)
+    opened = open_dataset(dataset, data_dir, split)
+    part = [opened.recordings[i] for i in chosen_recordings(opened, limit)]
+    raster = shown(model.metadata, rasters(part, binning, opened.sensor_size))
+    rates = measured_rates(model, dataset, data_dir, split, bins, bin_us, limit)
+    placement = place(network, "loihi1", firing_rates=rates)
+    return energy.estimate(network, placement, raster), placement
 
 
 def run_lava(
@@ -220,18 +290,22 @@ def evaluate(
             f"{opened_model.path}: holds integers; give --backend fixed or --backend lava, or its .nir file"
         )
     network = None if backend == "float" else opened_model.integers()
+    if network is None:
+        assert graph is not None
+        tally = neurobench.of_graph(graph)
+    else:
+        tally = neurobench.of_network(network)
     opened = open_dataset(dataset, data_dir, split)
     labels = opened.recordings.labels
     chosen = chosen_recordings(opened, limit)
     predicted, spikes, steps, seconds = [], 0, 0, 0.0
-    for first in range(0, len(chosen), _CHUNK):
-        part = [opened.recordings[i] for i in chosen[first : first + _CHUNK]]
-        raster = shown(metadata, rasters(part, binning, opened.sensor_size))
+    done = 0
+    for raster in recordings(opened, chosen, binning, metadata):
         begin = time.perf_counter()
         if network is None:
             assert graph is not None
-            exact = reference.simulate(graph, raster, dt=opened_model.dt)
-            output, counts = exact.output, exact.counts
+            exact = reference.simulate(graph, raster, dt=opened_model.dt, record=tally.recorded)
+            output, counts, values = exact.output, exact.counts, exact.spikes
         else:
             if backend == "lava":
                 run, differing = run_lava(network, raster, python=lava_python)
@@ -241,13 +315,15 @@ def evaluate(
                     )
             else:
                 run = simulator.simulate(network, raster)
-            output, counts = run.output, run.counts
+            output, counts, values = run.output, run.counts, {}
         seconds += time.perf_counter() - begin
+        tally.add(raster, counts, values)
         predicted.append(fidelity.predictions(output))
         spikes += sum(int(c.sum(dtype=np.int64)) for c in counts.values())
         steps = max(steps, raster.shape[1])
+        done += len(raster)
         if progress is not None:
-            progress(min(first + _CHUNK, len(chosen)), len(chosen))
+            progress(done, len(chosen))
     predictions = np.concatenate(predicted)
     correct = int((predictions == labels[chosen]).sum())
     return Evaluation(
@@ -259,6 +335,7 @@ def evaluate(
         round(seconds, 3),
         backend,
         opened_model.dt,
+        tally.to_dict(),
         predictions,
     )
 

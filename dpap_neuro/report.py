@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from dpap_neuro.comparison import Compared
 from dpap_neuro.experiments import Summary
 from dpap_neuro.files import write_whole
 
@@ -63,6 +65,29 @@ def sweep_table(summaries: list[Summary]) -> Table:
         accuracy = f"{s.accuracy:.2%} +- {100 * s.spread:.2f}"
         left = (f"{s.remaining:.2%}", f"{s.synapses_remaining:.2%}")
         table.add_row(s.pruner, f"{s.sparsity:.0%}", str(s.runs), accuracy, lost, *left)
+    return table
+
+
+def compare_table(networks: list[Compared], names: list[str], chip: str, unit: str) -> Table:
+    """Networks in columns, what is compared in rows. unit: what crossing spikes are counted per."""
+    table = Table(title=f"on {chip}", title_justify="left")
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+
+    def row(label: str, cells: Iterable[str]) -> None:
+        table.add_row(label, *cells)
+
+    row("parameters", (f"{n.parameters:,}" for n in networks))
+    row("synapses", (f"{n.synapses:,}" for n in networks))
+    row("neurons", (f"{n.neurons:,}" for n in networks))
+    row("cores (at least needed)", (f"{n.cores:,} ({n.lower_bound:,})" for n in networks))
+    for number, label in enumerate(("least", "median", "most")):
+        row(f"synapses per core, {label}", (f"{n.spread[number]:,.0f}" for n in networks))
+    row("memory bits", (f"{n.memory_bits:,}" for n in networks))
+    row(f"spikes between cores, {unit}", (f"{n.crossing_spikes:,.0f}" for n in networks))
+    row("accuracy", ("" if n.accuracy is None else f"{n.accuracy:.2%}" for n in networks))
+    row("accuracy from", (n.accuracy_from or "" for n in networks))
     return table
 
 

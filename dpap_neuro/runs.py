@@ -22,7 +22,7 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, write_json, write_whole
 from dpap_neuro.models import ModelSettings, Network, build_model
 from dpap_neuro.neurons import NeuronSettings
-from dpap_neuro.nir_export import to_nir, write_nir
+from dpap_neuro.nir_export import to_nir, without_dead_units, write_nir
 from dpap_neuro.nir_import import IMPORTED, ImportedNetwork, from_graph
 from dpap_neuro.pruning import Pruner, PruneReport
 from dpap_neuro.training import Epoch, History, TrainSettings, train
@@ -145,8 +145,17 @@ def metadata_of(split: Split) -> dict[str, Any]:
     return {**asdict(split.binning), **known, **kept}
 
 
-def save_run(folder: str | Path, network: Network, history: History, metadata: dict[str, Any]) -> None:
-    """Write the folder's three files, each whole or not at all."""
+def save_run(
+    folder: str | Path,
+    network: Network,
+    history: History,
+    metadata: dict[str, Any],
+    compact: bool = False,
+) -> None:
+    """Write the folder's three files, each whole or not at all.
+
+    compact: leave neurons that pruning silenced out of model.nir.
+    """
     folder = make_folder(folder)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
     write_whole(folder / "weights.safetensors", lambda path: save_file(tensors, path))
@@ -154,7 +163,8 @@ def save_run(folder: str | Path, network: Network, history: History, metadata: d
         before = metadata.get("kept_bins")  # the pruner counted in these
         kept = [int(i) if before is None else before[i] for i in history.kept_bins]
         metadata = {**metadata, "kept_bins": kept}
-    write_nir(graph_of(network, metadata), folder / "model.nir")
+    exported = without_dead_units(network, network.settings.input_shape) if compact else network
+    write_nir(graph_of(exported, metadata), folder / "model.nir")
     write_json(
         folder / "run.json",
         {
@@ -162,8 +172,21 @@ def save_run(folder: str | Path, network: Network, history: History, metadata: d
             "metadata": metadata,
             "history": [asdict(e) for e in history.epochs],
             "seconds": history.seconds,
+            "compact": compact,
         },
     )
+
+
+def add_to_record(folder: str | Path, **values: Any) -> None:
+    """Let the run.json of a folder say more."""
+    path = Path(folder) / "run.json"
+    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **values})
+
+
+def is_compact(folder: str | Path) -> bool:
+    """Whether the folder's model.nir leaves out silenced neurons. The folder has been read by `load_run`."""
+    values = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
+    return bool(values.get("compact", False))
 
 
 def load_run(folder: str | Path) -> tuple[Network, dict[str, Any]]:

@@ -59,7 +59,8 @@ class TrainSettings:
 
 @dataclass
 class Epoch:
-    """What happened in one epoch. accuracy: on the test recordings, None where there were none."""
+    """What happened in one epoch. accuracy: on the test recordings, None where there were none. fill: what the network
+    takes of its budget, None without one."""
 
     epoch: int
     loss: float
@@ -69,6 +70,7 @@ class Epoch:
     synapses_remaining: int
     synapses: int
     seconds: float
+    fill: dict[str, Any] | None = None
 
 
 @dataclass
@@ -167,7 +169,7 @@ def train(
 
 
 def _train(
-    model: SpikingNetwork,
+    model: Network,
     pruner: Pruner,
     train_data: tuple[np.ndarray, np.ndarray],
     test_data: tuple[np.ndarray, np.ndarray] | None,
@@ -259,6 +261,7 @@ def _train(
                 report.synapses_remaining,
                 report.synapses,
                 seconds,
+                None if report.fill is None else dict(report.fill.values),
             )
         )
         history.kept_bins = report.kept_bins

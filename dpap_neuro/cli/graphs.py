@@ -20,7 +20,8 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder written by `dpap-neuro train`.")],
     out: Annotated[Path, typer.Option(help="The .nir file to write.")],
     compact: Annotated[
-        bool, typer.Option("--compact", help="Leave out neurons that pruning silenced.")
+        bool,
+        typer.Option("--compact", help="Leave out neurons that pruning silenced, as runs with a budget do."),
     ] = False,
 ) -> None:
     """Write the network of a run as a .nir file.
@@ -28,10 +29,10 @@ def export(
     Example: dpap-neuro export runs/first --out first.nir
     """
     from dpap_neuro.nir_export import without_dead_units, write_nir
-    from dpap_neuro.runs import graph_of, load_run
+    from dpap_neuro.runs import graph_of, is_compact, load_run
 
     network, metadata = load_run(run)
-    if compact:
+    if compact or is_compact(run):
         network = without_dead_units(network, network.settings.input_shape)
     write_nir(graph_of(network, metadata), out)
     stdout.print(f"Written: {out}", highlight=False)

@@ -81,6 +81,14 @@ def train(
     keep_bins: Annotated[
         int | None, typer.Option(help="Time steps to keep of each recording; dpap drops the others.")
     ] = None,
+    chip: Annotated[
+        str | None, typer.Option(help="Prune until it fits: loihi1, loihi2, or the TOML file of a chip.")
+    ] = None,
+    max_cores: Annotated[int | None, typer.Option(help="Cores to fit on; all of one chip without.")] = None,
+    max_synapses: Annotated[int | None, typer.Option(help="Synapses to have at most.")] = None,
+    max_synapses_per_core: Annotated[
+        int | None, typer.Option(help="Synapses that the fullest core may have.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training recordings.")] = 24,
     batch: Annotated[int, typer.Option(help="Recordings per step.")] = 64,
     learning_rate: Annotated[float, typer.Option(help="AdamW's, at the top of its cosine.")] = 3e-3,
@@ -120,13 +128,18 @@ def train(
     """Train a network, pruning it on the way; writes weights, history and model.nir.
 
     A .nir file brings its neurons, its read-out and, where it says so, its binning.
+    With a chip or a limit the pruner removes what it must for the network to fit, and no more; exit status 3 where that fails.
 
     Example: dpap-neuro train --dataset nmnist --data-dir data --pruner dpap --out runs/first
+
+    Example: dpap-neuro train --pruner dpap --chip loihi1 --max-cores 4 --out runs/small
     """
-    from dpap_neuro import data, runs, training
+    from dpap_neuro import data, fitting, runs, training
     from dpap_neuro.errors import InputError
     from dpap_neuro.evaluation import binning_of
     from dpap_neuro.pruning import make_pruner
+    from hardware.budget import Budget
+    from hardware.chips import load_chip
     from hardware.graph import read_graph, time_constants
 
     def given(name: str) -> bool:
@@ -152,6 +165,10 @@ def train(
     options: dict[str, Any] = {} if sparsity is None else {"sparsity": sparsity}
     if keep_bins is not None:
         options["bins"] = keep_bins
+    budget = None
+    if any(limit is not None for limit in (chip, max_cores, max_synapses, max_synapses_per_core)):
+        budget = Budget(load_chip(chip or "loihi2"), max_cores, max_synapses, max_synapses_per_core)
+        options["meter"] = fitting.meter(budget)
     method = make_pruner(pruner, epochs=epochs, **options)
     graph = None
     if model is not None and model.endswith(".nir"):
@@ -199,15 +216,33 @@ def train(
             settings,
             chosen,
             lambda epoch, done: tell("training", epoch * batches + done, epochs * batches),
-            lambda e, _: stderr.print(
+            lambda e, report: stderr.print(
                 f"epoch {e.epoch + 1}: loss {e.loss:.3f}, test accuracy {e.accuracy:.2%}, "
-                f"{e.remaining:,} of {e.parameters:,} parameters",
+                f"{e.remaining:,} of {e.parameters:,} parameters"
+                + ("" if report.fill is None else f"; {report.fill.text}"),
                 highlight=False,
             ),
             checkpoint=out / "checkpoint" if resume else None,
         )
-    runs.save_run(out, network.cpu(), history, runs.metadata_of(split))
+    metadata = runs.metadata_of(split)
+    network = network.cpu()
+    if budget is None:
+        runs.save_run(out, network, history, metadata)
+    else:
+        found = fitting.save_fitted(out, network, history, metadata, budget)
     stdout.print(f"Written to {out}: model.nir, weights.safetensors, run.json", highlight=False)
+    if budget is not None:
+        stdout.print(
+            f"model.nir: {found.placement.synapses:,} synapses on {found.placement.cores} cores of {budget.chip.name}",
+            highlight=False,
+        )
+        for broken in found.broken:
+            stderr.print(f"does not fit: {broken}", highlight=False)
+        if not found.fits:
+            stderr.print(
+                " ".join([f"{method.name} could not remove enough.", found.explain()]), highlight=False
+            )
+            raise typer.Exit(3)
 
 
 @app.command()

@@ -9,31 +9,52 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.shared import Dt, Json, app, say_time_step, stderr, stdout
+from dpap_neuro.cli.shared import Bins, BinUs, DataDir, Dt, Json, Model, app, say_time_step, stderr, stdout
+
+Chip = Annotated[str, typer.Option(help="loihi1, loihi2, or the TOML file of a chip.")]
+Dataset = Annotated[
+    str | None, typer.Option(help="Weigh crossing spikes by the spikes of this data set's recordings.")
+]
+Split = Annotated[str, typer.Option(help="train, test or all.")]
+Limit = Annotated[int, typer.Option(help="Recordings of the data set, spread evenly.")]
+Budgets = Annotated[int | None, typer.Option(help="Budget; exit status 3 where it does not suffice.")]
 
 
 @app.command()
 def cores(
-    model: Annotated[Path, typer.Argument(help="A .nir file.")],
-    chip: Annotated[str, typer.Option(help="loihi1, loihi2, or the TOML file of a chip.")] = "loihi2",
-    max_cores: Annotated[
-        int | None, typer.Option(help="Budget; exit status 3 where it does not suffice.")
-    ] = None,
+    model: Model,
+    chip: Chip = "loihi2",
+    max_cores: Budgets = None,
+    max_synapses: Budgets = None,
+    max_synapses_per_core: Budgets = None,
+    dataset: Dataset = None,
+    data_dir: DataDir = None,
+    split: Split = "test",
+    bins: Bins = None,
+    bin_us: BinUs = None,
+    limit: Limit = 10,
     dt: Dt = None,
     as_json: Json = False,
 ) -> None:
     """Place a network on the cores of a chip; exit status 0 where it fits, 3 where it does not.
 
+    Crossing spikes: per recording with --dataset, else as if every neuron fired once.
+
     Example: dpap-neuro cores demo/pruned.nir --chip loihi1 --max-cores 4
     """
-    from hardware.compile import compile_graph
-    from hardware.graph import read_graph
-    from hardware.placement import place
+    from dpap_neuro.evaluation import measured_rates, open_model
+    from hardware.budget import Budget, fill
+    from hardware.chips import load_chip
 
-    graph = read_graph(model)
-    say_time_step(graph, dt)
-    placement = place(compile_graph(graph, dt)[0], chip, max_cores=max_cores)
-    values = placement.to_dict()
+    budget = Budget(load_chip(chip), max_cores, max_synapses, max_synapses_per_core)
+    opened = open_model(model, dt)
+    if opened.graph is not None:
+        say_time_step(opened.graph, dt)
+    rates = None if dataset is None else measured_rates(opened, dataset, data_dir, split, bins, bin_us, limit)
+    found = fill(opened.integers(), budget, rates)
+    placement = found.placement
+    values = {"model": str(model), **placement.to_dict(), **found.to_dict()}
+    values["crossing_spikes_unit"] = "each neuron once" if rates is None else "per recording"
     if as_json:
         print(json.dumps(values))
     else:
@@ -41,14 +62,108 @@ def cores(
         for heading in ("core", "neurons", "synapses", "memory bits", "axons in", "axons out"):
             table.add_column(heading, justify="right")
         keys = ("neurons", "synapses", "memory_bits", "axons_in", "axons_out")
-        for core in range(values["cores"]):
+        for core in range(placement.cores):
             table.add_row(str(core), *(f"{values[f'{key}_per_core'][core]:,}" for key in keys))
         stdout.print(table)
+        crossing = "where each neuron fires once" if rates is None else "per recording"
         stdout.print(
-            f"{values['synapses']:,} synapses on {values['cores']} cores (at least {values['lower_bound']} needed)",
+            f"{placement.synapses:,} synapses on {placement.cores} cores (at least {placement.lower_bound} "
+            f"needed); {placement.crossing_spikes:,.0f} spikes cross cores {crossing}",
             highlight=False,
+            soft_wrap=True,
         )
-    for broken in placement.broken:
+    for broken in found.broken:
         stderr.print(f"does not fit: {broken}", highlight=False)
-    if not placement.fits:
+    if explanation := found.explain():
+        stderr.print(explanation, highlight=False)
+    if not found.fits:
         raise typer.Exit(3)
+
+
+@app.command()
+def compare(
+    models: Annotated[list[Path], typer.Argument(help="Files .nir, .net or .h5, two or more.")],
+    chip: Chip = "loihi2",
+    out: Annotated[Path | None, typer.Option(help="Draw synapses per core here (.png, .svg, .pdf).")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Measure accuracy and crossing spikes on it: digits or nmnist.")
+    ] = None,
+    data_dir: DataDir = None,
+    split: Split = "test",
+    bins: Bins = None,
+    bin_us: BinUs = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many recordings, spread evenly.")] = None,
+    dt: Dt = None,
+    as_json: Json = False,
+) -> None:
+    """Put networks side by side: parameters, synapses, cores, synapses per core, crossing spikes, accuracy.
+
+    Without --dataset the accuracy is what a run.json or summary.json beside the file says.
+
+    Example: dpap-neuro compare demo/dense.nir demo/pruned.nir --chip loihi1 --out cores.png
+    """
+    from dpap_neuro import comparison
+    from dpap_neuro.report import compare_table
+    from hardware.chips import load_chip
+
+    found_chip = load_chip(chip)
+    if out is not None:
+        comparison.check_picture(out)
+    shown = None
+    if dataset is not None:
+        shown = comparison.Recordings(dataset, data_dir, split, bins, bin_us, limit)
+    networks = comparison.compare(models, found_chip, shown, dt)
+    if out is not None:
+        comparison.draw(networks, found_chip, out)
+    unit = "each neuron once" if shown is None else "per recording"
+    if as_json:
+        rows = [network.to_dict() for network in networks]
+        print(json.dumps({"chip": found_chip.name, "crossing_spikes_unit": unit, "networks": rows}))
+        return
+    stdout.print(compare_table(networks, comparison.labels(networks), found_chip.name, unit))
+    if out is not None:
+        stdout.print(f"Written: {out}", highlight=False)
+
+
+@app.command()
+def energy(
+    model: Model,
+    dataset: Annotated[str, typer.Option(help="digits or nmnist.")],
+    data_dir: DataDir = None,
+    split: Split = "test",
+    bins: Bins = None,
+    bin_us: BinUs = None,
+    limit: Limit = 10,
+    dt: Dt = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate energy and latency per recording on Loihi 1, by SANA-FE (extra `energy`).
+
+    Dynamic energy of neurons, synapses and messages by published costs; no static power, no input or output of the chip.
+
+    Example: dpap-neuro energy demo/pruned.nir --dataset digits
+    """
+    from dpap_neuro.evaluation import estimate_energy
+
+    found, placement = estimate_energy(model, dataset, data_dir, split, bins, bin_us, limit, dt)
+    values = {"model": str(model), "chip": placement.chip.name, "cores": placement.cores, **found.to_dict()}
+    if as_json:
+        print(json.dumps(values))
+        return
+    title = f"{model} on {placement.chip.name}, per recording (mean of {found.samples})"
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    for label, joules in (
+        ("energy", found.energy),
+        ("  neurons", found.soma),
+        ("  synapses", found.synapse),
+        ("  messages", found.network),
+    ):
+        table.add_row(label, f"{joules * 1e6:,.3f} uJ")
+    table.add_row("latency", f"{found.latency * 1e6:,.1f} us in {found.steps} steps")
+    table.add_row("power, dynamic", f"{found.power * 1e3:,.2f} mW")
+    table.add_row("spikes", f"{found.spikes:,.0f}")
+    table.add_row("synaptic events", f"{found.events:,.0f}")
+    table.add_row("cores", f"{placement.cores}")
+    stdout.print(table)

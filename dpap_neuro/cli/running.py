@@ -11,11 +11,14 @@ import typer
 from rich.table import Table
 
 from dpap_neuro.cli.shared import (
+    Bins,
+    BinUs,
     DataDir,
     Dataset,
     Downsample,
     Dt,
     Json,
+    Model,
     app,
     progress,
     say_time_step,
@@ -23,9 +26,6 @@ from dpap_neuro.cli.shared import (
     stdout,
 )
 
-Model = Annotated[Path, typer.Argument(help="A .nir file, or a .net or .h5 file of `dpap-neuro compile`.")]
-Bins = Annotated[int | None, typer.Option(help="Time steps per recording.")]
-BinUs = Annotated[float | None, typer.Option(help="Microseconds per time step.")]
 LavaPython = Annotated[
     str | None, typer.Option(help="A Python 3.10 with lava-nc 0.10.0, where this one has none.")
 ]

@@ -24,6 +24,10 @@ app = typer.Typer(
 stdout = Console()
 stderr = Console(stderr=True)
 
+Model = Annotated[Path, typer.Argument(help="A .nir file, or a .net or .h5 file of `dpap-neuro compile`.")]
+Dt = Annotated[float | None, typer.Option(help="Seconds per step, for a .nir file that does not say.")]
+Bins = Annotated[int | None, typer.Option(help="Time steps per recording.")]
+BinUs = Annotated[float | None, typer.Option(help="Microseconds per time step.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 Dataset = Annotated[
     str, typer.Option(help="digits, motion, nmnist, dvsgesture, cifar10dvs, ncaltech101 or shd.")
@@ -37,7 +41,6 @@ CacheDir = Annotated[
     ),
 ]
 Downsample = Annotated[int | None, typer.Option(help="Pixels per side that become one.")]
-Dt = Annotated[float | None, typer.Option(help="Seconds per step, for a .nir file that does not say.")]
 Seed = Annotated[int, typer.Option(help="Makes the run repeatable on one machine.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 

@@ -17,7 +17,8 @@
 Names: none, dpap, dpap-weighted, magnitude (global threshold), magnitude-layer (same share per layer),
 random, set, rigl. `sparsity=0.9` (share of the parameters to remove) or `remaining=20_000`
 (`count="parameters"` or `"synapses"`), with `epochs`, gives any of them a goal; `dpap` without a goal finds
-its own compression. `dpap` with `time_bins=True` (or `bins=5`) prunes time bins too: show the network only
+its own compression. `meter=...` instead prunes until what the network takes of a budget fits, and no more (see
+`pruning.budget`). `dpap` with `time_bins=True` (or `bins=5`) prunes time bins too: show the network only
 `pruner.kept_bins` (x[pruner.kept_bins]) from the next epoch on. The read-out layer is never pruned (but loses
 the weights that read from dead neurons).
 """
@@ -29,6 +30,7 @@ from typing import Any
 from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.base import Pruner, PruneReport
 from dpap_neuro.pruning.baselines import Magnitude, Random, Rewiring
+from dpap_neuro.pruning.budget import Fill, Meter
 from dpap_neuro.pruning.dpap import DPAP
 from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings
 from dpap_neuro.pruning.weighted import WeightedDPAP
@@ -42,6 +44,10 @@ def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Prun
     epochs: length of the run. `dpap` scales its schedule to it (without `epochs`, or from 300 on: the
     authors' constants). Raises InputError for an unknown name or option, or a goal outside its range.
     """
+    if options.get("meter") is not None and name in ("none", "set", "rigl"):
+        raise InputError(
+            f"pruner {name}: cannot prune towards a budget, expected dpap, dpap-weighted or magnitude"
+        )
     try:
         if name == "dpap":
             pruner = DPAP.from_paper(epochs=epochs, **options)
@@ -64,7 +70,9 @@ def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Prun
 __all__ = [
     "DPAP",
     "PRUNERS",
+    "Fill",
     "Magnitude",
+    "Meter",
     "PruneReport",
     "Pruner",
     "Random",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.pruning.budget import Fill, Meter, approach, check_possible
 from dpap_neuro.pruning.importance import Statistics, average_over_ranks
 from dpap_neuro.pruning.masks import LayerCount, Masks
 from dpap_neuro.pruning.shrinking import Plan, Shrunk, plan_for_dead
@@ -23,7 +24,8 @@ from dpap_neuro.pruning.survival import gradual_share
 class PruneReport:
     """What is left after an epoch. parameters: weights of kernels and matrices; synapses: connections of the
     unrolled network; sparsity: share of the parameters removed; pruned: how many went in this epoch (below
-    zero: regrown); kept_bins: indices of the time bins still shown, None where bins are not pruned.
+    zero: regrown); kept_bins: indices of the time bins still shown, None where bins are not pruned; fill: what the
+    network takes of a budget, None without one.
     """
 
     epoch: int
@@ -34,6 +36,7 @@ class PruneReport:
     synapses_remaining: int
     layers: tuple[LayerCount, ...]
     kept_bins: tuple[int, ...] | None = None
+    fill: Fill | None = None
 
     @property
     def sparsity(self) -> float:
@@ -49,8 +52,9 @@ class Pruner:
 
     sparsity: share of all weights to have removed at the end (0 to below 1). remaining: the same as a count
     of weights or, with `count="synapses"`, of connections in the unrolled network. epochs: length of the run;
-    the goal is reached after `reach` of it, on a cubic schedule that begins at `first_epoch`. Raises
-    InputError for a goal outside its range.
+    the goal is reached after `reach` of it, on a cubic schedule that begins at `first_epoch`. meter: instead of a
+    number, prune until the network fits what this measures (see `pruning.budget`). Raises InputError for a goal
+    outside its range.
     """
 
     name = "none"
@@ -68,6 +72,7 @@ class Pruner:
         first_epoch: int | None = None,
         reach: float = 0.7,
         seed: int = 0,
+        meter: Meter | None = None,
     ) -> None:
         if sparsity is not None and not 0.0 <= sparsity < 1.0:
             raise InputError(
@@ -83,13 +88,17 @@ class Pruner:
             raise InputError(f"epochs: found {epochs}, expected at least 1")
         if not 0.0 < reach <= 1.0:
             raise InputError(f"reach: found {reach}, expected above 0 and at most 1")
-        if (sparsity is not None or remaining is not None) and epochs is None:
+        if meter is not None and (sparsity is not None or remaining is not None):
+            raise InputError("goal: found a budget and a sparsity or count, expected one of them")
+        if (sparsity is not None or remaining is not None or meter is not None) and epochs is None:
             raise InputError(
                 "epochs: found none, expected the length of the run (a goal is approached gradually)"
             )
         self.goal_sparsity = sparsity
         self.goal_remaining = remaining
-        self.count = count
+        self.count = count if meter is None else "synapses"
+        self.meter = meter
+        self.targets: dict[str, int] = {}
         self.epochs = epochs
         self.first_epoch = first_epoch
         self.reach = reach
@@ -133,6 +142,8 @@ class Pruner:
             self.statistics.attach(model)
         self._watch_gradients()
         self._attached()
+        if self.meter is not None:
+            check_possible(self, self.meter)
         return self
 
     def _make_statistics(self, structure: Structure, loop: bool, time: bool) -> Statistics:
@@ -197,16 +208,28 @@ class Pruner:
         for name, gradient in self.gradients.items():
             # What the hooks saw is each rank's own gradient, before it was averaged.
             self.gradients[name] = average_over_ranks(gradient)
-        self._prune(epoch)
-        self.masks.apply()
+        fill = None
+        if self.meter is None:
+            self.observe(epoch)
+            self.prune_now(epoch)
+        else:
+            fill = approach(self, self.meter, epoch)
         if optimizer is not None:
             self.masks.clear_optimizer(optimizer)
-        return self.report(epoch)
+        return self.report(epoch, fill)
+
+    def prune_now(self, epoch: int) -> None:
+        """Change the masks, and set what they removed to zero."""
+        self._prune(epoch)
+        self.masks.apply()
+
+    def observe(self, epoch: int) -> None:
+        """For subclasses: once per epoch, before masks change."""
 
     def _prune(self, epoch: int) -> None:
         """For subclasses: change the masks."""
 
-    def report(self, epoch: int) -> PruneReport:
+    def report(self, epoch: int, fill: Fill | None = None) -> PruneReport:
         """Counts as of now."""
         layers = self.masks.layers()
         remaining = sum(layer.remaining for layer in layers)
@@ -220,6 +243,7 @@ class Pruner:
             synapses_remaining=sum(layer.synapses_remaining for layer in layers),
             layers=layers,
             kept_bins=tuple(self.kept_bins.tolist()) if self.kept_bins is not None else None,
+            fill=fill,
         )
 
     # compaction
@@ -303,19 +327,30 @@ class Pruner:
             return f" to {self.goal_sparsity:.1%} of the {self.count} removed, {reached}"
         if self.goal_remaining is not None:
             return f" to {self.goal_remaining:,} {self.count} left, {reached}"
+        if self.meter is not None:
+            return f" until the network fits its budget, {reached}"
         return ""
 
     # goals
 
     @property
     def has_goal(self) -> bool:
-        return self.goal_sparsity is not None or self.goal_remaining is not None
+        return self.goal_sparsity is not None or self.goal_remaining is not None or self.meter is not None
+
+    def schedule(self) -> tuple[int, int]:
+        """The first epoch that prunes towards a goal, and the one that reaches it."""
+        assert self.epochs is not None
+        first = self.first_epoch
+        if first is None:
+            first = min(self.epochs - 1, max(1, self.epochs // 10))
+        return first, max(first, round(self.reach * self.epochs) - 1)
 
     def wanted(self, epoch: int) -> int | None:
         """How many parameters (or synapses) should be left after `epoch`; None before the schedule begins."""
         if not self.has_goal:
             return None
-        assert self.epochs is not None
+        if self.meter is not None:
+            return self.targets.get("synapses")
         total = self.masks.parameters()
         if self.count == "synapses":
             total = sum(layer.synapses for layer in self.masks.layers())
@@ -323,12 +358,7 @@ class Pruner:
         if goal is None:
             assert self.goal_remaining is not None
             goal = max(0.0, 1.0 - self.goal_remaining / total)
-        first = (
-            self.first_epoch
-            if self.first_epoch is not None
-            else min(self.epochs - 1, max(1, self.epochs // 10))
-        )
-        last = max(first, round(self.reach * self.epochs) - 1)
+        first, last = self.schedule()
         if epoch < first:
             return None
         share = gradual_share(epoch, first, last, goal)

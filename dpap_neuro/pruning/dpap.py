@@ -12,6 +12,7 @@ from torch import Tensor
 from dpap_neuro.errors import InputError
 from dpap_neuro.plasticity import survival_gain
 from dpap_neuro.pruning.base import Pruner
+from dpap_neuro.pruning.budget import neurons
 from dpap_neuro.pruning.importance import Statistics
 from dpap_neuro.pruning.structure import Structure
 from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings, gradual_share
@@ -26,7 +27,9 @@ class DPAP(Pruner):
     importance goes first. Pressure acts on single synapses, and on channels and neurons only where these do
     not suffice. structured: single synapses have no survival of their own, so that only channels and neurons die,
     which `compact` can cut out; a goal's pressure is then in proportion to the largest survival of each layer, so
-    that all kinds of units share it. time_bins: prune time bins too (steps of the recording, sample_input.shape[0] of them);
+    that all kinds of units share it. With a `meter` that finds too many neurons, channels and neurons pay a price for each
+    neuron that they have, and no single synapse goes for it. time_bins: prune time bins too (steps of the recording,
+    sample_input.shape[0] of them);
     `bins`: keep this many. Departures from the authors' code: a population never loses its last unit, and a
     dead unit takes its bias, its batch norm channel and the weights reading from it.
     """
@@ -114,7 +117,7 @@ class DPAP(Pruner):
     def unit_rule(self, kind: str) -> SurvivalRule:
         return self.settings.channel if kind == "conv" else self.settings.neuron
 
-    def _prune(self, epoch: int) -> None:
+    def observe(self, epoch: int) -> None:
         if epoch < self.settings.first_epoch:
             return
         statistics = self.statistics
@@ -128,37 +131,41 @@ class DPAP(Pruner):
             raise InputError(
                 f"layer {silent[0]}: its neurons never spiked, expected activity (lower its threshold)"
             )
-        unit_ranks: dict[str, Tensor] = {}
-        synapse_ranks: dict[str, Tensor] = {}
         for p in self.structure.prunable:
             if p.name in self.unit_survival:
-                spines = statistics.spines(p)
                 self.unit_survival[p.name] = self.settings.update(
-                    self.unit_survival[p.name], spines, self.unit_rule(p.kind), epoch
+                    self.unit_survival[p.name], statistics.spines(p), self.unit_rule(p.kind), epoch
                 )
-                if self.has_goal:
-                    unit_ranks[p.name] = _rank(spines)
             if p.name in self.synapse_survival:
-                m = statistics.m[p.name]
                 self.synapse_survival[p.name] = self.settings.update(
-                    self.synapse_survival[p.name], m, self.settings.synapse, epoch
+                    self.synapse_survival[p.name], statistics.m[p.name], self.settings.synapse, epoch
                 )
-                if self.has_goal:
-                    synapse_ranks[p.name] = _squash(m)
-        wanted = self.wanted(epoch)
+        if self.time_bins:
+            self._prune_bins(epoch)
+
+    def _prune(self, epoch: int) -> None:
+        if epoch < self.settings.first_epoch:
+            return
+        statistics = self.statistics
+        assert statistics is not None
         if self.has_goal:
+            wanted = self.wanted(epoch)
+            unit_ranks = {
+                k: _rank(statistics.spines(self.structure.projections[k])) for k in self.unit_survival
+            }
+            if "neurons" in self.targets:
+                self._steer_neurons(self.targets["neurons"], unit_ranks)
             if wanted is not None:
+                synapse_ranks = {k: _squash(statistics.m[k]) for k in self.synapse_survival}
                 self._steer(wanted, unit_ranks, synapse_ranks)
         else:
             self.masks.units, self.masks.synapses = self._below_zero(
                 self.unit_survival, self.synapse_survival
             )
         self.masks.refresh()
-        if not self.has_goal:
+        if self.goal_sparsity is None and self.goal_remaining is None:
             # Lossless, but it would overshoot a goal that others are to be compared at.
             self.masks.remove_dead_ends()
-        if self.time_bins:
-            self._prune_bins(epoch)
 
     def _below_zero(
         self, units: dict[str, Tensor], synapses: dict[str, Tensor]
@@ -251,6 +258,32 @@ class DPAP(Pruner):
             self.unit_survival[name] = value - unit * scale[name]
         for name, value in self.synapse_survival.items():
             self.synapse_survival[name] = value - pressure
+
+    def _steer_neurons(self, wanted: int, ranks: dict[str, Tensor]) -> None:
+        """Find the price of a neuron at which at most `wanted` are left.
+
+        A unit pays for all neurons it has, out of what its survival is above the least of its layer: where a
+        channel frees hundreds of neurons and a neuron one, channels go.
+        """
+        space = {k: self._neurons_per_unit(k) for k in self.unit_survival}
+        least = {k: float(v[self.masks.units[k]].min()) for k, v in self.unit_survival.items()}
+        value = {k: v.double() - least[k] + 0.01 * ranks[k] for k, v in self.unit_survival.items()}
+
+        def alive(price: float) -> dict[str, Tensor]:
+            return self._below_zero({k: v - price * space[k] for k, v in value.items()}, {})[0]
+
+        rungs = torch.cat([value[k][self.masks.units[k]] / space[k] for k in value])
+        # Prices just above what a unit can pay: with each rung one more dies.
+        ladder = [-1.0, *(rung * (1 + 1e-9) + 1e-12 for rung in torch.unique(rungs).tolist())]
+        price = _last_enough(ladder, lambda price: neurons(self, alive(price)), wanted + 1)[-1]
+        self.masks.units = alive(price)
+        self.masks.refresh()
+        for name, survival in self.unit_survival.items():
+            self.unit_survival[name] = survival - (least[name] + price * space[name])
+
+    def _neurons_per_unit(self, name: str) -> int:
+        population = self.structure.projections[name].population
+        return 1 if population is None else math.prod(self.structure.populations[population].space)
 
     # time bins
 

@@ -72,11 +72,13 @@ class WeightedDPAP(_WithGoal):
             self._squares[p.name].addcmul_(gradient, gradient)
         self._batches += 1
 
-    def _prune(self, epoch: int) -> None:
+    def observe(self, epoch: int) -> None:
         for name, squares in self._squares.items():
             self.traces[name].mul_(self.delta).add_(squares, alpha=1.0 / max(1, self._batches))
             squares.zero_()
         self._batches = 0
+
+    def _prune(self, epoch: int) -> None:
         wanted = self.wanted(epoch)
         if wanted is None:
             return

@@ -1,0 +1,86 @@
+"""Networks that fit a chip's budget by pruning: part of the command line, so it stands on both packages."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dpap_neuro import runs
+from dpap_neuro.evaluation import open_model
+from dpap_neuro.models import Network
+from dpap_neuro.nir_export import without_dead_units
+from dpap_neuro.pruning import Fill, Meter
+from dpap_neuro.training import History
+from hardware import budget as budgets
+from hardware.budget import Budget
+from hardware.compile import compile_graph
+from hardware.errors import HardwareError
+from hardware.graph import from_nir
+
+# What has no placement at all (one neuron exceeds a core) loses so much, then is looked at again.
+_UNPLACED = {"neurons": 1.25, "synapses": 1.25}
+
+
+def meter(budget: Budget, effort: float = budgets.EFFORT) -> Meter:
+    """Measures a `Network` against a budget as it would be exported: without its dead units, in integers, placed.
+
+    effort: of a placement, see `hardware.placement.place`.
+    """
+
+    def measure(network: nn.Module) -> Fill:
+        assert isinstance(network, Network)
+        return _fill(_twin(network), budget, effort)
+
+    return measure
+
+
+def save_fitted(
+    folder: str | Path, network: Network, history: History, metadata: dict[str, Any], budget: Budget
+) -> budgets.Fill:
+    """`runs.save_run` without dead units; run.json also says the budget, and what model.nir itself takes of it.
+
+    Placed is the file as it was written, by the same path as in `dpap-neuro cores`.
+    """
+    runs.save_run(folder, network, history, metadata, compact=True)
+    found = budgets.fill(open_model(Path(folder) / "model.nir").integers(), budget)
+    runs.add_to_record(folder, budget={"chip": budget.chip.name, **values_of(found)})
+    return found
+
+
+def values_of(fill: budgets.Fill) -> dict[str, Any]:
+    """What a run's record keeps of a fill."""
+    placement = fill.placement
+    return {
+        "cores": placement.cores,
+        "lower_bound": placement.lower_bound,
+        "synapses": placement.synapses,
+        "synapses_per_core": placement.synapses_per_core.tolist(),
+        "neurons": int(placement.neurons_per_core.sum()),
+        **fill.to_dict(),
+    }
+
+
+def _fill(network: Network, budget: Budget, effort: float) -> Fill:
+    exported = without_dead_units(network, network.settings.input_shape)
+    integers = compile_graph(from_nir(runs.graph_of(exported, {})))[0]
+    try:
+        found = budgets.fill(integers, budget, effort=effort)
+    except HardwareError as error:
+        return Fill(_UNPLACED, str(error), {"fits": False, "broken": [str(error)]})
+    text = f"{found.placement.cores} of {budget.cores:g} cores"
+    if fullest := found.fullest():
+        text += f", {fullest[0]} {fullest[1]:.0%}"
+    if found.broken:
+        text += f"; {found.broken[0]}"
+    return Fill(found.excess(), text, values_of(found))
+
+
+def _twin(network: Network) -> Network:
+    """The same network on the CPU, in evaluation mode, with none of the hooks that training hangs on it."""
+    hooks = [d for m in network.modules() for d in (m._forward_hooks, m._forward_pre_hooks)]
+    twin = copy.deepcopy(network, {id(d): OrderedDict() for d in hooks})
+    return twin.cpu().eval()

@@ -1,0 +1,188 @@
+"""cores and compare: every number is the one that the functions give, and what does not fit says why."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import nir
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("tonic")
+
+from graph_samples import graph, inp, lif, out
+from typer.testing import CliRunner
+
+from dpap_neuro import comparison, evaluation
+from dpap_neuro.cli import app, main
+from hardware import simulator
+from hardware.chips import load_chip
+from hardware.placement import place
+
+KEYS = (
+    "cores",
+    "lower_bound",
+    "fits",
+    "synapses",
+    "synapses_per_core",
+    "neurons_per_core",
+    "memory_bits_per_core",
+    "axons_in_per_core",
+    "axons_out_per_core",
+    "crossing_spikes",
+)
+
+
+def write(path, channels, density, seed):
+    rng = np.random.default_rng(seed)
+
+    def some(*shape):
+        return rng.normal(size=shape) * (rng.random(shape) < density)
+
+    nodes = {
+        "input": inp(2, 34, 34),
+        "conv": nir.Conv2d((34, 34), some(channels, 2, 5, 5), 2, 0, 1, 1, np.full(channels, 0.02)),
+        "n1": lif(channels, 15, 15, tau=0.1, r=2.0, v_threshold=0.5),
+        "flat": nir.Flatten({"input": np.array([channels, 15, 15])}, 0, -1),
+        "fc": nir.Affine(some(10, channels * 225), rng.normal(size=10) * 0.1),
+        "n2": lif(10, tau=0.1, r=2.0, v_threshold=0.5),
+        "output": out(10),
+    }
+    nir.write(path, graph(nodes, dt=0.06, bins=5, clip=4))
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A network of 1,810 neurons, and a thinner one of 910."""
+    folder = tmp_path_factory.mktemp("models")
+    return write(folder / "dense.nir", 8, 1.0, 0), write(folder / "pruned.nir", 4, 0.3, 1)
+
+
+def run(*arguments, code=0) -> dict:
+    result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    assert result.exit_code == code, (result.output, result.exception)
+    return json.loads(result.stdout)
+
+
+def fails(monkeypatch, capsys, *arguments) -> str:
+    monkeypatch.setattr(sys, "argv", ["dpap-neuro", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err and printed.out == ""
+    return printed.err.strip().splitlines()[-1]
+
+
+def test_cores_says_what_the_placement_says(models):
+    found = run("cores", models[0], "--chip", "loihi1")
+    placement = place(evaluation.open_model(models[0]).integers(), "loihi1")
+    expected = placement.to_dict()
+    assert {key: found[key] for key in KEYS} == {key: expected[key] for key in KEYS}
+    assert found["cores"] == 2 and found["fits"] and sum(found["synapses_per_core"]) == found["synapses"]
+
+
+def test_cores_takes_every_file_of_a_network(models, tmp_path):
+    from_nir = run("cores", models[1], "--chip", "loihi1")
+    for name in ("m.net", "m.h5"):
+        run("compile", models[1], "--chip", "loihi1", "--out", tmp_path / name)
+        found = run("cores", tmp_path / name, "--chip", "loihi1")
+        assert {key: found[key] for key in KEYS if "memory" not in key} == {
+            key: from_nir[key] for key in KEYS if "memory" not in key
+        }
+
+
+def test_what_does_not_fit_says_which_limit_where_and_by_how_much(models):
+    result = CliRunner().invoke(app, ["cores", str(models[0]), "--chip", "loihi1", "--max-cores", "1"])
+    assert result.exit_code == 3
+    said = " ".join(result.stderr.split())
+    assert "network: cores 2 > 1 (1 over)" in said
+    assert "1 core holds 1,024 neurons, the network has 1,810 (177%)" in said
+    found = run("cores", models[0], "--chip", "loihi1", "--max-synapses-per-core", 1000, code=3)
+    most = max(found["synapses_per_core"])
+    core = found["synapses_per_core"].index(most)
+    assert found["broken"] == [f"core {core}: synapses_per_core {most} > 1000 ({most - 1000} over)"]
+
+
+def test_measured_spikes_weigh_what_crosses(models):
+    plain = run("cores", models[0], "--chip", "loihi1")
+    found = run("cores", models[0], "--chip", "loihi1", "--dataset", "digits", "--limit", 5)
+    assert plain["crossing_spikes_unit"] == "each neuron once"
+    assert found["crossing_spikes_unit"] == "per recording"
+    opened = evaluation.open_model(models[0])
+    rates = evaluation.measured_rates(opened, "digits", limit=5)
+    network = opened.integers()
+    digits = evaluation.open_dataset("digits", None, "test")
+    chosen = evaluation.chosen_recordings(digits, 5)
+    raster = np.concatenate(list(evaluation.recordings(digits, chosen, evaluation.Binning(5, None, 4), {})))
+    counts = simulator.simulate(network, raster).counts["n1"]
+    np.testing.assert_allclose(rates["n1"], counts.mean(axis=0))
+    np.testing.assert_allclose(rates["input"], (raster > 0).sum(axis=1).mean(axis=0))
+    assert found["crossing_spikes"] == place(network, "loihi1", firing_rates=rates).crossing_spikes > 0
+
+
+def test_compare_puts_networks_side_by_side(models, tmp_path):
+    found = run("compare", *models, "--chip", "loihi1", "--out", tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    dense, pruned = found["networks"]
+    for path, values in zip(models, found["networks"], strict=True):
+        placement = place(evaluation.open_model(path).integers(), "loihi1")
+        counts = placement.synapses_per_core
+        assert values["synapses_per_core"] == counts.tolist() and values["synapses"] == counts.sum()
+        assert values["synapses_per_core_median"] == np.median(counts)
+        assert (values["synapses_per_core_min"], values["synapses_per_core_max"]) == (
+            counts.min(),
+            counts.max(),
+        )
+        assert values["memory_bits"] == placement.memory_bits_per_core.sum() and values["accuracy"] is None
+    assert dense["parameters"] == 8 * 50 + 10 * 1800 and pruned["parameters"] < 0.4 * 9200
+    assert dense["cores"] == 2 and pruned["cores"] == 1
+    result = CliRunner().invoke(app, ["compare", *map(str, models), "--chip", "loihi1"])
+    assert result.exit_code == 0 and "dense.nir" in result.stdout and "synapses per core" in result.stdout
+
+
+def test_compare_measures_or_finds_accuracies(models, tmp_path):
+    values = run("compare", models[1], "--dataset", "digits", "--limit", 20)["networks"][0]
+    evaluated = run("evaluate", models[1], "--dataset", "digits", "--limit", 20, "--backend", "fixed")
+    assert values["accuracy"] == evaluated["accuracy"] and "20 recordings" in values["accuracy_from"]
+    models[1].with_name("summary.json").write_text('{"accuracy_pruned": 0.75}')
+    dense, pruned = run("compare", *models)["networks"]
+    assert dense["accuracy"] is None
+    assert (pruned["accuracy"], pruned["accuracy_from"]) == (0.75, "summary.json")
+    (tmp_path / "run.json").write_text('{"history": [{"accuracy": 0.5}, {"accuracy": 0.875}]}')
+    assert comparison.recorded_accuracy(tmp_path / "model.nir") == (0.875, "run.json")
+    assert comparison.recorded_accuracy(tmp_path / "other.nir") == (None, None)
+
+
+def test_labels_are_as_long_as_they_must_be(models):
+    network = comparison.compare([models[1]], load_chip("loihi2"))[0]
+    from dataclasses import replace
+
+    def of(*names):
+        return comparison.labels([replace(network, model=name) for name in names])
+
+    assert of("a/x.nir", "b/y.nir") == ["x.nir", "y.nir"]
+    assert of("a/x.nir", "b/x.nir") == ["a/x.nir", "b/x.nir"]
+    assert of("x.nir", "x.nir") == ["x.nir", "x.nir"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("cores", "{m}", "--max-cores", "0"), "max_cores is 0"),
+        (("cores", "{m}", "--max-synapses", "-1"), "max_synapses is -1"),
+        (("cores", "{m}", "--chip", "loihi9"), "loihi9"),
+        (("cores", "{m}", "--dataset", "cats"), "cats"),
+        (("cores", "{t}/no.net"), "no.net"),
+        (("compare", "{m}", "{t}/no.nir"), "no.nir"),
+        (("compare", "{m}", "--out", "{t}/a.txt"), "a.txt"),
+        (("compare", "{m}", "--chip", "{t}/no.toml"), "no.toml"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(models, arguments, says, tmp_path, monkeypatch, capsys):
+    error = fails(monkeypatch, capsys, *(a.format(m=models[0], t=tmp_path) for a in arguments))
+    assert error.startswith("error: ") and says in error
+    assert list(tmp_path.iterdir()) == []
