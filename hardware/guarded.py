@@ -179,8 +179,10 @@ def serve() -> None:
             header, arrays = {"error": str(error)}, []
         text = json.dumps(header).encode()
         answers.write(_HEADER.pack(len(text)) + text)
-        for array in arrays:
-            answers.write(array.reshape(-1).view(np.uint8).data)
+        # What is sent is freed: the caller holds it now, and a large network is not in memory twice.
+        arrays.reverse()
+        while arrays:
+            answers.write(arrays.pop().reshape(-1).view(np.uint8).data)
         answers.flush()
 
 

@@ -463,7 +463,7 @@ def _events(rasters: dict[str, Array], b: int, steps: int) -> tuple[Array, Array
     for raster in rasters.values():
         flat = raster[b].reshape(-1)
         size = flat.size // max(steps, 1)
-        at = np.flatnonzero(flat)
+        at = np.flatnonzero(flat != 0)  # of booleans, which NumPy counts much faster
         pointers.append(start + np.searchsorted(at, np.arange(steps + 1) * size))
         indices.append((at % max(size, 1)).astype(np.int32))
         values.append(flat[at].astype(np.int32))
