@@ -220,8 +220,12 @@ def reach_rows(indptr, pre, neurons, seen, touched):
 
 
 @njit(cache=True)
-def reach_taps(indptr, taps, geometry, neurons, seen, touched):
-    """As `reach_rows` for a convolution; taps: rows of (input channel, kernel row, kernel column, weight)."""
+def reach_taps(indptr, taps, geometry, kind, neurons, done, seen, touched):
+    """As `reach_rows` for a convolution; taps: rows of (input channel, kernel row, kernel column, weight).
+
+    kind: a number per output channel, the same for channels that hear the same inputs, so that one of them is enough.
+    done: per kind and output position, zero between calls.
+    """
     h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
     s_y, s_x, p_y, p_x, d_y, d_x = (
         geometry[4],
@@ -235,6 +239,9 @@ def reach_taps(indptr, taps, geometry, neurons, seen, touched):
     n = 0
     for i in neurons:
         o = i // area
+        if done[kind[o] * area + i % area]:
+            continue
+        done[kind[o] * area + i % area] = 1
         y = (i - o * area) // w_out
         x = i - o * area - y * w_out
         for k in range(indptr[o], indptr[o + 1]):
@@ -247,6 +254,8 @@ def reach_taps(indptr, taps, geometry, neurons, seen, touched):
                 seen[j] = 1
                 touched[n] = j
                 n += 1
+    for i in neurons:
+        done[kind[i // area] * area + i % area] = 0
     for k in range(n):
         seen[touched[k]] = 0
     return n

@@ -8,7 +8,7 @@ does not fit in memory). Neurons are numbered in C order of their population's s
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import njit
@@ -65,7 +65,7 @@ def unroll(projection: Projection, source_shape: Shape, target_shape: Shape) -> 
     if isinstance(projection, DenseProjection):
         return sparse.csr_array(projection.weight.T.astype(np.int32))
     assert incoming.taps is not None
-    n_in = _in_degrees(incoming.indptr, incoming.taps, incoming.geometry)
+    n_in = in_degrees(incoming)
     starts = np.zeros(incoming.n_post + 1, dtype=np.int64)
     np.cumsum(n_in, out=starts[1:])
     pre, weight = _unroll_conv(incoming.indptr, incoming.taps, incoming.geometry, starts)
@@ -94,22 +94,22 @@ def by_post(projection: Projection, source_shape: Shape, target_shape: Shape) ->
         starts, pre = _transpose(indptr.astype(np.int64), post, np.asarray(projection.weight), n_post)
         return Incoming(projection, n_pre, n_post, starts, pre, None, none, len(pre))
     taps, indptr, geometry = _taps(projection, source_shape, target_shape, label)
-    synapses = int(_in_degrees(indptr, taps, geometry).sum())
-    return Incoming(projection, n_pre, n_post, indptr, np.zeros(0, dtype=np.int32), taps, geometry, synapses)
+    conv = Incoming(projection, n_pre, n_post, indptr, np.zeros(0, dtype=np.int32), taps, geometry, 0)
+    return replace(conv, synapses=int(_conv_degrees(conv)[0].sum()))
 
 
 def in_degrees(incoming: Incoming) -> np.ndarray:
     """Synapses arriving at each post neuron, int64 (n_post,)."""
     if incoming.taps is None:
         return np.diff(incoming.indptr)
-    return _in_degrees(incoming.indptr, incoming.taps, incoming.geometry)
+    return _conv_degrees(incoming)[0]
 
 
 def out_degrees(incoming: Incoming) -> np.ndarray:
     """Synapses leaving each pre neuron, int64 (n_pre,)."""
     if incoming.taps is None:
         return np.bincount(incoming.pre, minlength=incoming.n_pre).astype(np.int64)
-    return _conv_out_degrees(incoming.indptr, incoming.taps, incoming.geometry, incoming.n_pre)
+    return _conv_degrees(incoming)[1]
 
 
 def count_synapses(network: Network) -> dict[tuple[str, str], int]:
@@ -189,54 +189,34 @@ def _transpose(indptr, post, weight, n_post):
     return starts, pre
 
 
-@njit(cache=True)
-def _in_degrees(indptr, taps, geometry):
-    h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
-    s_y, s_x, p_y, p_x, d_y, d_x = (
-        geometry[4],
-        geometry[5],
-        geometry[6],
-        geometry[7],
-        geometry[8],
-        geometry[9],
-    )
-    channels = len(indptr) - 1
-    degrees = np.zeros(channels * h_out * w_out, dtype=np.int64)
-    for o in range(channels):
-        for k in range(indptr[o], indptr[o + 1]):
-            for y in range(h_out):
-                in_y = y * s_y - p_y + taps[k, 1] * d_y
-                if in_y < 0 or in_y >= h_in:
-                    continue
-                for x in range(w_out):
-                    in_x = x * s_x - p_x + taps[k, 2] * d_x
-                    if 0 <= in_x < w_in:
-                        degrees[(o * h_out + y) * w_out + x] += 1
-    return degrees
+def _reached(geometry: np.ndarray, kernel: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Per axis an int64 (output, kernel, input) array: 1 where that output position hears that input through that tap."""
+    h_in, w_in, h_out, w_out, s_y, s_x, p_y, p_x, d_y, d_x = (int(n) for n in geometry)
+    found = []
+    for n_in, n_out, stride, padding, dilation, taps in (
+        (h_in, h_out, s_y, p_y, d_y, kernel[0]),
+        (w_in, w_out, s_x, p_x, d_x, kernel[1]),
+    ):
+        heard = np.arange(n_out)[:, None] * stride - padding + np.arange(taps) * dilation
+        found.append((heard[:, :, None] == np.arange(n_in)).astype(np.int64))
+    return found[0], found[1]
 
 
-@njit(cache=True)
-def _conv_out_degrees(indptr, taps, geometry, n_pre):
-    h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
-    s_y, s_x, p_y, p_x, d_y, d_x = (
-        geometry[4],
-        geometry[5],
-        geometry[6],
-        geometry[7],
-        geometry[8],
-        geometry[9],
-    )
-    degrees = np.zeros(n_pre, dtype=np.int64)
-    for k in range(len(taps)):
-        for y in range(h_out):
-            in_y = y * s_y - p_y + taps[k, 1] * d_y
-            if in_y < 0 or in_y >= h_in:
-                continue
-            for x in range(w_out):
-                in_x = x * s_x - p_x + taps[k, 2] * d_x
-                if 0 <= in_x < w_in:
-                    degrees[(taps[k, 0] * h_in + in_y) * w_in + in_x] += 1
-    return degrees
+def _conv_degrees(incoming: Incoming) -> tuple[np.ndarray, np.ndarray]:
+    """(synapses per post neuron, synapses per pre neuron) of a convolution."""
+    taps = incoming.taps
+    assert taps is not None
+    out = np.repeat(np.arange(len(incoming.indptr) - 1), np.diff(incoming.indptr))
+    kernel = (int(taps[:, 1].max(initial=0)) + 1, int(taps[:, 2].max(initial=0)) + 1)
+    rows, columns = _reached(incoming.geometry, kernel)
+    area = int(incoming.geometry[0] * incoming.geometry[1])
+    per_out = np.zeros((len(incoming.indptr) - 1, *kernel), dtype=np.int64)
+    np.add.at(per_out, (out, taps[:, 1], taps[:, 2]), 1)
+    per_in = np.zeros((incoming.n_pre // area, *kernel), dtype=np.int64)
+    np.add.at(per_in, (taps[:, 0], taps[:, 1], taps[:, 2]), 1)
+    heard = np.einsum("oij,yi,xj->oyx", per_out, rows.sum(2), columns.sum(2), optimize=True)
+    told = np.einsum("cij,ih,jw->chw", per_in, rows.sum(0), columns.sum(0), optimize=True)
+    return heard.ravel(), told.ravel()
 
 
 @njit(cache=True)

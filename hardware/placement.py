@@ -10,8 +10,9 @@ Silvano, arXiv 2601.16118); inputs sit on no core, so each of theirs crosses to 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,12 +181,36 @@ class _Problem:
         # Synapses looked at so far in trials: what a search spends, counted and not timed.
         self.visits = 0.0
         self.visits_of_neuron = {
-            n: 2.0 + sum(w.incoming.synapses for w in self.into[n]) / max(1, self.size[n]) for n in self.names
+            n: 2.0 + sum(wire.visits for wire in self.into[n]) for n in self.names
         }
         limit = min(chip.neurons_per_core, 2 ** max(chip.index_bits))
         self.capacity = np.array(
             [limit, chip.memory_bits_per_core, chip.axons_in_per_core, chip.axons_out_per_core]
         )
+        self.most = {name: self._most(name) for name in self.names}
+        for wire in self.wires:
+            wire.least_fan_out = wire.least_targets(self.most[wire.target])
+
+    def unit(self, name: str) -> int:
+        """Neurons that cost a core as much memory as any one of them: an output channel, where kernels are stored once."""
+        shared = any(wire.share == 2 and len(wire.kernel_bits) for wire in self.into[name])
+        return math.prod(self.shape[name][1:]) if shared else 1
+
+    def _most(self, name: str) -> int:
+        """No core holds more neurons of the population than that."""
+        chip = self.chip
+        most = int(min(self.capacity[0], self.size[name]))
+        for wire in self.into[name]:
+            if wire.full and wire.groups <= chip.axons_in_per_core:
+                low = 1
+                while low < most:
+                    middle = (low + most + 1) // 2
+                    bits = wire.full_bits(middle, self.form, self.widths)
+                    if memory.core_bits(chip, bits, middle, wire.groups, 0) <= chip.memory_bits_per_core:
+                        low = middle
+                    else:
+                        most = middle - 1
+        return max(1, most)
 
     def usage(self, name: str, neurons: np.ndarray, fan_out: Sequence[np.ndarray]) -> np.ndarray:
         """[neurons, bits, axons in, axons out] that a core spends on `neurons` of population `name`, in this order.
@@ -242,21 +267,30 @@ class _Wire:
         self.group_atoms = np.bincount(self.group[self.out_degrees > 0], minlength=self.groups).astype(
             np.int64
         )
+        self.full = incoming.taps is None and incoming.synapses == n_pre * incoming.n_post
         self.count, self.first, self.last, self.touched = np.zeros((4, self.groups), dtype=np.int32)
+        if self.full:
+            self.touched[:] = np.arange(self.groups)
         self.seen = np.zeros(max(n_pre, self.groups), dtype=np.uint8)
         self.reached = np.zeros(n_pre, dtype=np.int32)
         if incoming.taps is not None:
             self.pattern = np.zeros(self.groups, dtype=np.uint64)
             self.rank_word = packing.random_words(incoming.n_post, 1)
             self.axon_taps, self.axon_indptr, self.tap_word = _axon_taps(incoming, self.atoms)
-        # Every axon with a target reaches at least one core, and no core holds more than its neurons.
-        most = np.zeros(self.groups, dtype=np.int64)
-        np.maximum.at(most, self.group, self.out_degrees)
-        self.least_fan_out = np.ceil(most / chip.neurons_per_core).astype(np.int64)
+            self.kind = _kinds(incoming)
+            self.done = np.zeros((int(self.kind.max()) + 1) * (incoming.n_post // len(self.kind)), dtype=np.uint8)
+        # What a look at one post neuron costs.
+        if incoming.taps is not None:
+            self.visits = len(self.axon_taps) / max(1, len(self.axon_indptr) - 1)
+        else:
+            self.visits = 0.0 if self.full else incoming.synapses / max(1, incoming.n_post)
+        self.least_fan_out = self.least_targets(1)
 
     def measure(self, neurons: np.ndarray, form: np.ndarray, widths: np.ndarray) -> tuple[int, int, int, int]:
         """(bits, axons in, synapses, touched axons) of these post neurons on one core; see `_packing`."""
         into = self.incoming
+        if self.full and len(neurons):
+            return self.full_bits(len(neurons), form, widths), self.groups, len(neurons) * into.n_pre, self.groups
         head = (neurons, self.plain, form, widths, self.count, self.first, self.last, self.touched)
         if into.taps is not None:
             return packing.measure_taps(
@@ -267,20 +301,39 @@ class _Wire:
             return packing.measure_rows(into.indptr, into.pre, *head)
         return packing.measure_groups(into.indptr, into.pre, *head, self.group, self.group_atoms)
 
+    def least_targets(self, most: int) -> np.ndarray:
+        """Per axon how many cores it reaches at least, where none holds more than `most` post neurons."""
+        degrees = np.zeros(self.groups, dtype=np.int64)
+        np.maximum.at(degrees, self.group, self.out_degrees)
+        return -(-degrees // most)
+
+    def full_bits(self, neurons: int, form: np.ndarray, widths: np.ndarray) -> int:
+        """Bits of every pre neuron onto `neurons` neurons: all lists of as many atoms are alike."""
+        width = packing.index_width(neurons - 1, widths)
+        atoms, lists = np.unique(self.group_atoms, return_counts=True)
+        each = [packing.axon_bits(a * neurons, a * neurons, self.plain, width, form) for a in atoms]
+        return int(np.dot(each, lists))
+
     def reach(self, neurons: np.ndarray) -> np.ndarray:
         """The pre neurons with a synapse onto these post neurons, in no order."""
         into = self.incoming
+        if self.full and len(neurons):
+            return np.arange(into.n_pre, dtype=np.int32)
         if into.taps is None:
             n = packing.reach_rows(into.indptr, into.pre, neurons, self.seen, self.reached)
         else:
-            n = packing.reach_taps(into.indptr, into.taps, into.geometry, neurons, self.seen, self.reached)
+            n = packing.reach_taps(
+                into.indptr, into.taps, into.geometry, self.kind, neurons, self.done, self.seen, self.reached
+            )
         return self.reached[:n].copy()
 
-    def least_bits(self, chip: Chip) -> float:
-        """Fewest bits of this projection's synapses over all placements, as `lower_bound` counts them."""
+    def least_bits(self, chip: Chip, most: int, form: np.ndarray, widths: np.ndarray) -> float:
+        """Fewest bits of this projection's synapses over all placements with at most `most` post neurons on a core."""
         into = self.incoming
         if into.taps is not None and self.share == 2:
             return float(self.kernel_bits.sum())
+        if self.full:
+            return into.n_post * min(self.full_bits(n, form, widths) / n for n in range(1, most + 1))
         if into.taps is None or self.share == 0:
             axons = np.bincount(self.group, weights=self.out_degrees, minlength=self.groups)
             return _least_bits(chip, self.plain, axons.astype(np.int64))
@@ -312,6 +365,15 @@ def _axon_taps(incoming: Incoming, atoms: int) -> tuple[np.ndarray, np.ndarray, 
     word = np.zeros(len(sizes), dtype=np.uint64)
     np.add.at(word, tap.ravel(), words[channel.ravel()] * words[len(taps) + weight.ravel()])
     return grouped, indptr, word
+
+
+def _kinds(incoming: Incoming) -> np.ndarray:
+    """A number per output channel, the same for channels with taps at the same inputs."""
+    assert incoming.taps is not None
+    cells = np.ascontiguousarray(incoming.taps[:, :3])
+    known: dict[bytes, int] = {}
+    parts = np.split(cells, incoming.indptr[1:-1])
+    return np.array([known.setdefault(part.tobytes(), len(known)) for part in parts], dtype=np.int64)
 
 
 def _used(taps: np.ndarray, geometry: np.ndarray) -> np.ndarray:
@@ -366,15 +428,22 @@ class _Cores:
         room = self.room[core]
         if unit > room[0]:
             return self.put(core, name, neurons, guess)
-        number, usage = 0, np.zeros(4)
-        while number < len(neurons):
-            more = min(len(neurons), number + unit)
-            trial = self.problem.usage(name, neurons[:more], self.fan_out)
-            if np.any(trial > room):
-                break
-            number, usage, unit = more, trial, order.unit
-        if number == 0:
-            return self.put(core, name, neurons[:unit], guess)
+        # Units in the first `good` fit, in the first `bad` do not: gallop from the last core's number, then bisect.
+        units = -(-(len(neurons) - unit) // order.unit) + 1
+        good, bad, usage = 0, units + 1, np.zeros(4)
+        trial, step = max(1, min(units, guess // order.unit)), 1
+        while bad - good > 1:
+            used = self.problem.usage(name, neurons[: unit + (trial - 1) * order.unit], self.fan_out)
+            if np.any(used > room):
+                bad, step = trial, 1
+                trial = max(good + 1, min((good + bad) // 2, trial - 1))
+            else:
+                good, usage = trial, used
+                trial = min(good + step if bad > units else (good + bad) // 2, bad - 1)
+                step *= 2
+        if good == 0:
+            return 0 if self.content[core] else self.put(core, name, neurons[:unit], guess)
+        number = min(len(neurons), unit + (good - 1) * order.unit)
         self.room[core] = room - usage
         self.content[core][name] = (neurons[:number], usage)
         return number
@@ -429,7 +498,7 @@ class _Cores:
 
 def _fill(
     problem: _Problem,
-    plans: Iterable[Plan],
+    plans: Sequence[Plan],
     fan_out: FanOut,
     most: float = math.inf,
     revisit: bool = True,
@@ -440,6 +509,9 @@ def _fill(
     revisit: whether a population may use room left on any core, or only on the last.
     """
     cores = _Cores(problem, fan_out, most)
+    left = sum(len(order.neurons) for _, order, _ in plans)
+    if left > most * problem.capacity[0]:
+        return None
     for name, order, spread in plans:
         if spread:
             order = Order(_spread(cores, name, order.neurons, spread))
@@ -454,7 +526,7 @@ def _fill(
             if fresh and number == 0:
                 _refuse(problem, name, int(order.neurons[start]), fan_out)
             start += number
-            guess = number if fresh else 0
+            guess = number or guess
             core += 1
     return cores.segments()
 
@@ -525,6 +597,7 @@ def _measure(problem: _Problem, segments: list[list[Segment]], strategy: str) ->
     for core, content in enumerate(segments):
         heard: dict[str, list[np.ndarray]] = {}
         for name, neurons in content:
+            problem.visits += VISITS_PER_CALL + 2 * len(neurons) * problem.visits_of_neuron[name]
             neurons_on[core] += len(neurons)
             for wire in problem.into[name]:
                 bits, axons, number, reached = wire.measure(neurons, problem.form, problem.widths)
@@ -592,7 +665,7 @@ def _search(
     problem: _Problem, strategy: str, limit: float, bound: int, max_cores: int | None, seed: int
 ) -> Placement:
     natural = {
-        name: Order(np.arange(problem.size[name], dtype=np.int32))
+        name: Order(np.arange(problem.size[name], dtype=np.int32), problem.unit(name))
         for name in problem.names
         if problem.size[name]
     }
@@ -616,7 +689,8 @@ def _search(
 def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: int) -> _Found:
     """Neighbours together, room on any core used, then as few cores as a handful of attempts can reach."""
     best: _Found | None = None
-    orders = [_neighbour_orders(problem, natural, limit), natural]
+    close, lean = _scored_orders(problem, natural, limit)
+    heavy = _heaviest_first(problem, natural)
 
     def try_plans(plans: list[Plan], most: float) -> bool:
         nonlocal best
@@ -628,26 +702,29 @@ def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: i
             best = found
         return found is not None and not found.broken
 
-    for order in orders:
+    # First fit in the network's order, or the populations first of which a core holds fewest neurons.
+    for order, names in itertools.product((close, lean, natural), (list(natural), heavy)):
         if best is None or problem.visits < limit:
-            try_plans([(name, order[name], 0) for name in natural], math.inf)
+            most = math.inf if best is None or best.broken else len(best.segments)
+            try_plans([(name, order[name], 0) for name in names], most)
     assert best is not None
-    # Populations whose cores are full before their neurons are many leave neuron slots that others can use, but only
-    # where they are spread out: try ever more cores until an attempt fits.
-    heavy = _heaviest_first(problem, natural)
+    # Cores that are full before their neurons are many leave neuron slots that others can use, but only where some
+    # populations are spread evenly: the heaviest ones, or a light one.
+    spreads = [
+        names for n in range(len(heavy)) for names in ([heavy[-1 - n]], heavy[: n + 1])
+    ]
     low, high = bound, len(best.segments) - 1
     while low <= high and problem.visits < limit:
-        cores = low if high - low < 4 or low == bound else (low + high) // 2
+        cores = (low + high) // 2
         fitted = False
-        for order in orders:
-            for number in range(1, len(heavy) + 1):
-                if fitted or problem.visits >= limit:
-                    break
-                spread: list[Plan] = [(name, order[name], cores) for name in heavy[:number]]
-                rest: list[Plan] = [(name, order[name], 0) for name in natural if name not in heavy[:number]]
-                fitted = try_plans(spread + rest, cores)
+        for evenly, order in itertools.product(spreads, (lean, close, natural)):
+            if fitted or problem.visits >= limit:
+                break
+            spread: list[Plan] = [(name, order[name], cores) for name in evenly]
+            rest: list[Plan] = [(name, order[name], 0) for name in heavy if name not in evenly]
+            fitted = try_plans(spread + rest, cores)
         if fitted:
-            high = cores - 1
+            high = len(best.segments) - 1
         else:
             low = cores + 1
     return best
@@ -664,40 +741,48 @@ def _heaviest_first(problem: _Problem, natural: dict[str, Order]) -> list[str]:
     return sorted(natural, key=lambda name: -weight[name])
 
 
-def _neighbour_orders(problem: _Problem, natural: dict[str, Order], limit: float) -> dict[str, Order]:
-    """Per population the order whose first core holds most neurons, then hears fewest neurons for each it holds."""
+def _scored_orders(
+    problem: _Problem, natural: dict[str, Order], limit: float
+) -> tuple[dict[str, Order], dict[str, Order]]:
+    """Per population two orders, judged by what the first core holds.
+
+    Close: most neurons, then fewest pre neurons heard for each. Lean: about as many neurons, then least of the core's
+    scarcest other resource, so that other populations find room beside them.
+    """
     fan_out = [wire.least_fan_out for wire in problem.wires]
-    chosen = {}
+    close, lean = dict(natural), dict(natural)
     for name, order in natural.items():
         candidates = [order, *spatial_orders(problem.shape[name], int(problem.capacity[0]))]
-        rows = [w for w in problem.into[name] if w.incoming.taps is None and not _is_full(w)]
+        rows = [w for w in problem.into[name] if w.incoming.taps is None and not w.full]
         if rows:
             heaviest = max(rows, key=lambda w: w.incoming.synapses)
-            held = max(1, _hold(problem, name, order, fan_out))
+            held = max(1, _hold(problem, name, order, fan_out)[0])
             candidates.append(Order(grown_order(heaviest.incoming, held, limit - problem.visits)))
         scores = []
         for number, candidate in enumerate(candidates if len(candidates) > 1 else []):
             if number and problem.visits > limit:
                 break
-            held = _hold(problem, name, candidate, fan_out)
+            held, share = _hold(problem, name, candidate, fan_out)
             if held:
                 neurons = candidate.neurons[candidate.middle() :][:held]
                 reached = sum(len(w.reach(neurons)) for w in problem.into[name])
-                scores.append((-round(math.log(held) * 50), reached / held, number))
-        chosen[name] = candidates[min(scores)[2]] if scores else order
-    return chosen
+                scores.append((held, reached / held, share / held, candidate))
+        if scores:
+            most = max(held for held, *_ in scores)
+            close[name] = min(scores, key=lambda score: (-round(math.log(score[0]) * 50), score[1]))[-1]
+            lean[name] = min(
+                (score for score in scores if score[0] > 0.9 * most), key=lambda score: (score[2], score[1])
+            )[-1]
+    return close, lean
 
 
-def _hold(problem: _Problem, name: str, order: Order, fan_out: FanOut) -> int:
-    """How many neurons from the middle of an order an empty core holds."""
+def _hold(problem: _Problem, name: str, order: Order, fan_out: FanOut) -> tuple[int, float]:
+    """How many neurons from the middle of an order an empty core holds, and how full they make it but for its neurons."""
     cores = _Cores(problem, fan_out, 1)
     cores.open()
-    return cores.put_units(0, name, order, order.middle())
-
-
-def _is_full(wire: _Wire) -> bool:
-    into = wire.incoming
-    return into.synapses == into.n_pre * into.n_post
+    held = cores.put_units(0, name, order, order.middle())
+    finite = np.isfinite(problem.capacity)
+    return held, float(np.max((1 - cores.room[0][finite] / problem.capacity[finite])[1:]))
 
 
 def _placement(problem: _Problem, found: _Found, bound: int, max_cores: int | None) -> Placement:
@@ -762,12 +847,12 @@ def _lower_bound(problem: _Problem) -> int:
         neurons += size
         own_bits, least_in, reached = 0.0, 0, 0
         for wire in problem.into[name]:
-            own_bits += wire.least_bits(chip)
+            own_bits += wire.least_bits(chip, problem.most[name], problem.form, problem.widths)
             reached += int(wire.least_fan_out.sum())
             if wire.source in problem.into:
                 axons_out += int(wire.least_fan_out.sum())
             least_in += math.ceil(int(wire.in_degrees.min()) / wire.atoms) if size else 0
-        alone = max(math.ceil(size / problem.capacity[0]), math.ceil(own_bits / chip.memory_bits_per_core))
+        alone = max(math.ceil(size / problem.most[name]), math.ceil(own_bits / chip.memory_bits_per_core))
         axons_in += max(reached, alone * least_in)
         bits += own_bits
     total = memory.core_bits(chip, 0, neurons, axons_in, axons_out) + bits

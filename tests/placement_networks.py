@@ -1,0 +1,144 @@
+"""Networks that placement is measured on, with random weights and the shapes of published networks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from hardware.network import (
+    ConvProjection,
+    DenseProjection,
+    InputPopulation,
+    Network,
+    Population,
+    SparseProjection,
+)
+
+
+def layers(input_shape, *specs, keep=1.0, weight_bits=8, seed=0):
+    """A feed-forward network. specs: ("conv", channels, kernel, stride, padding) or ("dense", neurons).
+
+    keep: share of the weights that are not zero, drawn at random in every layer but the last; one per layer or one for all.
+    """
+    rng = np.random.default_rng(seed)
+    step = 2 ** (9 - weight_bits)
+    source, shape = "in", tuple(input_shape)
+    populations, projections = [], []
+    keeps = [keep] * (len(specs) - 1) + [1.0] if np.isscalar(keep) else keep
+    for number, ((kind, *sizes), kept) in enumerate(zip(specs, keeps, strict=True), start=1):
+        name = f"{kind}{number}"
+        if kind == "conv":
+            channels, kernel, stride, padding = sizes
+            wanted = (channels, shape[0], kernel, kernel)
+        else:
+            wanted = (sizes[0], math.prod(shape))
+        weight = rng.integers(1, 100, wanted, dtype=np.int16) * rng.choice([-step, step], wanted).astype(np.int16)
+        if step > 2:
+            weight = np.sign(weight) * step
+        weight[rng.random(wanted, dtype=np.float32) >= kept] = 0
+        if kind == "conv":
+            shape = (channels, *((n + 2 * padding - kernel) // stride + 1 for n in shape[1:]))
+            projections.append(
+                ConvProjection(
+                    source, name, weight, (stride, stride), (padding, padding), weight_bits=weight_bits
+                )
+            )
+        else:
+            shape = (sizes[0],)
+            projections.append(DenseProjection(source, name, weight, weight_bits=weight_bits))
+        populations.append(Population(name, shape))
+        source = name
+    return Network((InputPopulation("in", tuple(input_shape)),), tuple(populations), tuple(projections), (source,))
+
+
+def demo(keep=1.0):
+    """The model `cnn` on embedded recordings of 34 x 34 pixels."""
+    return layers(
+        (2, 34, 34), ("conv", 12, 5, 2, 2), ("conv", 24, 3, 2, 1), ("dense", 128), ("dense", 10), keep=keep
+    )
+
+
+def nmnist(keep=1.0):
+    """24C5s2-48C3s2-256FC-10."""
+    return layers(
+        (2, 34, 34), ("conv", 24, 5, 2, 2), ("conv", 48, 3, 2, 1), ("dense", 256), ("dense", 10), keep=keep
+    )
+
+
+def cifar10(keep=1.0):
+    """The DPAP paper's 128C3-128C3-MP2-256C3-256C3-MP2-512C3-512C3-512FC-10, strided where it pools."""
+    return layers(
+        (3, 32, 32), ("conv", 128, 3, 1, 1), ("conv", 128, 3, 2, 1), ("conv", 256, 3, 1, 1),
+        ("conv", 256, 3, 2, 1), ("conv", 512, 3, 1, 1), ("conv", 512, 3, 1, 1), ("dense", 512), ("dense", 10),
+        keep=keep,
+    )  # fmt: skip
+
+
+def pilotnet(keep=1.0):
+    """24C5s2-36C5s2-48C5s2-64C3-64C3-100FC-50-10-1 (Bojarski et al. 2016, arXiv 1604.07316) on 66 x 200 pixels."""
+    return layers(
+        (3, 66, 200), ("conv", 24, 5, 2, 0), ("conv", 36, 5, 2, 0), ("conv", 48, 5, 2, 0), ("conv", 64, 3, 1, 0),
+        ("conv", 64, 3, 1, 0), ("dense", 100), ("dense", 50), ("dense", 10), ("dense", 1), keep=keep,
+    )  # fmt: skip
+
+
+def sparse_layer(pre, post, n_pre, source, target, weight_bits=8):
+    """A sparse projection of int arrays of (pre, post) pairs, repeated pairs once."""
+    n_post = int(post.max()) + 1
+    code = np.unique(pre.astype(np.int64) * n_post + post)
+    pre, post = code // n_post, (code % n_post).astype(np.int32)
+    indptr = np.zeros(n_pre + 1, dtype=np.int64)
+    np.cumsum(np.bincount(pre, minlength=n_pre), out=indptr[1:])
+    weight = np.full(len(post), 2 ** (9 - weight_bits), dtype=np.int16)
+    return SparseProjection(source, target, indptr, post, weight, weight_bits=weight_bits)
+
+
+def recurrent(projection, neurons):
+    return Network((), (Population("all", (neurons,)),), (projection,), ("all",))
+
+
+def uniform(neurons, fan_in, seed=0, weight_bits=8):
+    """One population; every neuron hears `fan_in` others drawn uniformly."""
+    rng = np.random.default_rng(seed)
+    pre = rng.integers(0, neurons, neurons * fan_in, dtype=np.int32)
+    post = np.repeat(np.arange(neurons, dtype=np.int32), fan_in)
+    return recurrent(sparse_layer(pre, post, neurons, "all", "all", weight_bits), neurons)
+
+
+def local(neurons, fan_in, reach, shuffled=True, seed=0, weight_bits=8):
+    """Neurons on a square torus that hear others at distances drawn from a normal distribution of `reach` pixels.
+
+    shuffled: whether the numbers of the neurons say nothing of where they are.
+    """
+    rng = np.random.default_rng(seed)
+    side = math.isqrt(neurons)
+    neurons = side * side
+    at = np.repeat(np.arange(neurons), fan_in)
+    y = np.rint(at // side + rng.normal(0, reach, len(at))).astype(np.int64) % side
+    x = np.rint(at % side + rng.normal(0, reach, len(at))).astype(np.int64) % side
+    number = rng.permutation(neurons) if shuffled else np.arange(neurons)
+    return recurrent(
+        sparse_layer(number[y * side + x], number[at], neurons, "all", "all", weight_bits), neurons
+    )
+
+
+def pruned_dense(shape, keep, seed=0, groups=1):
+    """Fully connected layers of `shape` neurons with `keep` of their synapses left, as sparse projections.
+
+    groups > 1: most survivors (nine in ten) run between neurons of the same hidden group, as in networks trained with structure.
+    """
+    rng = np.random.default_rng(seed)
+    populations, projections = [], []
+    group = rng.integers(0, groups, shape[0])
+    source = "in"
+    for number, (n_pre, n_post) in enumerate(zip(shape[:-1], shape[1:], strict=True), start=1):
+        own = rng.integers(0, groups, n_post)
+        same = group[:, None] == own[None, :]
+        chance = np.where(same, 0.9 * keep / same.mean(), 0.1 * keep / max(1e-9, (~same).mean())) if groups > 1 else keep
+        pre, post = np.nonzero(rng.random((n_pre, n_post)) < chance)
+        name = f"dense{number}"
+        populations.append(Population(name, (n_post,)))
+        projections.append(sparse_layer(np.append(pre, n_pre - 1), np.append(post, n_post - 1), n_pre, source, name))
+        source, group = name, own
+    return Network((InputPopulation("in", (shape[0],)),), tuple(populations), tuple(projections), (source,))
