@@ -6,6 +6,9 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from dpap_neuro.data import local
 
 Events = list[tuple[int, int, int, int]]  # x, y, t in microseconds, p
 
@@ -85,3 +88,57 @@ def write_aedat4(path: Path, events: Events, packets: int = 2) -> Path:
         packet = _flatbuffer(b"EVTS", [4], struct.pack("<I", 4), struct.pack("<I", len(part)) + structs)
         raw += struct.pack("<ii", 0, len(packet)) + packet
     return _write(path, raw)
+
+
+def make(name: str, root: Path, per_class: int = 6) -> dict[str, list[tuple[Events, int]]]:
+    """A folder of two classes in tonic's layout; returns what is in it by split, in order."""
+    written: dict[str, list[tuple[Events, int]]] = {"train": [], "test": []}
+    seed = 0
+    if name == "shd":
+        for split in written:
+            recordings, labels = [], []
+            for label in (3, 17):
+                for _ in range(per_class):
+                    seed += 1
+                    events = [(x, 0, t, 0) for x, _, t, _ in random_events(seed, 40, 700, 1, 900_000, 1000)]
+                    recordings.append(([t / 1e6 for _, _, t, _ in events], [x for x, *_ in events]))
+                    labels.append(label)
+                    written[split].append((events, label))
+            write_shd(root / "SHD" / f"shd_{split}.h5", recordings, labels)
+        return written
+    for split in written:
+        for label in (3, 7):
+            for number in range(per_class):
+                seed += 1
+                if name == "nmnist":
+                    events = random_events(seed, 60, 34, 34, 300_000)
+                    path = f"NMNIST/{split.capitalize()}/{label}/{number:05}.bin"
+                    write_atis(root / path, events)
+                elif name == "dvsgesture":
+                    events = random_events(seed, 60, 128, 128, 5_000_000, 1000)
+                    path = f"DVSGesture/ibmGesture{split.capitalize()}/user{number:02}_fluorescent_led/{label}.npy"
+                    write_gesture(root / path, events)
+                elif (number % 5 == 4) == (split == "test"):
+                    # No official split: the number decides.
+                    if name == "cifar10dvs":
+                        events = random_events(seed, 60, 128, 128, 1_300_000)
+                        of_class = local.CIFAR10[label]
+                        path = f"CIFAR10DVS/{of_class}/cifar10_{of_class}_{number}.aedat4"
+                        write_aedat4(root / path, events)
+                    else:
+                        events = random_events(seed, 60, 200 + number, 180 - number, 300_000)
+                        path = f"NCALTECH101/Caltech101/{local.CALTECH101[label]}/image_{number:04}.bin"
+                        write_atis(root / path, events)
+                else:
+                    continue
+                written[split].append((events, label))
+    if name == "dvsgesture":  # sorted by user, then gesture
+        for split, items in written.items():
+            written[split] = [items[k * per_class + n] for n in range(per_class) for k in range(2)]
+    return written
+
+
+def needs(name: str) -> None:
+    """Skip where what reads a data set is not installed."""
+    if name == "cifar10dvs":
+        pytest.importorskip("aedat", reason="the reader of AEDAT 4 files is not installed")

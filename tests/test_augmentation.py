@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 pytest.importorskip("tonic")
+
+import torch
 
 from dpap_neuro.data.augmentation import augment, flipped, jittered, shifted, thinned
 from dpap_neuro.errors import InputError

@@ -156,3 +156,30 @@ def test_the_cache_is_keyed_by_the_name(tmp_path):
     a = cached_rasters(tmp_path, "a", recordings, TEN, (34, 34, 2))
     b = cached_rasters(tmp_path, "b", recordings, TEN, (34, 34, 2))
     assert np.array_equal(a, b) and a.any() and len(os.listdir(tmp_path)) == 2
+
+
+def test_training_from_disk_equals_training_from_memory(folder):
+    pytest.importorskip("norse")
+    import torch
+
+    from dpap_neuro import runs
+    from dpap_neuro.pruning import make_pruner
+    from dpap_neuro.training import TrainSettings
+
+    for number in range(6, 30):
+        events = files.random_events(number, 50, 34, 34, 100_000 + 10_000 * number)
+        files.write_atis(folder / f"data/NMNIST/Train/{number % 2}/{number:05}.bin", events)
+    results = []
+    for cache in (None, folder / "cache", folder / "cache"):
+        split = runs.load_split("nmnist", folder / "data", Binning(bin_us=40_000), None, cache)
+        assert (
+            split.held_out and len(split.train[1]) == 24 and split.train[0].shape[1] == split.test[0].shape[1]
+        )
+        model = runs.model_settings(split, "mlp", "spikes", 0.5, 0.5, 10.0)
+        settings = TrainSettings(epochs=2, batch=8, drop=0.2, jitter=0.1, flip=True)
+        pruner = make_pruner("dpap", epochs=2, bins=5)
+        network, history = runs.train_run(split, model, pruner, settings, torch.device("cpu"))
+        results.append(([(e.loss, e.accuracy) for e in history.epochs], list(network.state_dict().values())))
+    for other in results[1:]:
+        assert other[0] == results[0][0]
+        assert all(torch.equal(a, b) for a, b in zip(other[1], results[0][1], strict=True))

@@ -120,12 +120,12 @@ def test_data_sets_are_named_in_the_help():
 @pytest.mark.parametrize("name", ["dvsgesture", "cifar10dvs", "ncaltech101", "shd"])
 def test_what_a_data_set_needs_is_its_default_and_travels_with_the_file(name, tmp_path):
     """Trained on a folder with no word about binning, model or size, evaluated with none either: the same answers."""
-    from test_local import make, needs
+    import event_files as files
 
     from dpap_neuro.data import DATASETS
 
-    needs(name)
-    make(name, tmp_path)
+    files.needs(name)
+    files.make(name, tmp_path)
     out, runner = tmp_path / "run", CliRunner(env={"DPAP_NEURO_CACHE": str(tmp_path / "cache")})
     arguments = ["train", "--dataset", name, "--data-dir", str(tmp_path), "--out", str(out)]
     result = runner.invoke(app, [*arguments, "--pruner", "none", "--epochs", "1", "--batch", "4"])

@@ -56,21 +56,26 @@ def thinned(x: Tensor, drop: float, generator: torch.Generator) -> Tensor:
     As the random drop of EventDrop (Gu et al. 2021, doi 10.24963/ijcai.2021/97).
     """
     kept = 1.0 - drop * torch.rand(len(x), generator=generator)
-    where = x.nonzero(as_tuple=True)
-    out = torch.zeros_like(x)
-    out[where] = torch.binomial(x[where].float(), kept[where[0]], generator=generator).to(x.dtype)
-    return out
+    counts = x.flatten()
+    where = counts.nonzero().squeeze(1)
+    out = torch.zeros_like(counts)
+    recording = where // x[0].numel()
+    out[where] = torch.binomial(counts[where].float(), kept[recording], generator=generator).to(x.dtype)
+    return out.view_as(x)
 
 
 def jittered(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Each event moved one step earlier or later with probability `share`; at the ends it stays in the recording."""
-    where = x.nonzero(as_tuple=True)
-    counts = x[where].float()
+    flat = x.flatten()
+    where = flat.nonzero().squeeze(1)
+    counts = flat[where].float()
     moved = torch.binomial(counts, torch.full_like(counts, share), generator=generator)
     later = torch.binomial(moved, torch.full_like(moved, 0.5), generator=generator)
-    out = torch.zeros(x.shape, dtype=torch.int16)
-    out[where] = (counts - moved).to(out.dtype)
-    for number, step in ((later, 1), (moved - later, -1)):
-        to = (where[0], (where[1] + step).clamp(0, x.shape[1] - 1), *where[2:])
-        out.index_put_(to, number.to(out.dtype), accumulate=True)
-    return out.clamp(max=255).to(x.dtype)
+    out = flat.to(torch.int16)
+    out[where] -= moved.to(out.dtype)
+    steps, step = x.shape[1], x[0, 0].numel()
+    now = where // step % steps
+    for number, by in ((later, 1), (moved - later, -1)):
+        to = where + ((now + by).clamp(0, steps - 1) - now) * step
+        out.index_add_(0, to, number.to(out.dtype))
+    return out.clamp(max=255).to(x.dtype).view_as(x)

@@ -205,6 +205,8 @@ class HeidelbergDigits:
                 raise InputError(f"{file}: found labels {own.min()} to {own.max()}, expected 0 to 19")
             labels += own.tolist()
             self._items += [(recordings, index) for index in range(len(own))]
+        if not labels:
+            raise NoRecordings(f"SHD: found no recording in {' and '.join(map(str, self.sources))}; {how}")
         self.labels = np.array(labels, dtype=np.int64)
 
     def __len__(self) -> int:
