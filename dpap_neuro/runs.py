@@ -101,14 +101,20 @@ def imported(graph: Graph, split: Split, dt: float | None = None) -> ImportedNet
 
     Raises InputError where its input or output does not fit the data.
     """
-    network = from_graph(graph, dt if time_constants(graph) else split.dt)
+    inputs = [graph.input_shape[name] for name in graph.inputs]
+    outputs = [graph.output_shape[name] for name in graph.outputs]
     shape, classes = tuple(split.train[0].shape[2:]), len(split.opened.classes)
-    if tuple(network.settings.input_shape) != shape:
-        raise InputError(f"model: takes input of shape {network.settings.input_shape}, the data has {shape}")
-    outputs = graph.output_shape[graph.outputs[0]]
-    if outputs != (classes,):
-        raise InputError(f"model: returns shape {outputs}, expected ({classes},), one value per class")
-    return network
+    if inputs != [shape]:
+        raise InputError(f"model: takes input of shape {_shapes(inputs)}, the data has {shape}")
+    if outputs != [(classes,)]:
+        raise InputError(
+            f"model: returns shape {_shapes(outputs)}, expected ({classes},), one value per class"
+        )
+    return from_graph(graph, dt if time_constants(graph) else split.dt)
+
+
+def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
+    return " and ".join(map(str, shapes))
 
 
 def train_run(

@@ -7,7 +7,6 @@ equations: Pedersen et al. 2024, doi 10.1038/s41467-024-52259-9, and the `nir` p
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import deque
@@ -21,6 +20,7 @@ import numpy as np
 from hardware.cycles import Edge, cyclic, predecessors, reachable, recurrent_edges, successors, topological
 from hardware.errors import HardwareError
 from hardware.guarded import Reader
+from hardware.metadata import decode_metadata
 from hardware.nir_file import MAX_DEPTH, MAX_EDGES, MAX_NODES
 
 Shape = tuple[int, ...]
@@ -222,7 +222,7 @@ def _tree(node: nir.NIRNode, depth: int) -> dict[str, Any]:
 def _from_tree(tree: dict[str, Any]) -> Graph:
     if _kind(tree) != "NIRGraph":
         raise HardwareError(f"the file holds {_kind(tree)[:40]!r}, expected a NIRGraph")
-    metadata = _decode_metadata(tree.get("metadata", {}))
+    metadata = decode_metadata(tree.get("metadata", {}))
     raw, edges = _inline(tree)
     nodes = {name: _parse(name, fields_) for name, fields_ in raw.items()}
     _check_edges(nodes, edges)
@@ -700,80 +700,4 @@ _OUTPUT_SHAPE: dict[type, Callable[[Any, Shape, str], Shape]] = {
     nir.AvgPool2d: _shape_pool,
     nir.Flatten: _shape_flatten,
     **dict.fromkeys(_PER_NEURON, _shape_per_neuron),
-}
-
-
-# --- metadata ----------------------------------------------------------------------------------------------
-
-
-def _decode_metadata(raw: Any) -> dict[str, Any]:
-    """Metadata in Python's own types; what this project writes is checked, the rest is passed on."""
-    if not isinstance(raw, dict):
-        return {}
-    metadata: dict[str, Any] = {}
-    for key, value in raw.items():
-        value = _plain(value)
-        check = _METADATA.get(key)
-        if check is not None:
-            try:
-                value = check(value)
-            except (ValueError, TypeError, RecursionError, OverflowError):
-                value = None
-            if value is None:
-                raise HardwareError(f"metadata {key!r} is {str(raw[key])[:60]!r}, expected {_EXPECTED[key]}")
-        metadata[key] = value
-    return metadata
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("utf8", "replace")
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
-        return _plain(value.item())
-    return value
-
-
-def _number_above_zero(value: Any) -> float | None:
-    number = float(np.asarray(value).item())
-    return number if math.isfinite(number) and number > 0 else None
-
-
-def _whole_above_zero(value: Any) -> int | None:
-    number = _number_above_zero(value)
-    return int(number) if number is not None and number == math.floor(number) else None
-
-
-def _indices(value: Any) -> np.ndarray | None:
-    array = np.atleast_1d(np.asarray(value))
-    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
-        return None
-    array = array.astype(np.int64)
-    return array if array[0] >= 0 and (np.diff(array) > 0).all() else None
-
-
-def _names(value: Any) -> list[str] | None:
-    names = json.loads(value) if isinstance(value, str) else value
-    names = names.tolist() if isinstance(names, np.ndarray) else names
-    return list(names) if isinstance(names, list | tuple) and all(isinstance(n, str) for n in names) else None
-
-
-_METADATA: dict[str, Callable[[Any], Any]] = {
-    "dt": _number_above_zero,
-    "bins": _whole_above_zero,
-    "bin_us": _number_above_zero,
-    "clip": _whole_above_zero,
-    "kept_bins": _indices,
-    "class_names": _names,
-    "readout": lambda value: value if isinstance(value, str) and value in ("spikes", "membrane") else None,
-}
-_EXPECTED = {
-    "dt": "seconds per step above 0",
-    "bins": "a whole number above 0",
-    "bin_us": "microseconds above 0",
-    "clip": "a whole number above 0",
-    "kept_bins": "increasing indices of time bins",
-    "class_names": "a JSON list of strings",
-    "readout": "'spikes' or 'membrane'",
 }

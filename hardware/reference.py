@@ -6,8 +6,9 @@ step, in the order Norse computes it: the input of a step acts on the membrane i
 is compared with the threshold (v > v_threshold), then reset. NIR names no initial state; as in Norse,
 currents start at zero and membranes at rest: at v_leak, of an IF at v_reset, of an I at zero.
 
-IF and I have no time constant and count time in steps: every framework that writes them (Sinabs, Norse,
-snnTorch) adds r * input once per step, whatever the length of the step, and so does this simulator.
+IF and I have no time constant and count time in steps: Sinabs, Norse and snnTorch, which write them, add r * input
+once per step, whatever the length of the step, and so does this simulator. (SpikingJelly 2.0 counts in seconds: it
+writes r = 1 / dt where the others write 1.)
 """
 
 from __future__ import annotations

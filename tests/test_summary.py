@@ -114,7 +114,7 @@ def test_drawing(tmp_path):
     pytest.importorskip("nirviz")
     draw(from_nir(mixed()), tmp_path / "x.dot")
     text = (tmp_path / "x.dot").read_text()
-    assert text.startswith("digraph") and "conv -> lif" in text and "Conv2d" in text
+    assert text.startswith("digraph") and "conv -> lif" in text and 'label="conv\nConv2d\n4x3x3"' in text
     with pytest.raises(HardwareError, match=r"\.svg"):
         draw(from_nir(mixed()), tmp_path / "x.gif")
     with pytest.raises(HardwareError, match="cannot write"):
