@@ -108,7 +108,7 @@ def train(
     budget = None
     if any(limit is not None for limit in (chip, max_cores, max_synapses, max_synapses_per_core)):
         budget = Budget(load_chip(chip or "loihi2"), max_cores, max_synapses, max_synapses_per_core)
-        options["meter"] = fitting.meter(budget)
+        options["meter"] = fitting.BudgetMeter(budget)
     method = make_pruner(pruner, epochs=epochs, **options)
     binning = Binning(10 if bins is None and bin_us is None else bins, bin_us, clip)
     with progress() as tell:
