@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -13,7 +14,7 @@ from dpap_neuro import runs
 from dpap_neuro.evaluation import open_model
 from dpap_neuro.models import Network
 from dpap_neuro.nir_export import without_dead_units
-from dpap_neuro.pruning import Fill, Meter
+from dpap_neuro.pruning import Fill
 from dpap_neuro.training import History
 from hardware import budget as budgets
 from hardware.budget import Budget
@@ -21,21 +22,39 @@ from hardware.compile import compile_graph
 from hardware.errors import HardwareError
 from hardware.graph import from_nir
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What has no placement at all (one neuron exceeds a core) loses so much, then is looked at again.
 _UNPLACED = {"neurons": 1.25, "synapses": 1.25}
 
 
-def meter(budget: Budget, effort: float = budgets.EFFORT) -> Meter:
-    """Measures a `Network` against a budget as it would be exported: without its dead units, in integers, placed.
+@dataclass(frozen=True)
+class BudgetMeter:
+    """Measures a network (with `settings`) against a budget as it would be exported: without its dead units, in integers,
+    placed. A `pruning.Meter`.
 
     effort: of a placement, see `hardware.placement.place`.
     """
 
-    def measure(network: nn.Module) -> Fill:
-        assert isinstance(network, Network)
-        return _fill(_twin(network), budget, effort)
+    budget: Budget
+    effort: float = budgets.EFFORT
 
-    return measure
+    def __str__(self) -> str:
+        return self.budget.describe()
+
+    def __call__(self, network: nn.Module) -> Fill:
+        twin = _twin(network)
+        exported = without_dead_units(twin, twin.settings.input_shape)
+        integers = compile_graph(from_nir(runs.graph_of(exported, {})))[0]
+        try:
+            found = budgets.fill(integers, self.budget, effort=self.effort)
+        except HardwareError as error:
+            return Fill(_UNPLACED, str(error), {"fits": False, "broken": [str(error)]})
+        text = f"{found.placement.cores} of {self.budget.cores:g} cores"
+        if fullest := found.fullest():
+            text += f", {fullest[0]} {fullest[1]:.0%}"
+        if found.broken:
+            text += f"; {found.broken[0]}"
+        return Fill(found.excess(), text, values_of(found))
 
 
 def save_fitted(
@@ -64,23 +83,8 @@ def values_of(fill: budgets.Fill) -> dict[str, Any]:
     }
 
 
-def _fill(network: Network, budget: Budget, effort: float) -> Fill:
-    exported = without_dead_units(network, network.settings.input_shape)
-    integers = compile_graph(from_nir(runs.graph_of(exported, {})))[0]
-    try:
-        found = budgets.fill(integers, budget, effort=effort)
-    except HardwareError as error:
-        return Fill(_UNPLACED, str(error), {"fits": False, "broken": [str(error)]})
-    text = f"{found.placement.cores} of {budget.cores:g} cores"
-    if fullest := found.fullest():
-        text += f", {fullest[0]} {fullest[1]:.0%}"
-    if found.broken:
-        text += f"; {found.broken[0]}"
-    return Fill(found.excess(), text, values_of(found))
-
-
-def _twin(network: Network) -> Network:
+def _twin(network: nn.Module) -> Network:
     """The same network on the CPU, in evaluation mode, with none of the hooks that training hangs on it."""
-    hooks = [d for m in network.modules() for d in (m._forward_hooks, m._forward_pre_hooks)]
-    twin = copy.deepcopy(network, {id(d): OrderedDict() for d in hooks})
-    return twin.cpu().eval()
+    hooks = [module.__dict__[key] for module in network.modules() for key in _HOOKS]
+    twin = copy.deepcopy(network, {id(hook): OrderedDict() for hook in hooks})
+    return cast(Network, twin.cpu().eval())

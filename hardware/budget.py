@@ -47,6 +47,14 @@ class Budget:
     def cores(self) -> float:
         return self.chip.cores if self.max_cores is None else self.max_cores
 
+    def describe(self) -> str:
+        """The limits in words."""
+        text = f"{self.cores:,g} core{'s' if self.cores != 1 else ''} of {self.chip.name}"
+        for key in ("max_synapses", "max_synapses_per_core"):
+            if (limit := getattr(self, key)) is not None:
+                text += f", at most {limit:,} {key[4:].replace('_', ' ')}"
+        return text
+
 
 @dataclass(frozen=True)
 class Fill:

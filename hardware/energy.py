@@ -16,13 +16,11 @@ its own message to each core that listens), and any chip but Loihi 1. The number
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
-import os
 import re
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,14 +82,16 @@ def estimate(network: Network, placement: Placement, raster: np.ndarray) -> Esti
     cores = _cores(network, placement, shape)
     spikes = _spikes(network, raster)
     samples, steps = next(iter(spikes.values())).shape[:2]
-    replayed = int(placement.neurons_per_core.max())
+    fullest = [int(np.bincount(cores[p.name]).max()) for p in network.inputs]
+    replayed, inputs = int(placement.neurons_per_core.max()), max(fullest)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "loihi.yaml"
-        path.write_text(_architecture(replayed), encoding="utf-8")
+        path.write_text(_architecture(replayed, inputs), encoding="utf-8")
         architecture = sanafe.load_arch(path)
     mapped = _mapped(sanafe, network, shape, cores, spikes, architecture.cores())
     chip = sanafe.SpikingChip(architecture)
-    with _silent():
+    # SANA-FE prints its progress.
+    with redirect_stdout(io.StringIO()):
         chip.load(mapped)
         result = chip.sim(samples * steps)
     parts = {key: result["energy"][key] / samples for key in ("total", "soma", "synapse", "network")}
@@ -192,8 +192,9 @@ def _synapse(projection: Projection | None) -> str:
     return "loihi_dense_synapse" if full else "loihi_sparse_synapse"
 
 
-def _architecture(replayed: int) -> str:
-    """SANA-FE's loihi.yaml with `replayed` somas more on each core, which fire when they are told and cost what a LIF does."""
+def _architecture(replayed: int, inputs: int) -> str:
+    """SANA-FE's loihi.yaml with `replayed` somas more on each core, which fire when they are told and cost what a LIF does,
+    and `inputs` free ones."""
     from importlib.resources import files
 
     text = (files("sanafe.examples") / "loihi.yaml").read_text(encoding="utf-8")
@@ -210,19 +211,5 @@ def _architecture(replayed: int) -> str:
         )
         soma = re.sub(rf"{unit}_access_neuron: \S+", f"{unit}_access_neuron: {access + update!r}", soma)
         soma = re.sub(rf"{unit}_update_neuron: \S+", f"{unit}_update_neuron: 0.0", soma)
+    text = text.replace("loihi_inputs[0..1023]", f"loihi_inputs[0..{inputs - 1}]")
     return text.replace(block.group(0), block.group(0) + soma)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keeps what SANA-FE prints (from C++) away from standard output."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)

@@ -180,9 +180,7 @@ class _Problem:
         self.out_of = {n: [w for w in self.wires if w.source == n] for n in self.size}
         # Synapses looked at so far in trials: what a search spends, counted and not timed.
         self.visits = 0.0
-        self.visits_of_neuron = {
-            n: 2.0 + sum(wire.visits for wire in self.into[n]) for n in self.names
-        }
+        self.visits_of_neuron = {n: 2.0 + sum(wire.visits for wire in self.into[n]) for n in self.names}
         limit = min(chip.neurons_per_core, 2 ** max(chip.index_bits))
         self.capacity = np.array(
             [limit, chip.memory_bits_per_core, chip.axons_in_per_core, chip.axons_out_per_core]
@@ -278,7 +276,9 @@ class _Wire:
             self.rank_word = packing.random_words(incoming.n_post, 1)
             self.axon_taps, self.axon_indptr, self.tap_word = _axon_taps(incoming, self.atoms)
             self.kind = _kinds(incoming)
-            self.done = np.zeros((int(self.kind.max()) + 1) * (incoming.n_post // len(self.kind)), dtype=np.uint8)
+            self.done = np.zeros(
+                (int(self.kind.max()) + 1) * (incoming.n_post // len(self.kind)), dtype=np.uint8
+            )
         # What a look at one post neuron costs.
         if incoming.taps is not None:
             self.visits = len(self.axon_taps) / max(1, len(self.axon_indptr) - 1)
@@ -290,7 +290,12 @@ class _Wire:
         """(bits, axons in, synapses, touched axons) of these post neurons on one core; see `_packing`."""
         into = self.incoming
         if self.full and len(neurons):
-            return self.full_bits(len(neurons), form, widths), self.groups, len(neurons) * into.n_pre, self.groups
+            return (
+                self.full_bits(len(neurons), form, widths),
+                self.groups,
+                len(neurons) * into.n_pre,
+                self.groups,
+            )
         head = (neurons, self.plain, form, widths, self.count, self.first, self.last, self.touched)
         if into.taps is not None:
             return packing.measure_taps(
@@ -710,9 +715,7 @@ def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: i
     assert best is not None
     # Cores that are full before their neurons are many leave neuron slots that others can use, but only where some
     # populations are spread evenly: the heaviest ones, or a light one.
-    spreads = [
-        names for n in range(len(heavy)) for names in ([heavy[-1 - n]], heavy[: n + 1])
-    ]
+    spreads = [names for n in range(len(heavy)) for names in ([heavy[-1 - n]], heavy[: n + 1])]
     low, high = bound, len(best.segments) - 1
     while low <= high and problem.visits < limit:
         cores = (low + high) // 2

@@ -44,7 +44,7 @@ def recordings(n=48, steps=6, seed=0):
 
 def run(budget, pruner="dpap", model="cnn", seed=0):
     network = build_model(ModelSettings(model, (2, 8, 8), 3, NeuronSettings(0.01, 0.02)), seed)
-    method = make_pruner(pruner, epochs=EPOCHS, meter=fitting.meter(budget, effort=1e6))
+    method = make_pruner(pruner, epochs=EPOCHS, meter=fitting.BudgetMeter(budget, effort=1e6))
     settings = TrainSettings(epochs=EPOCHS, batch=16, seed=seed)
     return network, train(network, method, recordings(), None, settings, CPU), method
 
@@ -70,8 +70,11 @@ def test_what_is_exported_fits(budget, pruner, model, tmp_path):
     assert found.fits
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["budget"]["fits"] and record["budget"]["synapses"] == found.placement.synapses
+    # What was measured last is what was written.
+    for key in ("cores", "synapses_per_core", "neurons", "shares"):
+        assert record["budget"][key] == fills[-1][key]
     assert [e["fill"]["cores"] for e in record["history"]] == [fill["cores"] for fill in fills]
-    # More is left than half of the scarcest resource: pruning stopped where it fitted.
+    # More is left than half of what is allowed of the scarcest resource: pruning stopped where the network fitted.
     assert found.fullest()[1] > 0.5
     limits = {k: v for k, v in vars(budget).items() if k != "chip" and v is not None}
     options = [f"--{k.replace('_', '-')}={v}" for k, v in limits.items()]
@@ -117,7 +120,7 @@ def test_resumed_equals_uninterrupted(tmp_path):
             if epoch.epoch == stop_after:
                 raise Interrupted
 
-        method = make_pruner("dpap", epochs=EPOCHS, meter=fitting.meter(Budget(CHIP, 3), effort=1e6))
+        method = make_pruner("dpap", epochs=EPOCHS, meter=fitting.BudgetMeter(Budget(CHIP, 3), effort=1e6))
         settings = TrainSettings(epochs=EPOCHS, batch=16)
         history = train(network, method, recordings(), None, settings, CPU, on_epoch=stop, checkpoint=folder)
         return network.state_dict(), [epoch.fill for epoch in history.epochs]
@@ -154,12 +157,18 @@ def test_a_pruner_that_cannot_free_the_scarce_resource_says_so(tmp_path):
 @pytest.mark.parametrize("pruner", ["none", "set", "rigl"])
 def test_pruners_without_a_goal_to_move_refuse_a_budget(pruner):
     with pytest.raises(InputError, match="budget"):
-        make_pruner(pruner, epochs=4, meter=fitting.meter(Budget(CHIP)))
+        make_pruner(pruner, epochs=4, meter=fitting.BudgetMeter(Budget(CHIP)))
 
 
 def test_a_budget_and_a_sparsity_exclude_each_other():
     with pytest.raises(InputError, match="sparsity"):
-        make_pruner("dpap", epochs=4, sparsity=0.5, meter=fitting.meter(Budget(CHIP)))
+        make_pruner("dpap", epochs=4, sparsity=0.5, meter=fitting.BudgetMeter(Budget(CHIP)))
+
+
+def test_the_pruner_names_its_budget():
+    meter = fitting.BudgetMeter(Budget(CHIP, max_cores=1, max_synapses_per_core=9_000))
+    said = make_pruner("magnitude", epochs=10, meter=meter).describe()
+    assert "fits 1 core of small, at most 9,000 synapses per core, reached after 70% of 10 epochs" in said
 
 
 def test_train_command_fits_and_says_when_not(tmp_path, monkeypatch):

@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMAND_LINE = {"cli", "demo.py", "evaluation.py", "nir_import.py", "report.py"}
+# What `.nir` files are read with, and what stands behind commands.
+COMMAND_LINE = {
+    "cli",
+    "comparison.py",
+    "demo.py",
+    "evaluation.py",
+    "fitting.py",
+    "nir_import.py",
+    "report.py",
+    "runs.py",
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -168,7 +168,7 @@ def train(
     budget = None
     if any(limit is not None for limit in (chip, max_cores, max_synapses, max_synapses_per_core)):
         budget = Budget(load_chip(chip or "loihi2"), max_cores, max_synapses, max_synapses_per_core)
-        options["meter"] = fitting.meter(budget)
+        options["meter"] = fitting.BudgetMeter(budget)
     method = make_pruner(pruner, epochs=epochs, **options)
     graph = None
     if model is not None and model.endswith(".nir"):

@@ -328,7 +328,7 @@ class Pruner:
         if self.goal_remaining is not None:
             return f" to {self.goal_remaining:,} {self.count} left, {reached}"
         if self.meter is not None:
-            return f" until the network fits its budget, {reached}"
+            return f" until the network fits {self.meter}, {reached}"
         return ""
 
     # goals

@@ -42,7 +42,7 @@ class Fill:
         return not self.excess
 
 
-# Measures the network as it is, in evaluation or training mode, and leaves it as it was.
+# Measures the network as it is, in evaluation or training mode, and leaves it as it was; its str() names the budget.
 Meter = Callable[[nn.Module], Fill]
 
 
