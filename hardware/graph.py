@@ -217,7 +217,7 @@ def _tree(node: nir.NIRNode, depth: int) -> dict[str, Any]:
 def _from_tree(tree: dict[str, Any]) -> Graph:
     if _kind(tree) != "NIRGraph":
         raise HardwareError(f"the file holds {_kind(tree)[:40]!r}, expected a NIRGraph")
-    metadata = _decode_metadata(tree.get("metadata", {}))
+    metadata = decode_metadata(tree.get("metadata", {}))
     raw, edges = _inline(tree)
     nodes = {name: _parse(name, fields_) for name, fields_ in raw.items()}
     _check_edges(nodes, edges)
@@ -701,8 +701,11 @@ _OUTPUT_SHAPE: dict[type, Callable[[Any, Shape, str], Shape]] = {
 # --- metadata ----------------------------------------------------------------------------------------------
 
 
-def _decode_metadata(raw: Any) -> dict[str, Any]:
-    """Metadata in Python's own types; what this project writes is checked, the rest is passed on."""
+def decode_metadata(raw: Any) -> dict[str, Any]:
+    """Metadata in Python's own types; what this project writes is checked, the rest is passed on.
+
+    Raises HardwareError for a value of ours that is not what it should be. What is no dictionary says nothing.
+    """
     if not isinstance(raw, dict):
         return {}
     metadata: dict[str, Any] = {}

@@ -29,6 +29,7 @@ import h5py
 import numpy as np
 
 from hardware.errors import HardwareError
+from hardware.graph import decode_metadata
 from hardware.guarded import Reader
 from hardware.network import (
     ConvProjection,
@@ -706,13 +707,13 @@ def _metadata(text: Any) -> tuple[float | None, dict[str, Any]]:
     try:
         document = json.loads(text)
         dt = document.get("dt")
-        known = {str(k): _revive(v) for k, v in document.get("metadata", {}).items()}
+        known = decode_metadata({k: _revive(v) for k, v in document.get("metadata", {}).items()})
         if dt is not None and not (isinstance(dt, int | float) and math.isfinite(dt) and dt > 0):
             raise HardwareError(f"metadata: dt is {str(dt)[:40]}, expected seconds")
         return (None if dt is None else float(dt)), known
     except HardwareError:
         raise
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise HardwareError("the data set 'metadata' is not what this project writes") from None
 
 
