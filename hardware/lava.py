@@ -446,7 +446,8 @@ def run_elsewhere(
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
             reason = lines[-1].strip() if lines else f"ended with code {done.returncode}"
-            raise HardwareError(reason if "lava-nc" in reason else f"{python}: {reason}")
+            needs = "" if "Lava" in reason else "; it needs lava-nc 0.10.0 and this package's requirements"
+            raise HardwareError(reason if "lava-nc" in reason else f"{python}: {reason}{needs}")
         return _as_run(network, _load_arrays(files[2]), wanted)
 
 

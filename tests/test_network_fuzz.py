@@ -117,7 +117,13 @@ def places(value, path=()):
 def test_rewritten_json(case):
     data, path, read, text = case
     junk = [None, True, -1, 0, 2**70, 1e300, float("nan"), "", "x\ny", "pixels", [], {}, [[1, 2], [3]]]
-    junk += [{"array": 0}, {"array": 3}, {"tuple": ["a", 2]}, {"dict": [["a", 1]]}, {"array": [1], "dtype": "O"}]
+    junk += [
+        {"array": 0},
+        {"array": 3},
+        {"tuple": ["a", 2]},
+        {"dict": [["a", 1]]},
+        {"array": [1], "dtype": "O"},
+    ]
     seen = []
     for seed in range(FILES):
         rng = random.Random(seed)
