@@ -12,7 +12,8 @@ of 6. What the format, or the loader's own arithmetic, cannot say is refused wit
 
 A sparse projection is written as a dense matrix, zeros as zeros. A population that does not spike gets the
 threshold 2**17, which a 24-bit membrane cannot pass; that is how it is read, too. An input with counts above
-1 needs ``Network(input_message_bits=...)`` in lava-dl, or it takes every count as one spike.
+1 needs ``Network(input_message_bits=...)`` in lava-dl, or it takes every count as one spike. lava-dl counts
+depth from the first layer of neurons, `hardware.timing` from the input: its ``reset_offset`` is ours plus one.
 
 Two things are added that other readers pass over: the attribute ``name`` of a layer, and the data set
 ``metadata`` (JSON: time step, bins, class names), so that a file is enough to evaluate it.
