@@ -199,7 +199,8 @@ def test_real_lava_differs_nowhere(model, tmp_path):
         (("simulate", "{m}", "--input", "{t}/none.npy"), "none.npy"),
         (("simulate", "{m}", "--input", "{m}"), "not an .npy"),
         (("simulate", "{m}", "--dataset", "digits", "--backend", "float"), "float"),
-        (("simulate", "{m}", "--dataset", "digits", "--record", "n9"), "n9"),
+        (("simulate", "{m}", "--dataset", "digits", "--record", "n9", "--out", "{t}/s.npz"), "n9"),
+        (("simulate", "{m}", "--dataset", "digits", "--record", "n1"), "--out"),
         (("simulate", "{m}", "--dataset", "digits", "--out", "{t}/a.txt"), ".npz"),
         (("simulate", "{m}", "--dataset", "digits", "--limit", "0"), "limit"),
         (

@@ -116,7 +116,7 @@ def simulate(
 ) -> None:
     """Run the integer network of a model; on Lava, compare every spike with ours (exit status 1 if any differs).
 
-    Example: dpap-neuro simulate demo/pruned.nir --dataset digits --record fc1 --out spikes.npz
+    Example: dpap-neuro simulate demo/pruned.nir --dataset digits --record 9_lif --out spikes.npz
     """
     from dpap_neuro import evaluation as e
     from dpap_neuro.data import open_dataset, rasters
@@ -126,6 +126,8 @@ def simulate(
     e.check_backend(backend, lava_python, ("fixed", "lava"))
     if out is not None:
         e.check_spikes_path(out)
+    elif record:
+        raise InputError(f"record: nothing is kept of {', '.join(record)} without --out SPIKES.npz")
     if (raster is None) == (dataset is None):
         raise InputError("input: give either --dataset NAME or --input RASTER.npy")
     opened_model = e.open_model(model, dt)
