@@ -132,9 +132,15 @@ def binning_of(
 
 
 def shown(metadata: Mapping[str, Any], raster: np.ndarray) -> np.ndarray:
-    """The time bins that the network is shown: all, or those its metadata kept."""
-    kept = metadata.get("kept_bins")
-    return raster if kept is None else raster[:, np.asarray(kept, dtype=np.int64)]
+    """The time bins that the network is shown: all, or those its metadata kept. Raises InputError where one is missing."""
+    if metadata.get("kept_bins") is None:
+        return raster
+    kept = np.asarray(metadata["kept_bins"], dtype=np.int64)
+    if kept.max(initial=-1) >= raster.shape[1]:
+        raise InputError(
+            f"kept_bins: the file keeps bin {kept.max()}, the recordings have {raster.shape[1]} bins"
+        )
+    return raster[:, kept]
 
 
 def chosen_recordings(opened: Opened, limit: int | None) -> np.ndarray:

@@ -124,8 +124,9 @@ def _scaled(x, factor):
     return int32(m if x >= 0 else -m)
 
 
-@njit(
-    void(
+def _compiled(function):  # type: ignore[no-untyped-def]
+    """Compiled once and kept on disk; in every process where there is nowhere to keep it."""
+    signature = void(
         int64,
         int64,
         int64[:, ::1],
@@ -134,11 +135,16 @@ def _scaled(x, factor):
         int64[:, ::1],
         int64[:, ::1],
         int64[:, ::1],
-    ),
-    nogil=True,
-    cache=True,
-    boundscheck=False,
-)
+    )
+    try:
+        return njit(signature, nogil=True, boundscheck=False, cache=True)(function)
+    except RuntimeError as error:
+        if "locator" not in str(error):
+            raise
+        return njit(signature, nogil=True, boundscheck=False)(function)
+
+
+@_compiled
 def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_counts):
     """Simulate one sample.
 

@@ -15,7 +15,7 @@ Membranes are shifted so that a reset goes to zero, the only one the chip has.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nir
@@ -316,8 +316,8 @@ def _share(dt: float, tau: Array, where: str, key: str) -> Array:
 @dataclass(frozen=True)
 class _Quantised:
     population: Population
-    projections: tuple[Projection, ...] = ()
-    reports: tuple[LayerReport, ...] = field(default=())
+    projections: tuple[Projection, ...]
+    reports: tuple[LayerReport, ...]
 
 
 @dataclass(frozen=True)
@@ -335,75 +335,47 @@ class _Weights:
 
 def _quantise(layer: _Layer, bits: int, per_channel: bool, netx: bool) -> _Quantised:
     neurons = layer.neurons
-    n = math.prod(neurons.shape)
     maps, residual = _folded_gain(layer)
-    channels = any(isinstance(m, Convolution) for m in maps)
-    each = n // neurons.shape[0]
-    group = np.arange(n) // each if channels else np.arange(n)
-    if not per_channel or neurons.threshold is None:
-        group = np.zeros(n, np.int64)
+    n, channels = math.prod(neurons.shape), neurons.shape[0]
+    each = n // channels
+    group = np.zeros(n, np.int64)  # which scale a neuron follows
+    if per_channel and neurons.threshold is not None:
+        by_channel = any(isinstance(m, Convolution) for m in maps)
+        group = np.arange(n) // each if by_channel else np.arange(n)
     weights = [_rows(path, m, group, each) for path, m in zip(layer.paths, maps, strict=True)]
-
     for w in weights:
         if w.mode == "mixed" and bits == 1:
             raise HardwareError(
                 f"node {neurons.name!r}: weights of both signs from {w.path.source!r} need 2 bits at least"
             )
-
-    # The scale of each group at which the most demanding projection uses its whole range.
-    scales = int(group.max()) + 1
-    fits = np.full((len(weights), scales), np.inf)
-    for fit, w in zip(fits, weights, strict=True):
-        low, high, _ = weight_grid(w.mode, bits)
-        np.minimum.at(fit, w.row_scale, quantise.scale_that_fits(w.top, w.bottom, low, high))
     drive = neurons.steady * layer.bias + neurons.drive
-    fixed_exp = BIAS_EXP if netx else None
-    full = fits.min(axis=0, initial=np.inf)
-    cap = _highest_scale(neurons, group, residual, drive, weights, scales, fixed_exp)
-    scale = np.minimum(full, cap)
-    known = scale[np.isfinite(scale)]
-    scale = np.where(np.isfinite(scale), scale, known.min() if known.size else 1.0)
+    lattice = ((neurons.leak == 0) | (neurons.leak == 1)) & (neurons.forget == 1) & (drive == 0)
+    scale, exponents = _scales(neurons, group, residual, drive, lattice, weights, bits, netx)
 
     per_neuron = scale[group] / residual
-    threshold = np.zeros(0) if neurons.threshold is None else neurons.threshold * per_neuron
-    lattice = ((neurons.leak == 0) | (neurons.leak == 1)) & (neurons.forget == 1) & (drive == 0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        rooms = np.array([np.min(fit / scale) for fit in fits])
-    shift, exponents = 0, np.zeros(len(weights), int)
-    if not netx:
-        shift, exponents = quantise.shared_exponents(
-            rooms,
-            _largest_input(weights, scale) / max(float(neurons.forget.min()), 1e-3),
-            float(threshold.min(initial=np.inf)) if threshold.size else 0.0,
-            float(threshold.max(initial=0.0)),
-            bool((~lattice).any()) and neurons.threshold is not None,
-        )
-    scale, per_neuron, threshold = scale * 2.0**shift, per_neuron * 2.0**shift, threshold * 2.0**shift
-
-    vth = quantise.threshold_mantissa(threshold, lattice) if threshold.size else np.zeros(1, np.int32)
-    bias, bias_exp = quantise.bias_mantissa(drive * per_neuron * quantise.ACTIVATION_UNIT, fixed_exp)
-    du, dv = quantise.current_decay(neurons.forget), quantise.membrane_decay(neurons.leak)
-    if (threshold > MAX_THRESHOLD).any():
+    exact_threshold = np.zeros(n) if neurons.threshold is None else neurons.threshold * per_neuron
+    if (exact_threshold > MAX_THRESHOLD).any():
         raise HardwareError(
-            f"node {neurons.name!r}: its highest threshold is {threshold.max():.3g} steps of its weights, "
+            f"node {neurons.name!r}: its highest threshold is {exact_threshold.max():.3g} steps of its weights, "
             f"the chip's thresholds have 17 bit (at most {MAX_THRESHOLD})"
         )
+    exact_bias = drive * per_neuron * quantise.ACTIVATION_UNIT
+    vth = quantise.threshold_mantissa(exact_threshold, lattice)
+    bias, bias_exp = quantise.bias_mantissa(exact_bias, BIAS_EXP if netx else None)
+    du, dv = quantise.current_decay(neurons.forget), quantise.membrane_decay(neurons.leak)
     population = Population(
         neurons.name,
         neurons.shape,
         du=_uniform(du, neurons.shape),
         dv=_uniform(dv, neurons.shape),
-        vth=_uniform(vth, neurons.shape) if threshold.size else 0,
+        vth=0 if neurons.threshold is None else _uniform(vth, neurons.shape),
         bias_mant=_uniform(bias, neurons.shape),
         bias_exp=bias_exp,
         spiking=neurons.threshold is not None,
     )
-    exact_bias = drive * per_neuron * quantise.ACTIVATION_UNIT
     shared = {
         # A lattice threshold is exact as it stands.
-        "threshold_error": _relative(np.where(lattice, 0, vth - threshold), threshold)
-        if threshold.size
-        else 0.0,
+        "threshold_error": _relative(np.where(lattice, 0, vth - exact_threshold), exact_threshold),
         "bias_error": float(
             np.abs(bias * 2.0**bias_exp - exact_bias).max() / max(np.abs(exact_bias).max(), 1e-300)
         ),
@@ -413,12 +385,49 @@ def _quantise(layer: _Layer, bits: int, per_channel: bool, netx: bool) -> _Quant
         "membrane_offset": float(np.median(neurons.offset)),
         "notes": (*neurons.notes, *layer.notes),
     }
-    projections, reports = [], []
-    for w, exponent in zip(weights, exponents, strict=True):
-        projection, report = _round(w, neurons, scale, int(exponent), bits, shared)
-        projections.append(projection)
-        reports.append(report)
-    return _Quantised(population, tuple(projections), tuple(reports))
+    rounded = [
+        _round(w, neurons, scale, int(exponent), bits, shared)
+        for w, exponent in zip(weights, exponents, strict=True)
+    ]
+    return _Quantised(population, tuple(p for p, _ in rounded), tuple(report for _, report in rounded))
+
+
+def _scales(
+    neurons: _Neurons,
+    group: Array,
+    residual: Array,
+    drive: Array,
+    lattice: Array,
+    weights: list[_Weights],
+    bits: int,
+    netx: bool,
+) -> tuple[Array, Array]:
+    """The scale of each group, at which the most demanding projection uses its whole range, and the exponents."""
+    groups = int(group.max()) + 1
+    fits = np.full((len(weights), groups), np.inf)
+    for fit, w in zip(fits, weights, strict=True):
+        low, high, _ = weight_grid(w.mode, bits)
+        np.minimum.at(fit, w.row_scale, quantise.scale_that_fits(w.top, w.bottom, low, high))
+    cap = _highest_scale(neurons, group, residual, drive, weights, groups, BIAS_EXP if netx else None)
+    scale = np.minimum(fits.min(axis=0, initial=np.inf), cap)
+    known = scale[np.isfinite(scale)]
+    scale = np.where(np.isfinite(scale), scale, known.min() if known.size else 1.0)
+    if netx:
+        return scale, np.zeros(len(weights), int)
+    lowest, highest = 0.0, 0.0
+    if neurons.threshold is not None:
+        threshold = neurons.threshold * scale[group] / residual
+        lowest, highest = float(threshold.min()), float(threshold.max())
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rooms = np.array([np.min(fit / scale) for fit in fits])
+    shift, exponents = quantise.shared_exponents(
+        rooms,
+        _largest_input(weights, scale) / max(float(neurons.forget.min()), 1e-3),
+        lowest,
+        highest,
+        leaky=bool((~lattice).any()) and neurons.threshold is not None,
+    )
+    return scale * 2.0**shift, exponents
 
 
 def _folded_gain(layer: _Layer) -> tuple[list[Convolution | Matrix], Array]:

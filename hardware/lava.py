@@ -20,16 +20,19 @@ lava-nc needs Python 3.10; `run_elsewhere` runs this module there. Lava is impor
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import logging
 import math
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -377,16 +380,64 @@ def _run_one(
         nodes = build(network, sample, reset_interval, reset_offset)
         # Lava runs what is connected to the process it is told to run, so one of each part.
         for name in _parts(network):
-            try:
+            with _watched(nodes[name]):
                 nodes[name].run(condition=RunSteps(num_steps=steps), run_cfg=config)
-            finally:
-                nodes[name].stop()
+            nodes[name].stop()
     except HardwareError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise HardwareError(f"Lava cannot run this network: {reason}") from error
     return {(name, variable): _from_lava(log, shapes[name]) for (name, variable), log in logs.items()}
+
+
+@contextlib.contextmanager
+def _watched(process: Any, every: float = 0.5) -> Iterator[None]:
+    """Ends a run of which one of Lava's operating-system processes has ended: Lava itself waits for it for ever.
+
+    It breaks into the main thread by the signal of Ctrl-C; nothing is watched in other threads.
+    """
+    main, over, dead = threading.main_thread(), threading.Event(), threading.Event()
+
+    def infrastructure() -> Any:
+        return getattr(process.runtime, "_messaging_infrastructure", None)
+
+    def actors() -> list[Any]:
+        return list(getattr(infrastructure(), "actors", ()))
+
+    def watch() -> None:
+        late = False
+        while not over.wait(every):
+            try:
+                ended = any(actor.exitcode is not None for actor in actors())
+            except ValueError:  # Lava has seen it, and closed them
+                return
+            if ended and late:
+                dead.set()
+                signal.pthread_kill(main.ident or 0, signal.SIGINT)
+                return
+            late = ended
+
+    if threading.current_thread() is main:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not dead.is_set():
+            raise
+        raised = [actor.exception[0] for actor in actors() if actor.exception]
+        for actor in actors():
+            with contextlib.suppress(ValueError):
+                actor.kill()
+        with contextlib.suppress(Exception):
+            infrastructure().stop()
+        if raised:
+            raise raised[0] from None
+        if dead.is_set():
+            raise RuntimeError("one of its processes ended; is memory short, or room in /dev/shm?") from None
+        raise
+    finally:
+        over.set()
 
 
 def _from_lava(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -446,7 +497,8 @@ def run_elsewhere(
         if done.returncode != 0:
             lines = [line for line in done.stderr.splitlines() if line.strip()]
             reason = lines[-1].strip() if lines else f"ended with code {done.returncode}"
-            raise HardwareError(reason if "lava-nc" in reason else f"{python}: {reason}")
+            needs = "" if "Lava" in reason else "; it needs lava-nc 0.10.0 and this package's requirements"
+            raise HardwareError(reason if "lava-nc" in reason else f"{python}: {reason}{needs}")
         return _as_run(network, _load_arrays(files[2]), wanted)
 
 

@@ -80,6 +80,7 @@ _KNOWN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "dt": (_number_above_zero, "seconds per step above 0"),
     "bins": (_whole_above_zero, "a whole number above 0"),
     "bin_us": (_number_above_zero, "microseconds above 0"),
+    "downsample": (_whole_above_zero, "a whole number above 0"),
     "clip": (_whole_above_zero, "a whole number above 0"),
     "kept_bins": (_indices, "increasing indices of time bins"),
     "class_names": (_names, "a JSON list of strings"),

@@ -55,7 +55,8 @@ class Population:
     spiking: bool = True
 
     def __post_init__(self) -> None:
-        label = f"population {self.name!r}"
+        label = f"population {_brief(self.name)!r}"
+        _check_name(self.name)
         _check_shape(self.shape, label)
         for key, low, high in (
             ("du", 0, MAX_DECAY - 1),
@@ -80,7 +81,8 @@ class InputPopulation:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        _check_shape(self.shape, f"input {self.name!r}")
+        _check_name(self.name)
+        _check_shape(self.shape, f"input {_brief(self.name)!r}")
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class ConvProjection:
         for key, low in (("stride", 1), ("padding", 0), ("dilation", 1)):
             pair = getattr(self, key)
             if not isinstance(pair, tuple) or len(pair) != 2:
-                raise HardwareError(f"{label}: {key} is {pair!r}, expected a pair of integers")
+                raise HardwareError(f"{label}: {key} is {_brief(pair)}, expected a pair of integers")
             _check_range(np.array(pair), low, 2**20, f"{label}: {key}")
         _check_range(self.groups, 1, 2**20, f"{label}: groups", scalar=True)
         if self.weight.shape[0] % self.groups:
@@ -187,6 +189,8 @@ class Network:
     metadata: dict = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.dt is not None and not (isinstance(self.dt, int | float) and 0 < self.dt < math.inf):
+            raise HardwareError(f"dt is {_brief(self.dt)}, expected seconds per step")
         shapes: dict[str, tuple[int, ...]] = {}
         entries: list[InputPopulation | Population] = [*self.inputs, *self.populations]
         for entry in entries:
@@ -229,7 +233,17 @@ def weight_grid(sign_mode: SignMode, weight_bits: int) -> tuple[int, int, int]:
 
 
 def _label(projection: Any) -> str:
-    return f"projection {projection.source!r} -> {projection.target!r}"
+    return f"projection {_brief(projection.source)!r} -> {_brief(projection.target)!r}"
+
+
+def _brief(value: Any) -> str:
+    """A value for a message of one line."""
+    return " ".join(str(value).split())[:60]
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name:
+        raise HardwareError(f"a population is named {_brief(name)!r}, expected text")
 
 
 def _check_shape(shape: Any, label: str) -> None:
@@ -238,13 +252,13 @@ def _check_shape(shape: Any, label: str) -> None:
         or not shape
         or any(not isinstance(n, int | np.integer) or n < 1 for n in shape)
     ):
-        raise HardwareError(f"{label}: shape is {str(shape)[:60]}, expected one positive integer per axis")
+        raise HardwareError(f"{label}: shape is {_brief(shape)}, expected one positive integer per axis")
 
 
 def _check_range(value: Any, low: int, high: int, what: str, scalar: bool = False) -> None:
     array = np.asarray(value)
     if array.dtype.kind not in "iu" or (scalar and array.ndim):
-        raise HardwareError(f"{what} is {str(value)[:60]}, expected integers from {low} to {high}")
+        raise HardwareError(f"{what} is {_brief(value)}, expected integers from {low} to {high}")
     if array.size and (array.min() < low or array.max() > high):
         worst = array.min() if array.min() < low else array.max()
         raise HardwareError(f"{what} is {worst}, expected {low} to {high}")
@@ -254,7 +268,7 @@ def _check_projection(projection: Any, axes: int) -> str:
     label, weight = _label(projection), projection.weight
     if projection.sign_mode not in ("mixed", "excitatory", "inhibitory"):
         raise HardwareError(
-            f"{label}: sign mode is {str(projection.sign_mode)[:40]!r}, "
+            f"{label}: sign mode is {_brief(projection.sign_mode)!r}, "
             "expected mixed, excitatory or inhibitory"
         )
     _check_range(projection.weight_bits, 1, 8, f"{label}: weight_bits", scalar=True)

@@ -19,6 +19,7 @@ import numpy as np
 
 from hardware.errors import HardwareError
 from hardware.guarded import Reader
+from hardware.metadata import decode_metadata
 from hardware.network import (
     ConvProjection,
     DenseProjection,
@@ -93,7 +94,7 @@ def load(path: str | os.PathLike[str], reader: Reader | None = None) -> Network:
         network = _decode(document.get("network"), arrays, 0)
         if not isinstance(network, Network):
             raise HardwareError("the data set 'network' holds no network")
-        return network
+        return dataclasses.replace(network, metadata=decode_metadata(network.metadata))
     except HardwareError as error:
         raise HardwareError(f"{path}: {error}") from None
 

@@ -12,7 +12,8 @@ of 6. What the format, or the loader's own arithmetic, cannot say is refused wit
 
 A sparse projection is written as a dense matrix, zeros as zeros. A population that does not spike gets the
 threshold 2**17, which a 24-bit membrane cannot pass; that is how it is read, too. An input with counts above
-1 needs ``Network(input_message_bits=...)`` in lava-dl, or it takes every count as one spike.
+1 needs ``Network(input_message_bits=...)`` in lava-dl, or it takes every count as one spike. lava-dl counts
+depth from the first layer of neurons, `hardware.timing` from the input: its ``reset_offset`` is ours plus one.
 
 Two things are added that other readers pass over: the attribute ``name`` of a layer, and the data set
 ``metadata`` (JSON: time step, bins, class names), so that a file is enough to evaluate it.
@@ -30,6 +31,7 @@ import numpy as np
 
 from hardware.errors import HardwareError
 from hardware.guarded import Reader
+from hardware.metadata import decode_metadata
 from hardware.network import (
     ConvProjection,
     DenseProjection,
@@ -706,13 +708,13 @@ def _metadata(text: Any) -> tuple[float | None, dict[str, Any]]:
     try:
         document = json.loads(text)
         dt = document.get("dt")
-        known = {str(k): _revive(v) for k, v in document.get("metadata", {}).items()}
+        known = decode_metadata({k: _revive(v) for k, v in document.get("metadata", {}).items()})
         if dt is not None and not (isinstance(dt, int | float) and math.isfinite(dt) and dt > 0):
             raise HardwareError(f"metadata: dt is {str(dt)[:40]}, expected seconds")
         return (None if dt is None else float(dt)), known
     except HardwareError:
         raise
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise HardwareError("the data set 'metadata' is not what this project writes") from None
 
 

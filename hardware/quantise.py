@@ -36,17 +36,6 @@ def sign_mode(weights: Array) -> SignMode:
     return "inhibitory" if weights.max() <= 0 else "mixed"
 
 
-def full_scale(weights: Array, mode: SignMode, weight_bits: int, axis: int | None = None) -> Array:
-    """The largest scale at which no weight leaves the grid: of all, or of each row along the first axis.
-
-    inf where all weights are zero.
-    """
-    low, high, _ = weight_grid(mode, weight_bits)
-    flat = weights.reshape(1, -1) if axis is None else weights.reshape(weights.shape[0], -1)
-    top, bottom = flat.max(axis=1, initial=0.0), flat.min(axis=1, initial=0.0)
-    return scale_that_fits(top, bottom, low, high)
-
-
 def scale_that_fits(top: Array, bottom: Array, low: int, high: int) -> Array:
     """The largest factor that keeps weights from `bottom` <= 0 to `top` >= 0 within `low` to `high`."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

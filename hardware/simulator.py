@@ -207,7 +207,7 @@ class Simulator:
                 event_counts[b],
             )
 
-        workers = min(threads or len(os.sched_getaffinity(0)), max(batch, 1))
+        workers = min(threads or _cores(), max(batch, 1))
         if workers == 1:
             for b in range(batch):
                 one(b)
@@ -346,6 +346,11 @@ class Simulator:
             links.append(link(kernels.DENSE, int(delay), weight, synapses.astype(np.int32)))
         assert n_pre == len(links[0].degree)
         return links
+
+
+def _cores() -> int:
+    """Cores this process may use; all of the machine where the system (not Linux) does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # Of the arrays that `Simulator._state` returns: u, v and ring start at zero.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nir
@@ -22,7 +23,8 @@ from dpap_neuro.cli import app, main
 from hardware import lava, simulator
 from hardware.compile import compile_graph
 from hardware.graph import read_graph
-from hardware.network_file import load
+from hardware.network import DenseProjection, InputPopulation, Network, Population
+from hardware.network_file import load, save
 from hardware.netx import read_net
 
 # A Python 3.10 with lava-nc, where the machine names one.
@@ -197,7 +199,8 @@ def test_real_lava_differs_nowhere(model, tmp_path):
         (("simulate", "{m}", "--input", "{t}/none.npy"), "none.npy"),
         (("simulate", "{m}", "--input", "{m}"), "not an .npy"),
         (("simulate", "{m}", "--dataset", "digits", "--backend", "float"), "float"),
-        (("simulate", "{m}", "--dataset", "digits", "--record", "n9"), "n9"),
+        (("simulate", "{m}", "--dataset", "digits", "--record", "n9", "--out", "{t}/s.npz"), "n9"),
+        (("simulate", "{m}", "--dataset", "digits", "--record", "n1"), "--out"),
         (("simulate", "{m}", "--dataset", "digits", "--out", "{t}/a.txt"), ".npz"),
         (("simulate", "{m}", "--dataset", "digits", "--limit", "0"), "limit"),
         (
@@ -243,6 +246,27 @@ def test_damaged_and_foreign_network_files(model, tmp_path, monkeypatch, capsys)
     assert "holds integers" in fails(monkeypatch, capsys, *arguments)
     arguments = ("evaluate", tmp_path / "m.net", "--dataset", "digits", "--backend", "fixed", "--dt", "0.1")
     assert "--dt" in fails(monkeypatch, capsys, *arguments)
+
+
+def test_a_file_that_keeps_bins_no_recording_has(model, tmp_path, monkeypatch, capsys):
+    network = compile_graph(read_graph(model))[0]
+    save(replace(network, metadata={**network.metadata, "kept_bins": np.array([0, 9])}), tmp_path / "m.h5")
+    arguments = ("evaluate", tmp_path / "m.h5", "--dataset", "digits", "--backend", "fixed", "--limit", "1")
+    assert "keeps bin 9, the recordings have 5" in fails(monkeypatch, capsys, *arguments)
+
+
+def test_names_are_printed_as_they_are(tmp_path):
+    network = Network(
+        (InputPopulation("in", (2,)),),
+        (Population("[/b]", (1,), vth=1),),
+        (DenseProjection("in", "[/b]", np.full((1, 2), 100)),),
+        ("[/b]",),
+    )
+    save(network, tmp_path / "[red].h5")
+    np.save(tmp_path / "x.npy", np.ones((3, 2), int))
+    arguments = ["simulate", str(tmp_path / "[red].h5"), "--input", str(tmp_path / "x.npy")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0 and "[/b]" in result.stdout and "[red].h5" in result.stdout.replace("\n", "")
 
 
 def test_what_a_chip_or_file_cannot_say(tmp_path, monkeypatch, capsys):

@@ -299,6 +299,27 @@ def test_bad_arguments_in_one_line():
     refused("interval", lava.simulate, network, ONE, reset_interval=0)
 
 
+@needs_lava
+@pytest.mark.parametrize(
+    ("ending", "words"),
+    [(lambda: os._exit(9), "one of its processes ended"), (lambda: [][0], "list index out of range")],
+)
+def test_a_process_that_ends_is_not_waited_for(ending, words, monkeypatch):
+    """As where /dev/shm is too small: Lava's own run would hang."""
+    stock = lava._recording_models
+
+    def failing(logs):
+        models = stock(logs)
+        for model in models.values():
+            model.reset_voltage = lambda *_, **__: ending()
+        return models
+
+    monkeypatch.setattr(lava, "_recording_models", failing)
+    refused(words, lava.simulate, one_neuron([2]), ONE)
+    monkeypatch.undo()
+    assert lava.simulate(one_neuron([2]), ONE, ["n"]).v["n"].shape == (1, 3, 1)
+
+
 def test_a_missing_lava_is_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(lava, "available", lambda: False)
     refused("--lava-python", lava.simulate, one_neuron([2]), ONE)

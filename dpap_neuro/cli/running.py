@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from dpap_neuro.cli.shared import (
@@ -25,6 +26,9 @@ from dpap_neuro.cli.shared import (
     stderr,
     stdout,
 )
+
+if TYPE_CHECKING:
+    from hardware.compile import LayerReport
 
 LavaPython = Annotated[
     str | None, typer.Option(help="A Python 3.10 with lava-nc 0.10.0, where this one has none.")
@@ -62,29 +66,45 @@ def compile_(
             )
         )
         return
-    table = Table(title=f"{model} for {chip}", title_justify="left")
-    for heading in (
-        "synapses",
-        "kind",
-        "bits",
-        "exponent",
-        "delay",
-        "weights",
-        "rounded to 0",
-        "weight error (rms)",
-    ):
-        table.add_column(heading)
-    for heading in ("threshold error", "bias error", "decay error"):
-        table.add_column(heading)
-    for r in reports:
-        counts = (str(r.weight_bits), str(r.weight_exp), str(r.delay), f"{r.parameters:,}", f"{r.zeroed:,}")
-        decay = max(r.du_error, r.dv_error)
-        errors = (f"{e:.2%}" for e in (r.weight_error_rms, r.threshold_error, r.bias_error, decay))
-        table.add_row(f"{r.source} -> {r.target}", r.kind, *counts, *errors)
-    stdout.print(table)
+    stdout.print(_layers(f"{model} for {chip}, {weight_bits}-bit weights", reports))
     for note in dict.fromkeys(f"{r.source} -> {r.target}: {note}" for r in reports for note in r.notes):
         stderr.print(note, highlight=False, markup=False)
-    stdout.print(f"Written: {out}", highlight=False)
+    stdout.print(f"Written: {out}", highlight=False, markup=False)
+
+
+def _layers(title: str, reports: list[LayerReport]) -> Table:
+    """A row per projection, narrow enough for 80 columns; delays only where there are some."""
+    columns: dict[str, list[str]] = {
+        "parameters": [f"{r.parameters:,}" for r in reports],
+        "to 0": [f"{r.zeroed:,}" for r in reports],
+    }
+    if any(r.delay for r in reports):
+        columns["delay"] = [str(r.delay) for r in reports]
+    columns |= {
+        "weight": [f"{r.weight_error_rms:.2%}" for r in reports],
+        "threshold": [f"{r.threshold_error:.2%}" for r in reports],
+        "bias": [f"{r.bias_error:.2%}" for r in reports],
+        "decay": [f"{max(r.du_error, r.dv_error):.2%}" for r in reports],
+    }
+    table = Table(
+        title=escape(title),
+        title_justify="left",
+        caption="to 0: rounded to zero. Errors are relative: weights rms, others largest.",
+        caption_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    names = [len(name) for r in reports for name in (r.source, f"-> {r.target}")]
+    table.add_column("projection", overflow="fold", min_width=min(max(names, default=0), 28))
+    table.add_column("kind", no_wrap=True)
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for k, r in enumerate(reports):
+        table.add_row(
+            escape(f"{r.source} -> {r.target}"), r.kind, *(values[k] for values in columns.values())
+        )
+    return table
 
 
 @app.command()
@@ -110,7 +130,7 @@ def simulate(
 ) -> None:
     """Run the integer network of a model; on Lava, compare every spike with ours (exit status 1 if any differs).
 
-    Example: dpap-neuro simulate demo/pruned.nir --dataset digits --record fc1 --out spikes.npz
+    Example: dpap-neuro simulate demo/pruned.nir --dataset digits --record 9_lif --out spikes.npz
     """
     from dpap_neuro import evaluation as e
     from dpap_neuro.data import open_dataset, rasters
@@ -120,6 +140,8 @@ def simulate(
     e.check_backend(backend, lava_python, ("fixed", "lava"))
     if out is not None:
         e.check_spikes_path(out)
+    elif record:
+        raise InputError(f"record: nothing is kept of {', '.join(record)} without --out SPIKES.npz")
     if (raster is None) == (dataset is None):
         raise InputError("input: give either --dataset NAME or --input RASTER.npy")
     opened_model = e.open_model(model, dt)
@@ -153,19 +175,20 @@ def simulate(
         print(json.dumps(values))
     else:
         table = Table(
-            title=f"{model}: {counts.shape[0]} samples of {counts.shape[1]} steps", title_justify="left"
+            title=escape(f"{model}: {counts.shape[0]} samples of {counts.shape[1]} steps"),
+            title_justify="left",
         )
         for heading in ("population", "shape", "spikes", *(["synaptic events"] if differing is None else [])):
             table.add_column(heading)
         for p in network.populations:
             shape = "x".join(map(str, p.shape))
-            row = [p.name, shape, f"{spikes[p.name]:,}" if p.spiking else "read-out"]
+            row = [escape(p.name), shape, f"{spikes[p.name]:,}" if p.spiking else "read-out"]
             table.add_row(*row, *([f"{values['events'][p.name]:,}"] if differing is None else []))
         stdout.print(table)
         if differing is not None:
             stdout.print(f"values that differ between Lava and our simulator: {differing:,}", highlight=False)
         if out is not None:
-            stdout.print(f"Written: {out}", highlight=False)
+            stdout.print(f"Written: {out}", highlight=False, markup=False)
     if differing:
         raise typer.Exit(1)
 
@@ -215,7 +238,7 @@ def evaluate(
     if as_json:
         print(json.dumps(result.to_dict()))
         return
-    table = Table(title=str(model), title_justify="left", show_header=False)
+    table = Table(title=escape(str(model)), title_justify="left", show_header=False)
     table.add_row("accuracy", f"{result.accuracy:.2%} ({result.correct:,} of {result.n:,})")
     step = "" if result.dt is None else f" of {result.dt:g} s"
     table.add_row("time steps", f"{result.steps:,}{step}")
