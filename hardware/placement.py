@@ -393,7 +393,7 @@ def _pack_rows(rows: np.ndarray) -> np.ndarray:
     """One int64 per row of small non-negative integers, equal exactly where the rows are."""
     code = np.zeros(len(rows), dtype=np.int64)
     for column in rows.T:
-        code = code * (int(column.max()) + 1) + column
+        code = code * (int(column.max(initial=0)) + 1) + column
     return code
 
 
@@ -785,7 +785,8 @@ def _hold(problem: _Problem, name: str, order: Order, fan_out: FanOut) -> tuple[
     cores.open()
     held = cores.put_units(0, name, order, order.middle())
     finite = np.isfinite(problem.capacity)
-    return held, float(np.max((1 - cores.room[0][finite] / problem.capacity[finite])[1:]))
+    full = 1 - cores.room[0][finite] / problem.capacity[finite]
+    return held, float(np.max(full[1:], initial=0.0))
 
 
 def _placement(problem: _Problem, found: _Found, bound: int, max_cores: int | None) -> Placement:
