@@ -1,6 +1,6 @@
 """A training run as a user starts it: data by name, a model, a pruner; and the folder it is kept in.
 
-A run folder holds `weights.safetensors`, `run.json` (settings and history) and `model.nir`.
+A run folder holds `weights.safetensors`, `run.json` (settings and history) and, of a spiking network, `model.nir`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from dpap_neuro.data import Binning, Opened, open_dataset
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, write_json, write_whole
-from dpap_neuro.models import ModelSettings, SpikingNetwork, build_model
+from dpap_neuro.models import RELU, ModelSettings, SpikingNetwork, build_model
 from dpap_neuro.neurons import NeuronSettings
 from dpap_neuro.nir_export import to_nir, write_nir
 from dpap_neuro.pruning import Pruner, PruneReport
@@ -79,14 +79,27 @@ def _padded(data: Data, steps: int) -> Data:
 
 
 def model_settings(
-    split: Split, name: str, readout: str, decay: float, v_th: float, slope: float
+    split: Split,
+    name: str,
+    readout: str | None,
+    decay: float,
+    v_th: float,
+    slope: float,
+    cell: str = "lif",
+    current_decay: float | None = None,
 ) -> ModelSettings:
-    """Settings for this data. decay: share of the membrane lost in a step, dt / tau_mem."""
-    if not 0 < decay <= 1:
-        raise InputError(f"decay: found {decay}, expected above 0 and at most 1")
-    neuron = NeuronSettings(split.dt, split.dt / decay, v_th, slope)
+    """Settings for this data. decay: share of the membrane lost in a step, dt / tau_mem; current_decay: the same of the
+    synaptic current of "cubalif" (None: as the membrane). readout: None is "spikes", or "mean" of the artificial twin.
+    """
+    for what, share in (("decay", decay), ("current_decay", current_decay)):
+        if share is not None and not 0 < share <= 1:
+            raise InputError(f"{what}: found {share}, expected above 0 and at most 1")
+    tau_syn = None if current_decay is None else split.dt / current_decay
+    neuron = NeuronSettings(split.dt, split.dt / decay, v_th, slope, tau_syn)
     shape = split.train[0].shape[2:]
-    return ModelSettings(name, tuple(shape), len(split.opened.classes), neuron, readout)  # type: ignore[arg-type]
+    if readout is None:
+        readout = "mean" if cell == RELU else "spikes"
+    return ModelSettings(name, tuple(shape), len(split.opened.classes), neuron, readout, cell)  # type: ignore[arg-type]
 
 
 def train_run(
@@ -121,13 +134,14 @@ def metadata_of(split: Split) -> dict[str, Any]:
 
 
 def save_run(folder: str | Path, network: SpikingNetwork, history: History, metadata: dict[str, Any]) -> None:
-    """Write the folder's three files, each whole or not at all."""
+    """Write the folder's files, each whole or not at all."""
     folder = make_folder(folder)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
     write_whole(folder / "weights.safetensors", lambda path: save_file(tensors, path))
     if history.kept_bins is not None:
         metadata = {**metadata, "kept_bins": list(history.kept_bins)}
-    write_nir(graph_of(network, metadata), folder / "model.nir")
+    if network.settings.spiking:
+        write_nir(graph_of(network, metadata), folder / "model.nir")
     write_json(
         folder / "run.json",
         {

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dpap_neuro.cli.shared import DataDir, Device, Seed, app, progress, stderr, stdout
+from dpap_neuro.cli.shared import DataDir, Device, Seed, app, progress, speaking, stderr, stdout
 
 
 @app.command()
@@ -53,6 +53,15 @@ def train(
     sparsity: Annotated[
         float | None, typer.Option(help="Share of the parameters to remove; dpap finds its own without.")
     ] = None,
+    structured: Annotated[
+        bool, typer.Option("--structured", help="dpap: channels and neurons only, no single synapses.")
+    ] = False,
+    compact: Annotated[
+        bool,
+        typer.Option(
+            "--compact", help="Cut dead channels and neurons out while training, so that epochs get faster."
+        ),
+    ] = False,
     keep_bins: Annotated[
         int | None, typer.Option(help="Time steps to keep of each recording; dpap drops the others.")
     ] = None,
@@ -66,8 +75,17 @@ def train(
         float | None, typer.Option(help="Microseconds per time step, instead of --bins.")
     ] = None,
     clip: Annotated[int | None, typer.Option(help="Event counts above are cut to this.")] = 4,
-    readout: Annotated[str, typer.Option(help="spikes or membrane.")] = "spikes",
+    neuron: Annotated[
+        str, typer.Option(help="lif, cubalif, if, plif, or relu (the artificial twin, not exported).")
+    ] = "lif",
+    readout: Annotated[
+        str | None, typer.Option(help="spikes or membrane (spikes where not given); mean with --neuron relu.")
+    ] = None,
     decay: Annotated[float, typer.Option(help="Share of the membrane lost in a step, dt / tau.")] = 0.5,
+    current_decay: Annotated[
+        float | None,
+        typer.Option(help="cubalif: share of the synaptic current lost in a step, dt / tau_syn."),
+    ] = None,
     threshold: Annotated[float, typer.Option(help="Membrane threshold.")] = 0.5,
     surrogate_slope: Annotated[
         float, typer.Option(help="Of the surrogate gradient (SuperSpike's alpha).")
@@ -81,39 +99,55 @@ def train(
     """Train a network, pruning it on the way; writes weights, history and model.nir.
 
     Example: dpap-neuro train --dataset nmnist --data-dir data --pruner dpap --out runs/first
+
+    On several GPUs or machines: torchrun --nproc-per-node 2 -m dpap_neuro.cli train ... (--batch is that of all together)
     """
-    from dpap_neuro import runs, training
+    from dpap_neuro import distributed, runs, training
     from dpap_neuro.data import Binning
+    from dpap_neuro.files import check_folder
     from dpap_neuro.pruning import make_pruner
 
-    chosen = training.choose_device(device)
-    settings = training.TrainSettings(epochs=epochs, batch=batch, learning_rate=learning_rate, seed=seed)
+    settings = training.TrainSettings(
+        epochs=epochs, batch=batch, learning_rate=learning_rate, seed=seed, compact=compact
+    )
     options: dict[str, Any] = {} if sparsity is None else {"sparsity": sparsity}
     if keep_bins is not None:
         options["bins"] = keep_bins
+    if structured:
+        options["structured"] = True
     method = make_pruner(pruner, epochs=epochs, **options)
     binning = Binning(10 if bins is None and bin_us is None else bins, bin_us, clip)
-    with progress() as tell:
-        split = runs.load_split(dataset, data_dir, binning, lambda what, a, b: tell(f"reading {what}", a, b))
-        description = runs.model_settings(split, model, readout, decay, threshold, surrogate_slope)
-        batches = max(1, len(split.train[1]) // batch)
-        stderr.print(method.describe(), highlight=False)
-        network, history = runs.train_run(
-            split,
-            description,
-            method,
-            settings,
-            chosen,
-            lambda epoch, done: tell("training", epoch * batches + done, epochs * batches),
-            lambda e, _: stderr.print(
-                f"epoch {e.epoch + 1}: loss {e.loss:.3f}, test accuracy {e.accuracy:.2%}, "
-                f"{e.remaining:,} of {e.parameters:,} parameters",
-                highlight=False,
-            ),
-            checkpoint=out / "checkpoint" if resume else None,
-        )
-    runs.save_run(out, network.cpu(), history, runs.metadata_of(split))
-    stdout.print(f"Written to {out}: model.nir, weights.safetensors, run.json", highlight=False)
+    check_folder(out)
+    with distributed.joined(training.choose_device(device)) as chosen, speaking(distributed.rank() == 0):
+        with progress() as tell:
+            split = runs.load_split(
+                dataset, data_dir, binning, lambda what, a, b: tell(f"reading {what}", a, b)
+            )
+            description = runs.model_settings(
+                split, model, readout, decay, threshold, surrogate_slope, neuron, current_decay
+            )
+            batches = max(1, len(split.train[1]) // batch)
+            stderr.print(method.describe(), highlight=False)
+            network, history = runs.train_run(
+                split,
+                description,
+                method,
+                settings,
+                chosen,
+                lambda epoch, done: tell("training", epoch * batches + done, epochs * batches),
+                lambda e, _: stderr.print(
+                    f"epoch {e.epoch + 1}: loss {e.loss:.3f}, test accuracy {e.accuracy:.2%}, "
+                    f"{e.remaining:,} of {e.parameters:,} parameters",
+                    highlight=False,
+                ),
+                checkpoint=out / "checkpoint" if resume else None,
+            )
+        if distributed.rank() == 0:
+            runs.save_run(out, network.cpu(), history, runs.metadata_of(split))
+            graph = "model.nir, " if description.spiking else ""
+            stdout.print(f"Written to {out}: {graph}weights.safetensors, run.json", highlight=False)
+            if not description.spiking:
+                stdout.print("No model.nir: NIR and the chips have no artificial neurons.", highlight=False)
 
 
 @app.command()
