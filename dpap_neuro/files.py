@@ -33,6 +33,14 @@ def write_json(path: str | Path, values: Any) -> None:
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def check_folder(path: str | Path) -> None:
+    """Raise InputError where `make_folder` and writing into it would fail, before hours of work; nothing is made."""
+    path = Path(path)
+    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: cannot be written, expected {there} to be a folder open for writing")
+
+
 def make_folder(path: str | Path) -> Path:
     """The folder, made where it is missing. Raises InputError where it cannot be."""
     path = Path(path)

@@ -1,4 +1,7 @@
-"""Networks: synapse and neuron modules in sequence. To add one: a function here and its name in `MODELS`."""
+"""Networks: synapse and neuron modules in sequence. To add one: a function here and its name in `MODELS`.
+
+Each comes with any of the spiking neurons, or with rectifiers in their place: its artificial twin.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.neurons import LI, LIF, Neuron, NeuronSettings
+from dpap_neuro.neurons import LI, NEURONS, CubaLI, Neuron, NeuronSettings
+
+# The artificial twin: rectifiers instead of spiking neurons, frame by frame.
+RELU = "relu"
+CELLS = (*NEURONS, RELU)
 
 
 @dataclass(frozen=True)
 class ModelSettings:
     """All that is needed to build a network again.
 
-    input_shape: (polarities, rows, columns). readout: "spikes" (the class whose neuron fires most) or "membrane"
-    (the class whose leaky integrator is highest on average).
+    input_shape: (polarities, rows, columns). cell: a name of `neurons.NEURONS`, or "relu". readout: "spikes" (the class
+    whose neuron fires most) or "membrane" (the class whose leaky integrator is highest on average); of the artificial
+    twin "mean" (the class whose value is highest on average).
     """
 
     name: str
@@ -25,6 +33,12 @@ class ModelSettings:
     classes: int
     neuron: NeuronSettings
     readout: str = "spikes"
+    cell: str = "lif"
+
+    @property
+    def spiking(self) -> bool:
+        """Whether the network has spiking neurons, so that it can become a `.nir` file."""
+        return self.cell != RELU
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -44,7 +58,7 @@ class Network(nn.Module):
 class SpikingNetwork(nn.Sequential, Network):
     """Synapse modules see all time steps at once, as a batch of T * B; neuron modules scan over time.
 
-    forward: x (T, B, ...) event counts; returns (T, B, classes): spikes, or membranes of the read-out.
+    forward: x (T, B, ...) event counts; returns (T, B, classes): spikes, membranes or values of the read-out.
     """
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -54,12 +68,20 @@ class SpikingNetwork(nn.Sequential, Network):
 
 
 def logits(output: Tensor) -> Tensor:
-    """(T, B, classes) to (B, classes): spike counts, or the sum of the membranes, over time."""
+    """(T, B, classes) to (B, classes): spike counts, or the sum of membranes or values, over time."""
     return output.sum(0)
 
 
-def _readout(settings: ModelSettings) -> Neuron:
-    return LIF(settings.neuron) if settings.readout == "spikes" else LI(settings.neuron)
+def _neurons(settings: ModelSettings) -> nn.Module:
+    return NEURONS[settings.cell](settings.neuron) if settings.spiking else nn.ReLU()
+
+
+def _readout(settings: ModelSettings) -> list[nn.Module]:
+    if settings.readout == "mean":
+        return []
+    if settings.readout == "spikes":
+        return [_neurons(settings)]
+    return [CubaLI(settings.neuron) if settings.cell == "cubalif" else LI(settings.neuron)]
 
 
 def _cnn(settings: ModelSettings) -> list[nn.Module]:
@@ -68,16 +90,16 @@ def _cnn(settings: ModelSettings) -> list[nn.Module]:
     return [
         nn.Conv2d(channels, 12, 5, stride=2, padding=2, bias=False),
         nn.BatchNorm2d(12),
-        LIF(settings.neuron),
+        _neurons(settings),
         nn.Conv2d(12, 24, 3, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(24),
-        LIF(settings.neuron),
+        _neurons(settings),
         nn.Flatten(),
         nn.Linear(24 * rows * columns, 128, bias=False),
         nn.BatchNorm1d(128),
-        LIF(settings.neuron),
+        _neurons(settings),
         nn.Linear(128, settings.classes),
-        _readout(settings),
+        *_readout(settings),
     ]
 
 
@@ -88,15 +110,15 @@ def _cnn_wide(settings: ModelSettings) -> list[nn.Module]:
     return [
         nn.Conv2d(channels, 24, 5, stride=2, bias=False),
         nn.BatchNorm2d(24),
-        LIF(settings.neuron),
+        _neurons(settings),
         nn.Conv2d(24, 48, 3, stride=2, bias=False),
         nn.BatchNorm2d(48),
-        LIF(settings.neuron),
+        _neurons(settings),
         nn.Flatten(),
         nn.Linear(48 * rows * columns, 256),
-        LIF(settings.neuron),
+        _neurons(settings),
         nn.Linear(256, settings.classes),
-        _readout(settings),
+        *_readout(settings),
     ]
 
 
@@ -106,9 +128,9 @@ def _mlp(settings: ModelSettings) -> list[nn.Module]:
         nn.Flatten(),
         nn.Linear(channels * rows * columns, 256, bias=False),
         nn.BatchNorm1d(256),
-        LIF(settings.neuron),
+        _neurons(settings),
         nn.Linear(256, settings.classes),
-        _readout(settings),
+        *_readout(settings),
     ]
 
 
@@ -120,11 +142,16 @@ MODELS: dict[str, Callable[[ModelSettings], list[nn.Module]]] = {
 
 
 def build_model(settings: ModelSettings, seed: int = 0) -> SpikingNetwork:
-    """A network with random weights from `seed`. Raises InputError for an unknown name or read-out."""
+    """A network with random weights from `seed`. Raises InputError for an unknown name, cell or read-out."""
     if settings.name not in MODELS:
         raise InputError(f"model: found {settings.name!r}, expected one of {', '.join(MODELS)}")
-    if settings.readout not in ("spikes", "membrane"):
-        raise InputError(f"readout: found {settings.readout!r}, expected spikes or membrane")
+    if settings.cell not in CELLS:
+        raise InputError(f"neuron: found {settings.cell!r}, expected one of {', '.join(CELLS)}")
+    readouts = ("spikes", "membrane") if settings.spiking else ("mean",)
+    if settings.readout not in readouts:
+        raise InputError(
+            f"readout: found {settings.readout!r}, expected {' or '.join(readouts)} of neuron {settings.cell}"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SpikingNetwork(*MODELS[settings.name](settings))

@@ -1,6 +1,6 @@
 """A training run as a user starts it: data by name, a model, a pruner; and the folder it is kept in.
 
-A run folder holds `weights.safetensors`, `run.json` (settings and history) and `model.nir`.
+A run folder holds `weights.safetensors`, `run.json` (settings and history) and, of a spiking network, `model.nir`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from dpap_neuro.data import Binning, Opened, open_both
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, write_json, write_whole
-from dpap_neuro.models import ModelSettings, Network, build_model
+from dpap_neuro.models import RELU, ModelSettings, Network, build_model
 from dpap_neuro.neurons import NeuronSettings
 from dpap_neuro.nir_export import to_nir, without_dead_units, write_nir
 from dpap_neuro.nir_import import IMPORTED, ImportedNetwork, from_graph
@@ -85,14 +85,27 @@ def load_split(
 
 
 def model_settings(
-    split: Split, name: str, readout: str, decay: float, v_th: float, slope: float
+    split: Split,
+    name: str,
+    readout: str | None,
+    decay: float,
+    v_th: float,
+    slope: float,
+    cell: str = "lif",
+    current_decay: float | None = None,
 ) -> ModelSettings:
-    """Settings for this data. decay: share of the membrane lost in a step, dt / tau_mem."""
-    if not 0 < decay <= 1:
-        raise InputError(f"decay: found {decay}, expected above 0 and at most 1")
-    neuron = NeuronSettings(split.dt, split.dt / decay, v_th, slope)
+    """Settings for this data. decay: share of the membrane lost in a step, dt / tau_mem; current_decay: the same of the
+    synaptic current of "cubalif" (None: as the membrane). readout: None is "spikes", or "mean" of the artificial twin.
+    """
+    for what, share in (("decay", decay), ("current_decay", current_decay)):
+        if share is not None and not 0 < share <= 1:
+            raise InputError(f"{what}: found {share}, expected above 0 and at most 1")
+    tau_syn = None if current_decay is None else split.dt / current_decay
+    neuron = NeuronSettings(split.dt, split.dt / decay, v_th, slope, tau_syn)
     shape = split.train[0].shape[2:]
-    return ModelSettings(name, tuple(shape), len(split.opened.classes), neuron, readout)  # type: ignore[arg-type]
+    if readout is None:
+        readout = "mean" if cell == RELU else "spikes"
+    return ModelSettings(name, tuple(shape), len(split.opened.classes), neuron, readout, cell)  # type: ignore[arg-type]
 
 
 def imported(graph: Graph, split: Split, dt: float | None = None) -> ImportedNetwork:
@@ -158,7 +171,7 @@ def save_run(
     metadata: dict[str, Any],
     compact: bool = False,
 ) -> None:
-    """Write the folder's three files, each whole or not at all.
+    """Write the folder's files, each whole or not at all.
 
     compact: leave neurons that pruning silenced out of model.nir.
     """
@@ -169,8 +182,9 @@ def save_run(
         before = metadata.get("kept_bins")  # the pruner counted in these
         kept = [int(i) if before is None else before[i] for i in history.kept_bins]
         metadata = {**metadata, "kept_bins": kept}
-    exported = without_dead_units(network, network.settings.input_shape) if compact else network
-    write_nir(graph_of(exported, metadata), folder / "model.nir")
+    if network.settings.spiking:
+        exported = without_dead_units(network, network.settings.input_shape) if compact else network
+        write_nir(graph_of(exported, metadata), folder / "model.nir")
     write_json(
         folder / "run.json",
         {

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -64,8 +65,6 @@ def trained(folder):
     from dpap_neuro.models import ModelSettings, build_model
     from dpap_neuro.neurons import NeuronSettings
 
-    # Float64, so that the order of sums decides about no spike.
-    training.as_input = lambda x, device: torch.as_tensor(x).transpose(0, 1).double()
     rng = np.random.default_rng(0)
     labels = np.arange(50) % 3
     rasters = (rng.random((50, 5, 2, 9, 9)) < 0.2 + 0.1 * labels.reshape(-1, 1, 1, 1, 1)).astype(np.uint8)
@@ -73,9 +72,14 @@ def trained(folder):
     pruner = make_pruner("dpap", epochs=5, sparsity=0.5, structured=True, bins=3)
     settings = training.TrainSettings(epochs=5, batch=15, compact=True)
     data = (rasters, labels)
-    history = training.train(
-        model, pruner, data, data, settings, torch.device("cpu"), checkpoint=f"{folder}/checkpoint"
+    # Float64, so that the order of sums decides about no spike.
+    double = mock.patch.object(
+        training, "as_input", lambda x, device: torch.as_tensor(x).transpose(0, 1).double()
     )
+    with double:
+        history = training.train(
+            model, pruner, data, data, settings, torch.device("cpu"), checkpoint=f"{folder}/checkpoint"
+        )
     epochs = [(e.loss, e.accuracy, e.remaining, e.synapses_remaining) for e in history.epochs]
     return {"weights": model.state_dict(), "history": epochs, "kept_bins": history.kept_bins}
 

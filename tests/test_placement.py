@@ -91,10 +91,13 @@ def refused(network, chip, error):
 
 
 def sparse_networks():
-    return st.builds(
-        nets.uniform, st.integers(1, 150), st.integers(1, 12), st.integers(0, 9)
-    ) | st.builds(
-        nets.local, st.integers(4, 150), st.integers(1, 12), st.floats(0.5, 4), st.booleans(), st.integers(0, 9)
+    return st.builds(nets.uniform, st.integers(1, 150), st.integers(1, 12), st.integers(0, 9)) | st.builds(
+        nets.local,
+        st.integers(4, 150),
+        st.integers(1, 12),
+        st.floats(0.5, 4),
+        st.booleans(),
+        st.integers(0, 9),
     )
 
 
@@ -151,7 +154,12 @@ def fewest_cores(network, chip):
                     content.setdefault(name, []).append(n)
                 contents.append(content)
             chosen.append(min(contents, key=lambda content: unrolled.core(content)[0]))
-        if all(core[key] <= getattr(chip, key) for core in unrolled.usage(chosen) for key in core if hasattr(chip, key)):
+        if all(
+            core[key] <= getattr(chip, key)
+            for core in unrolled.usage(chosen)
+            for key in core
+            if hasattr(chip, key)
+        ):
             best = len(parts)
     return best
 
@@ -162,7 +170,15 @@ def fewest_cores(network, chip):
     st.integers(1, 4),
     st.sampled_from([0.0, 0.5]),
     st.booleans(),
-    st.sampled_from([(2, math.inf, 99, 99), (4, 400, 99, 99), (4, 260, 99, 99), (5, math.inf, 4, 99), (5, math.inf, 99, 4)]),
+    st.sampled_from(
+        [
+            (2, math.inf, 99, 99),
+            (4, 400, 99, 99),
+            (4, 260, 99, 99),
+            (5, math.inf, 4, 99),
+            (5, math.inf, 99, 4),
+        ]
+    ),
     st.sampled_from(["loihi1", "loihi2"]),
 )
 def test_lower_bound_holds_for_all_placements(seed, first, zeros, sparse, limits, base):
@@ -263,7 +279,10 @@ def test_a_neuron_with_too_much_fan_in_is_named():
     weight = np.zeros((3, 5000), dtype=np.int16)
     weight[2] = 2
     network = Network(
-        (InputPopulation("in", (5000,)),), (Population("out", (3,)),), (DenseProjection("in", "out", weight),), ("out",)
+        (InputPopulation("in", (5000,)),),
+        (Population("out", (3,)),),
+        (DenseProjection("in", "out", weight),),
+        ("out",),
     )
     with pytest.raises(HardwareError) as error:
         place(network, "loihi1")

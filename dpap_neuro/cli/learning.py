@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,9 +20,13 @@ from dpap_neuro.cli.shared import (
     cache_folder,
     progress,
     say_time_step,
+    speaking,
     stderr,
     stdout,
 )
+
+if TYPE_CHECKING:
+    from hardware.budget import Fill
 
 Model = Annotated[str | None, typer.Option(help="cnn, cnn-wide or mlp; default by data set.")]
 Bins = Annotated[int | None, typer.Option(help="Time steps per recording; default by data set.")]
@@ -78,6 +82,15 @@ def train(
     sparsity: Annotated[
         float | None, typer.Option(help="Share of the parameters to remove; dpap finds its own without.")
     ] = None,
+    structured: Annotated[
+        bool, typer.Option("--structured", help="dpap: channels and neurons only, no single synapses.")
+    ] = False,
+    compact: Annotated[
+        bool,
+        typer.Option(
+            "--compact", help="Cut dead channels and neurons out while training, so that epochs get faster."
+        ),
+    ] = False,
     keep_bins: Annotated[
         int | None, typer.Option(help="Time steps to keep of each recording; dpap drops the others.")
     ] = None,
@@ -112,8 +125,17 @@ def train(
     jitter: Annotated[
         float | None, typer.Option(help="This share of the events moves by one time step in training.")
     ] = None,
-    readout: Annotated[str, typer.Option(help="spikes or membrane.")] = "spikes",
+    neuron: Annotated[
+        str, typer.Option(help="lif, cubalif, if, plif, or relu (the artificial twin, not exported).")
+    ] = "lif",
+    readout: Annotated[
+        str | None, typer.Option(help="spikes or membrane (spikes where not given); mean with --neuron relu.")
+    ] = None,
     decay: Annotated[float, typer.Option(help="Share of the membrane lost in a step, dt / tau.")] = 0.5,
+    current_decay: Annotated[
+        float | None,
+        typer.Option(help="cubalif: share of the synaptic current lost in a step, dt / tau_syn."),
+    ] = None,
     threshold: Annotated[float, typer.Option(help="Membrane threshold.")] = 0.5,
     surrogate_slope: Annotated[
         float, typer.Option(help="Of the surrogate gradient (SuperSpike's alpha).")
@@ -127,27 +149,29 @@ def train(
 ) -> None:
     """Train a network, pruning it on the way; writes weights, history and model.nir.
 
-    A .nir file brings its neurons, its read-out and, where it says so, its binning.
-    With a chip or a limit the pruner removes what it must for the network to fit, and no more; exit status 3 where that fails.
+    A .nir file brings its neurons, its read-out and, where it says so, its binning. With a chip or a limit the pruner
+    removes what it must for the network to fit, and no more; exit status 3 where that fails.
 
     Example: dpap-neuro train --dataset nmnist --data-dir data --pruner dpap --out runs/first
 
     Example: dpap-neuro train --pruner dpap --chip loihi1 --max-cores 4 --out runs/small
+
+    On several GPUs or machines: torchrun --nproc-per-node 2 -m dpap_neuro.cli train ... (--batch is that of all together)
     """
-    from dpap_neuro import data, fitting, runs, training
+    from dpap_neuro import data, distributed, fitting, runs, training
     from dpap_neuro.errors import InputError
     from dpap_neuro.evaluation import binning_of
+    from dpap_neuro.files import check_folder
     from dpap_neuro.pruning import make_pruner
     from hardware.budget import Budget
     from hardware.chips import load_chip
     from hardware.graph import read_graph, time_constants
 
+    defaults = data.dataset(dataset).defaults
+
     def given(name: str) -> bool:
         source = context.get_parameter_source(name)
         return source is not None and source.name != "DEFAULT"
-
-    chosen = training.choose_device(device)
-    defaults = data.dataset(dataset).defaults
 
     def chosen_or_default(value: Any, name: str) -> Any:
         return getattr(defaults, name) if value is None else value
@@ -161,18 +185,22 @@ def train(
         drop=chosen_or_default(drop, "drop"),
         jitter=chosen_or_default(jitter, "jitter"),
         seed=seed,
+        compact=compact,
     )
-    options: dict[str, Any] = {} if sparsity is None else {"sparsity": sparsity}
-    if keep_bins is not None:
-        options["bins"] = keep_bins
     budget = None
     if any(limit is not None for limit in (chip, max_cores, max_synapses, max_synapses_per_core)):
         budget = Budget(load_chip(chip or "loihi2"), max_cores, max_synapses, max_synapses_per_core)
-        options["meter"] = fitting.BudgetMeter(budget)
+    wanted = {
+        "sparsity": sparsity,
+        "bins": keep_bins,
+        "structured": structured or None,
+        "meter": None if budget is None else fitting.BudgetMeter(budget),
+    }
+    options = {name: value for name, value in wanted.items() if value is not None}
     method = make_pruner(pruner, epochs=epochs, **options)
     graph = None
     if model is not None and model.endswith(".nir"):
-        for name in ("readout", "decay", "threshold", "surrogate_slope"):
+        for name in ("neuron", "readout", "decay", "current_decay", "threshold", "surrogate_slope"):
             if given(name):
                 raise InputError(f"--{name.replace('_', '-')}: {model} has its own; leave it out")
         graph = read_graph(model)
@@ -188,61 +216,75 @@ def train(
             chosen_or_default(clip, "clip"),
             chosen_or_default(downsample, "downsample"),
         )
-    with progress() as tell:
-        split = runs.load_split(
-            dataset,
-            data_dir,
-            binning,
-            lambda what, a, b: tell(f"reading {what}", a, b),
-            cache_folder(cache_dir),
-            None if graph is None else graph.metadata.get("kept_bins"),
-        )
-        if split.held_out:
-            stderr.print("No recordings for testing: every fifth of each class is held out.", highlight=False)
-        description: Any
-        if graph is not None:
-            if time_constants(graph):
-                say_time_step(graph, dt)
-            description = runs.imported(graph, split, dt)
-        else:
-            name = chosen_or_default(model, "model")
-            description = runs.model_settings(split, name, readout, decay, threshold, surrogate_slope)
-        batches = max(1, len(split.train[1]) // batch)
-        stderr.print(method.describe(), highlight=False)
-        network, history = runs.train_run(
-            split,
-            description,
-            method,
-            settings,
-            chosen,
-            lambda epoch, done: tell("training", epoch * batches + done, epochs * batches),
-            lambda e, report: stderr.print(
-                f"epoch {e.epoch + 1}: loss {e.loss:.3f}, test accuracy {e.accuracy:.2%}, "
-                f"{e.remaining:,} of {e.parameters:,} parameters"
-                + ("" if report.fill is None else f"; {report.fill.text}"),
-                highlight=False,
-            ),
-            checkpoint=out / "checkpoint" if resume else None,
-        )
-    metadata = runs.metadata_of(split)
-    network = network.cpu()
-    if budget is None:
-        runs.save_run(out, network, history, metadata)
-    else:
-        found = fitting.save_fitted(out, network, history, metadata, budget)
-    stdout.print(f"Written to {out}: model.nir, weights.safetensors, run.json", highlight=False)
-    if budget is not None:
-        stdout.print(
-            f"model.nir: {found.placement.synapses:,} synapses on {found.placement.cores} cores of {budget.chip.name}",
-            highlight=False,
-        )
-        for broken in found.broken:
-            stderr.print(f"does not fit: {broken}", highlight=False)
-        if not found.fits:
-            stderr.print(
-                " ".join([f"{method.name} could not remove enough.", found.explain()]), highlight=False
+    check_folder(out)
+    with distributed.joined(training.choose_device(device)) as chosen, speaking(distributed.rank() == 0):
+        with progress() as tell:
+            split = runs.load_split(
+                dataset,
+                data_dir,
+                binning,
+                lambda what, a, b: tell(f"reading {what}", a, b),
+                cache_folder(cache_dir),
+                None if graph is None else graph.metadata.get("kept_bins"),
             )
-            raise typer.Exit(3)
+            if split.held_out:
+                stderr.print(
+                    "No recordings for testing: every fifth of each class is held out.", highlight=False
+                )
+            description: Any
+            if graph is not None:
+                if time_constants(graph):
+                    say_time_step(graph, dt)
+                description = runs.imported(graph, split, dt)
+            else:
+                name = chosen_or_default(model, "model")
+                description = runs.model_settings(
+                    split, name, readout, decay, threshold, surrogate_slope, neuron, current_decay
+                )
+            batches = max(1, len(split.train[1]) // batch)
+            stderr.print(method.describe(), highlight=False)
+            network, history = runs.train_run(
+                split,
+                description,
+                method,
+                settings,
+                chosen,
+                lambda epoch, done: tell("training", epoch * batches + done, epochs * batches),
+                lambda e, report: stderr.print(
+                    f"epoch {e.epoch + 1}: loss {e.loss:.3f}, test accuracy {e.accuracy:.2%}, "
+                    f"{e.remaining:,} of {e.parameters:,} parameters"
+                    + ("" if report.fill is None else f"; {report.fill.text}"),
+                    highlight=False,
+                ),
+                checkpoint=out / "checkpoint" if resume else None,
+            )
+        if distributed.rank() > 0:
+            return
+        metadata, network = runs.metadata_of(split), network.cpu()
+        if budget is None:
+            runs.save_run(out, network, history, metadata)
+        else:
+            found = fitting.save_fitted(out, network, history, metadata, budget)
+        written = "model.nir, " if network.settings.spiking else ""
+        stdout.print(f"Written to {out}: {written}weights.safetensors, run.json", highlight=False)
+        if not network.settings.spiking:
+            stdout.print("No model.nir: NIR and the chips have no artificial neurons.", highlight=False)
+        if budget is not None:
+            _say_fit(method.name, found)
+
+
+def _say_fit(pruner: str, found: Fill) -> None:
+    """What model.nir takes of its budget; exit status 3 where that is too much."""
+    placement = found.placement
+    stdout.print(
+        f"model.nir: {placement.synapses:,} synapses on {placement.cores} cores of {found.budget.chip.name}",
+        highlight=False,
+    )
+    for broken in found.broken:
+        stderr.print(f"does not fit: {broken}", highlight=False)
+    if not found.fits:
+        stderr.print(" ".join([f"{pruner} could not remove enough.", found.explain()]), highlight=False)
+        raise typer.Exit(3)
 
 
 @app.command()

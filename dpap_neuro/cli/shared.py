@@ -55,6 +55,16 @@ def cache_folder(chosen: Path | None) -> Path:
 
 
 @contextmanager
+def speaking(aloud: bool) -> Iterator[None]:
+    """Whether anything is printed for a while; errors come after it."""
+    stdout.quiet = stderr.quiet = not aloud
+    try:
+        yield
+    finally:
+        stdout.quiet = stderr.quiet = False
+
+
+@contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar with the time left for each thing being done, on stderr."""
     columns = (

@@ -55,6 +55,10 @@ def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Prun
         if name == "dpap-weighted":
             return WeightedDPAP(epochs=epochs, **options)
         if name == "none":
+            if options:
+                raise InputError(
+                    f"pruner none: found {', '.join(options)}, expected no option (it removes nothing)"
+                )
             return Pruner(epochs=epochs)
         if name in ("magnitude", "magnitude-layer"):
             return Magnitude(epochs=epochs, per_layer=name.endswith("layer"), **options)
@@ -63,7 +67,8 @@ def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Prun
         if name in ("set", "rigl"):
             return Rewiring(epochs=epochs, growth="random" if name == "set" else "gradient", **options)
     except TypeError as error:
-        raise InputError(f"pruner {name}: {error}") from None
+        # "DPAP.__init__() got an unexpected keyword argument 'colour'"
+        raise InputError(f"pruner {name}: {str(error).partition('() ')[2] or error}") from None
     raise InputError(f"pruner: found {name!r}, expected one of {', '.join(PRUNERS)}")
 
 

@@ -1,0 +1,266 @@
+"""`dpap-neuro train` on a small folder of recordings: neurons, time bins, interruption, several processes, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("norse")
+
+import nir
+import torch
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+from dpap_neuro import runs, training
+from dpap_neuro.cli import app, main
+from dpap_neuro.data import Binning, open_dataset
+from dpap_neuro.evaluation import evaluate
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """30 recordings of three classes in N-MNIST's format: each class is busy in rows of its own, and falls silent late."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for label in range(3):
+        for number in range(10):
+            count = 300
+            t = np.sort(rng.integers(0, 310_000, count))
+            x, y, p = (
+                rng.integers(0, 34, count),
+                rng.integers(0, 10, count) + 11 * label,
+                rng.integers(0, 2, count),
+            )
+            late = t > 155_000
+            x[late], y[late] = 0, 0
+            raw = np.stack([x, y, p << 7 | t >> 16, t >> 8 & 255, t & 255], 1).astype(np.uint8)
+            path = root / "NMNIST" / "Train" / str(label) / f"{number:05d}.bin"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(raw.tobytes())
+    return root
+
+
+def options(folder, out, *more: str) -> list[str]:
+    common = ["--dataset", "nmnist", "--data-dir", str(folder), "--out", str(out), "--model", "mlp"]
+    return ["train", *common, "--epochs", "4", "--bins", "6", "--batch", "8", *more]
+
+
+def train(folder, out, *more: str) -> dict[str, np.ndarray]:
+    result = CliRunner().invoke(app, options(folder, out, *more), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return load_file(out / "weights.safetensors")
+
+
+def evaluated(folder, model, backend: str = "float") -> dict:
+    arguments = ["evaluate", str(model), "--dataset", "nmnist", "--data-dir", str(folder), "--split", "all"]
+    result = CliRunner().invoke(app, [*arguments, "--backend", backend, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def fails(monkeypatch, capsys, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["dpap-neuro", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert exit_.value.code == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("cell", "node", "more"),
+    [
+        ("lif", nir.LIF, ("--readout", "membrane")),
+        ("cubalif", nir.CubaLIF, ("--current-decay", "0.7")),
+        ("cubalif", nir.CubaLIF, ("--readout", "membrane")),
+        ("if", nir.IF, ()),
+        ("plif", nir.LIF, ()),
+    ],
+)
+def test_every_neuron_learns_and_does_in_the_file_what_it_did_in_training(folder, tmp_path, cell, node, more):
+    train(folder, tmp_path, "--neuron", cell, "--pruner", "dpap", "--sparsity", "0.5", *more)
+    nodes = nir.read(tmp_path / "model.nir").nodes.values()
+    assert sum(isinstance(n, node) for n in nodes) == (1 if "membrane" in more else 2)
+    history = json.loads((tmp_path / "run.json").read_text())["history"]
+    assert history[-1]["loss"] < history[0]["loss"] and history[-1]["remaining"] < history[0]["parameters"]
+    network, _ = runs.load_run(tmp_path)
+    rasters = open_dataset("nmnist", folder, "all").rasters(Binning(bins=6, clip=4))
+    expected = training.predict(network, rasters, torch.device("cpu"))
+    exact = evaluate(tmp_path / "model.nir", "nmnist", folder, "all")
+    assert (exact.predictions == expected).sum() >= 29
+    chip = evaluated(folder, tmp_path / "model.nir", "fixed")
+    assert exact.spikes > 0 and chip["spikes"] == pytest.approx(exact.spikes, rel=0.15)
+
+
+def test_a_learned_time_constant_is_in_the_file(folder, tmp_path):
+    weights = train(folder, tmp_path, "--neuron", "plif", "--learning-rate", "0.05", "--pruner", "none")
+    share = {k: 1 / (1 + np.exp(-v)) for k, v in weights.items() if k.endswith(".w")}
+    dt = 0.31 / 6
+    taus = [n.tau.flat[0] for n in nir.read(tmp_path / "model.nir").nodes.values() if isinstance(n, nir.LIF)]
+    np.testing.assert_allclose(sorted(taus), sorted(dt / s for s in share.values()), rtol=1e-5)
+    assert all(abs(s - 0.5) > 1e-3 for s in share.values()), "learned"
+
+
+def test_the_artificial_twin_is_pruned_alike_and_not_exported(folder, tmp_path):
+    spiking = train(folder, tmp_path / "lif", "--pruner", "dpap", "--sparsity", "0.7")
+    artificial = train(folder, tmp_path / "relu", "--neuron", "relu", "--pruner", "dpap", "--sparsity", "0.7")
+    assert spiking.keys() == artificial.keys()
+    for weights in (spiking, artificial):
+        dense = [v for k, v in weights.items() if v.ndim == 2]
+        assert 1 - sum((v != 0).sum() for v in dense) / sum(v.size for v in dense) == pytest.approx(
+            0.7, abs=0.02
+        )
+    assert sorted(p.name for p in (tmp_path / "relu").iterdir()) == ["run.json", "weights.safetensors"]
+    values = json.loads((tmp_path / "relu" / "run.json").read_text())
+    assert values["history"][-1]["accuracy"] > 0.6 and values["model"]["cell"] == "relu"
+
+
+def test_dropped_time_bins_shorten_the_run_on_the_chip(folder, tmp_path):
+    train(folder, tmp_path / "run", "--pruner", "dpap", "--keep-bins", "3")
+    model = tmp_path / "run" / "model.nir"
+    kept = nir.read(model).metadata["kept_bins"]
+    assert len(kept) == 3
+    for out in (tmp_path / "chip.net", tmp_path / "chip.h5"):
+        result = CliRunner().invoke(app, ["compile", str(model), "--chip", "loihi2", "--out", str(out)])
+        assert result.exit_code == 0, result.output
+    CliRunner().invoke(app, ["export", str(tmp_path / "run"), "--out", str(tmp_path / "again.nir")])
+    found = {
+        "float": evaluated(folder, model),
+        "exported": evaluated(folder, tmp_path / "again.nir"),
+        "fixed": evaluated(folder, model, "fixed"),
+        ".net": evaluated(folder, tmp_path / "chip.net", "fixed"),
+        ".h5": evaluated(folder, tmp_path / "chip.h5", "fixed"),
+    }
+    assert {name: values["steps"] for name, values in found.items()} == dict.fromkeys(found, 3)
+    assert found["fixed"]["accuracy"] > 0.6
+
+    from dpap_neuro.nir_export import to_nir
+    from dpap_neuro.nir_import import from_graph
+    from hardware.graph import read_graph
+
+    network = from_graph(read_graph(model))
+    again = to_nir(network, network.input_shape, network.dt, kept_bins=network.metadata["kept_bins"])
+    assert list(again.metadata["kept_bins"]) == list(kept)
+
+
+def test_killed_in_the_middle_of_an_epoch_and_resumed(folder, tmp_path):
+    more = (
+        "--pruner",
+        "dpap",
+        "--sparsity",
+        "0.7",
+        "--structured",
+        "--compact",
+        "--keep-bins",
+        "4",
+        "--resume",
+    )
+    expected = train(folder, tmp_path / "whole", *more)
+    # The command itself, which kills itself in the second batch of epoch 2.
+    code = f"""
+import os, signal, sys
+from dpap_neuro import training
+from dpap_neuro.cli import main
+train = training._train
+def killed(*args):
+    told = args[6]
+    def on_batch(epoch, done):
+        told(epoch, done)
+        if (epoch, done) == (2, 2):
+            os.kill(os.getpid(), signal.SIGKILL)
+    return train(*args[:6], on_batch, *args[7:])
+training._train = killed
+sys.argv = ["dpap-neuro", *{options(folder, tmp_path / "cut", *more)!r}]
+main()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert [p.name for p in (tmp_path / "cut").iterdir()] == ["checkpoint"]
+    assert json.loads((tmp_path / "cut" / "checkpoint" / "checkpoint.json").read_text())["epoch"] == 1
+    found = train(folder, tmp_path / "cut", *more)
+    assert found.keys() == expected.keys()
+    assert [k for k in expected if not np.array_equal(found[k], expected[k])] == []
+    a, b = (json.loads((tmp_path / n / "run.json").read_text()) for n in ("whole", "cut"))
+    assert a["metadata"] == b["metadata"] and len(a["metadata"]["kept_bins"]) == 4
+    for one, other in zip(a["history"], b["history"], strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_two_processes_under_torchrun_write_one_run(folder, tmp_path):
+    more = ("--pruner", "dpap", "--sparsity", "0.7")
+    alone = train(folder, tmp_path / "alone", *more)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "-m", "dpap_neuro.cli", *options(folder, tmp_path / "two", *more)],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Written to") == 1 and done.stderr.count("epoch 1:") == 1
+    two = load_file(tmp_path / "two" / "weights.safetensors")
+    a, b = (json.loads((tmp_path / n / "run.json").read_text())["history"] for n in ("alone", "two"))
+    # In float32 the order of sums may move a spike; in float64 nothing differs (test_distributed.py).
+    assert [e["loss"] for e in b] == pytest.approx([e["loss"] for e in a], rel=0.02)
+    assert [e["remaining"] for e in b] == pytest.approx([e["remaining"] for e in a], rel=0.01)
+    weight = next(k for k, v in alone.items() if v.ndim == 2)
+    assert ((alone[weight] != 0) == (two[weight] != 0)).mean() > 0.97
+
+
+def test_a_checkpoint_of_another_run_is_one_line(folder, tmp_path, monkeypatch, capsys):
+    train(folder, tmp_path, "--pruner", "none", "--resume")
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for more, says in (
+        (("--pruner", "none", "--model", "cnn"), "shape"),
+        (("--pruner", "none", "--neuron", "plif"), "missing"),
+        (("--pruner", "dpap"), "found pruner none, expected dpap"),
+        (("--pruner", "none", "--seed", "5"), "found a run with seed 0, expected 5"),
+        (("--pruner", "none", "--bins", "7"), "found a run with data"),
+    ):
+        error = fails(monkeypatch, capsys, *options(folder, tmp_path, "--resume", *more))
+        assert error.startswith("error: ") and says in error and str(tmp_path / "checkpoint") in error
+        assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--threshold", "1e6"), "never spiked"),
+        (("--threshold", "1e6", "--pruner", "none"), "never spiked"),
+        (("--neuron", "gif"), "found 'gif', expected one of lif, cubalif, if, plif, relu"),
+        (("--neuron", "relu", "--readout", "spikes"), "expected mean"),
+        (("--current-decay", "0"), "current_decay: found 0.0"),
+        (("--pruner", "magnitude", "--sparsity", "0.5", "--structured"), "structured"),
+        (("--pruner", "none", "--sparsity", "0.5"), "pruner none: found sparsity"),
+        (("--keep-bins", "7"), "expected at most the 6"),
+        (("--sparsity", "-0.1"), "sparsity: found -0.1"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(folder, tmp_path, monkeypatch, capsys, more, says):
+    error = fails(monkeypatch, capsys, *options(folder, tmp_path / "out", *more))
+    assert error.startswith("error: ") and says in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_class_only_is_one_line(folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "NMNIST" / "Train").mkdir(parents=True)
+    (tmp_path / "NMNIST" / "Train" / "1").symlink_to(folder / "NMNIST" / "Train" / "1")
+    error = fails(monkeypatch, capsys, *options(tmp_path, tmp_path / "out"))
+    assert "found recordings of class 1 only, expected at least 2 classes" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_place_that_cannot_be_written_is_found_before_training(folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("here first")
+    error = fails(monkeypatch, capsys, *options(folder, tmp_path / "file" / "run"))
+    assert "expected" in error and "to be a folder" in error
