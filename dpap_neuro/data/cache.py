@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 
 from dpap_neuro.data.binning import Binning, Recordings, SensorSize, frames
 from dpap_neuro.data.splits import LabelledRecordings
@@ -86,16 +87,17 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Recordings are spooled first: with bin_us the longest decides the number of steps."""
-    with tempfile.TemporaryFile(dir=path.parent) as spool:
+    step = binning.shape(sensor_size)
+    size = math.prod(step)
+    with tempfile.TemporaryFile(dir=path.parent) as spool, open(path, "wb") as file:
         lengths = []
         for frame in frames(recordings, binning, sensor_size, progress):
             spool.write(frame.tobytes())
             lengths.append(len(frame))
         spool.seek(0)
-        step = binning.shape(sensor_size)
-        shape = (len(lengths), max(lengths), *step)
-        out = open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-        for index, length in enumerate(lengths):
-            raw = spool.read(length * int(np.prod(step)))
-            out[index, :length] = np.frombuffer(raw, dtype=np.uint8).reshape(length, *step)
-        out.flush()
+        steps = max(lengths)
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(lengths), steps, *step)}
+        write_array_header_1_0(file, header)
+        for length in lengths:
+            file.write(spool.read(length * size))
+            file.write(bytes((steps - length) * size))
