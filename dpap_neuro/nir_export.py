@@ -84,7 +84,8 @@ def to_nir(
 ) -> nir.NIRGraph:
     """A trained network as a graph.
 
-    model: takes (T, B, *input_shape); a plain nn.Sequential is taken layer by layer, each over its own time.
+    model: takes (T, B, *input_shape); a plain nn.Sequential or Norse's SequentialState may also be of cells that take
+    one time step.
     input_shape: without time and batch. dt: seconds per step. compact: write the network without its dead units.
     metadata: what else the graph should tell (bins, clip, class_names, readout ...); lists of strings are written
     as JSON, None is left out.

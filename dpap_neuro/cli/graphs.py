@@ -64,7 +64,7 @@ def inspect(
     if as_json:
         print(json.dumps(summary.as_json(found)))
         return
-    table = Table(title=str(model), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=_plain(str(model)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("node", overflow="fold")
     table.add_column("type", no_wrap=True)
     table.add_column("shape", no_wrap=True)
@@ -84,10 +84,10 @@ def inspect(
     sparsity = "" if found.sparsity is None else f"{found.sparsity:.1%}"
     table.add_row("all", "", "", *(f"{n:,}" for n in total), sparsity)
     stdout.print(table)
-    chain = list(pairwise(node.name for node in found.nodes))
+    chain = set(pairwise(node.name for node in found.nodes))
     forward = [edge for edge in found.edges if edge not in found.recurrent]
     for what, edges in (("edges", forward), ("recurrent edges", found.recurrent)):
-        if edges and list(edges) != chain:
+        if edges and set(edges) != chain:
             text = ", ".join(f"{source} -> {target}" for source, target in edges)
             stdout.print(f"{what}: {_plain(text)}", highlight=False)
     for node in found.nodes:
@@ -97,7 +97,7 @@ def inspect(
     stdout.print(found.dt_reason, highlight=False)
     for key, value in found.metadata.items():
         if key != "dt":
-            stdout.print(f"{_plain(key)}: {_plain(str(value))}", highlight=False)
+            stdout.print(f"{_plain(key)}: {_plain(str(value)[:400])}", highlight=False)
 
 
 def _plain(text: str) -> str:
