@@ -513,7 +513,9 @@ def _fill(
     if left > most * problem.capacity[0]:
         return None
     for name, order, spread in plans:
-        if spread:
+        if order.ends is not None:
+            order = Order(_put_parts(cores, name, order.parts()))
+        elif spread:
             order = Order(_spread(cores, name, order.neurons, spread))
         start = 0
         core = 0 if revisit else max(0, len(cores.room) - 1)
@@ -529,6 +531,22 @@ def _fill(
             guess = number or guess
             core += 1
     return cores.segments()
+
+
+def _put_parts(cores: _Cores, name: str, parts: list[np.ndarray]) -> np.ndarray:
+    """Each part on the first core that has room for all of it, or on a new one; what did not fit."""
+    left = [parts[0][:0]]
+    for part in parts:
+        usage = cores.problem.usage(name, part, cores.fan_out)
+        for core, room in enumerate(cores.room):
+            if name not in cores.content[core] and np.all(usage <= room):
+                cores.room[core] = room - usage
+                cores.content[core][name] = (part, usage)
+                break
+        else:
+            number = cores.put(len(cores.room) - 1, name, part) if cores.open() else 0
+            left.append(part[number:])
+    return np.concatenate(left)
 
 
 def _spread(cores: _Cores, name: str, order: np.ndarray, spread: int) -> np.ndarray:
@@ -756,8 +774,19 @@ def _scored_orders(
         rows = [w for w in problem.into[name] if w.incoming.taps is None and not w.full]
         if rows:
             heaviest = max(rows, key=lambda w: w.incoming.synapses)
-            held = max(1, _hold(problem, name, order, fan_out)[0])
-            candidates.append(Order(grown_order(heaviest.incoming, held, limit - problem.visits)))
+            costs = np.array(
+                [
+                    heaviest.plain + packing.index_width(problem.most[name] - 1, problem.widths),
+                    problem.chip.axon_in_bits + problem.chip.axon_out_bits,
+                    problem.chip.neuron_state_bits,
+                ]
+            )
+            limits = np.array([problem.most[name], problem.capacity[2], problem.capacity[1]])
+            grown, visits = grown_order(
+                heaviest.incoming, limits, costs, problem.form, limit - problem.visits
+            )
+            problem.visits += visits
+            candidates += [] if grown is None else [grown]
         scores = []
         for number, candidate in enumerate(candidates if len(candidates) > 1 else []):
             if number and problem.visits > limit:
