@@ -327,9 +327,7 @@ def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
                 more_bits += list_bits(1, bits, form) + axon
             else:
                 more_bits += list_bits(listed[j] + 1, bits, form) - list_bits(listed[j], bits, form)
-        if in_core and (
-            in_core >= limits[0] or axons + more > limits[1] or memory + more_bits > limits[2]
-        ):
+        if in_core and (in_core >= limits[0] or axons + more > limits[1] or memory + more_bits > limits[2]):
             ends[core] = n
             core += 1
             in_core = 0

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hardware import _packing as packing
-from hardware import memory
+from hardware import hypergraph, memory
 from hardware.chips import Chip, load_chip
 from hardware.connectivity import Incoming, by_post, in_degrees, out_degrees, shapes
 from hardware.errors import HardwareError
@@ -33,6 +33,8 @@ STRATEGIES = ("best", "sequential", "greedy", "hypergraph")
 EFFORT = 2e8
 # A trial's fixed cost, in synapses looked at.
 VISITS_PER_CALL = 5000.0
+# A hypergraph partitioner's cost for each synapse, in synapses looked at.
+VISITS_PER_PIN = 500.0
 
 Rates = Mapping[str, float | np.ndarray]
 
@@ -180,9 +182,7 @@ class _Problem:
         self.out_of = {n: [w for w in self.wires if w.source == n] for n in self.size}
         # Synapses looked at so far in trials: what a search spends, counted and not timed.
         self.visits = 0.0
-        self.visits_of_neuron = {
-            n: 2.0 + sum(wire.visits for wire in self.into[n]) for n in self.names
-        }
+        self.visits_of_neuron = {n: 2.0 + sum(wire.visits for wire in self.into[n]) for n in self.names}
         limit = min(chip.neurons_per_core, 2 ** max(chip.index_bits))
         self.capacity = np.array(
             [limit, chip.memory_bits_per_core, chip.axons_in_per_core, chip.axons_out_per_core]
@@ -278,7 +278,9 @@ class _Wire:
             self.rank_word = packing.random_words(incoming.n_post, 1)
             self.axon_taps, self.axon_indptr, self.tap_word = _axon_taps(incoming, self.atoms)
             self.kind = _kinds(incoming)
-            self.done = np.zeros((int(self.kind.max()) + 1) * (incoming.n_post // len(self.kind)), dtype=np.uint8)
+            self.done = np.zeros(
+                (int(self.kind.max()) + 1) * (incoming.n_post // len(self.kind)), dtype=np.uint8
+            )
         # What a look at one post neuron costs.
         if incoming.taps is not None:
             self.visits = len(self.axon_taps) / max(1, len(self.axon_indptr) - 1)
@@ -290,7 +292,12 @@ class _Wire:
         """(bits, axons in, synapses, touched axons) of these post neurons on one core; see `_packing`."""
         into = self.incoming
         if self.full and len(neurons):
-            return self.full_bits(len(neurons), form, widths), self.groups, len(neurons) * into.n_pre, self.groups
+            return (
+                self.full_bits(len(neurons), form, widths),
+                self.groups,
+                len(neurons) * into.n_pre,
+                self.groups,
+            )
         head = (neurons, self.plain, form, widths, self.count, self.first, self.last, self.touched)
         if into.taps is not None:
             return packing.measure_taps(
@@ -688,8 +695,10 @@ def _search(
         if problem.size[name]
     }
     best: _Found | None = None
-    if strategy in ("best", "greedy"):
+    if strategy in ("best", "greedy", "hypergraph"):
         best = _greedy(problem, natural, limit, bound)
+    if strategy in ("best", "hypergraph"):
+        best = _hypergraph(problem, natural, limit, bound, seed, best, always=strategy == "hypergraph")
     if strategy == "sequential" or (strategy == "best" and problem.visits < limit):
         plans: list[Plan] = [(name, order, 0) for name, order in natural.items()]
         most_visits = math.inf if best is None else limit
@@ -728,9 +737,7 @@ def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: i
     assert best is not None
     # Cores that are full before their neurons are many leave neuron slots that others can use, but only where some
     # populations are spread evenly: the heaviest ones, or a light one.
-    spreads = [
-        names for n in range(len(heavy)) for names in ([heavy[-1 - n]], heavy[: n + 1])
-    ]
+    spreads = [names for n in range(len(heavy)) for names in ([heavy[-1 - n]], heavy[: n + 1])]
     low, high = bound, len(best.segments) - 1
     while low <= high and problem.visits < limit:
         cores = (low + high) // 2
@@ -746,6 +753,54 @@ def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: i
         else:
             low = cores + 1
     return best
+
+
+def _hypergraph(
+    problem: _Problem,
+    natural: dict[str, Order],
+    limit: float,
+    bound: int,
+    seed: int,
+    best: _Found,
+    always: bool,
+) -> _Found:
+    """Sparse populations cut by a hypergraph partitioner into as many cores as `best` needs for them, then into fewer.
+
+    always: whether the effort is no limit to the first cut, and its placement is taken even where `best` is better.
+    """
+    wires = {}
+    for name in natural:
+        rows = [w for w in problem.into[name] if w.incoming.taps is None and not w.full]
+        if rows and len(rows) == len(problem.into[name]):
+            wires[name] = max(rows, key=lambda w: w.incoming.synapses)
+    if always and not wires:
+        raise HardwareError(
+            "placement strategy 'hypergraph': the network has no population with sparse synapses alone; "
+            "expected one, or strategy 'best'"
+        )
+    pins = sum(wire.incoming.synapses for wire in wires.values())
+    share, chosen = 1.0, best
+    first = always
+    while wires and (first or (hypergraph.installed() and problem.visits + pins * VISITS_PER_PIN <= limit)):
+        problem.visits += pins * VISITS_PER_PIN
+        orders = dict(natural)
+        for name, wire in wires.items():
+            parts = max(1, int(share * len(np.unique(best.core_of[name]))))
+            if parts > 1:
+                rates = problem.rates.get(wire.source)
+                orders[name] = hypergraph.partitioned_order(wire.incoming, parts, rates, seed)
+        plans: list[Plan] = [(name, order, 0) for name, order in orders.items()]
+        found = _settle(problem, lambda fan_out: _fill(problem, plans, fan_out), "hypergraph")  # noqa: B023
+        assert found is not None
+        better = found.rank() < chosen.rank()
+        if better or first:
+            chosen = found
+        first = False
+        fewer = len(chosen.segments) - 1
+        if not better or fewer < bound:
+            break
+        share = fewer / len(best.segments)
+    return chosen
 
 
 def _heaviest_first(problem: _Problem, natural: dict[str, Order]) -> list[str]:

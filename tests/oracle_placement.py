@@ -103,7 +103,10 @@ class Unrolled:
         """Per core {limit: used}, and the synapses. cores: a list of contents."""
         chip = self.chip
         home = {
-            (name, neuron): c for c, content in enumerate(cores) for name in content for neuron in content[name]
+            (name, neuron): c
+            for c, content in enumerate(cores)
+            for name in content
+            for neuron in content[name]
         }
         out = [set() for _ in cores]
         for number, (projection, found) in enumerate(self.projections):
@@ -132,7 +135,10 @@ class Unrolled:
     def crossing(self, cores, rates):
         """Spikes times the cores that they reach, but for their own."""
         home = {
-            (name, neuron): c for c, content in enumerate(cores) for name in content for neuron in content[name]
+            (name, neuron): c
+            for c, content in enumerate(cores)
+            for name in content
+            for neuron in content[name]
         }
         reached = defaultdict(set)
         for projection, found in self.projections:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -33,7 +34,9 @@ def layers(input_shape, *specs, keep=1.0, weight_bits=8, seed=0):
             wanted = (channels, shape[0], kernel, kernel)
         else:
             wanted = (sizes[0], math.prod(shape))
-        weight = rng.integers(1, 100, wanted, dtype=np.int16) * rng.choice([-step, step], wanted).astype(np.int16)
+        weight = rng.integers(1, 100, wanted, dtype=np.int16) * rng.choice([-step, step], wanted).astype(
+            np.int16
+        )
         if step > 2:
             weight = np.sign(weight) * step
         weight[rng.random(wanted, dtype=np.float32) >= kept] = 0
@@ -49,7 +52,9 @@ def layers(input_shape, *specs, keep=1.0, weight_bits=8, seed=0):
             projections.append(DenseProjection(source, name, weight, weight_bits=weight_bits))
         populations.append(Population(name, shape))
         source = name
-    return Network((InputPopulation("in", tuple(input_shape)),), tuple(populations), tuple(projections), (source,))
+    return Network(
+        (InputPopulation("in", tuple(input_shape)),), tuple(populations), tuple(projections), (source,)
+    )
 
 
 def demo(keep=1.0):
@@ -132,13 +137,19 @@ def pruned_dense(shape, keep, seed=0, groups=1):
     populations, projections = [], []
     group = rng.integers(0, groups, shape[0])
     source = "in"
-    for number, (n_pre, n_post) in enumerate(zip(shape[:-1], shape[1:], strict=True), start=1):
+    for number, (n_pre, n_post) in enumerate(itertools.pairwise(shape), start=1):
         own = rng.integers(0, groups, n_post)
         same = group[:, None] == own[None, :]
-        chance = np.where(same, 0.9 * keep / same.mean(), 0.1 * keep / max(1e-9, (~same).mean())) if groups > 1 else keep
+        chance = (
+            np.where(same, 0.9 * keep / same.mean(), 0.1 * keep / max(1e-9, (~same).mean()))
+            if groups > 1
+            else keep
+        )
         pre, post = np.nonzero(rng.random((n_pre, n_post)) < chance)
         name = f"dense{number}"
         populations.append(Population(name, (n_post,)))
-        projections.append(sparse_layer(np.append(pre, n_pre - 1), np.append(post, n_post - 1), n_pre, source, name))
+        projections.append(
+            sparse_layer(np.append(pre, n_pre - 1), np.append(post, n_post - 1), n_pre, source, name)
+        )
         source, group = name, own
     return Network((InputPopulation("in", (shape[0],)),), tuple(populations), tuple(projections), (source,))

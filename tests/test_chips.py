@@ -89,7 +89,9 @@ def test_missing_value_unit_or_source(tmp_path, word):
 
 
 @pytest.mark.parametrize(("group", "key"), KEYS)
-@pytest.mark.parametrize("value", ["-1", '"many"', "true", "1.5", "nan", "-inf", "[]", "[3, 1]", "[-1, 2]", "{}"])
+@pytest.mark.parametrize(
+    "value", ["-1", '"many"', "true", "1.5", "nan", "-inf", "[]", "[3, 1]", "[-1, 2]", "{}"]
+)
 def test_negative_or_wrong_kind(tmp_path, group, key, value):
     message = refusal(tmp_path, with_value(group, key, value))
     assert f"'{group}.{key}' is " in message and "expected" in message
@@ -108,7 +110,7 @@ def test_a_format_without_limit(tmp_path):
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ('speed = 3\n', "'speed'"),
+        ("speed = 3\n", "'speed'"),
         ('[limits.coers]\nvalue = 1\nunit = "u"\nsource = "s"\n', "'limits.coers'"),
         ('[format.bits]\nvalue = 1\nunit = "u"\nsource = "s"\n', "'format.bits'"),
     ],

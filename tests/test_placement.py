@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hardware import hypergraph
 from hardware.chips import load_chip
 from hardware.errors import HardwareError
 from hardware.network import DenseProjection, InputPopulation, Network, Population, SparseProjection
@@ -91,10 +92,13 @@ def refused(network, chip, error):
 
 
 def sparse_networks():
-    return st.builds(
-        nets.uniform, st.integers(1, 150), st.integers(1, 12), st.integers(0, 9)
-    ) | st.builds(
-        nets.local, st.integers(4, 150), st.integers(1, 12), st.floats(0.5, 4), st.booleans(), st.integers(0, 9)
+    return st.builds(nets.uniform, st.integers(1, 150), st.integers(1, 12), st.integers(0, 9)) | st.builds(
+        nets.local,
+        st.integers(4, 150),
+        st.integers(1, 12),
+        st.floats(0.5, 4),
+        st.booleans(),
+        st.integers(0, 9),
     )
 
 
@@ -151,7 +155,12 @@ def fewest_cores(network, chip):
                     content.setdefault(name, []).append(n)
                 contents.append(content)
             chosen.append(min(contents, key=lambda content: unrolled.core(content)[0]))
-        if all(core[key] <= getattr(chip, key) for core in unrolled.usage(chosen) for key in core if hasattr(chip, key)):
+        if all(
+            core[key] <= getattr(chip, key)
+            for core in unrolled.usage(chosen)
+            for key in core
+            if hasattr(chip, key)
+        ):
             best = len(parts)
     return best
 
@@ -162,7 +171,15 @@ def fewest_cores(network, chip):
     st.integers(1, 4),
     st.sampled_from([0.0, 0.5]),
     st.booleans(),
-    st.sampled_from([(2, math.inf, 99, 99), (4, 400, 99, 99), (4, 260, 99, 99), (5, math.inf, 4, 99), (5, math.inf, 99, 4)]),
+    st.sampled_from(
+        [
+            (2, math.inf, 99, 99),
+            (4, 400, 99, 99),
+            (4, 260, 99, 99),
+            (5, math.inf, 4, 99),
+            (5, math.inf, 99, 4),
+        ]
+    ),
     st.sampled_from(["loihi1", "loihi2"]),
 )
 def test_lower_bound_holds_for_all_placements(seed, first, zeros, sparse, limits, base):
@@ -263,7 +280,10 @@ def test_a_neuron_with_too_much_fan_in_is_named():
     weight = np.zeros((3, 5000), dtype=np.int16)
     weight[2] = 2
     network = Network(
-        (InputPopulation("in", (5000,)),), (Population("out", (3,)),), (DenseProjection("in", "out", weight),), ("out",)
+        (InputPopulation("in", (5000,)),),
+        (Population("out", (3,)),),
+        (DenseProjection("in", "out", weight),),
+        ("out",),
     )
     with pytest.raises(HardwareError) as error:
         place(network, "loihi1")
@@ -323,3 +343,31 @@ def test_weights_or_delays_that_the_chip_cannot_store():
     with pytest.raises(HardwareError) as error:
         place(delayed, replace(LOIHI1, delay_bits=5))
     assert "delay of 63 steps" in line(error)
+
+
+def test_hypergraph_without_the_package(monkeypatch):
+    monkeypatch.setattr(hypergraph, "installed", lambda: False)
+    hypergraph._library.cache_clear()
+    network = nets.local(400, 10, 2.0)
+    chip = replace(LOIHI1, neurons_per_core=60)
+    with pytest.raises(HardwareError) as error:
+        place(network, chip, "hypergraph")
+    assert "mtkahypar is not installed" in line(error) and "[placement]" in line(error)
+    assert place(network, chip).strategy != "hypergraph"
+
+
+def test_hypergraph_needs_sparse_synapses(monkeypatch):
+    with pytest.raises(HardwareError) as error:
+        place(nets.layers((4,), ("dense", 3)), "loihi1", "hypergraph")
+    assert "no population with sparse synapses" in line(error)
+
+
+def test_hypergraph_cuts_fewer_synapses():
+    pytest.importorskip("mtkahypar", reason="the extra `placement` is not installed")
+    hypergraph._library.cache_clear()
+    network = nets.local(900, 20, 1.5)
+    chip = replace(LOIHI1, neurons_per_core=100)
+    found, again = (place(network, chip, "hypergraph") for _ in range(2))
+    oracle.check(network, found)
+    assert found.strategy == "hypergraph" and found.to_dict() == again.to_dict()
+    assert found.crossing_spikes < 0.5 * place(network, chip, "sequential").crossing_spikes
