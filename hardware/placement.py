@@ -31,6 +31,8 @@ STRATEGIES = ("best", "sequential", "greedy", "hypergraph")
 
 # Synapses that a search may look at: about a second on one core of 2024.
 EFFORT = 2e8
+# Large networks are looked at a few times more, that a search gets beyond its first placement.
+LOOKS = 5.0
 # A trial's fixed cost, in synapses looked at.
 VISITS_PER_CALL = 5000.0
 # A hypergraph partitioner's cost for each synapse, in synapses looked at.
@@ -125,10 +127,12 @@ def place(
     """Split the populations of `network` over the cores of `chip`.
 
     strategy: "sequential" (neurons in C order, a new core when one is full), "greedy" (neighbourhood orders, shared cores,
-        fewer cores tried until none fits), "hypergraph" (mtkahypar, the `placement` extra; sparse networks), or "best":
-        all of them, fewest cores first, then fewest crossing spikes.
-    effort: synapses looked at in trials, after which no further attempt begins; the default takes about a second. The result is
-        the same for the same arguments on every machine, which a limit in seconds would not give.
+        fewer cores tried until none fits), "hypergraph" (sparse populations cut by mtkahypar, the `placement` extra, and placed
+        so), or "best": all of them, fewest cores first, then fewest crossing spikes; without mtkahypar where it is not
+        installed or the effort is too little for it.
+    effort: synapses looked at in trials, beyond five looks at each of the network's, after which no further attempt begins; the
+        default takes about a second. The result is the same for the same arguments on every machine, which a limit in
+        seconds would not give.
     firing_rates: spikes of each neuron (scalar or array) per population and input, missing ones 1.
     max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
 
@@ -142,7 +146,8 @@ def place(
         raise HardwareError(f"max_cores is {max_cores}; expected at least 1")
     problem = _Problem(network, chip, _rates(network, firing_rates))
     bound = _lower_bound(problem)
-    return _search(problem, strategy, effort, bound, max_cores, seed)
+    limit = effort + LOOKS * sum(wire.incoming.synapses for wire in problem.wires)
+    return _search(problem, strategy, limit, bound, max_cores, seed)
 
 
 def lower_bound(network: Network, chip: Chip | str | Path) -> int:
