@@ -275,19 +275,25 @@ def sum_once(neurons, group, value, seen):
 
 
 @njit(cache=True)
-def grow(in_ptr, in_pre, out_ptr, out_post, per_core):
-    """An order of post neurons in which neighbours share pre neurons.
+def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
+    """An order of post neurons in which neighbours share pre neurons, and where in it each core ends.
 
-    Cores of `per_core` neurons are grown one after the other: each takes the neuron with the most synapses from
-    pre neurons that already reach the core (ties: the one that came up last), starting from the first neuron left.
+    Cores are grown one after the other: each takes the neuron with the most synapses from pre neurons that already reach the
+    core (ties: the one that came up last), as long as limits = (neurons, pre neurons, bits) hold; costs: bits of a synapse in
+    a list with indices, of an axon and of a neuron. The first that does not fit begins the next core, so that it borders on the last.
+    The third result is the number of synapses looked at; beyond `most_visits` the order is left unfinished.
     """
+    bits, axon, neuron = costs[0], costs[1], costs[2]
+    visits = 0
     n_post = len(in_ptr) - 1
     n_pre = len(out_ptr) - 1
     order = np.empty(n_post, dtype=np.int32)
+    ends = np.empty(n_post, dtype=np.int64)
     placed = np.zeros(n_post, dtype=np.bool_)
     score = np.zeros(n_post, dtype=np.int32)
     stamp = np.full(n_post, -1, dtype=np.int32)
     reached = np.full(n_pre, -1, dtype=np.int32)
+    listed = np.zeros(n_pre, dtype=np.int32)
     deepest = 1
     for i in range(n_post):
         deepest = max(deepest, in_ptr[i + 1] - in_ptr[i])
@@ -298,33 +304,56 @@ def grow(in_ptr, in_pre, out_ptr, out_post, per_core):
     start = 0
     core = 0
     in_core = 0
+    axons = 0
+    memory = 0
     top = 0
     for n in range(n_post):
-        if in_core == per_core:
-            core += 1
-            in_core = 0
-            for s in range(top + 1):
-                head[s] = -1
-            top = 0
         while top > 0 and head[top] == -1:
             top -= 1
         if top > 0:
             i = head[top]
-            head[top] = after[i]
-            if after[i] != -1:
-                before[after[i]] = -1
         else:
             while placed[start]:
                 start += 1
             i = start
+        if visits > most_visits:
+            break
+        more = 0
+        more_bits = neuron
+        for k in range(in_ptr[i], in_ptr[i + 1]):
+            j = in_pre[k]
+            if reached[j] != core:
+                more += 1
+                more_bits += list_bits(1, bits, form) + axon
+            else:
+                more_bits += list_bits(listed[j] + 1, bits, form) - list_bits(listed[j], bits, form)
+        if in_core and (in_core >= limits[0] or axons + more > limits[1] or memory + more_bits > limits[2]):
+            ends[core] = n
+            core += 1
+            in_core = 0
+            axons = 0
+            memory = 0
+            more = in_ptr[i + 1] - in_ptr[i]
+            more_bits = more * (list_bits(1, bits, form) + axon) + neuron
+            head[: top + 1] = -1
+            top = 0
+        elif top > 0:
+            head[top] = after[i]
+            if after[i] != -1:
+                before[after[i]] = -1
         placed[i] = True
         order[n] = i
         in_core += 1
+        axons += more
+        memory += more_bits
         for k in range(in_ptr[i], in_ptr[i + 1]):
             j = in_pre[k]
             if reached[j] == core:
+                listed[j] += 1
                 continue
             reached[j] = core
+            listed[j] = 1
+            visits += out_ptr[j + 1] - out_ptr[j]
             for m in range(out_ptr[j], out_ptr[j + 1]):
                 t = out_post[m]
                 if placed[t]:
@@ -349,7 +378,8 @@ def grow(in_ptr, in_pre, out_ptr, out_post, per_core):
                 head[s] = t
                 if s > top:
                     top = s
-    return order
+    ends[core] = n_post
+    return order, ends[: core + 1], visits
 
 
 @njit(cache=True)

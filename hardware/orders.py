@@ -10,20 +10,29 @@ from hardware import _packing as packing
 from hardware.connectivity import Incoming
 
 # What one step of growing a core costs, in synapses looked at.
-VISITS_PER_STEP = 5.0
+VISITS_PER_STEP = 2.0
 
 
 @dataclass(frozen=True)
 class Order:
-    """A population's neurons in the order in which cores take them, int32. unit: a core takes multiples of that many where it
-    can, since part of a tile may cost it more memory than the whole.
+    """A population's neurons in the order in which cores take them, int32.
+
+    unit: a core takes multiples of that many where it can, since part of a tile may cost it more memory than the whole.
+    ends: where in the order each core is to end; None where cores are simply filled.
     """
 
     neurons: np.ndarray
     unit: int = 1
+    ends: np.ndarray | None = None
+
+    def parts(self) -> list[np.ndarray]:
+        """The neurons core by core, where the order says where cores end."""
+        return [] if self.ends is None else np.split(self.neurons, self.ends[:-1])
 
     def middle(self) -> int:
-        """Where the unit in the middle begins."""
+        """Where the unit or core in the middle begins."""
+        if self.ends is not None and len(self.ends) > 1:
+            return int(self.ends[(len(self.ends) - 1) // 2])
         return len(self.neurons) // self.unit // 2 * self.unit
 
 
@@ -70,14 +79,17 @@ def _morton(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return code
 
 
-def grown_order(incoming: Incoming, per_core: int, most_visits: float) -> np.ndarray:
-    """For a sparse projection: cores of `per_core` neurons grown one by one, each next neuron the one that shares most pre
-    neurons with its core; see `_packing.grow`. Neurons in their own order where that would look at more than `most_visits` synapses.
+def grown_order(
+    incoming: Incoming, limits: np.ndarray, costs: np.ndarray, form: np.ndarray, most_visits: float
+) -> tuple[Order | None, float]:
+    """For a sparse projection: cores grown one by one, each next neuron the one that shares most pre neurons with its
+    core; see `_packing.grow` for limits and costs. None where that would look at more than `most_visits` synapses;
+    and how many it looked at.
     """
     out_ptr, out_post = packing.transpose(incoming.indptr, incoming.pre, incoming.n_pre)
-    degrees = np.diff(out_ptr)
-    cores = -(-incoming.n_post // per_core)
-    steps = float((degrees * np.minimum(degrees, cores)).sum())
-    if steps * VISITS_PER_STEP > most_visits:
-        return np.arange(incoming.n_post, dtype=np.int32)
-    return packing.grow(incoming.indptr, incoming.pre, out_ptr, out_post, per_core)
+    finite = np.minimum(limits, 2.0**62).astype(np.int64)
+    most = max(0.0, most_visits / VISITS_PER_STEP)
+    order, ends, steps = packing.grow(
+        incoming.indptr, incoming.pre, out_ptr, out_post, finite, costs, form, most
+    )
+    return (Order(order, ends=ends) if steps <= most else None), float(steps * VISITS_PER_STEP)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hardware import _packing as packing
-from hardware import memory
+from hardware import hypergraph, memory
 from hardware.chips import Chip, load_chip
 from hardware.connectivity import Incoming, by_post, in_degrees, out_degrees, shapes
 from hardware.errors import HardwareError
@@ -31,8 +31,12 @@ STRATEGIES = ("best", "sequential", "greedy", "hypergraph")
 
 # Synapses that a search may look at: about a second on one core of 2024.
 EFFORT = 2e8
+# Large networks are looked at a few times more, that a search gets beyond its first placement.
+LOOKS = 5.0
 # A trial's fixed cost, in synapses looked at.
 VISITS_PER_CALL = 5000.0
+# A hypergraph partitioner's cost for each synapse, in synapses looked at.
+VISITS_PER_PIN = 500.0
 
 Rates = Mapping[str, float | np.ndarray]
 
@@ -123,10 +127,12 @@ def place(
     """Split the populations of `network` over the cores of `chip`.
 
     strategy: "sequential" (neurons in C order, a new core when one is full), "greedy" (neighbourhood orders, shared cores,
-        fewer cores tried until none fits), "hypergraph" (mtkahypar, the `placement` extra; sparse networks), or "best":
-        all of them, fewest cores first, then fewest crossing spikes.
-    effort: synapses looked at in trials, after which no further attempt begins; the default takes about a second. The result is
-        the same for the same arguments on every machine, which a limit in seconds would not give.
+        fewer cores tried until none fits), "hypergraph" (sparse populations cut by mtkahypar, the `placement` extra, and placed
+        so), or "best": all of them, fewest cores first, then fewest crossing spikes; without mtkahypar where it is not
+        installed or the effort is too little for it.
+    effort: synapses looked at in trials, beyond five looks at each of the network's, after which no further attempt begins; the
+        default takes about a second. The result is the same for the same arguments on every machine, which a limit in
+        seconds would not give.
     firing_rates: spikes of each neuron (scalar or array) per population and input, missing ones 1.
     max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
 
@@ -140,7 +146,8 @@ def place(
         raise HardwareError(f"max_cores is {max_cores}; expected at least 1")
     problem = _Problem(network, chip, _rates(network, firing_rates))
     bound = _lower_bound(problem)
-    return _search(problem, strategy, effort, bound, max_cores, seed)
+    limit = effort + LOOKS * sum(wire.incoming.synapses for wire in problem.wires)
+    return _search(problem, strategy, limit, bound, max_cores, seed)
 
 
 def lower_bound(network: Network, chip: Chip | str | Path) -> int:
@@ -518,7 +525,9 @@ def _fill(
     if left > most * problem.capacity[0]:
         return None
     for name, order, spread in plans:
-        if spread:
+        if order.ends is not None:
+            order = Order(_put_parts(cores, name, order.parts()))
+        elif spread:
             order = Order(_spread(cores, name, order.neurons, spread))
         start = 0
         core = 0 if revisit else max(0, len(cores.room) - 1)
@@ -534,6 +543,22 @@ def _fill(
             guess = number or guess
             core += 1
     return cores.segments()
+
+
+def _put_parts(cores: _Cores, name: str, parts: list[np.ndarray]) -> np.ndarray:
+    """Each part on the first core that has room for all of it, or on a new one; what did not fit."""
+    left = [parts[0][:0]]
+    for part in parts:
+        usage = cores.problem.usage(name, part, cores.fan_out)
+        for core, room in enumerate(cores.room):
+            if name not in cores.content[core] and np.all(usage <= room):
+                cores.room[core] = room - usage
+                cores.content[core][name] = (part, usage)
+                break
+        else:
+            number = cores.put(len(cores.room) - 1, name, part) if cores.open() else 0
+            left.append(part[number:])
+    return np.concatenate(left)
 
 
 def _spread(cores: _Cores, name: str, order: np.ndarray, spread: int) -> np.ndarray:
@@ -675,8 +700,10 @@ def _search(
         if problem.size[name]
     }
     best: _Found | None = None
-    if strategy in ("best", "greedy"):
+    if strategy in ("best", "greedy", "hypergraph"):
         best = _greedy(problem, natural, limit, bound)
+    if strategy in ("best", "hypergraph"):
+        best = _hypergraph(problem, natural, limit, bound, seed, best, always=strategy == "hypergraph")
     if strategy == "sequential" or (strategy == "best" and problem.visits < limit):
         plans: list[Plan] = [(name, order, 0) for name, order in natural.items()]
         most_visits = math.inf if best is None else limit
@@ -733,6 +760,54 @@ def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: i
     return best
 
 
+def _hypergraph(
+    problem: _Problem,
+    natural: dict[str, Order],
+    limit: float,
+    bound: int,
+    seed: int,
+    best: _Found,
+    always: bool,
+) -> _Found:
+    """Sparse populations cut by a hypergraph partitioner into as many cores as `best` needs for them, then into fewer.
+
+    always: whether the effort is no limit to the first cut, and its placement is taken even where `best` is better.
+    """
+    wires = {}
+    for name in natural:
+        rows = [w for w in problem.into[name] if w.incoming.taps is None and not w.full]
+        if rows and len(rows) == len(problem.into[name]):
+            wires[name] = max(rows, key=lambda w: w.incoming.synapses)
+    if always and not wires:
+        raise HardwareError(
+            "placement strategy 'hypergraph': the network has no population with sparse synapses alone; "
+            "expected one, or strategy 'best'"
+        )
+    pins = sum(wire.incoming.synapses for wire in wires.values())
+    share, chosen = 1.0, best
+    first = always
+    while wires and (first or (hypergraph.installed() and problem.visits + pins * VISITS_PER_PIN <= limit)):
+        problem.visits += pins * VISITS_PER_PIN
+        orders = dict(natural)
+        for name, wire in wires.items():
+            parts = max(1, int(share * len(np.unique(best.core_of[name]))))
+            if parts > 1:
+                rates = problem.rates.get(wire.source)
+                orders[name] = hypergraph.partitioned_order(wire.incoming, parts, rates, seed)
+        plans: list[Plan] = [(name, order, 0) for name, order in orders.items()]
+        found = _settle(problem, lambda fan_out: _fill(problem, plans, fan_out), "hypergraph")  # noqa: B023
+        assert found is not None
+        better = found.rank() < chosen.rank()
+        if better or first:
+            chosen = found
+        first = False
+        fewer = len(chosen.segments) - 1
+        if not better or fewer < bound:
+            break
+        share = fewer / len(best.segments)
+    return chosen
+
+
 def _heaviest_first(problem: _Problem, natural: dict[str, Order]) -> list[str]:
     """Populations by how much of a core's scarcest other resource one neuron takes, most first."""
     fan_out = [wire.least_fan_out for wire in problem.wires]
@@ -759,8 +834,19 @@ def _scored_orders(
         rows = [w for w in problem.into[name] if w.incoming.taps is None and not w.full]
         if rows:
             heaviest = max(rows, key=lambda w: w.incoming.synapses)
-            held = max(1, _hold(problem, name, order, fan_out)[0])
-            candidates.append(Order(grown_order(heaviest.incoming, held, limit - problem.visits)))
+            costs = np.array(
+                [
+                    heaviest.plain + packing.index_width(problem.most[name] - 1, problem.widths),
+                    problem.chip.axon_in_bits + problem.chip.axon_out_bits,
+                    problem.chip.neuron_state_bits,
+                ]
+            )
+            limits = np.array([problem.most[name], problem.capacity[2], problem.capacity[1]])
+            grown, visits = grown_order(
+                heaviest.incoming, limits, costs, problem.form, limit - problem.visits
+            )
+            problem.visits += visits
+            candidates += [] if grown is None else [grown]
         scores = []
         for number, candidate in enumerate(candidates if len(candidates) > 1 else []):
             if number and problem.visits > limit:

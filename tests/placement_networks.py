@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -136,7 +137,7 @@ def pruned_dense(shape, keep, seed=0, groups=1):
     populations, projections = [], []
     group = rng.integers(0, groups, shape[0])
     source = "in"
-    for number, (n_pre, n_post) in enumerate(zip(shape[:-1], shape[1:], strict=True), start=1):
+    for number, (n_pre, n_post) in enumerate(itertools.pairwise(shape), start=1):
         own = rng.integers(0, groups, n_post)
         same = group[:, None] == own[None, :]
         chance = (

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hardware import hypergraph
 from hardware.chips import load_chip
 from hardware.errors import HardwareError
 from hardware.network import DenseProjection, InputPopulation, Network, Population, SparseProjection
@@ -342,3 +343,31 @@ def test_weights_or_delays_that_the_chip_cannot_store():
     with pytest.raises(HardwareError) as error:
         place(delayed, replace(LOIHI1, delay_bits=5))
     assert "delay of 63 steps" in line(error)
+
+
+def test_hypergraph_without_the_package(monkeypatch):
+    monkeypatch.setattr(hypergraph, "installed", lambda: False)
+    hypergraph._library.cache_clear()
+    network = nets.local(400, 10, 2.0)
+    chip = replace(LOIHI1, neurons_per_core=60)
+    with pytest.raises(HardwareError) as error:
+        place(network, chip, "hypergraph")
+    assert "mtkahypar is not installed" in line(error) and "[placement]" in line(error)
+    assert place(network, chip).strategy != "hypergraph"
+
+
+def test_hypergraph_needs_sparse_synapses(monkeypatch):
+    with pytest.raises(HardwareError) as error:
+        place(nets.layers((4,), ("dense", 3)), "loihi1", "hypergraph")
+    assert "no population with sparse synapses" in line(error)
+
+
+def test_hypergraph_cuts_fewer_synapses():
+    pytest.importorskip("mtkahypar", reason="the extra `placement` is not installed")
+    hypergraph._library.cache_clear()
+    network = nets.local(900, 20, 1.5)
+    chip = replace(LOIHI1, neurons_per_core=100)
+    found, again = (place(network, chip, "hypergraph") for _ in range(2))
+    oracle.check(network, found)
+    assert found.strategy == "hypergraph" and found.to_dict() == again.to_dict()
+    assert found.crossing_spikes < 0.5 * place(network, chip, "sequential").crossing_spikes
