@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMAND_LINE = {"cli", "demo.py", "evaluation.py", "nir_import.py", "report.py"}
+COMMAND_LINE = {
+    "cli",
+    "comparison.py",
+    "demo.py",
+    "evaluation.py",
+    "fitting.py",
+    "nir_import.py",
+    "report.py",
+}
 
 
 def imports(path: Path) -> set[str]:
