@@ -168,6 +168,9 @@ def test_unknown_layer_is_named():
     model = Folded(nn.Flatten(), nn.Linear(8, 5), Lif(), nn.Bilinear(5, 5, 2))
     with pytest.raises(InputError, match=r"stages\.3: found Bilinear"):
         find_structure(model, events(size=2))
+    attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    with pytest.raises(InputError, match=r"0\.self_attn: found MultiheadAttention"):
+        find_structure(nn.Sequential(attention, nn.Linear(8, 2)), torch.rand(3, 5, 8), time=False)
 
 
 def test_nothing_to_prune():

@@ -695,7 +695,8 @@ def find_structure(
                 leave = leave_neuron
             else:
                 own = [p for p in module.parameters(recurse=False) if p.dim() > 1]
-                if own and not list(module.children()):
+                # A container of one's own may hold a weight; one of PyTorch's (attention) is a layer.
+                if own and (type(module).__module__.startswith("torch.nn") or not list(module.children())):
                     raise InputError(
                         f"layer {name or 'model'}: found {type(module).__name__}, expected a convolution, "
                         "Linear, batch norm, pooling, Flatten, Dropout or neurons (or name it in `ignore`)"
