@@ -150,3 +150,44 @@ def test_a_network_that_fixes_its_sizes_stays_whole():
         pruner.compact()
     assert model.a.weight.shape == (4, 2, 3, 3) and model.a.out_channels == 4
     assert model(torch.rand(3, 2, 8, 8)).shape == (3, 2)
+
+
+def test_a_plain_norse_network_is_trained_pruned_cut_down_and_exported():
+    norse = pytest.importorskip("norse.torch")
+    from dpap_neuro.nir_export import to_nir
+
+    torch.manual_seed(0)
+    box = norse.LIFBoxParameters(tau_mem_inv=torch.tensor(500.0), v_th=torch.tensor(0.1))
+    currents = norse.LIFParameters(
+        tau_mem_inv=torch.tensor(500.0), tau_syn_inv=torch.tensor(500.0), v_th=torch.tensor(0.05)
+    )
+    model = norse.SequentialState(
+        nn.Conv2d(2, 8, 3), norse.LIFBoxCell(box), nn.Flatten(), nn.Linear(288, 20),
+        norse.LIFCell(currents), nn.Linear(20, 3),
+    )  # fmt: skip
+    x = events(batch=12, steps=6)
+    pruner = make_pruner("dpap", epochs=5, sparsity=0.6, structured=True, bins=3).attach(model, x, loop=True)
+    optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
+    model.train()
+    sizes = []
+    for epoch in range(5):
+        state, outs = None, []
+        for step in x[pruner.kept_bins]:
+            out, state = model(step, state)
+            outs.append(out)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(torch.stack(outs).mean(0), LABELS).backward()
+        optimizer.step()
+        pruner.step(optimizer)
+        report = pruner.end_epoch(epoch, optimizer)
+        pruner.compact(optimizer)
+        sizes.append(sum(p.numel() for p in model.parameters()))
+    assert sizes[-1] < 0.5 * sizes[0] and report.sparsity == pytest.approx(0.6, abs=0.06)
+    assert len(report.kept_bins) == 3
+    small = to_nir(model.eval(), (2, 8, 8), 1e-3)
+    pruner.expand(optimizer)
+    whole = to_nir(model, (2, 8, 8), 1e-3)
+    for name, node in whole.nodes.items():
+        if hasattr(node, "weight"):
+            assert (node.weight != 0).sum() == (small.nodes[name].weight != 0).sum()
+            assert small.nodes[name].weight.size < node.weight.size

@@ -4,6 +4,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
 from pruning_samples import Branching, Folded, Lif, RecurrentLif, conv_net, events  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -166,6 +168,9 @@ def test_unknown_layer_is_named():
     model = Folded(nn.Flatten(), nn.Linear(8, 5), Lif(), nn.Bilinear(5, 5, 2))
     with pytest.raises(InputError, match=r"stages\.3: found Bilinear"):
         find_structure(model, events(size=2))
+    attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    with pytest.raises(InputError, match=r"0\.self_attn: found MultiheadAttention"):
+        find_structure(nn.Sequential(attention, nn.Linear(8, 2)), torch.rand(3, 5, 8), time=False)
 
 
 def test_nothing_to_prune():
@@ -191,3 +196,116 @@ def test_finding_the_structure_changes_nothing():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert model.training and torch.equal(state, torch.get_rng_state())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+POOLS = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+
+
+class Stage(nn.Module):
+    """One or two convolutions of 4 channels each, batch norm behind the first, in one of several arrangements."""
+
+    def __init__(self, kind, dimensions, channels):
+        super().__init__()
+        groups = {"grouped": 2, "depthwise": channels}.get(kind, 1)
+        out = channels if kind in ("depthwise", "residual") else 4
+        conv = CONVOLUTIONS[dimensions]
+        self.kind, self.out = kind, 2 * out if kind == "concatenation" else out
+        self.first = conv(channels, out, 3, padding=1, groups=groups)
+        self.norm, self.neurons = NORMS[dimensions](out), nn.LeakyReLU()
+        if kind in ("concatenation", "sum"):
+            self.second = conv(channels, out, 1)
+        if kind == "pool":
+            self.pool = POOLS[dimensions](2, 1)
+
+    def forward(self, x):
+        y = self.norm(self.first(x))
+        if self.kind == "residual":
+            y = y + x
+        elif self.kind == "sum":
+            y = y + self.second(x)
+        elif self.kind == "concatenation":
+            y = torch.cat([self.second(x), y], 1)
+        y = self.neurons(y)
+        return self.pool(y) if self.kind == "pool" else y
+
+
+def random_network(kinds, dimensions):
+    stages, channels, size = [Stage("plain", dimensions, 2)], 4, 5
+    for kind in kinds:
+        stages.append(Stage(kind, dimensions, channels))
+        channels = stages[-1].out
+    size -= sum(kind == "pool" for kind in kinds)
+    network = nn.Sequential(
+        *stages, nn.Flatten(), nn.Linear(channels * size**dimensions, 6), nn.LeakyReLU(), nn.Linear(6, 3)
+    )
+    for m in network.modules():
+        if isinstance(m, tuple(NORMS.values())):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.uniform_(m.bias, 0.1, 0.5)
+    return network.eval(), torch.rand(3, 2, *[5] * dimensions) + 0.1
+
+
+def silent_weights(network, x, killed):
+    """What is dead by running the network: weights of dead units, and weights that read what is always zero.
+
+    A unit that reads nothing but zeros is dead too. Names of layers to masks of dead weights; `network` is changed.
+    """
+    layers = {n: m for n, m in network.named_modules() if hasattr(m, "weight") and m.weight.dim() > 1}
+    norm_of = {f"{n}.first": m.norm for n, m in network.named_children() if isinstance(m, Stage)}
+    seen = {}
+    for name, layer in layers.items():
+        layer.register_forward_pre_hook(lambda m, args, n=name: seen.update({n: args[0]}))
+    dead = {name: set(killed.get(name, ())) for name in layers}
+    readout = list(layers)[-1]
+    while True:
+        with torch.no_grad():
+            for name, layer in layers.items():
+                for unit in dead[name]:
+                    layer.weight[unit], layer.bias[unit] = 0, 0
+                    if name in norm_of:
+                        norm_of[name].weight[unit], norm_of[name].bias[unit] = 0, 0
+            network(x)
+        before = {name: set(units) for name, units in dead.items()}
+        masks = {}
+        for name, layer in layers.items():
+            silent = (seen[name].movedim(1, 0).flatten(1) == 0).all(1)
+            groups, units = getattr(layer, "groups", 1), layer.weight.shape[0]
+            masks[name] = torch.zeros(layer.weight.shape[:2], dtype=torch.bool)
+            for unit in range(units):
+                group = unit // (units // groups)
+                masks[name][unit] = silent.reshape(groups, -1)[group]
+                if masks[name][unit].all() and name != readout:
+                    dead[name].add(unit)
+                if unit in dead[name]:
+                    masks[name][unit] = True
+        if dead == before:
+            return masks
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["plain", "grouped", "depthwise", "residual", "sum", "concatenation", "pool"]),
+        min_size=1, max_size=3,
+    ),
+    st.sampled_from([1, 2, 3]),
+    st.integers(0, 2**16),
+)  # fmt: skip
+def test_what_dies_is_what_falls_silent_and_nothing_else(kinds, dimensions, seed):
+    torch.manual_seed(seed)
+    network, x = random_network(kinds, dimensions)
+    masks = Masks(find_structure(network, x, time=False))
+    killed = {}
+    for name, units in masks.units.items():
+        killed[name] = (torch.rand(units.numel()) < 0.3).nonzero().flatten().tolist()[: units.numel() - 1]
+        units[killed[name]] = False
+    masks.refresh()
+    for name, dead in silent_weights(network, x, killed).items():
+        found = (
+            ~masks.weights[name].flatten(2)
+            if masks.weights[name].dim() > 2
+            else ~masks.weights[name][..., None]
+        )
+        assert torch.equal(found.all(2), dead) and torch.equal(found.any(2), dead), name

@@ -11,14 +11,17 @@
             optimizer.step()
             pruner.step()                               # pruned weights to exactly zero; statistics taken in
         report = pruner.end_epoch(epoch, optimizer)     # PruneReport: parameters, remaining, layers, ...
+        pruner.compact(optimizer)                       # if wanted: dead channels and neurons leave the network,
+    pruner.expand(optimizer)                            # so that epochs get faster; and back to full size
     pruner.sparsity(); pruner.remaining()               # share removed; weights left
     pruner.state_dict(); pruner.load_state_dict(state)  # tensors only
 
 Names: none, dpap, dpap-weighted, magnitude (global threshold), magnitude-layer (same share per layer),
 random, set, rigl. `sparsity=0.9` (share of the parameters to remove) or `remaining=20_000`
 (`count="parameters"` or `"synapses"`), with `epochs`, gives any of them a goal; `dpap` without a goal finds
-its own compression. `meter=...` instead prunes until what the network takes of a budget fits, and no more (see
-`pruning.budget`). `dpap` with `time_bins=True` (or `bins=5`) prunes time bins too: show the network only
+its own compression; with `structured=True` it prunes channels and neurons only. `meter=...` instead prunes until what
+the network takes of a budget fits, and no more (see `pruning.budget`). `dpap` with `time_bins=True` (or `bins=5`)
+prunes time bins too: show the network only
 `pruner.kept_bins` (x[pruner.kept_bins]) from the next epoch on. The read-out layer is never pruned (but loses
 the weights that read from dead neurons).
 """

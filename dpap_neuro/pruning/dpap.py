@@ -201,23 +201,26 @@ class DPAP(Pruner):
         # Channels gather several times what neurons do.
         scale = {k: max(float(v.max()), 1e-6) if self.structured else 1.0 for k, v in units.items()}
 
-        def leave(unit_pressure: float) -> tuple[int, Tensor]:
-            """What is left besides single synapses, and the survival of these, under a pressure on units."""
+        def leave(unit_pressure: float) -> tuple[int, dict[str, Tensor]]:
+            """What is left besides single synapses, and which of these could be, under a pressure on units."""
             alive, _ = self._below_zero({k: v - unit_pressure * scale[k] for k, v in units.items()}, {})
             grids, _ = self.masks.weight_masks(alive, self.masks.synapses)
-            fixed, free = 0, []
+            fixed, free = 0, {}
             for name, grid in grids.items():
                 if name in synapses:
-                    free.append(synapses[name][grid])
+                    free[name] = grid
                 elif self.count == "synapses":
                     fixed += int((grid * sizes[name].to(grid.device)).sum())
                 else:
                     fixed += int(grid.sum())
-            return fixed, torch.cat(free) if free else torch.empty(0)
+            return fixed, free
+
+        def count(free: dict[str, Tensor]) -> int:
+            return sum(int(grid.sum()) for grid in free.values())
 
         def everything(unit_pressure: float) -> int:
             fixed, free = leave(unit_pressure)
-            return fixed + free.numel()
+            return fixed + count(free)
 
         total = self.masks.parameters()
         if self.count == "synapses":
@@ -227,7 +230,7 @@ class DPAP(Pruner):
         def at_most(unit_pressure: float) -> int:
             """What is left when matrices are cut to half of the share that is wanted over all."""
             fixed, free = leave(unit_pressure)
-            return fixed + min(free.numel(), round(0.5 * wanted / total * matrices))
+            return fixed + min(count(free), round(0.5 * wanted / total * matrices))
 
         # Pressures just above each unit's survival: with each rung one more unit dies.
         rungs = torch.unique(torch.cat([v.flatten() / scale[k] for k, v in units.items()])) + 1e-6
@@ -244,12 +247,15 @@ class DPAP(Pruner):
             fixed, free = leave(unit)
             # Units go in lumps; synapses make up the rest, but matrices are never emptied for it.
             keep = max(wanted - fixed, round(0.25 * wanted / total * matrices), 1)
-            keep = min(keep, free.numel())
+            keep = min(keep, count(free))
             excess = fixed + keep - wanted
             # What is removed never returns: too much left can be made good later, too little cannot.
             options.append((excess if excess >= 0 else -2 * excess, unit, keep, free))
         _, unit, keep, free = min(options, key=lambda option: option[0])
-        pressure = float(torch.kthvalue(free, free.numel() - keep + 1).values) if free.numel() else 0.0
+        pressure = 0.0
+        if keep:
+            values = torch.cat([synapses[name][grid] for name, grid in free.items()])
+            pressure = float(torch.kthvalue(values, values.numel() - keep + 1).values)
         self.masks.units, self.masks.synapses = self._below_zero(
             {k: v - unit * scale[k] for k, v in units.items()},
             {k: v - pressure for k, v in synapses.items()},

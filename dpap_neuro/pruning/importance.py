@@ -334,9 +334,12 @@ class Statistics:
             if p.name not in self.m:
                 continue
             name, new, present = p.name, reduce_over_ranks(self._m_new[p.name]), self._present[p.name]
-            # Within a group all inputs stay.
-            columns = present.columns if p.groups == 1 else torch.arange(new.shape[1], device=new.device)
-            self.m[name].index_put_((present.rows[:, None], columns), new, accumulate=True)
+            if new.shape == self.m[name].shape:
+                self.m[name] += new
+            else:
+                # Within a group all inputs stay.
+                columns = present.columns if p.groups == 1 else torch.arange(new.shape[1], device=new.device)
+                self.m[name].index_put_((present.rows[:, None], columns), new, accumulate=True)
             new.zero_()
             if not torch.isfinite(self.m[name]).all():
                 raise InputError(

@@ -163,7 +163,7 @@ class Masks:
                     remaining=int(self.weights[p.name].sum()),
                     units=total,
                     units_alive=total if units is None else int(units.sum()),
-                    synapses=connections(p, torch.ones_like(self.weights[p.name])),
+                    synapses=connections(p, torch.ones(p.shape, dtype=torch.bool)),
                     synapses_remaining=connections(p, self.weights[p.name]),
                 )
             )
@@ -193,5 +193,7 @@ class Masks:
 
 def connections(projection: Projection, mask: Tensor) -> int:
     """Connections of the unrolled network that the weights in a mask make."""
-    counts = projection.connections().to(mask.device)
-    return int((mask * counts).sum())
+    counts = projection.connections()
+    if counts.numel() == 1:
+        return int(mask.sum()) * int(counts)
+    return int((mask * counts.to(mask.device)).sum())

@@ -697,7 +697,9 @@ def find_structure(
                 own = [p for p in module.parameters(recurse=False) if p.dim() > 1]
                 # Not a neuron and not a synapse: `Scale`, which works element by element.
                 ours = type(module).__module__ == "dpap_neuro.neurons"
-                if own and not ours and not list(module.children()):
+                # A container of one's own may hold a weight; one of PyTorch's (attention) is a layer.
+                layer = type(module).__module__.startswith("torch.nn") or not list(module.children())
+                if own and layer and not ours:
                     raise InputError(
                         f"layer {name or 'model'}: found {type(module).__name__}, expected a convolution, "
                         "Linear, batch norm, pooling, Flatten, Dropout or neurons (or name it in `ignore`)"
