@@ -100,6 +100,16 @@ def test_cut_down_while_training_equals_left_whole(name, options):
     same_run(whole, cut, 1e-9)
 
 
+@pytest.mark.parametrize("name", ["sequence", "recurrent"])
+def test_the_weighted_variant_is_cut_down_alike(name):
+    def make():
+        return make_pruner("dpap-weighted", epochs=6, sparsity=0.9)
+
+    whole, cut = trained(name, make, False), trained(name, make, True)
+    assert len(set(whole[-1])) == 1 and cut[-1][-1] < cut[-1][0]
+    same_run(whole, cut, 1e-9)
+
+
 @pytest.mark.parametrize("sparsity", [0.5, 0.8])
 def test_a_goal_is_reached_by_units_alone(sparsity):
     def make():

@@ -15,7 +15,7 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.budget import Fill, Meter, approach, check_possible
 from dpap_neuro.pruning.importance import Statistics, average_over_ranks
 from dpap_neuro.pruning.masks import LayerCount, Masks
-from dpap_neuro.pruning.shrinking import Plan, Shrunk, plan_for_dead
+from dpap_neuro.pruning.shrinking import Plan, Shrunk, plan_for_dead, put
 from dpap_neuro.pruning.structure import Structure, call_network, evaluating, find_structure
 from dpap_neuro.pruning.survival import gradual_share
 
@@ -177,16 +177,25 @@ class Pruner:
             gradient = parameter.grad
             assert gradient is not None
             if name and self.needs_gradients:
+                whole = self._whole(name, gradient.detach())
                 seen = self.gradients.get(name)
                 if seen is None:
-                    self.gradients[name] = gradient.detach().clone()
+                    self.gradients[name] = whole.clone()
                 else:
-                    seen.lerp_(gradient, 0.1)
+                    seen.lerp_(whole, 0.1)
             dead = self.masks.dead(parameter)
             if dead is not None:
                 gradient.masked_fill_(dead, 0.0)
 
         return hook
+
+    def _whole(self, name: str, part: Tensor) -> Tensor:
+        """A tensor of the weight of projection `name`, with zeros where the network is cut down."""
+        plan = self.masks.plan
+        if plan is None:
+            return part
+        whole = part.new_zeros(self.structure.projections[name].shape)
+        return put(whole, plan.axes(name), part)
 
     # training
 

@@ -69,6 +69,7 @@ class WeightedDPAP(_WithGoal):
                 raise InputError(
                     f"layer {p.name}: has no gradient, expected step() after backward() and before zero_grad()"
                 )
+            gradient = self._whole(p.name, gradient)
             self._squares[p.name].addcmul_(gradient, gradient)
         self._batches += 1
 
@@ -103,8 +104,8 @@ class WeightedDPAP(_WithGoal):
         return {
             p.name: torch.where(
                 self.masks.weights[p.name],
-                p.weight.detach().abs() * self.traces[p.name].pow(self.exponent),
-                torch.full_like(p.weight, -1.0),
+                self._whole(p.name, p.weight.detach()).abs() * self.traces[p.name].pow(self.exponent),
+                torch.full_like(self.traces[p.name], -1.0),
             )
             for p in self.structure.prunable
         }
@@ -131,8 +132,8 @@ class WeightedDPAP(_WithGoal):
         for p in self.structure.projections.values():
             if p.readout:
                 sizes = p.connections() if self.count == "synapses" else torch.ones(1, 1, dtype=torch.long)
-                per_input = (torch.ones(p.weight.shape) * sizes).flatten(1).sum(0)
-                per_input = per_input.reshape(p.weight.shape[1], -1).sum(1)
+                per_input = (torch.ones(p.shape) * sizes).flatten(1).sum(0)
+                per_input = per_input.reshape(p.shape[1], -1).sum(1)
                 costs.index_add_(0, p.pre, per_input.repeat(p.groups))
         return costs
 
