@@ -703,6 +703,7 @@ def _search(
     if strategy in ("best", "greedy", "hypergraph"):
         best = _greedy(problem, natural, limit, bound)
     if strategy in ("best", "hypergraph"):
+        assert best is not None
         best = _hypergraph(problem, natural, limit, bound, seed, best, always=strategy == "hypergraph")
     if strategy == "sequential" or (strategy == "best" and problem.visits < limit):
         plans: list[Plan] = [(name, order, 0) for name, order in natural.items()]
@@ -834,18 +835,7 @@ def _scored_orders(
         rows = [w for w in problem.into[name] if w.incoming.taps is None and not w.full]
         if rows:
             heaviest = max(rows, key=lambda w: w.incoming.synapses)
-            costs = np.array(
-                [
-                    heaviest.plain + packing.index_width(problem.most[name] - 1, problem.widths),
-                    problem.chip.axon_in_bits + problem.chip.axon_out_bits,
-                    problem.chip.neuron_state_bits,
-                ]
-            )
-            limits = np.array([problem.most[name], problem.capacity[2], problem.capacity[1]])
-            grown, visits = grown_order(
-                heaviest.incoming, limits, costs, problem.form, limit - problem.visits
-            )
-            problem.visits += visits
+            grown = _grown(problem, name, heaviest, limit)
             candidates += [] if grown is None else [grown]
         scores = []
         for number, candidate in enumerate(candidates if len(candidates) > 1 else []):
@@ -863,6 +853,25 @@ def _scored_orders(
                 (score for score in scores if score[0] > 0.9 * most), key=lambda score: (score[2], score[1])
             )[-1]
     return close, lean
+
+
+def _grown(problem: _Problem, name: str, wire: _Wire, limit: float) -> Order | None:
+    """Cores grown along the synapses of `wire`: once as if a core could be full of neurons, once with the index bits that
+    the largest of these cores needs."""
+    most, chip, best = problem.most[name], problem.chip, None
+    while True:
+        width = packing.index_width(most - 1, problem.widths)
+        costs = np.array([wire.plain + width, chip.axon_in_bits + chip.axon_out_bits, chip.neuron_state_bits])
+        limits = np.array([most, problem.capacity[2], problem.capacity[1]])
+        order, visits = grown_order(wire.incoming, limits, costs, problem.form, limit - problem.visits)
+        problem.visits += visits
+        if order is None:
+            return best
+        best = order
+        needed = packing.index_width(max(map(len, order.parts())) - 1, problem.widths)
+        if needed >= width:
+            return best
+        most = min(most, 2 ** int(needed))
 
 
 def _hold(problem: _Problem, name: str, order: Order, fan_out: FanOut) -> tuple[int, float]:

@@ -111,21 +111,30 @@ def uniform(neurons, fan_in, seed=0, weight_bits=8):
     return recurrent(sparse_layer(pre, post, neurons, "all", "all", weight_bits), neurons)
 
 
-def local(neurons, fan_in, reach, shuffled=True, seed=0, weight_bits=8):
-    """Neurons on a square torus that hear others at distances drawn from a normal distribution of `reach` pixels.
+def local(neurons, fan_out, reach, shuffled=True, seed=0, weight_bits=8):
+    """Neurons on a square torus that tell others at distances drawn from a normal distribution of `reach` pixels.
 
-    shuffled: whether the numbers of the neurons say nothing of where they are.
+    shuffled: whether the numbers of the neurons say nothing of where they are. Made in pieces: the peak of memory is the network.
     """
     rng = np.random.default_rng(seed)
     side = math.isqrt(neurons)
     neurons = side * side
-    at = np.repeat(np.arange(neurons), fan_in)
-    y = np.rint(at // side + rng.normal(0, reach, len(at))).astype(np.int64) % side
-    x = np.rint(at % side + rng.normal(0, reach, len(at))).astype(np.int64) % side
     number = rng.permutation(neurons) if shuffled else np.arange(neurons)
-    return recurrent(
-        sparse_layer(number[y * side + x], number[at], neurons, "all", "all", weight_bits), neurons
-    )
+    place = np.argsort(number)
+    indptr = np.zeros(neurons + 1, dtype=np.int64)
+    parts = []
+    for first in range(0, neurons, 2**14):
+        own = np.arange(first, min(neurons, first + 2**14))
+        at = np.repeat(place[own], fan_out)
+        y = (at // side + np.rint(reach * rng.standard_normal(len(at), np.float32)).astype(np.int64)) % side
+        x = (at % side + np.rint(reach * rng.standard_normal(len(at), np.float32)).astype(np.int64)) % side
+        code = np.unique((np.repeat(own - first, fan_out) * neurons) + number[y * side + x])
+        indptr[own + 1] = np.bincount(code // neurons, minlength=len(own))
+        parts.append((code % neurons).astype(np.int32))
+    post = np.concatenate(parts)
+    weight = np.full(len(post), 2 ** (9 - weight_bits), dtype=np.int16)
+    projection = SparseProjection("all", "all", np.cumsum(indptr), post, weight, weight_bits=weight_bits)
+    return recurrent(projection, neurons)
 
 
 def pruned_dense(shape, keep, seed=0, groups=1):

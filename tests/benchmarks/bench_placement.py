@@ -5,7 +5,7 @@ seconds. `full` is how full the scarcest resource of the cores is on average.
 
 dense: the demo network, an N-MNIST CNN, the DPAP paper's CIFAR-10 network and PilotNet, no weight zero.
 pruned: the same with one weight in ten left, and fully connected layers with one in twenty.
-sparse: 10,000 neurons whose partners are near them, and 100,000 neurons and 10 million synapses drawn uniformly.
+sparse: 10,000 and 100,000 neurons whose partners are near them, and 100,000 neurons and 10 million synapses drawn uniformly.
 large: 1 million neurons, 100 million synapses; the peak of a process of its own.
 """
 
@@ -90,6 +90,7 @@ def most_neurons_by_chance(neurons, fan_in, axons):
 def sparse():
     report("local, 10,000", nets.local(10_000, 100, 4.0))
     report("local, in order", nets.local(10_000, 100, 4.0, shuffled=False))
+    report("local, 100,000", nets.local(100_000, 100, 4.0))
     network = nets.uniform(100_000, 100)
     report("uniform, 100,000", network)
     most = most_neurons_by_chance(100_000, 100, int(load_chip("loihi1").axons_in_per_core))
