@@ -12,23 +12,11 @@ from typing import Any
 import numpy as np
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.evaluation import INTEGER_FILES, Model, evaluate, measured_rates, open_model
+from dpap_neuro.evaluation import INTEGER_FILES, Model, Recordings, evaluate, measured_rates, open_model
 from dpap_neuro.files import write_whole
 from hardware.chips import Chip
 from hardware.placement import place
 from hardware.summary import parameters
-
-
-@dataclass(frozen=True)
-class Recordings:
-    """A data set to evaluate on; limit: only so many recordings, spread evenly. bins, bin_us: None: as the file says."""
-
-    dataset: str
-    data_dir: Path | None = None
-    split: str = "test"
-    bins: int | None = None
-    bin_us: float | None = None
-    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +77,7 @@ def _compare(path: Path, chip: Chip, recordings: Recordings | None, dt: float | 
         accuracy, source = recorded_accuracy(path)
     else:
         r = recordings
-        rates = measured_rates(opened, r.dataset, r.data_dir, r.split, r.bins, r.bin_us, r.limit)
+        rates = measured_rates(opened, r)
         result = evaluate(path, r.dataset, r.data_dir, r.split, r.bins, r.bin_us, "fixed", step, r.limit)
         accuracy, source = result.accuracy, f"{result.n} recordings, chip's integers"
     placement = place(network, chip, firing_rates=rates)

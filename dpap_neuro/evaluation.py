@@ -162,45 +162,47 @@ def recordings(
         yield shown(metadata, rasters(part, binning, opened.sensor_size))
 
 
-def measured_rates(
-    model: Model,
-    dataset: str,
-    data_dir: str | Path | None = None,
-    split: str = "test",
-    bins: int | None = None,
-    bin_us: float | None = None,
-    limit: int | None = None,
-) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Recordings:
+    """Recordings to run a network on. bins, bin_us: None: as the network's file says. limit: only so many, spread evenly."""
+
+    dataset: str
+    data_dir: str | Path | None = None
+    split: str = "test"
+    bins: int | None = None
+    bin_us: float | None = None
+    limit: int | None = None
+
+    def rasters(self, metadata: Mapping[str, Any]) -> Iterator[np.ndarray]:
+        """As `recordings` gives them. Raises InputError for an unknown data set, or a file that does not say its binning."""
+        binning = binning_of(metadata, self.bins, self.bin_us)
+        opened = open_dataset(self.dataset, self.data_dir, self.split)
+        return recordings(opened, chosen_recordings(opened, self.limit), binning, metadata)
+
+
+def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
     """Spikes of every neuron and input per recording, by population, of a run in the chip's integers.
 
     For `hardware.placement.place`. Raises InputError or HardwareError for what cannot be read or run.
     """
     network = model.integers()
-    binning = binning_of(model.metadata, bins, bin_us)
-    opened = open_dataset(dataset, data_dir, split)
-    chosen = chosen_recordings(opened, limit)
     source = network.inputs[0]
     names = [source.name, *(p.name for p in network.populations if p.spiking)]
     total: dict[str, np.ndarray] = {}
+    samples = 0
     simulation = simulator.Simulator(network)
-    for raster in recordings(opened, chosen, binning, model.metadata):
+    for raster in shown_to.rasters(model.metadata):
+        samples += len(raster)
         counts = simulation.run(raster).counts
         # A count above 1 enters as one graded spike.
         counts[source.name] = np.count_nonzero(raster, axis=1)
         for name in names:
             total[name] = total.get(name, 0) + counts[name].sum(axis=0, dtype=np.int64)
-    return {name: spikes / len(chosen) for name, spikes in total.items()}
+    return {name: spikes / samples for name, spikes in total.items()}
 
 
 def estimate_energy(
-    path: str | Path,
-    dataset: str,
-    data_dir: str | Path | None = None,
-    split: str = "test",
-    bins: int | None = None,
-    bin_us: float | None = None,
-    limit: int | None = None,
-    dt: float | None = None,
+    path: str | Path, shown_to: Recordings, dt: float | None = None
 ) -> tuple[energy.Estimate, Placement]:
     """Energy and latency on Loihi 1, see `hardware.energy`, and the placement that they are of.
 
@@ -211,12 +213,12 @@ def estimate_energy(
         raise InputError(energy.NEEDS)
     model = open_model(path, dt)
     network = model.integers()
-    binning = binning_of(model.metadata, bins, bin_us)
-    opened = open_dataset(dataset, data_dir, split)
-    part = [opened.recordings[i] for i in chosen_recordings(opened, limit)]
-    raster = shown(model.metadata, rasters(part, binning, opened.sensor_size))
-    rates = measured_rates(model, dataset, data_dir, split, bins, bin_us, limit)
-    placement = place(network, "loihi1", firing_rates=rates)
+    parts = list(shown_to.rasters(model.metadata))
+    steps = max(part.shape[1] for part in parts)
+    raster = np.concatenate(
+        [np.pad(x, [(0, 0), (0, steps - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]) for x in parts]
+    )
+    placement = place(network, "loihi1", firing_rates=measured_rates(model, shown_to))
     return energy.estimate(network, placement, raster), placement
 
 

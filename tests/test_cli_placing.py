@@ -113,7 +113,7 @@ def test_measured_spikes_weigh_what_crosses(models):
     assert plain["crossing_spikes_unit"] == "each neuron once"
     assert found["crossing_spikes_unit"] == "per recording"
     opened = evaluation.open_model(models[0])
-    rates = evaluation.measured_rates(opened, "digits", limit=5)
+    rates = evaluation.measured_rates(opened, evaluation.Recordings("digits", limit=5))
     network = opened.integers()
     digits = evaluation.open_dataset("digits", None, "test")
     chosen = evaluation.chosen_recordings(digits, 5)

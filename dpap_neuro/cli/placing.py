@@ -42,7 +42,7 @@ def cores(
 
     Example: dpap-neuro cores demo/pruned.nir --chip loihi1 --max-cores 4
     """
-    from dpap_neuro.evaluation import measured_rates, open_model
+    from dpap_neuro.evaluation import Recordings, measured_rates, open_model
     from hardware.budget import Budget, fill
     from hardware.chips import load_chip
 
@@ -50,7 +50,9 @@ def cores(
     opened = open_model(model, dt)
     if opened.graph is not None:
         say_time_step(opened.graph, dt)
-    rates = None if dataset is None else measured_rates(opened, dataset, data_dir, split, bins, bin_us, limit)
+    rates = None
+    if dataset is not None:
+        rates = measured_rates(opened, Recordings(dataset, data_dir, split, bins, bin_us, limit))
     found = fill(opened.integers(), budget, rates)
     placement = found.placement
     values = {"model": str(model), **placement.to_dict(), **found.to_dict()}
@@ -103,6 +105,7 @@ def compare(
     Example: dpap-neuro compare demo/dense.nir demo/pruned.nir --chip loihi1 --out cores.png
     """
     from dpap_neuro import comparison
+    from dpap_neuro.evaluation import Recordings
     from dpap_neuro.report import compare_table
     from hardware.chips import load_chip
 
@@ -111,7 +114,7 @@ def compare(
         comparison.check_picture(out)
     shown = None
     if dataset is not None:
-        shown = comparison.Recordings(dataset, data_dir, split, bins, bin_us, limit)
+        shown = Recordings(dataset, data_dir, split, bins, bin_us, limit)
     networks = comparison.compare(models, found_chip, shown, dt)
     if out is not None:
         comparison.draw(networks, found_chip, out)
@@ -143,9 +146,10 @@ def energy(
 
     Example: dpap-neuro energy demo/pruned.nir --dataset digits
     """
-    from dpap_neuro.evaluation import estimate_energy
+    from dpap_neuro.evaluation import Recordings, estimate_energy
 
-    found, placement = estimate_energy(model, dataset, data_dir, split, bins, bin_us, limit, dt)
+    shown = Recordings(dataset, data_dir, split, bins, bin_us, limit)
+    found, placement = estimate_energy(model, shown, dt)
     values = {"model": str(model), "chip": placement.chip.name, "cores": placement.cores, **found.to_dict()}
     if as_json:
         print(json.dumps(values))
