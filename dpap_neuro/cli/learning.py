@@ -93,6 +93,7 @@ def train(
     from dpap_neuro.data import Binning
     from dpap_neuro.errors import InputError
     from dpap_neuro.evaluation import binning_of
+    from dpap_neuro.nir_import import for_data
     from dpap_neuro.pruning import make_pruner
     from hardware.graph import read_graph, time_constants
 
@@ -128,7 +129,8 @@ def train(
         if graph is not None:
             if time_constants(graph):
                 say_time_step(graph, dt)
-            description = runs.imported(graph, split, dt)
+            shape, classes = split.train[0].shape[2:], len(split.opened.classes)
+            description = for_data(graph, shape, classes, split.dt, dt)
         else:
             description = runs.model_settings(split, model, readout, decay, threshold, surrogate_slope)
         batches = max(1, len(split.train[1]) // batch)
