@@ -223,6 +223,7 @@ def draw(rows: Sequence[Run], path: str | Path) -> None:
     """Accuracy against remaining synapses and parameters, a line per pruner, bars: standard deviation over seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -240,6 +241,9 @@ def draw(rows: Sequence[Run], path: str | Path) -> None:
             else:
                 axis.errorbar(x, y, [100 * s.spread for s in own], marker="o", capsize=3, label=name)
         axis.set(xscale="log", xlabel=label)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="test accuracy, %")
     axes[1].legend(frameon=False)

@@ -5,6 +5,7 @@ What each node means is defined by `hardware.reference`. To add a node: a line i
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import nir
@@ -29,7 +30,7 @@ from dpap_neuro.neurons import (
     Threshold,
 )
 from hardware.cycles import components
-from hardware.graph import SPIKING, Graph, time_step
+from hardware.graph import SPIKING, Graph, read_graph, time_constants, time_step
 from hardware.reference import delay_steps
 
 _POPULATIONS: dict[type, type[Neuron]] = {
@@ -118,6 +119,34 @@ def from_graph(graph: Graph, dt: float | None = None) -> ImportedNetwork:
     Raises InputError, naming the node, for what Norse cannot train, HardwareError for a dt that does not fit.
     """
     return ImportedNetwork(graph, dt)
+
+
+def from_file(path: str | Path, dt: float | None = None) -> ImportedNetwork:
+    """As `from_graph`, of a `.nir` file; also raises HardwareError as `hardware.graph.read_graph` does."""
+    return from_graph(read_graph(path), dt)
+
+
+def for_data(
+    graph: Graph, shape: tuple[int, ...], classes: int, step: float, dt: float | None = None
+) -> ImportedNetwork:
+    """As `from_graph`, for data of one shape and so many classes; a graph without time constants gets its step, in
+    seconds, where no dt is given. Raises InputError also where input or output does not fit the data.
+    """
+    inputs = [graph.input_shape[name] for name in graph.inputs]
+    outputs = [graph.output_shape[name] for name in graph.outputs]
+    if inputs != [shape]:
+        raise InputError(f"model: takes input of shape {_shapes(inputs)}, the data has {shape}")
+    if outputs != [(classes,)]:
+        raise InputError(
+            f"model: returns shape {_shapes(outputs)}, expected ({classes},), one value per class"
+        )
+    if dt is None and not time_constants(graph):
+        dt = step
+    return from_graph(graph, dt)
+
+
+def _shapes(shapes: list[tuple[int, ...]]) -> str:
+    return " and ".join(map(str, shapes))
 
 
 def _settings(graph: Graph, dt: float, last: list[str]) -> ModelSettings:

@@ -23,10 +23,9 @@ from dpap_neuro.files import make_folder, write_json, write_whole
 from dpap_neuro.models import RELU, ModelSettings, Network, build_model
 from dpap_neuro.neurons import NeuronSettings
 from dpap_neuro.nir_export import to_nir, without_dead_units, write_nir
-from dpap_neuro.nir_import import IMPORTED, ImportedNetwork, from_graph
+from dpap_neuro.nir_import import IMPORTED, ImportedNetwork, from_file
 from dpap_neuro.pruning import Pruner, PruneReport
 from dpap_neuro.training import Epoch, History, TrainSettings, train
-from hardware.graph import Graph, read_graph, time_constants
 
 Data = tuple[np.ndarray, np.ndarray]
 
@@ -106,28 +105,6 @@ def model_settings(
     if readout is None:
         readout = "mean" if cell == RELU else "spikes"
     return ModelSettings(name, tuple(shape), len(split.opened.classes), neuron, readout, cell)  # type: ignore[arg-type]
-
-
-def imported(graph: Graph, split: Split, dt: float | None = None) -> ImportedNetwork:
-    """A network of a file, to be trained on this data. dt: see `nir_import.from_graph`; where the graph counts in
-    steps, the length of the data's.
-
-    Raises InputError where its input or output does not fit the data.
-    """
-    inputs = [graph.input_shape[name] for name in graph.inputs]
-    outputs = [graph.output_shape[name] for name in graph.outputs]
-    shape, classes = tuple(split.train[0].shape[2:]), len(split.opened.classes)
-    if inputs != [shape]:
-        raise InputError(f"model: takes input of shape {_shapes(inputs)}, the data has {shape}")
-    if outputs != [(classes,)]:
-        raise InputError(
-            f"model: returns shape {_shapes(outputs)}, expected ({classes},), one value per class"
-        )
-    return from_graph(graph, dt if time_constants(graph) else split.dt)
-
-
-def _shapes(shapes: Sequence[tuple[int, ...]]) -> str:
-    return " and ".join(map(str, shapes))
 
 
 def train_run(
@@ -227,7 +204,7 @@ def load_run(folder: str | Path) -> tuple[Network, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"{folder}: damaged run ({type(error).__name__}: {error})") from None
     if settings.name == IMPORTED:
-        return from_graph(read_graph(folder / "model.nir")).eval(), metadata
+        return from_file(folder / "model.nir").eval(), metadata
     network = build_model(settings)
     try:
         network.load_state_dict(tensors)

@@ -17,7 +17,6 @@ COMMAND_LINE = {
     "fitting.py",
     "nir_import.py",
     "report.py",
-    "runs.py",
 }
 
 

@@ -162,6 +162,7 @@ def train(
     from dpap_neuro.errors import InputError
     from dpap_neuro.evaluation import binning_of
     from dpap_neuro.files import check_folder
+    from dpap_neuro.nir_import import for_data
     from dpap_neuro.pruning import make_pruner
     from hardware.budget import Budget
     from hardware.chips import load_chip
@@ -235,7 +236,8 @@ def train(
             if graph is not None:
                 if time_constants(graph):
                     say_time_step(graph, dt)
-                description = runs.imported(graph, split, dt)
+                shape, classes = split.train[0].shape[2:], len(split.opened.classes)
+                description = for_data(graph, shape, classes, split.dt, dt)
             else:
                 name = chosen_or_default(model, "model")
                 description = runs.model_settings(
