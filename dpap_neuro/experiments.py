@@ -28,13 +28,14 @@ Data = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Run:
-    """One row. sparsity: share of the parameters to remove (0 for `none`); seed: also the number of the fold where there
+    """One row. sparsity: share to remove (0 for `none`) of what `count` says, parameters or synapses; seed: also the number of the fold where there
     are folds. remaining, synapses_remaining: what was left of parameters and synapses. steps: time steps of a recording
     that the network was shown at the end. seconds: of training and testing.
     """
 
     pruner: str
     sparsity: float
+    count: str
     seed: int
     epochs: int
     n_train: int
@@ -92,17 +93,20 @@ def sweep(
     progress: Callable[[int, int], None] | None = None,
     on_run: Callable[[Run], None] | None = None,
     keep_bins: int | None = None,
+    count: str = "parameters",
 ) -> list[Run]:
     """Do the runs that `table` (CSV) does not hold yet; return all rows that belong to the plan.
 
     data_of(seed): training and test data of a seed. settings: its seed is replaced by each run's. keep_bins: time steps of
-    a recording that pruners shall keep (`dpap` drops the others; `none` always keeps all).
+    a recording that pruners shall keep (`dpap` drops the others; `none` always keeps all). count: "parameters" or "synapses".
     Raises InputError for a table of another form or of runs of another length.
     """
     done = read_table(table) if Path(table).exists() else []
     for row in done:
         if row.epochs != settings.epochs:
             raise InputError(f"{table}: found runs of {row.epochs} epochs, expected {settings.epochs}")
+        if row.count != count:
+            raise InputError(f"{table}: found sparsities of {row.count}, expected of {count}")
     known = {(r.pruner, r.sparsity, r.seed) for r in done}
     for number, (name, share, seed) in enumerate(planned):
         if progress is not None:
@@ -110,7 +114,7 @@ def sweep(
         if (name, share, seed) in known:
             continue
         train_data, test_data = data_of(seed)
-        options: dict[str, Any] = {} if name == "none" else {"sparsity": share}
+        options: dict[str, Any] = {} if name == "none" else {"sparsity": share, "count": count}
         if name != "none" and keep_bins is not None:
             options["bins"] = keep_bins
         pruner = make_pruner(name, epochs=settings.epochs, **options)
@@ -123,6 +127,7 @@ def sweep(
         row = Run(
             name,
             share,
+            count,
             seed,
             settings.epochs,
             len(train_data[1]),

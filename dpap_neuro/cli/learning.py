@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hardware.budget import Fill
 
 Model = Annotated[str | None, typer.Option(help="cnn, cnn-wide or mlp; default by data set.")]
+Count = Annotated[str, typer.Option(help="What --sparsity is a share of: parameters or synapses.")]
 Bins = Annotated[int | None, typer.Option(help="Time steps per recording; default by data set.")]
 
 
@@ -82,6 +83,7 @@ def train(
     sparsity: Annotated[
         float | None, typer.Option(help="Share of the parameters to remove; dpap finds its own without.")
     ] = None,
+    count: Count = "parameters",
     structured: Annotated[
         bool, typer.Option("--structured", help="dpap: channels and neurons only, no single synapses.")
     ] = False,
@@ -193,6 +195,7 @@ def train(
         budget = Budget(load_chip(chip or "loihi2"), max_cores, max_synapses, max_synapses_per_core)
     wanted = {
         "sparsity": sparsity,
+        "count": None if sparsity is None else count,
         "bins": keep_bins,
         "structured": structured or None,
         "meter": None if budget is None else fitting.BudgetMeter(budget),
@@ -302,6 +305,7 @@ def sweep(
     sparsity: Annotated[
         list[float] | None, typer.Option(help="Share of the parameters to remove; give it several times.")
     ] = None,
+    count: Count = "parameters",
     seeds: Annotated[int, typer.Option(help="Runs with seeds 0 to N - 1 (without --folds).")] = 3,
     folds: Annotated[
         int | None,
@@ -378,6 +382,7 @@ def sweep(
                 highlight=False,
             ),
             keep_bins,
+            count,
         )
     experiments.write_table(experiments.summarise(rows), out / "summary.csv")
     experiments.draw(rows, out / "sweep.png")

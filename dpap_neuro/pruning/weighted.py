@@ -7,6 +7,8 @@ neuron, so F is large where a used synapse meets a neuron that matters. Importan
 between |w| alone and |w| F^(1/2), the square root of what removing a weight costs to second order (LeCun, Denker, Solla 1989,
 with the empirical Fisher information for the curvature).
 
+With a goal of synapses a weight pays for the c connections that it makes: its importance is divided by sqrt(c).
+
 A neuron that the read-out reads costs its read-out weights, which are never pruned one by one: it lives while the importance
 of its synapses above the threshold exceeds threshold times cost, as the Lagrangian of "most importance within a
 budget" has it. What went too early can return: each epoch a share of what is left is exchanged for the pruned
@@ -101,14 +103,13 @@ class WeightedDPAP(_WithGoal):
 
     def scores(self) -> dict[str, Tensor]:
         """Importance of every prunable weight; pruned ones below all others."""
-        return {
-            p.name: torch.where(
-                self.masks.weights[p.name],
-                self._whole(p.name, p.weight.detach()).abs() * self.traces[p.name].pow(self.exponent),
-                torch.full_like(self.traces[p.name], -1.0),
-            )
-            for p in self.structure.prunable
-        }
+        result = {}
+        for p in self.structure.prunable:
+            score = self._whole(p.name, p.weight.detach()).abs() * self.traces[p.name].pow(self.exponent)
+            if self.count == "synapses":
+                score = score / p.connections().to(score).clamp_min(1.0).sqrt()
+            result[p.name] = torch.where(self.masks.weights[p.name], score, torch.full_like(score, -1.0))
+        return result
 
     def _within(self, scores: dict[str, Tensor], wanted: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Units and synapses at the lowest threshold that leaves at most `wanted`."""
