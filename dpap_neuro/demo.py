@@ -18,7 +18,7 @@ from dpap_neuro import runs, training
 from dpap_neuro.data import Binning
 from dpap_neuro.files import make_folder, write_json
 from dpap_neuro.models import Network
-from dpap_neuro.nir_export import write_nir
+from dpap_neuro.nir_export import without_dead_units, write_nir
 from dpap_neuro.pruning import Pruner, make_pruner
 from dpap_neuro.report import draw_demo
 from hardware import fidelity, reference, simulator
@@ -118,7 +118,9 @@ def run_demo(
             ),
         )
         networks[name] = network.cpu()
-        write_nir(runs.graph_of(networks[name], metadata), folder / f"{name}.nir")
+        # What died takes no compartments on the chip.
+        exported = without_dead_units(networks[name], model.input_shape)
+        write_nir(runs.graph_of(exported, metadata), folder / f"{name}.nir")
     share = training.overhead(networks["dense"], make, split.train, settings, chosen)
     for number, name in enumerate(histories):
         tell("running on the simulated chip", number, len(histories))
