@@ -134,7 +134,7 @@ def place(
         default takes about a second. The result is the same for the same arguments on every machine, which a limit in
         seconds would not give.
     firing_rates: spikes of each neuron (scalar or array) per population and input, missing ones 1.
-    max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
+    seed: of the hypergraph partitioner. max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
 
     Raises HardwareError: an empty network, max_cores below 1, an unknown strategy, shapes that do not fit together, a neuron
     that alone exceeds a core (named, with the number).
