@@ -735,15 +735,19 @@ def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: i
             best = found
         return found is not None and not found.broken
 
-    # First fit in the network's order, or the populations first of which a core holds fewest neurons.
-    for order, names in itertools.product((close, lean, natural), (list(natural), heavy)):
+    # First fit in the network's order, or the populations first of which a core holds fewest neurons, or what the heaviest
+    # one leaves of its cores filled up with the lightest.
+    topped_up = heavy[:1] + heavy[:0:-1]
+    for order, names in itertools.product((close, lean, natural), (list(natural), heavy, topped_up)):
         if best is None or problem.visits < limit:
             most = math.inf if best is None or best.broken else len(best.segments)
             try_plans([(name, order[name], 0) for name in names], most)
     assert best is not None
     # Cores that are full before their neurons are many leave neuron slots that others can use, but only where some
     # populations are spread evenly: the heaviest ones, or a light one.
-    spreads = [names for n in range(len(heavy)) for names in ([heavy[-1 - n]], heavy[: n + 1])]
+    spreads: list[list[str]] = [[]]
+    for n in range(len(heavy)):
+        spreads += [[heavy[-1 - n]], heavy[: n + 1]]
     low, high = bound, len(best.segments) - 1
     while low <= high and problem.visits < limit:
         cores = (low + high) // 2
@@ -752,7 +756,8 @@ def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: i
             if fitted or problem.visits >= limit:
                 break
             spread: list[Plan] = [(name, order[name], cores) for name in evenly]
-            rest: list[Plan] = [(name, order[name], 0) for name in heavy if name not in evenly]
+            others = heavy if evenly else topped_up
+            rest: list[Plan] = [(name, order[name], 0) for name in others if name not in evenly]
             fitted = try_plans(spread + rest, cores)
         if fitted:
             high = len(best.segments) - 1
