@@ -4,8 +4,8 @@ that cross from one core to another.
 An input axon is a (projection, pre neuron, core) with at least one synapse there; an output axon the same, counted
 on the core of the pre neuron. Where the chip shares convolution kernels, the channels of one position share an axon
 (`Chip.population_axon_atoms`) and axons whose synapses differ only by a shift store them once per core; the pre neurons
-of a dense projection share axons as `Chip.dense_axon_atoms` says. A core's memory is that of `hardware.memory`. A spike of a neuron with targets on k other cores crosses k times (a hyperedge, as in Ronzani and
-Silvano, arXiv 2601.16118); inputs sit on no core, so each of theirs crosses to every core that listens.
+of a dense projection share axons as `Chip.dense_axon_atoms` says. A core's memory is that of `hardware.memory`. A spike
+of a neuron with targets on k other cores crosses k times (a hyperedge, as in Ronzani and Silvano, arXiv 2601.16118); inputs sit on no core, so each of theirs crosses to every core that listens.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ EFFORT = 2e8
 LOOKS = 5.0
 # A trial's fixed cost, in synapses looked at.
 VISITS_PER_CALL = 5000.0
-# A hypergraph partitioner's cost for each synapse, in synapses looked at.
-VISITS_PER_PIN = 500.0
+# A hypergraph partitioner's cost for each synapse, in synapses looked at: 50 microseconds.
+VISITS_PER_PIN = 1e4
 
 Rates = Mapping[str, float | np.ndarray]
 
@@ -134,7 +134,7 @@ def place(
         default takes about a second. The result is the same for the same arguments on every machine, which a limit in
         seconds would not give.
     firing_rates: spikes of each neuron (scalar or array) per population and input, missing ones 1.
-    max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
+    seed: of the hypergraph partitioner. max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
 
     Raises HardwareError: an empty network, max_cores below 1, an unknown strategy, shapes that do not fit together, a neuron
     that alone exceeds a core (named, with the number).
@@ -735,15 +735,19 @@ def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: i
             best = found
         return found is not None and not found.broken
 
-    # First fit in the network's order, or the populations first of which a core holds fewest neurons.
-    for order, names in itertools.product((close, lean, natural), (list(natural), heavy)):
+    # First fit in the network's order, or the populations first of which a core holds fewest neurons, or what the heaviest
+    # one leaves of its cores filled up with the lightest.
+    topped_up = heavy[:1] + heavy[:0:-1]
+    for order, names in itertools.product((close, lean, natural), (list(natural), heavy, topped_up)):
         if best is None or problem.visits < limit:
             most = math.inf if best is None or best.broken else len(best.segments)
             try_plans([(name, order[name], 0) for name in names], most)
     assert best is not None
     # Cores that are full before their neurons are many leave neuron slots that others can use, but only where some
     # populations are spread evenly: the heaviest ones, or a light one.
-    spreads = [names for n in range(len(heavy)) for names in ([heavy[-1 - n]], heavy[: n + 1])]
+    spreads: list[list[str]] = [[]]
+    for n in range(len(heavy)):
+        spreads += [[heavy[-1 - n]], heavy[: n + 1]]
     low, high = bound, len(best.segments) - 1
     while low <= high and problem.visits < limit:
         cores = (low + high) // 2
@@ -752,7 +756,8 @@ def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: i
             if fitted or problem.visits >= limit:
                 break
             spread: list[Plan] = [(name, order[name], cores) for name in evenly]
-            rest: list[Plan] = [(name, order[name], 0) for name in heavy if name not in evenly]
+            others = heavy if evenly else topped_up
+            rest: list[Plan] = [(name, order[name], 0) for name in others if name not in evenly]
             fitted = try_plans(spread + rest, cores)
         if fitted:
             high = len(best.segments) - 1
