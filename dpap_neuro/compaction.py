@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.pruning.labels import tensors
 from dpap_neuro.pruning.shrinking import Plan, Shrunk, plan_of
 from dpap_neuro.pruning.structure import (
     Population,
     Projection,
     Structure,
-    _tensors,
     call_network,
     evaluating,
     find_structure,
@@ -106,7 +106,7 @@ def _response(module: nn.Module, population: Population, drive: Tensor) -> Tenso
     module.eval()
     with torch.no_grad():
         if population.layout == "sequence":
-            out = next(_tensors(module.forward(x.expand(_CONSTANT_STEPS, *x.shape).contiguous())))
+            out = next(tensors(module.forward(x.expand(_CONSTANT_STEPS, *x.shape).contiguous())))
         elif population.layout == "step":
             state, steps = None, []
             for _ in range(_CONSTANT_STEPS):
@@ -220,7 +220,7 @@ def _copy_without_hooks(model: nn.Module) -> nn.Module:
 def _output(model: nn.Module, sample: Tensor, loop: bool) -> Tensor:
     with evaluating(model), torch.no_grad():
         result = call_network(model, sample, loop)
-    return torch.stack(result) if isinstance(result, list) else next(_tensors(result))
+    return torch.stack(result) if isinstance(result, list) else next(tensors(result))
 
 
 def compact(

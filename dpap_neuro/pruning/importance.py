@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.plasticity import decay_weights, sliding_threshold, spine_size, sum_over_space
+from dpap_neuro.pruning.labels import tensors
 from dpap_neuro.pruning.shrinking import Plan
-from dpap_neuro.pruning.structure import Projection, Structure, _tensors
+from dpap_neuro.pruning.structure import Projection, Structure
 
 
 def reduce_over_ranks(tensor: Tensor) -> Tensor:
@@ -145,7 +146,7 @@ class Statistics:
                 module: nn.Module, args: Any, result: Any, key: str = name, layout: str = population.layout
             ) -> None:
                 if self._recording:
-                    self._population(key, layout, next(_tensors(result)).detach(), recurrent.get(key))
+                    self._population(key, layout, next(tensors(result)).detach(), recurrent.get(key))
 
             self._handles.append(population.module.register_forward_hook(spikes))
         for p in self.structure.prunable:
