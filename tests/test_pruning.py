@@ -270,6 +270,26 @@ def test_weighted_importance_by_hand():
     assert expected.max() > 0
 
 
+def test_weighted_importance_pays_for_connections():
+    """With a goal of synapses a weight used at c positions counts 1 / sqrt(c) of what it counts otherwise."""
+    scores = {}
+    for count in ("parameters", "synapses"):
+        torch.manual_seed(0)
+        model, x = conv_net(neuron=lambda: Lif(0.15)), data(steps=4)
+        pruner = make_pruner("dpap-weighted", epochs=20, sparsity=0.5, count=count, first_epoch=10)
+        pruner.attach(model, x)
+        nn.functional.cross_entropy(model(x).mean(0), LABELS).backward()
+        pruner.step()
+        pruner.end_epoch(0)
+        scores[count] = pruner.scores()
+    # 4 x 4 pixels, kernels of 3 x 3 without padding: 4 positions; a matrix: one.
+    np.testing.assert_allclose(
+        scores["synapses"]["stages.4"] * 2, scores["parameters"]["stages.4"], rtol=1e-5
+    )
+    np.testing.assert_array_equal(scores["synapses"]["stages.8"], scores["parameters"]["stages.8"])
+    assert scores["parameters"]["stages.4"].max() > 0
+
+
 @pytest.mark.parametrize("count", ["parameters", "synapses"])
 def test_weighted_selection_is_the_best_within_its_budget(count):
     """Every subset of a tiny layer's neurons, each with its synapses above the threshold: none within the budget
