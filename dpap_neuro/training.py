@@ -22,6 +22,9 @@ from dpap_neuro.models import Network, logits
 from dpap_neuro.pruning import Pruner, PruneReport
 from dpap_neuro.pruning.importance import reduce_over_ranks
 
+# Epochs in a row in which the read-out may be silent: surrogate gradients can wake it.
+PATIENCE = 3
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -206,7 +209,7 @@ def _train(
         )
         if settings.compact:
             pruner.compact(optimizer)
-    shown = _kept(pruner)
+    shown, silent = _kept(pruner), 0
     begin = time.perf_counter()
     for epoch in range(len(history.epochs), settings.epochs):
         epoch_begin = time.perf_counter()
@@ -236,9 +239,10 @@ def _train(
             raise InputError(
                 f"training: found a loss of {mean_loss} in epoch {epoch}, expected a finite number"
             )
-        if epoch and not float(reduce_over_ranks(spikes)):
+        silent = 0 if float(reduce_over_ranks(spikes)) else silent + 1
+        if silent == min(PATIENCE, settings.epochs):
             raise InputError(
-                f"network: its read-out never spiked in epoch {epoch}, expected activity (lower the threshold)"
+                f"network: its read-out never spiked in {silent} epochs, expected activity (lower the threshold)"
             )
         report = pruner.end_epoch(epoch, optimizer)
         if settings.compact:
