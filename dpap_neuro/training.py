@@ -240,7 +240,7 @@ def _train(
                 f"training: found a loss of {mean_loss} in epoch {epoch}, expected a finite number"
             )
         silent = 0 if float(reduce_over_ranks(spikes)) else silent + 1
-        if silent == min(PATIENCE, settings.epochs):
+        if silent == max(2, min(PATIENCE, settings.epochs)):
             raise InputError(
                 f"network: its read-out never spiked in {silent} epochs, expected activity (lower the threshold)"
             )
