@@ -53,8 +53,7 @@ class _Present:
 
 
 class Statistics:
-    """BCM terms M (out, in / groups), accumulated activity A (channels,) and pre-synaptic activity, over the
-    run. All of the whole network: what `shrink` says is cut away stays as it was, as if it were silent.
+    """BCM terms M (out, in / groups) and accumulated activity A (channels,) over the run. All of the whole network: what `shrink` says is cut away stays as it was, as if it were silent.
 
     `absorb` is called once per batch, after the optimizer step; `end_epoch` reduces M over ranks. Nothing is
     recorded while the network is in evaluation mode.
@@ -71,10 +70,8 @@ class Statistics:
         self.kept_bins: Tensor | None = None
         self.samples = 0
         self.totals: dict[str, Tensor] = {}
-        self.pre_totals: dict[str, Tensor] = {}
         self.m: dict[str, Tensor] = {}
         self._m_new: dict[str, Tensor] = {}
-        self._pre_new: dict[str, Tensor] = {}
         self._bins_new: dict[str, Tensor] = {}
         self.bin_counts: dict[str, Tensor] = {}
         self._posts: dict[str, Tensor] = {}
@@ -94,8 +91,6 @@ class Statistics:
             if bcm and not (p.kind == "recurrent" and len(p.shape) > 2):
                 dtype = torch.float64 if p.weight.dtype == torch.float64 else torch.float32
                 self.m[p.name] = torch.zeros(rows, columns, device=device, dtype=dtype)
-            self.pre_totals[p.name] = torch.zeros(p.pre.numel(), dtype=torch.float64, device=device)
-            self._pre_new[p.name] = torch.zeros_like(self.pre_totals[p.name])
             key = self.post_key(p)
             size = structure.populations[key].labels.numel() if key in structure.populations else rows
             self.totals[key] = torch.zeros(size, dtype=torch.float64, device=device)
@@ -308,8 +303,6 @@ class Statistics:
             sizes = [self._channels[key].numel() for key in self.totals]
             for (key, total), part in zip(self.totals.items(), sums[1:].split(sizes), strict=True):
                 total.index_add_(0, self._channels[key], part)
-            for key, total in self._pre_new.items():
-                total.index_add_(0, self._present[key].columns, pres[key].sum(0).double())
         self._pending.clear()
 
     def theta(self, p: Projection) -> Tensor:
@@ -329,7 +322,7 @@ class Statistics:
 
     @torch.no_grad()
     def end_epoch(self) -> None:
-        """Take in what is pending and sum M, pre-synaptic activity and bin counts over ranks."""
+        """Take in what is pending and sum M and bin counts over ranks."""
         self.absorb()
         for p in self.structure.prunable:
             if p.name not in self.m:
@@ -346,10 +339,9 @@ class Statistics:
                 raise InputError(
                     f"layer {name}: its activity is NaN or infinite, expected finite input and weights"
                 )
-        for totals, fresh in ((self.pre_totals, self._pre_new), (self.bin_counts, self._bins_new)):
-            for name, new in fresh.items():
-                totals[name] += reduce_over_ranks(new)
-                new.zero_()
+        for name, new in self._bins_new.items():
+            self.bin_counts[name] += reduce_over_ranks(new)
+            new.zero_()
         for key, total in self.totals.items():
             if not torch.isfinite(total).all():
                 raise InputError(
@@ -370,13 +362,6 @@ class Statistics:
     def spines(self, p: Projection) -> Tensor:
         """D of a projection's units, (out,)."""
         return spine_size(self.m[p.name], self.activity(p))
-
-    def pre_activity(self, p: Projection) -> Tensor:
-        """Mean pre-synaptic activity over samples, per weight: (1 or out, in / groups)."""
-        mean = (self.pre_totals[p.name] / max(1, self.samples)).float()
-        if p.groups == 1:
-            return mean[None]
-        return mean.reshape(p.groups, -1).repeat_interleave(p.shape[0] // p.groups, 0)
 
     def bin_importance(self) -> Tensor:
         """z_t (bins,): sum over layers and neurons of D_i s_i[t], each layer scaled to the same total."""
@@ -420,4 +405,4 @@ class Statistics:
                 groups[kind][name].copy_(value)
 
     def _groups(self) -> dict[str, dict[str, Tensor]]:
-        return {"m": self.m, "a": self.totals, "pre": self.pre_totals, "bins": self.bin_counts}
+        return {"m": self.m, "a": self.totals, "bins": self.bin_counts}
