@@ -112,21 +112,6 @@ def out_degrees(incoming: Incoming) -> np.ndarray:
     return _conv_degrees(incoming)[1]
 
 
-def count_synapses(network: Network) -> dict[tuple[str, str], int]:
-    """Non-zero connections between two neurons, summed per (source, target) pair of populations."""
-    shape = shapes(network)
-    counts: dict[tuple[str, str], int] = {}
-    for projection in network.projections:
-        key = (projection.source, projection.target)
-        counts[key] = counts.get(key, 0) + by_post(projection, shape[key[0]], shape[key[1]]).synapses
-    return counts
-
-
-def count_parameters(network: Network) -> int:
-    """Non-zero weights of all kernels and matrices."""
-    return sum(int(np.count_nonzero(projection.weight)) for projection in network.projections)
-
-
 def _taps(
     projection: ConvProjection, source_shape: Shape, target_shape: Shape, label: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

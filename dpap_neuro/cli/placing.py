@@ -131,7 +131,7 @@ def compare(
 @app.command()
 def energy(
     model: Model,
-    dataset: Annotated[str, typer.Option(help="digits or nmnist.")],
+    dataset: Annotated[str, typer.Option(help="Name of the data set.")],
     data_dir: DataDir = None,
     split: Split = "test",
     bins: Bins = None,

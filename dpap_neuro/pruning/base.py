@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.plasticity import DELTA
 from dpap_neuro.pruning.budget import Fill, Meter, approach, check_possible
 from dpap_neuro.pruning.importance import Statistics, average_over_ranks
 from dpap_neuro.pruning.masks import LayerCount, Masks
@@ -59,7 +60,6 @@ class Pruner:
 
     name = "none"
     needs_statistics = False
-    needs_bcm = False
     needs_gradients = False
 
     def __init__(
@@ -147,7 +147,7 @@ class Pruner:
         return self
 
     def _make_statistics(self, structure: Structure, loop: bool, time: bool) -> Statistics:
-        return Statistics(structure, delta=0.5, bcm=self.needs_bcm, loop=loop, time=time)
+        return Statistics(structure, delta=DELTA, loop=loop, time=time)
 
     def _attached(self) -> None:
         """For subclasses: after attaching."""

@@ -36,7 +36,6 @@ class DPAP(Pruner):
 
     name = "dpap"
     needs_statistics = True
-    needs_bcm = True
 
     def __init__(
         self,
@@ -88,7 +87,6 @@ class DPAP(Pruner):
         return Statistics(
             structure,
             delta=self.settings.delta,
-            bcm=self.needs_bcm,
             loop=loop,
             time=time,
             bins=self.steps if self.time_bins else 0,

@@ -59,9 +59,7 @@ class Statistics:
     recorded while the network is in evaluation mode.
     """
 
-    def __init__(
-        self, structure: Structure, *, delta: float, bcm: bool, loop: bool, time: bool, bins: int = 0
-    ) -> None:
+    def __init__(self, structure: Structure, *, delta: float, loop: bool, time: bool, bins: int = 0) -> None:
         self.structure = structure
         self.delta = delta
         self.loop = loop
@@ -88,7 +86,7 @@ class Statistics:
             device = p.weight.device
             rows = p.shape[0]
             columns = p.labels.numel() if p.kind == "recurrent" else p.shape[1]
-            if bcm and not (p.kind == "recurrent" and len(p.shape) > 2):
+            if not (p.kind == "recurrent" and len(p.shape) > 2):
                 dtype = torch.float64 if p.weight.dtype == torch.float64 else torch.float32
                 self.m[p.name] = torch.zeros(rows, columns, device=device, dtype=dtype)
             key = self.post_key(p)

@@ -28,8 +28,6 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.plasticity import DELTA
 from dpap_neuro.pruning.baselines import _WithGoal
 
-_BISECTIONS = 24
-
 
 class WeightedDPAP(_WithGoal):
     """Importance |w| F^exponent, gradual schedule, neurons that pay for themselves, regrowth; needs a goal, `epochs`.
@@ -117,9 +115,7 @@ class WeightedDPAP(_WithGoal):
         ladder = ladder[ladder >= 0.0].sort().values
         costs = self._costs()
         low, high = -1, len(ladder) - 1
-        for _ in range(_BISECTIONS):
-            if high - low <= 1:
-                break
+        while high - low > 1:
             middle = (low + high) // 2
             if self._left(*self._above(scores, ladder[middle], costs)) > wanted:
                 low = middle
