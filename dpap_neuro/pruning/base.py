@@ -15,7 +15,7 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.plasticity import DELTA
 from dpap_neuro.pruning.budget import Fill, Meter, approach, check_possible
 from dpap_neuro.pruning.importance import Statistics, average_over_ranks
-from dpap_neuro.pruning.masks import LayerCount, Masks
+from dpap_neuro.pruning.masks import LayerCount, Masks, clear
 from dpap_neuro.pruning.shrinking import Plan, Shrunk, plan_for_dead, put
 from dpap_neuro.pruning.structure import Structure, call_network, evaluating, find_structure
 from dpap_neuro.pruning.survival import gradual_share
@@ -183,9 +183,9 @@ class Pruner:
                     self.gradients[name] = whole.clone()
                 else:
                     seen.lerp_(whole, 0.1)
-            dead = self.masks.dead(parameter)
-            if dead is not None:
-                gradient.masked_fill_(dead, 0.0)
+            kept = self.masks.kept(parameter)
+            if kept is not None:
+                clear(gradient, kept)
 
         return hook
 
