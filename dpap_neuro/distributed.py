@@ -30,10 +30,15 @@ def rank() -> int:
     return torch.distributed.get_rank() if world() > 1 else 0
 
 
+def started() -> int:
+    """How many processes `torchrun` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[torch.device]:
     """Join the other processes where `torchrun` started several (nccl on GPUs, gloo on CPUs); yields this one's device."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+    if started() < 2:
         yield device
         return
     if device.type == "cuda":

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dpap_neuro import training
+from dpap_neuro import distributed, training
 from dpap_neuro.data import every_nth
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, write_whole
@@ -99,6 +99,7 @@ def sweep(
 
     data_of(seed): training and test data of a seed. settings: its seed is replaced by each run's. keep_bins: time steps of
     a recording that pruners shall keep (`dpap` drops the others; `none` always keeps all). count: "parameters" or "synapses".
+    In several processes (`distributed.joined`) all train each run together, and the first one writes.
     Raises InputError for a table of another form or of runs of another length.
     """
     done = read_table(table) if Path(table).exists() else []
@@ -142,7 +143,8 @@ def sweep(
             round(history.seconds, 1),
         )
         done.append(row)
-        write_table(done, table)
+        if distributed.rank() == 0:
+            write_table(done, table)
         if on_run is not None:
             on_run(row)
     if progress is not None:

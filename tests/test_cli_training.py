@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from dpap_neuro import runs, training
+from dpap_neuro import experiments, runs, training
 from dpap_neuro.cli import app, main
 from dpap_neuro.data import Binning, open_dataset
 from dpap_neuro.evaluation import evaluate
@@ -201,12 +202,7 @@ main()
 def test_two_processes_under_torchrun_write_one_run(folder, tmp_path):
     more = ("--pruner", "dpap", "--sparsity", "0.7")
     alone = train(folder, tmp_path / "alone", *more)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "-m", "dpap_neuro.cli", *options(folder, tmp_path / "two", *more)],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    done = under_torchrun(*options(folder, tmp_path / "two", *more))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Written to") == 1 and done.stderr.count("epoch 1:") == 1
     two = load_file(tmp_path / "two" / "weights.safetensors")
@@ -216,6 +212,46 @@ def test_two_processes_under_torchrun_write_one_run(folder, tmp_path):
     assert [e["remaining"] for e in b] == pytest.approx([e["remaining"] for e in a], rel=0.01)
     weight = next(k for k, v in alone.items() if v.ndim == 2)
     assert ((alone[weight] != 0) == (two[weight] != 0)).mean() > 0.97
+
+
+def under_torchrun(*arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, "-m", "dpap_neuro.cli", *arguments], env=environment, capture_output=True, text=True
+    )
+
+
+def test_a_sweep_under_torchrun_writes_one_table(folder, tmp_path):
+    def sweep(out):
+        return [
+            *("sweep", "--dataset", "nmnist", "--data-dir", str(folder), "--out", str(out), "--model", "mlp"),
+            *("--epochs", "3", "--bins", "6", "--batch", "8", "--seeds", "1", "--pruner", "magnitude"),
+            *("--sparsity", "0.7", "--sparsity", "0.9", "--cache-dir", str(tmp_path / "cache")),
+        ]
+
+    alone = CliRunner().invoke(app, sweep(tmp_path / "alone"), catch_exceptions=False)
+    assert alone.exit_code == 0
+    done = under_torchrun(*sweep(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Results in") == 1 and done.stderr.count("seed 0:") == 2
+    assert {p.name for p in (tmp_path / "two").iterdir()} == {"runs.csv", "summary.csv", "sweep.png"}
+    expected, found = (experiments.read_table(tmp_path / name / "runs.csv") for name in ("alone", "two"))
+    assert len(expected) == len(found) == 2
+    for a, b in zip(expected, found, strict=True):
+        # In float32 the order of sums may move a spike.
+        assert abs(a.correct - b.correct) <= 1
+        assert replace(b, correct=a.correct, accuracy=a.accuracy, seconds=a.seconds) == a
+
+
+def test_a_demo_under_torchrun_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(sys, "argv", ["dpap-neuro", "demo", "--out", str(tmp_path / "demo")])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2 and not (tmp_path / "demo").exists()
+    assert "demo: found 2 processes, expected one" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_checkpoint_of_another_run_is_one_line(folder, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ from pruning_samples import conv_net, events  # noqa: E402
 from torch import nn  # noqa: E402
 
 from dpap_neuro.errors import InputError  # noqa: E402
-from dpap_neuro.pruning.masks import Masks  # noqa: E402
+from dpap_neuro.pruning.masks import Masks, clear, kept_bits  # noqa: E402
 from dpap_neuro.pruning.structure import find_structure  # noqa: E402
 
 
@@ -110,3 +110,17 @@ def test_masks_of_another_network_are_refused():
         masks.load_state_dict({"units/elsewhere": torch.ones(3, dtype=torch.bool)})
     with pytest.raises(InputError, match=r"found shape \(3,\), expected \(4,\)"):
         masks.load_state_dict({"units/stages.0": torch.ones(3, dtype=torch.bool)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_clearing_sets_what_is_dead_to_zero_whatever_it_was(dtype):
+    torch.manual_seed(0)
+    values = torch.randn(6, 5).to(dtype)
+    values[0] = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 1e-7])
+    for value in (values, values.T):
+        value, dead = value.clone(), torch.rand(value.shape) < 0.5
+        dead[0, 0] = True
+        expected = value.masked_fill(dead, 0.0)
+        clear(value, kept_bits(dead, dtype))
+        torch.testing.assert_close(value, expected, rtol=0, atol=0, equal_nan=True)
+        assert not torch.signbit(value[dead]).any()

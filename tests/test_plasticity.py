@@ -80,6 +80,13 @@ def test_percentile_and_gain(values, q):
         assert g == pytest.approx(e, abs=1e-6) or (spread > 0 and abs(abs(g - e) - 2.0) < 1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_order_statistics_are_those_of_sorting(dtype):
+    values = (10 * torch.rand(5, 8, generator=torch.Generator().manual_seed(0))).round().to(dtype)
+    found = torch.stack([plasticity.order_statistic(values, k) for k in range(40)])
+    assert found.dtype == dtype and torch.equal(found, values.flatten().sort().values)
+
+
 def test_min_max_of_equal_values_is_a_half():
     assert plasticity.min_max(torch.full((3,), 7.0)).tolist() == [0.5, 0.5, 0.5]
     assert plasticity.unit_interval(torch.full((3,), 7.0)).tolist() == [0.5, 0.5, 0.5]

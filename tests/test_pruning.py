@@ -315,6 +315,85 @@ def test_weighted_selection_is_the_best_within_its_budget(count):
     assert float(worth[alive].sum()) == pytest.approx(best, abs=0.05)
 
 
+def lowest_threshold(pruner, scores, wanted):
+    """Units and synapses at the lowest threshold that leaves at most `wanted`: every rung tried, everything counted."""
+    projections = pruner.structure.projections
+    readout = next(p for p in projections.values() if p.readout)
+    cost = torch.zeros(len(pruner.structure.labels))
+    for label, weights in zip(readout.pre.tolist(), torch.ones(readout.shape).T, strict=True):
+        cost[label] += weights.sum()
+    for rung in torch.cat([s.flatten() for s in scores.values()]).unique():
+        if rung < 0:
+            continue
+        masks = {name: s > rung for name, s in scores.items()}
+        worth = -rung * cost
+        for name, s in scores.items():
+            if not masks[name].any():
+                masks[name].view(-1)[s.argmax()] = True
+            for row, label in enumerate(projections[name].labels):
+                worth[label] += (s[row] - rung).clamp_min(0.0).sum()
+        units = {}
+        for name, before in pruner.masks.units.items():
+            labels = projections[name].labels
+            units[name] = before & ((worth[labels] > 0) | (cost[labels] == 0))
+            if not units[name].any():
+                best = int(torch.where(before, worth[labels], -torch.inf).argmax())
+                units[name][best] = True
+                masks[name][best].view(-1)[scores[name][best].argmax()] = True
+        left, _ = pruner.masks.weight_masks(units, masks)
+        counts = {
+            "parameters": lambda p, m: int(m.sum()),
+            "synapses": lambda p, m: int((m * p.connections()).sum()),
+        }
+        if sum(counts[pruner.count](projections[n], m) for n, m in left.items()) <= wanted:
+            break
+    return units, masks
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    st.integers(0, 10_000), st.booleans(), st.sampled_from(["parameters", "synapses"]), st.floats(0.2, 0.8)
+)
+def test_weighted_selection_is_that_of_trying_every_threshold(seed, ties, count, share):
+    torch.manual_seed(seed)
+    model, x = conv_net(channels=(2, 4), hidden=6), data()
+    pruner = make_pruner("dpap-weighted", epochs=1, sparsity=0.5, count=count).attach(model, x)
+    pruner.masks.units["stages.8"][seed % 6] = False
+    pruner.masks.refresh()
+    scores = {}
+    for p in pruner.structure.prunable:
+        score = torch.rand(p.shape)
+        score = (8 * score).round() / 8 if ties else score
+        scores[p.name] = torch.where(pruner.masks.weights[p.name], score, -torch.ones(()))
+    total = sum(c.synapses if count == "synapses" else c.parameters for c in pruner.masks.layers())
+    wanted = int(share * total)
+    units, masks = pruner._within(scores, wanted)
+    expected_units, expected_masks = lowest_threshold(pruner, scores, wanted)
+    assert all(torch.equal(units[k], v) for k, v in expected_units.items())
+    assert all(torch.equal(masks[k], v) for k, v in expected_masks.items())
+
+
+@pytest.mark.parametrize("count", ["parameters", "synapses"])
+@pytest.mark.parametrize("name", [n for n in PRUNERS if n != "none"])
+def test_a_goal_where_only_recurrent_weights_can_be_pruned(name, count):
+    torch.manual_seed(0)
+    model = Folded(RecurrentLif(20), nn.Linear(20, 3))
+    x = events(steps=5, batch=12, size=1, channels=20).flatten(2)
+    if name in ("set", "rigl") and count == "synapses":
+        pytest.skip("counts parameters only")
+    pruner = make_pruner(name, epochs=4, sparsity=0.5, count=count).attach(model, x)
+    _, report = train(model, pruner, x, LABELS, 4)
+    assert report.remaining == pytest.approx(230, abs=1) and report.parameters == 460
+    assert int((model.stages[0].recurrent.weight != 0).sum()) == report.remaining - 60
+
+
+def test_structured_pruning_to_a_goal_without_units_is_one_line():
+    model = Folded(RecurrentLif(4), nn.Linear(4, 3))
+    pruner = make_pruner("dpap", epochs=4, sparsity=0.5, structured=True)
+    with pytest.raises(InputError, match="dpap: found no channels or neurons that could die"):
+        pruner.attach(model, events(steps=2, batch=3, size=1, channels=4).flatten(2))
+
+
 def test_magnitude_per_layer_removes_the_same_share():
     model, x = conv_net(), data()
     pruner = make_pruner("magnitude-layer", epochs=1, sparsity=0.6, first_epoch=0).attach(model, x)

@@ -44,9 +44,15 @@ def demo(
 
     Example: dpap-neuro demo --out demo
     """
+    from dpap_neuro import distributed
     from dpap_neuro.demo import run_demo
+    from dpap_neuro.errors import InputError
     from dpap_neuro.report import core_table, demo_table
 
+    if distributed.started() > 1:
+        raise InputError(
+            f"demo: found {distributed.started()} processes, expected one (start it without torchrun)"
+        )
     with progress() as tell:
         summary = run_demo(out, epochs, seed, device, tell, lambda line: stderr.print(line, highlight=False))
     stdout.print(demo_table(summary))
@@ -327,12 +333,13 @@ def sweep(
     """Compare pruners at equal sparsity: pruners x sparsities x seeds, as a table and a picture.
 
     Example: dpap-neuro sweep --pruner none --pruner dpap --pruner magnitude --sparsity 0.8 --out sweep
+
+    On several GPUs or machines: torchrun --nproc-per-node 2 -m dpap_neuro.cli sweep ... (all train each run together)
     """
     from dpap_neuro import data as sets
-    from dpap_neuro import experiments, runs, training
+    from dpap_neuro import distributed, experiments, runs, training
     from dpap_neuro.report import sweep_table
 
-    chosen = training.choose_device(device)
     defaults = sets.dataset(dataset).defaults
     settings = training.TrainSettings(
         epochs=epochs,
@@ -354,36 +361,39 @@ def sweep(
         sparsity or [0.8, 0.95, 0.98],
         range(seeds if folds is None else folds),
     )
-    with progress() as tell:
-        if folds is None:
-            split = runs.load_split(
-                dataset, data_dir, binning, lambda what, a, b: tell(f"reading {what}", a, b), cache
+    with distributed.joined(training.choose_device(device)) as chosen, speaking(distributed.rank() == 0):
+        with progress() as tell:
+            if folds is None:
+                split = runs.load_split(
+                    dataset, data_dir, binning, lambda what, a, b: tell(f"reading {what}", a, b), cache
+                )
+                data_of = lambda _: (split.train, split.test)  # noqa: E731
+            else:
+                opened = sets.open_dataset(dataset, data_dir, "train")
+                rasters = opened.rasters(binning, lambda a, b: tell("reading", a, b), cache)
+                data = (rasters, opened.recordings.labels)
+                split = runs.Split(opened, data, data, binning)
+                data_of = lambda seed: experiments.fold(data, seed, folds)  # noqa: E731
+            name = defaults.model if model is None else model
+            description = runs.model_settings(split, name, readout, decay=0.5, v_th=0.5, slope=10.0)
+            rows = experiments.sweep(
+                out / "runs.csv",
+                description,
+                data_of,
+                planned,
+                settings,
+                chosen,
+                lambda done, total: tell("runs", done, total),
+                lambda r: stderr.print(
+                    f"{r.pruner} {r.sparsity:.0%} seed {r.seed}: {r.accuracy:.2%}, {r.remaining:,} parameters, "
+                    f"{r.synapses_remaining:,} synapses, {r.seconds} s",
+                    highlight=False,
+                ),
+                keep_bins,
+                count,
             )
-            data_of = lambda _: (split.train, split.test)  # noqa: E731
-        else:
-            opened = sets.open_dataset(dataset, data_dir, "train")
-            rasters = opened.rasters(binning, lambda a, b: tell("reading", a, b), cache)
-            data = (rasters, opened.recordings.labels)
-            split = runs.Split(opened, data, data, binning)
-            data_of = lambda seed: experiments.fold(data, seed, folds)  # noqa: E731
-        name = defaults.model if model is None else model
-        description = runs.model_settings(split, name, readout, decay=0.5, v_th=0.5, slope=10.0)
-        rows = experiments.sweep(
-            out / "runs.csv",
-            description,
-            data_of,
-            planned,
-            settings,
-            chosen,
-            lambda done, total: tell("runs", done, total),
-            lambda r: stderr.print(
-                f"{r.pruner} {r.sparsity:.0%} seed {r.seed}: {r.accuracy:.2%}, {r.remaining:,} parameters, "
-                f"{r.synapses_remaining:,} synapses, {r.seconds} s",
-                highlight=False,
-            ),
-            keep_bins,
-            count,
-        )
+        if distributed.rank() > 0:
+            return
     experiments.write_table(experiments.summarise(rows), out / "summary.csv")
     experiments.draw(rows, out / "sweep.png")
     stdout.print(sweep_table(experiments.summarise(rows)))

@@ -100,6 +100,10 @@ class DPAP(Pruner):
                 self.unit_survival[p.name] = torch.full((size,), start, device=p.weight.device)
             if not self.structured and p.kind != "conv" and p.weight.dim() == 2:
                 self.synapse_survival[p.name] = torch.full(p.weight.shape, start, device=p.weight.device)
+        if self.has_goal and not self.unit_survival and not self.synapse_survival:
+            raise InputError(
+                "dpap: found no channels or neurons that could die, expected some to reach a goal with structured pruning"
+            )
         if self.time_bins:
             self.bin_survival = torch.full((self.steps,), start)
             self.kept_bins = torch.arange(self.steps)
@@ -151,7 +155,7 @@ class DPAP(Pruner):
             unit_ranks = {
                 k: _rank(statistics.spines(self.structure.projections[k])) for k in self.unit_survival
             }
-            if "neurons" in self.targets:
+            if "neurons" in self.targets and self.unit_survival:
                 self._steer_neurons(self.targets["neurons"], unit_ranks)
             if wanted is not None:
                 synapse_ranks = {k: _squash(statistics.m[k]) for k in self.synapse_survival}
@@ -230,14 +234,20 @@ class DPAP(Pruner):
             fixed, free = leave(unit_pressure)
             return fixed + min(count(free), round(0.5 * wanted / total * matrices))
 
-        # Pressures just above each unit's survival: with each rung one more unit dies.
-        rungs = torch.unique(torch.cat([v.flatten() / scale[k] for k, v in units.items()])) + 1e-6
-        if everything(0.0) < wanted:
+        def rungs() -> Tensor:
+            """Pressures just above each unit's survival: with each rung one more unit dies."""
+            return torch.unique(torch.cat([v.flatten() / scale[k] for k, v in units.items()])) + 1e-6
+
+        if not units:
+            # Recurrent synapses alone: their neurons are those of another projection, or never die.
+            candidates = [0.0]
+        elif everything(0.0) < wanted:
             # The published rule alone would remove more than the schedule asks for: relieve units.
-            ladder = [float(rungs[0]) - 1.0, *[float(v) for v in rungs[rungs < 0]], 0.0]
+            below = rungs()
+            ladder = [float(below[0]) - 1.0, *below[below < 0].tolist(), 0.0]
             candidates = _last_enough(ladder, everything, wanted)
         elif at_most(0.0) > wanted:
-            candidates = _last_enough([0.0, *[float(v) for v in rungs[rungs > 0]]], at_most, wanted)
+            candidates = _last_enough([0.0, *(v for v in rungs().tolist() if v > 0)], at_most, wanted)
         else:
             candidates = [0.0]
         options = []
