@@ -74,12 +74,15 @@ def spine_size(m: Tensor, total: Tensor) -> Tensor:
     return min_max(m.sum(1)) * min_max(total)
 
 
-def order_statistic(values: Tensor, k: int) -> Tensor:
-    """The k-th smallest of all elements, from 0. On a CPU NumPy selects in less than half of torch.kthvalue's time."""
+def order_statistics(values: Tensor, *ranks: int) -> Tensor:
+    """The elements at `ranks`, from 0, of the sorted values; shape (number of ranks,).
+
+    On a CPU NumPy selects in less than half of torch.kthvalue's time.
+    """
     flat = values.flatten()
     if flat.device.type != "cpu" or flat.dtype == torch.bfloat16:
-        return torch.kthvalue(flat, k + 1).values
-    return torch.as_tensor(np.partition(flat.numpy(), k)[k])
+        return torch.stack([torch.kthvalue(flat, rank + 1).values for rank in ranks])
+    return torch.from_numpy(np.partition(flat.numpy(), ranks)[list(ranks)])
 
 
 def percentile(values: Tensor, q: float) -> Tensor:
@@ -91,11 +94,8 @@ def percentile(values: Tensor, q: float) -> Tensor:
     flat = values.flatten()
     position = q / 100.0 * (flat.numel() - 1)
     below = min(math.floor(position), flat.numel() - 1)
-    low = order_statistic(flat, below)
-    fraction = position - below
-    if fraction <= 0.0:
-        return low
-    return low + (order_statistic(flat, below + 1) - low) * fraction
+    low, high = order_statistics(flat, below, min(below + 1, flat.numel() - 1))
+    return low + (high - low) * (position - below)
 
 
 def unit_interval(values: Tensor, q: float = 75.0) -> Tensor:

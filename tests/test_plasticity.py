@@ -83,8 +83,9 @@ def test_percentile_and_gain(values, q):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_order_statistics_are_those_of_sorting(dtype):
     values = (10 * torch.rand(5, 8, generator=torch.Generator().manual_seed(0))).round().to(dtype)
-    found = torch.stack([plasticity.order_statistic(values, k) for k in range(40)])
-    assert found.dtype == dtype and torch.equal(found, values.flatten().sort().values)
+    found = torch.cat([plasticity.order_statistics(values, k, 39 - k) for k in range(40)]).reshape(40, 2)
+    expected = values.flatten().sort().values
+    assert found.dtype == dtype and torch.equal(found, torch.stack([expected, expected.flip(0)], 1))
 
 
 def test_min_max_of_equal_values_is_a_half():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.plasticity import order_statistic, survival_gain
+from dpap_neuro.plasticity import order_statistics, survival_gain
 from dpap_neuro.pruning.base import Pruner
 from dpap_neuro.pruning.budget import neurons
 from dpap_neuro.pruning.importance import Statistics
@@ -263,7 +263,7 @@ class DPAP(Pruner):
         pressure = 0.0
         if keep:
             values = torch.cat([synapses[name][grid] for name, grid in free.items()])
-            pressure = float(order_statistic(values, values.numel() - keep))
+            pressure = float(order_statistics(values, values.numel() - keep))
         self.masks.units, self.masks.synapses = self._below_zero(
             {k: v - unit * scale[k] for k, v in units.items()},
             {k: v - pressure for k, v in synapses.items()},
@@ -377,7 +377,7 @@ def _last_enough(ladder: list[float], left: Callable[[float], int], wanted: int)
 def _squash(values: Tensor) -> Tensor:
     """A monotone map of a heavy-tailed tensor to 0 to 1: what a rank would do, without sorting."""
     flat = values.flatten()
-    centred = flat - order_statistic(flat, (flat.numel() + 1) // 2 - 1)
+    centred = flat - order_statistics(flat, (flat.numel() + 1) // 2 - 1)
     scale = centred.abs().mean() + torch.finfo(flat.dtype).tiny
     return (0.5 + 0.5 * centred / (centred.abs() + scale)).reshape(values.shape)
 
