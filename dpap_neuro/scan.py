@@ -49,9 +49,10 @@ DYNAMICS: dict[Callable[..., Any], Dynamics] = {
 
 def covers(step: Callable[..., Any], x: Tensor, p: Any) -> bool:
     """Whether `scan` stands in for a loop over the step: where `DYNAMICS` has it, with Norse's own surrogate and reset;
-    on a CPU in float32 or float64, and on a GPU where Triton works."""
+    on a CPU in float32 or float64, and on a GPU where Triton works. PyTorch's own compilers get the loop."""
     if (
         step not in DYNAMICS
+        or torch.compiler.is_compiling()
         or getattr(p, "method", "super") != "super"
         or getattr(p, "reset_method", reset_value) is not reset_value
     ):
@@ -72,7 +73,9 @@ def kernels_work(device: torch.device) -> bool:
         scan_kernels.forward(x, constants, kind, needed=False, learned=False)
     except Exception as error:  # whatever may be missing: Triton, a compiler, a driver, support of an old GPU
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        warnings.warn(f"{device}: neurons step one by one, slower, since Triton failed ({reason})", stacklevel=2)
+        warnings.warn(
+            f"{device}: neurons step one by one, slower, since Triton failed ({reason})", stacklevel=2
+        )
         return False
     return True
 
@@ -92,30 +95,43 @@ def scan(step: Callable[..., Any], x: Tensor, state: Any, p: Any, dt: float) -> 
     shape = torch.broadcast_shapes(*(value.shape for value in values))
     if shape:
         shape = x.shape[x.dim() - len(shape) :]
-    return _Scan.apply(x, torch.stack([value.expand(shape).reshape(-1) for value in values]), DYNAMICS[step], dt)
+    # A current at rest may have x's type; dt / tau comes of the parameters', as in Norse.
+    parameters = torch.stack([value.to(state.v.dtype).expand(shape).reshape(-1) for value in values])
+    learned = torch.is_grad_enabled() and parameters.requires_grad
+    needed = learned or (torch.is_grad_enabled() and x.requires_grad)
+    out, *_ = _Scan.apply(x, parameters, DYNAMICS[step], dt, needed, learned)
+    return out
 
 
 class _Scan(torch.autograd.Function):
     """x (T, B, ...), parameters (7, width): membrane and current at first, 1 / tau_mem, 1 / tau_syn, v_leak, v_th,
-    v_reset; neuron n of x[t], laid flat, has those in column n modulo width. As constants of a step: dt / tau."""
+    v_reset; neuron n of x[t], laid flat, has those in column n modulo width. Returns the output, and what backward
+    needs: the constants of a step, dt / tau in place of 1 / tau, membranes before reset, and what drove them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, parameters: Tensor, kind: Dynamics, dt: float) -> Tensor:
+    def forward(x: Tensor, parameters: Tensor, kind: Dynamics, dt: float, needed: bool, learned: bool) -> Any:
         constants = parameters.clone()
         constants[2:4] *= dt
         constants = constants.to(torch.promote_types(x.dtype, torch.float32))
-        needed, learned = any(ctx.needs_input_grad), ctx.needs_input_grad[1]
-        out, *kept = _backend(x).forward(x.contiguous(), constants, kind, needed, learned)
-        ctx.save_for_backward(constants, *kept)
-        ctx.kind, ctx.dt = kind, dt
-        return out
+        out, membranes, drives = _backend(x).forward(x.contiguous(), constants, kind, needed, learned)
+        return out, constants, membranes, drives
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, _, ctx.kind, ctx.dt, _, ctx.learned = inputs
+        _, constants, membranes, drives = output
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(tensor for tensor in output[1:] if tensor is not None))
+        ctx.save_for_backward(constants, membranes, drives if ctx.kind.current or not ctx.learned else x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        learned = ctx.needs_input_grad[1]
-        given = grad.contiguous(), *ctx.saved_tensors
-        return *_backend(grad).backward(*given, ctx.kind, learned, ctx.dt), None, None
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        constants, membranes, drives = ctx.saved_tensors
+        if drives is not None:
+            drives = drives.contiguous()
+        given = grad.contiguous(), constants, membranes, drives, ctx.kind, ctx.learned, ctx.dt
+        return *_backend(grad).backward(*given), None, None, None, None
 
 
 def _backend(x: Tensor) -> ModuleType:

@@ -60,10 +60,8 @@ def forward_kernel(
                 tl.store(drives + here, drive, mask=inside)
         if LEAK:
             # Norse adds in another order where input meets the membrane of a spiking neuron directly.
-            if SPIKES and not CURRENT:
-                v = v + mem * ((drive + v_leak) - v)
-            else:
-                v = v + mem * ((v_leak - v) + drive)
+            pull = drive + v_leak - v if SPIKES and not CURRENT else v_leak - v + drive
+            v = v + mem * pull
         else:
             v = v + drive
         if SAVE_MEMBRANES:
@@ -98,7 +96,7 @@ def backward_kernel(
     inside = neuron < size
     own = constants + neuron % width
     # Gradients with regard to membrane and current behind the step, and to the constants.
-    g_v = tl.zeros([BLOCK], constants.dtype.element_ty)
+    g_v = tl.full([BLOCK], 0.0, constants.dtype.element_ty)
     g_i = g_v
     g_leaked = g_v
     if LEARNED:
@@ -181,7 +179,7 @@ def forward(
         SAVE_MEMBRANES=membranes is not None,
         SAVE_DRIVES=drives is not None,
     )
-    return out, membranes, x if learned and drives is None else drives
+    return out, membranes, drives
 
 
 def backward(
@@ -197,9 +195,7 @@ def backward(
     rows, width = constants.shape
     grad_x = torch.empty_like(grad)
     each = constants.new_empty(rows, grad[0].numel()) if learned else None
-    _launch(
-        backward_kernel, (grad, constants, membranes, drives, grad_x, each), width, kind, LEARNED=learned
-    )
+    _launch(backward_kernel, (grad, constants, membranes, drives, grad_x, each), width, kind, LEARNED=learned)
     if each is None:
         return grad_x, None
     grad_constants = each.unflatten(1, (-1, width)).sum(1)

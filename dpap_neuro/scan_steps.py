@@ -27,12 +27,13 @@ def _rows(constants: Tensor) -> tuple[Tensor, ...]:
 def forward(
     x: Tensor, constants: Tensor, kind: Dynamics, needed: bool, learned: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Outputs like x; membranes before reset and what drove them, the two where `backward` will need them.
+    """Outputs like x; where `backward` needs them, membranes before reset, and the currents that drove them.
 
-    constants: see `scan`. needed, learned: whether gradients are wanted, also those of the constants.
+    x: (T, B, ...), contiguous. constants: see `scan`. needed, learned: whether any gradients, and those of the constants,
+    are wanted.
     """
     inputs, outputs = _flat(x, constants), _flat(torch.empty_like(x), constants)
-    membranes = torch.empty_like(inputs) if needed and kind.spikes else outputs if learned else None
+    membranes = torch.empty_like(inputs) if learned or (needed and kind.spikes) else None
     drives = torch.empty_like(inputs) if learned and kind.current else None
     v, i, mem, syn, v_leak, v_th, v_reset = _rows(constants)
     resets = kind.spikes and bool(v_reset.any())
@@ -55,13 +56,13 @@ def forward(
             torch.add(v, spare.mul_(mem), out=membrane)
         if not kind.spikes:
             v = membrane
+            if membranes is not None:
+                outputs[t].copy_(membrane)
             continue
         z = torch.gt(membrane, v_th, out=outputs[t])
         v = torch.sub(membrane, torch.mul(membrane, z, out=spare), out=after)
         if resets:
             v.add_(torch.mul(z, v_reset, out=spare))
-    if drives is None and learned:
-        drives = inputs
     return outputs.view(x.shape), membranes, drives
 
 
@@ -74,9 +75,13 @@ def backward(
     learned: bool,
     dt: float,
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients of x and, where they are learned, of the constants; those of dt / tau divided by the tau's inverse."""
+    """Gradients of x and, where they are learned, of the parameters behind the constants.
+
+    membranes, drives: what `forward` gave; for neurons without a synaptic current, x drives.
+    """
     grads = _flat(grad, constants)
     grad_x = torch.empty_like(grads)
+    membranes, drives = (None if x is None else _flat(x, constants) for x in (membranes, drives))
     v_start, _, mem, syn, v_leak, v_th, v_reset = _rows(constants)
     resets = kind.spikes and bool(v_reset.any())
     # With regard to membrane and current behind the step; the leak's part of the former is added last.
