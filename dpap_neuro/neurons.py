@@ -1,8 +1,9 @@
 """Populations of Norse neurons over whole recordings: (T, B, ...) in, (T, B, ...) out, from rest.
 
-All step by Norse's functions; on a GPU one kernel stands in for the loop over them (`scan`). A parameter is one number for the whole population or a tensor of its shape (without
-batch); it moves with the module, and only what is learned is part of the state dict. To add a neuron: a subclass
-of `Neuron`, its name in `NEURONS`, its NIR node in `nir_export.py`, and the way back in `nir_import.py`.
+All step by Norse's functions, or by `scan`, which gives what a loop over them would, faster. A parameter is one number
+for the whole population or a tensor of its shape (without batch); it moves with the module, and only what is learned is
+part of the state dict. To add a neuron: a subclass of `Neuron`, its name in `NEURONS`, its NIR node in `nir_export.py`,
+and the way back in `nir_import.py`; it loops until `scan.DYNAMICS` knows its step.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ def covers(step: Callable[..., Any], x: Tensor, p: Any) -> bool:
     on a CPU in float32 or float64, and on a GPU where Triton works. PyTorch's own compilers get the loop."""
     if (
         step not in DYNAMICS
+        or not x.numel()
         or torch.compiler.is_compiling()
         or getattr(p, "method", "super") != "super"
         or getattr(p, "reset_method", reset_value) is not reset_value

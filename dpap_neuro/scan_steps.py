@@ -1,7 +1,8 @@
 """The scan of `scan` on the CPU: step by step, in place, without a graph of every operation.
 
 Operations, and the order in which gradients add up, are those of Norse's step and of autograd behind it: outputs and the
-gradients of inputs and of tau_mem are equal to the loop's to the bit, those of other learned constants up to rounding.
+gradients of inputs are equal to the loop's to the bit. So is that of a tau_mem in float32, where all neurons share all
+constants; those of other parameters are equal up to rounding.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ def forward(
     v, i, mem, syn, v_leak, v_th, v_reset = _rows(constants)
     resets = kind.spikes and bool(v_reset.any())
     v, i, spare = v.expand_as(inputs[0]), i.expand_as(inputs[0]), torch.empty_like(inputs[0])
-    after, current = torch.empty_like(spare), torch.empty_like(spare)
+    after, current, summed = (torch.empty_like(spare) for _ in range(3))
     for t, drive in enumerate(inputs):
         if kind.current:
-            drive = torch.add(i, drive, out=spare.new_empty(spare.shape) if drives is None else drives[t])
+            drive = torch.add(i, drive, out=summed if drives is None else drives[t])
             torch.mul(drive, syn, out=current)
             i = torch.sub(drive, current, out=current)
         membrane = membranes[t] if membranes is not None else after if kind.spikes else outputs[t]
@@ -87,7 +88,7 @@ def backward(
     # With regard to membrane and current behind the step; the leak's part of the former is added last.
     g_v, g_leaked, g_i = (torch.zeros_like(grads[0]) for _ in range(3))
     a, b, z = (torch.empty_like(grads[0]) for _ in range(3))
-    totals = [torch.zeros_like(v_start) for _ in range(7)]
+    totals = [torch.zeros_like(v_start) for _ in range(7)]  # row by row of the parameters
 
     def add(row: int, each: Tensor, factor: float = 1.0) -> None:
         totals[row] += (each.sum() if v_start.dim() == 0 else each.sum(0)) * factor

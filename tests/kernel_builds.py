@@ -15,7 +15,6 @@ import tempfile
 from contextlib import redirect_stdout
 
 import torch
-import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 

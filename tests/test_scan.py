@@ -26,7 +26,7 @@ from dpap_neuro.neurons import IF, LI, LIF, CubaLI, CubaLIF, Neuron, NeuronSetti
 
 SETTINGS = NeuronSettings(dt=0.01, tau_mem=0.04, v_th=0.4, tau_syn=0.02)
 KINDS = [LIF, ParametricLIF, CubaLIF, IF, LI, CubaLI]
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = settings(max_examples=200, deadline=None)
 
 
 def loop(neuron: Neuron, x):
@@ -47,7 +47,9 @@ def scanned(neuron: Neuron, x):
 @pytest.fixture(scope="module")
 def interpreter():
     """The GPU's kernels as the backend of every device, in Triton's interpreter."""
-    pytest.importorskip("triton", reason="Triton comes with PyTorch's GPU builds, or alone by `pip install triton`")
+    pytest.importorskip(
+        "triton", reason="Triton comes with PyTorch's GPU builds, or alone by `pip install triton`"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         from dpap_neuro import scan_kernels
@@ -97,7 +99,8 @@ def check(neuron: Neuron, x, tau_to_the_bit: bool) -> None:
 def test_spikes_and_gradients_are_those_of_the_loop(population):
     neuron, x = population
     one_for_all = all(b.dim() == 0 and not b.requires_grad for b in neuron.buffers())
-    check(neuron, x, tau_to_the_bit=one_for_all and isinstance(neuron, ParametricLIF))
+    single = one_for_all and x.dtype == torch.float32
+    check(neuron, x, tau_to_the_bit=single and isinstance(neuron, ParametricLIF))
 
 
 @EXAMPLES
@@ -124,7 +127,9 @@ def test_kernels_step_halves_in_full_precision(interpreter, monkeypatch, dtype):
 
 @pytest.mark.parametrize("target", [("cuda", "80"), ("cuda", "90"), ("hip", "gfx942")], ids=" ".join)
 def test_kernels_build_for_gpus(target):
-    pytest.importorskip("triton", reason="Triton comes with PyTorch's GPU builds, or alone by `pip install triton`")
+    pytest.importorskip(
+        "triton", reason="Triton comes with PyTorch's GPU builds, or alone by `pip install triton`"
+    )
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     script = Path(__file__).with_name("kernel_builds.py")
     run = subprocess.run(
@@ -133,8 +138,8 @@ def test_kernels_build_for_gpus(target):
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
     assert found["launches"] == 60 and found["bytes"] > 1000
-    assert found["spilled"] == found["fused"] == 0
-    assert target[0] != "cuda" or 16 < max(found["registers"]) <= 128
+    # Bytes spilled by all kernels together, where Triton tells.
+    assert found["fused"] == 0 and found["spilled"] < 64 and all(n <= 128 for n in found["registers"])
 
 
 def test_only_membranes_are_kept_for_backward():
@@ -162,7 +167,9 @@ def test_a_neuron_of_its_own_keeps_its_loop():
 
 def test_a_gpu_where_triton_fails_gets_the_loop_and_one_warning():
     scan.kernels_work.cache_clear()
-    with pytest.warns(UserWarning, match="meta: neurons step one by one, slower, since Triton failed") as said:
+    with pytest.warns(
+        UserWarning, match="meta: neurons step one by one, slower, since Triton failed"
+    ) as said:
         assert not scan.kernels_work(torch.device("meta"))
         assert not scan.kernels_work(torch.device("meta"))
     assert len(said) == 1

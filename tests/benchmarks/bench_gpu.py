@@ -93,7 +93,9 @@ def step(run, parameters, x, y) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--model", default="cnn-wide", choices=MODELS)
     parser.add_argument("--neuron", default="lif", choices=["lif", "cubalif", "if"])
