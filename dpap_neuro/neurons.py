@@ -1,8 +1,9 @@
 """Populations of Norse neurons over whole recordings: (T, B, ...) in, (T, B, ...) out, from rest.
 
-All step by Norse's functions. A parameter is one number for the whole population or a tensor of its shape (without
-batch); it moves with the module, and only what is learned is part of the state dict. To add a neuron: a subclass
-of `Neuron`, its name in `NEURONS`, its NIR node in `nir_export.py`, and the way back in `nir_import.py`.
+All step by Norse's functions, or by `scan`, which gives what a loop over them would, faster. A parameter is one number
+for the whole population or a tensor of its shape (without batch); it moves with the module, and only what is learned is
+part of the state dict. To add a neuron: a subclass of `Neuron`, its name in `NEURONS`, its NIR node in `nir_export.py`,
+and the way back in `nir_import.py`; it loops until `scan.DYNAMICS` knows its step.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from norse.torch.functional.threshold import threshold
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.scan import covers, scan
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,12 @@ class Neuron(nn.Module):
         """x: input currents (T, B, ...). Returns spikes, or membranes of an integrator, of the same shape."""
         p = self.constants()
         x = x if self.gain is None else x * self.gain
-        state = self.rest(x[0], p)
+        state, step, dt = self.rest(x[0], p), type(self).norse_step, self.settings.dt
+        if covers(step, x, p):
+            return scan(step, x, state, p, dt)
         out = []
         for current in x:
-            z, state = type(self).norse_step(current, state, p, self.settings.dt)
+            z, state = step(current, state, p, dt)
             out.append(z)
         return torch.stack(out)
 
@@ -153,7 +157,7 @@ class CubaLIF(Neuron):
         )
 
     def rest(self, x: Tensor, p: Any) -> LIFFeedForwardState:
-        return LIFFeedForwardState(v=p.v_leak, i=torch.zeros_like(x))
+        return LIFFeedForwardState(v=p.v_leak, i=x.new_zeros(()))
 
 
 class IF(Neuron):
@@ -192,7 +196,7 @@ class CubaLI(Neuron):
         return LIParameters(self.tau_syn_inv, self.tau_mem_inv, self.v_leak)
 
     def rest(self, x: Tensor, p: Any) -> LIState:
-        return LIState(v=p.v_leak, i=torch.zeros_like(x))
+        return LIState(v=p.v_leak, i=x.new_zeros(()))
 
 
 class Integrator(Neuron):

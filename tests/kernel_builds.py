@@ -1,0 +1,86 @@
+"""Builds the kernels of `dpap_neuro.scan_kernels` for GPUs that are not there; prints what came out as JSON.
+
+python tests/kernel_builds.py cuda 80      (or: hip gfx942)
+
+The launches are real, with their specialisations to sizes and types; a driver of our own names the GPU, and instead of a
+run each launch ends in the built kernel.
+"""
+
+import io
+import json
+import os
+import re
+import sys
+import tempfile
+from contextlib import redirect_stdout
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from dpap_neuro import scan_kernels
+from dpap_neuro.scan import DYNAMICS
+
+# (T, B, neurons), columns of constants, type: one set for all; sizes of one, which Triton builds in; a set for each.
+CASES = [
+    ((9, 2, 7), 1, torch.float32),
+    ((1, 1, 1), 1, torch.float16),
+    ((8, 2, 32), 32, torch.float64),
+]
+
+
+class Absent:
+    """The driver of a GPU that kernels are built for."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def get_current_target(self):
+        return self.target
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def build(target):
+    """Kernels of every kind of neuron and every case, one for each launch."""
+    driver.set_active(Absent(target))
+    built = []
+    for kernel in (scan_kernels.forward_kernel, scan_kernels.backward_kernel):
+
+        def run(*args, run=kernel.run, **options):
+            built.append(run(*args, **{**options, "warmup": True}))
+
+        kernel.run = run
+    for kind in DYNAMICS.values():
+        for shape, width, dtype in CASES:
+            for learned in (False, True):
+                x = torch.zeros(shape, dtype=dtype)
+                constants = torch.zeros(7, width, dtype=torch.promote_types(dtype, torch.float32))
+                out, membranes, drives = scan_kernels.forward(x, constants, kind, True, learned)
+                kept = membranes, x if drives is None else drives
+                scan_kernels.backward(out, constants, *kept, kind, learned, 0.01)
+    return built
+
+
+def main(backend, arch):
+    target = GPUTarget(backend, int(arch) if arch.isdigit() else arch, 64 if backend == "hip" else 32)
+    # Built anew, so that NVIDIA's assembler tells of registers and spills.
+    with tempfile.TemporaryDirectory() as cache, redirect_stdout(io.StringIO()) as said:
+        os.environ |= {"TRITON_CACHE_DIR": cache, "TRITON_DUMP_PTXAS_LOG": "1"}
+        built = build(target)
+    found = {
+        "launches": len(built),
+        "registers": [int(n) for n in re.findall(r"Used (\d+) registers", said.getvalue())],
+        "spilled": sum(int(n) for n in re.findall(r"(\d+) bytes spill", said.getvalue())),
+        "fused": sum(len(re.findall(r"\bfma\.", kernel.asm.get("ptx", ""))) for kernel in built),
+        "bytes": min(len(kernel.asm["hsaco" if backend == "hip" else "cubin"]) for kernel in built),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
