@@ -94,11 +94,13 @@ def sweep(
     on_run: Callable[[Run], None] | None = None,
     keep_bins: int | None = None,
     count: str = "parameters",
+    structured: bool = False,
 ) -> list[Run]:
     """Do the runs that `table` (CSV) does not hold yet; return all rows that belong to the plan.
 
     data_of(seed): training and test data of a seed. settings: its seed is replaced by each run's. keep_bins: time steps of
     a recording that pruners shall keep (`dpap` drops the others; `none` always keeps all). count: "parameters" or "synapses".
+    structured: pruners remove channels and neurons, and say so in the table behind their name.
     In several processes (`distributed.joined`) all train each run together, and the first one writes.
     Raises InputError for a table of another form or of runs of another length.
     """
@@ -109,15 +111,21 @@ def sweep(
         if row.count != count:
             raise InputError(f"{table}: found sparsities of {row.count}, expected of {count}")
     known = {(r.pruner, r.sparsity, r.seed) for r in done}
+
+    def label(name: str) -> str:
+        return f"{name} structured" if structured and name != "none" else name
+
     for number, (name, share, seed) in enumerate(planned):
         if progress is not None:
             progress(number, len(planned))
-        if (name, share, seed) in known:
+        if (label(name), share, seed) in known:
             continue
         train_data, test_data = data_of(seed)
         options: dict[str, Any] = {} if name == "none" else {"sparsity": share, "count": count}
         if name != "none" and keep_bins is not None:
             options["bins"] = keep_bins
+        if name != "none" and structured:
+            options["structured"] = True
         pruner = make_pruner(name, epochs=settings.epochs, **options)
         own = training.TrainSettings(**{**asdict(settings), "seed": seed})
         network = build_model(model, seed)
@@ -126,7 +134,7 @@ def sweep(
         tested = test_data[0] if history.kept_bins is None else test_data[0][:, list(history.kept_bins)]
         correct = int((training.predict(network, tested, device) == test_data[1]).sum())
         row = Run(
-            name,
+            label(name),
             share,
             count,
             seed,
@@ -149,7 +157,7 @@ def sweep(
             on_run(row)
     if progress is not None:
         progress(len(planned), len(planned))
-    wanted = set(planned)
+    wanted = {(label(name), share, seed) for name, share, seed in planned}
     return [r for r in done if (r.pruner, r.sparsity, r.seed) in wanted]
 
 

@@ -4,12 +4,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from pruning_samples import Branching, Folded, Lif, RecurrentLif, conv_net, events  # noqa: E402
+from pruning_samples import Branching, Folded, Lif, RecurrentLif, conv_net, events, train  # noqa: E402
 from torch import nn  # noqa: E402
 
 from dpap_neuro.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
+from dpap_neuro.compaction import compact  # noqa: E402
 from dpap_neuro.errors import InputError  # noqa: E402
 from dpap_neuro.pruning import DPAP, SurvivalSettings, make_pruner  # noqa: E402
+from dpap_neuro.pruning.units import network_size  # noqa: E402
+from dpap_neuro.pruning.weighted import UNITS  # noqa: E402
 
 LABELS = torch.arange(12) % 3
 
@@ -110,6 +113,49 @@ def test_the_weighted_variant_is_cut_down_alike(name):
     same_run(whole, cut, 1e-9)
 
 
+@pytest.mark.parametrize("name", ["sequence", "residual block and concatenation", "recurrent"])
+def test_units_first_then_single_weights(name):
+    def make():
+        return make_pruner("dpap-weighted", epochs=8, sparsity=0.8, structured=True)
+
+    whole, cut = (trained(name, make, compact, epochs=8) for compact in (False, True))
+    assert len(set(whole[-1])) == 1 and cut[-1][-1] < 0.85 * cut[-1][0]
+    same_run(whole, cut, 1e-9)
+    assert cut[3].sparsity == pytest.approx(0.8, abs=0.02)
+    pruner = cut[2]
+    assert network_size(pruner.structure, pruner.masks.units) <= 0.2**UNITS
+    # Single weights went too.
+    assert any(
+        (mask.flatten(1).any(1) & ~mask.flatten(1).all(1)).any() for mask in pruner.masks.synapses.values()
+    )
+
+
+def test_the_network_cut_down_does_what_the_whole_one_does():
+    torch.manual_seed(0)
+    build, size = NETWORKS["sequence"]
+    model, x = build().double(), events(batch=12, size=size, steps=5).double()
+    pruner = make_pruner("dpap-weighted", epochs=6, sparsity=0.8, structured=True).attach(model, x)
+    optimizer, report = train(model, pruner, x, LABELS, 6)
+    whole = model.eval()(x)
+    assert pruner.compact(optimizer)
+    for parameter in model.parameters():
+        moments = [v for v in optimizer.state[parameter].values() if v.dim()]
+        assert moments and all(v.shape == parameter.shape for v in moments)
+    for layer in report.layers[:-1]:
+        assert len(model.get_submodule(layer.name).weight) == layer.units_alive
+    torch.testing.assert_close(model(x), whole, rtol=1e-9, atol=1e-9)
+    # Written without its dead units by another road, from the whole network alone.
+    pruner.expand(optimizer)
+    small = compact(model, x)
+    torch.testing.assert_close(small(x), whole, rtol=1e-9, atol=1e-9)
+    # Neurons that feed nothing any more are left out too.
+    left = [
+        sum(int((m.weight != 0).sum()) for m in net.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+        for net in (model, small)
+    ]
+    assert report.remaining == left[0] >= left[1] > 0
+
+
 @pytest.mark.parametrize("sparsity", [0.5, 0.8])
 def test_a_goal_is_reached_by_units_alone(sparsity):
     def make():
@@ -126,10 +172,15 @@ def test_a_goal_is_reached_by_units_alone(sparsity):
         assert int((module.weight != 0).sum()) == layer.remaining
 
 
-def test_resumed_cut_down_is_bit_for_bit(tmp_path):
-    def make():
-        return hard(structured=True)
-
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: hard(structured=True),
+        lambda: make_pruner("dpap-weighted", epochs=6, sparsity=0.8, structured=True),
+    ],
+    ids=["dpap", "dpap-weighted"],
+)
+def test_resumed_cut_down_is_bit_for_bit(make, tmp_path):
     expected = trained("sequence", make, True, until=(tmp_path, 2))
     resumed = trained("sequence", make, True, resume=tmp_path)
     same_run(expected, resumed, 0)

@@ -44,11 +44,12 @@ class Interrupted(Exception):
         ("dpap", {}),
         ("dpap", {"sparsity": 0.7, "bins": 3}),
         ("dpap-weighted", {"sparsity": 0.7}),
+        ("dpap-weighted", {"sparsity": 0.7, "structured": True}),
         ("set", {"sparsity": 0.7}),
     ],
 )
 def test_interrupted_and_resumed_equals_uninterrupted(pruner, options, tmp_path):
-    settings = TrainSettings(epochs=8, batch=16, seed=3)
+    settings = TrainSettings(epochs=8, batch=16, seed=3, compact="structured" in options)
 
     def run(folder, stop_after=None):
         model = build_model(MODEL, 3)
@@ -136,6 +137,18 @@ def test_a_sweep_goes_on_where_it_stopped_and_sums_up(tmp_path):
     table.write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="not a table"):
         experiments.read_table(table)
+
+
+def test_a_structured_sweep_says_so_and_keeps_what_is_there(tmp_path):
+    table = tmp_path / "runs.csv"
+    planned = experiments.plan(["none", "dpap-weighted"], [0.8], range(1))
+    data = (recordings(), recordings(seed=5))
+    settings = TrainSettings(epochs=4, batch=16, compact=True)
+    first = experiments.sweep(table, MODEL, lambda _: data, planned, settings, CPU)
+    rows = experiments.sweep(table, MODEL, lambda _: data, planned, settings, CPU, structured=True)
+    assert [r.pruner for r in rows] == ["none", "dpap-weighted structured"] and rows[0] == first[0]
+    assert experiments.read_table(table) == [*first, rows[1]]
+    assert rows[1].remaining == pytest.approx(0.2 * rows[1].parameters, rel=0.05)
 
 
 def test_a_plan_refuses_what_it_does_not_know():

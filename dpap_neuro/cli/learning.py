@@ -30,6 +30,19 @@ if TYPE_CHECKING:
 
 Model = Annotated[str | None, typer.Option(help="cnn, cnn-wide or mlp; default by data set.")]
 Count = Annotated[str, typer.Option(help="What --sparsity is a share of: parameters or synapses.")]
+Structured = Annotated[
+    bool,
+    typer.Option(
+        "--structured",
+        help="dpap: channels and neurons only, no single synapses; dpap-weighted: channels and neurons first.",
+    ),
+]
+Compact = Annotated[
+    bool,
+    typer.Option(
+        "--compact", help="Cut dead channels and neurons out while training, so that epochs get faster."
+    ),
+]
 Bins = Annotated[int | None, typer.Option(help="Time steps per recording; default by data set.")]
 
 
@@ -90,15 +103,8 @@ def train(
         float | None, typer.Option(help="Share of the parameters to remove; dpap finds its own without.")
     ] = None,
     count: Count = "parameters",
-    structured: Annotated[
-        bool, typer.Option("--structured", help="dpap: channels and neurons only, no single synapses.")
-    ] = False,
-    compact: Annotated[
-        bool,
-        typer.Option(
-            "--compact", help="Cut dead channels and neurons out while training, so that epochs get faster."
-        ),
-    ] = False,
+    structured: Structured = False,
+    compact: Compact = False,
     keep_bins: Annotated[
         int | None, typer.Option(help="Time steps to keep of each recording; dpap drops the others.")
     ] = None,
@@ -312,6 +318,8 @@ def sweep(
         list[float] | None, typer.Option(help="Share of the parameters to remove; give it several times.")
     ] = None,
     count: Count = "parameters",
+    structured: Structured = False,
+    compact: Compact = False,
     seeds: Annotated[int, typer.Option(help="Runs with seeds 0 to N - 1 (without --folds).")] = 3,
     folds: Annotated[
         int | None,
@@ -349,6 +357,7 @@ def sweep(
         flip=defaults.flip,
         drop=defaults.drop,
         jitter=defaults.jitter,
+        compact=compact,
     )
     binning = sets.Binning(
         defaults.bins if bins is None else bins,
@@ -391,6 +400,7 @@ def sweep(
                 ),
                 keep_bins,
                 count,
+                structured,
             )
         if distributed.rank() > 0:
             return

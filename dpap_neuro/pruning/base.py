@@ -354,15 +354,19 @@ class Pruner:
             first = min(self.epochs - 1, max(1, self.epochs // 10))
         return first, max(first, round(self.reach * self.epochs) - 1)
 
+    def total(self) -> int:
+        """Parameters (or synapses) of the whole network."""
+        if self.count == "synapses":
+            return sum(layer.synapses for layer in self.masks.layers())
+        return self.masks.parameters()
+
     def wanted(self, epoch: int) -> int | None:
         """How many parameters (or synapses) should be left after `epoch`; None before the schedule begins."""
         if not self.has_goal:
             return None
         if self.meter is not None:
             return self.targets.get("synapses")
-        total = self.masks.parameters()
-        if self.count == "synapses":
-            total = sum(layer.synapses for layer in self.masks.layers())
+        total = self.total()
         goal = self.goal_sparsity
         if goal is None:
             assert self.goal_remaining is not None

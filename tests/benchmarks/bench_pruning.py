@@ -1,7 +1,7 @@
 """What a pruner costs, and what compaction while training saves; interleaved in one run, one thread.
 
-python tests/benchmarks/bench_pruning.py [pruner ...]       epoch time with a pruner over the same epoch without
-python tests/benchmarks/bench_pruning.py compact [EPOCHS]   a whole run, cut down as it shrinks, over the dense run
+python tests/benchmarks/bench_pruning.py [pruner ...]               epoch time with a pruner over the epoch without
+python tests/benchmarks/bench_pruning.py compact [EPOCHS [MODEL]]   a whole run, cut down as it shrinks, over the dense
 
 The network is the one of a usual N-MNIST run: 24C5s2-BN-LIF-48C3s2-BN-LIF-256FC-LIF-10FC, 10 bins, batch 64. Times are
 the process's own, which other processes disturb less than the clock's; medians over batches, sums over runs.
@@ -20,6 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from pruning_samples import Folded, Lif, events
 
 from dpap_neuro.data import Binning, open_dataset
+from dpap_neuro.models import ModelSettings, build_model
+from dpap_neuro.neurons import NeuronSettings
 from dpap_neuro.pruning import make_pruner
 from dpap_neuro.training import as_input
 
@@ -83,34 +85,32 @@ def costs(names) -> None:
         )
 
 
-def compaction(epochs) -> None:
+def compaction(epochs, name) -> None:
     opened = open_dataset("digits", split="train")
     counts = opened.rasters(Binning(bins=10, clip=4))[:640]
     x, y = as_input(counts, torch.device("cpu")), torch.as_tensor(opened.recordings.labels[:640])
+    settings = ModelSettings(name, tuple(x.shape[2:]), 10, NeuronSettings(0.01, 0.02), "membrane")
     kinds = {
         "dense": None,
-        "dpap, structured, compacted": ({"structured": True}, True),
-        "dpap, structured": ({"structured": True}, False),
-        "dpap, compacted": ({}, True),
+        "dpap-weighted, structured, compacted": ("dpap-weighted", {"structured": True}, True),
+        "dpap-weighted, structured": ("dpap-weighted", {"structured": True}, False),
+        "dpap-weighted, compacted": ("dpap-weighted", {}, True),
+        "dpap, structured, compacted": ("dpap", {"structured": True}, True),
     }
     runs = {}
-    for name, kind in kinds.items():
-        model = network()
-        pruner = None if kind is None else make_pruner("dpap", epochs=epochs, sparsity=0.8, **kind[0])
-        if pruner is not None:
-            pruner.attach(model, x)
-        runs[name] = (
-            model,
-            torch.optim.AdamW(model.parameters(), 2e-3),
-            pruner,
-            kind is not None and kind[1],
-        )
-    seconds = {name: 0.0 for name in kinds}
+    for title, kind in kinds.items():
+        model, pruner, compact = build_model(settings), None, False
+        if kind is not None:
+            method, options, compact = kind
+            pruner = make_pruner(method, epochs=epochs, sparsity=0.8, **options).attach(model, x[:, :2])
+        runs[title] = (model, torch.optim.AdamW(model.parameters(), 2e-3), pruner, compact)
+    seconds = {title: 0.0 for title in kinds}
     for number in range(epochs):
-        for name, (model, optimizer, pruner, compact) in runs.items():
-            seconds[name] += epoch(model, optimizer, pruner, x, y, number, compact)
-    for name, (_, _, pruner, _) in runs.items():
-        line = f"{name}: {seconds[name]:.1f} s, {seconds[name] / seconds['dense']:.3f} of the dense run"
+        for title, (model, optimizer, pruner, compact) in runs.items():
+            seconds[title] += epoch(model, optimizer, pruner, x, y, number, compact)
+    print(f"{name}, inputs {tuple(x.shape[2:])}, {epochs} epochs of {x.shape[1]} recordings")
+    for title, (_, _, pruner, _) in runs.items():
+        line = f"{title}: {seconds[title]:.1f} s, {seconds[title] / seconds['dense']:.3f} of the dense run"
         if pruner is not None:
             units = ", ".join(f"{c.units_alive} of {c.units}" for c in pruner.report(epochs).layers)
             line += f", {pruner.sparsity():.1%} of the parameters removed, units left {units}"
@@ -120,7 +120,8 @@ def compaction(epochs) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     if sys.argv[1:2] == ["compact"]:
-        compaction(int(sys.argv[2]) if len(sys.argv) > 2 else 20)
+        epochs, name = [*sys.argv[2:], *("20", "cnn-wide")[len(sys.argv) - 2 :]]
+        compaction(int(epochs), name)
     else:
         costs(sys.argv[1:])
 
