@@ -33,6 +33,9 @@ STRATEGIES = ("best", "sequential", "greedy", "hypergraph")
 EFFORT = 2e8
 # Large networks are looked at a few times more, that a search gets beyond its first placement.
 LOOKS = 5.0
+# Growing cores along synapses may look at each this often, beyond the search's effort: it is what finds neighbours in a
+# network whose numbers do not tell them.
+GROWTH_LOOKS = 30.0
 # A trial's fixed cost, in synapses looked at.
 VISITS_PER_CALL = 5000.0
 # A hypergraph partitioner's cost for each synapse, in synapses looked at: 50 microseconds.
@@ -130,8 +133,8 @@ def place(
         fewer cores tried until none fits), "hypergraph" (sparse populations cut by mtkahypar, the `placement` extra, and placed
         so), or "best": all of them, fewest cores first, then fewest crossing spikes; without mtkahypar where it is not
         installed or the effort is too little for it.
-    effort: synapses looked at in trials, beyond five looks at each of the network's, after which no further attempt begins; the
-        default takes about a second. The result is the same for the same arguments on every machine, which a limit in
+    effort: synapses looked at in trials, beyond five looks at each of the network's (and thirty for growing cores along
+        synapses), after which no further attempt begins; the default takes about a second. The result is the same for the same arguments on every machine, which a limit in
         seconds would not give.
     firing_rates: spikes of each neuron (scalar or array) per population and input, missing ones 1.
     seed: of the hypergraph partitioner. max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
@@ -548,12 +551,14 @@ def _fill(
 def _put_parts(cores: _Cores, name: str, parts: list[np.ndarray]) -> np.ndarray:
     """Each part on the first core that has room for all of it, or on a new one; what did not fit."""
     left = [parts[0][:0]]
+    others = [core for core, content in enumerate(cores.content) if name not in content]
     for part in parts:
         usage = cores.problem.usage(name, part, cores.fan_out)
-        for core, room in enumerate(cores.room):
-            if name not in cores.content[core] and np.all(usage <= room):
-                cores.room[core] = room - usage
+        for core in others:
+            if np.all(usage <= cores.room[core]):
+                cores.room[core] = cores.room[core] - usage
                 cores.content[core][name] = (part, usage)
+                others.remove(core)
                 break
         else:
             number = cores.put(len(cores.room) - 1, name, part) if cores.open() else 0
@@ -681,6 +686,10 @@ def _settle(
     fan_out: list[np.ndarray] = [wire.least_fan_out for wire in problem.wires]
     found = None
     for extra in (0, 0, 0, 1, 2, 4, 8):
+        if extra == 1 and found is not None:
+            halved = _halve(problem, found)
+            if halved is not None:
+                return halved
         segments = attempt(fan_out)
         if segments is None:
             return found
@@ -688,6 +697,35 @@ def _settle(
         if not found.broken:
             return found
         fan_out = [np.maximum(a, b + extra) for a, b in zip(fan_out, found.targets, strict=True)]
+    return found
+
+
+def _halve(problem: _Problem, found: _Found) -> _Found | None:
+    """Cut the cores that break a limit in two, and those that break one by that; None where a twentieth more cores do not
+    suffice.
+
+    A core in a network that talks to itself gains little from giving up a few neurons, which its others then have to reach
+    outside: only cores much smaller send less.
+    """
+    most = 1.05 * len(found.segments)
+    while found.broken:
+        over = {broken.where for broken in found.broken}
+        if len(found.segments) + len(over) > most:
+            return None
+        segments: list[list[Segment]] = []
+        for core, content in enumerate(found.segments):
+            if f"core {core}" not in over:
+                segments.append(content)
+                continue
+            cuts = [np.array_split(neurons, 2) for _, neurons in content]
+            for half in (0, 1):
+                part = [
+                    (name, cut[half]) for (name, _), cut in zip(content, cuts, strict=True) if len(cut[half])
+                ]
+                segments += [part] if part else []
+        if len(segments) == len(found.segments):
+            return None
+        found = _measure(problem, segments, found.strategy)
     return found
 
 
@@ -733,7 +771,7 @@ def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: i
         )
         if found is not None and (best is None or found.rank() < best.rank()):
             best = found
-        return found is not None and not found.broken
+        return found is not None and not found.broken and len(found.segments) <= most
 
     # First fit in the network's order, or the populations first of which a core holds fewest neurons, or what the heaviest
     # one leaves of its cores filled up with the lightest.
@@ -840,7 +878,7 @@ def _scored_orders(
         rows = [w for w in problem.into[name] if w.incoming.taps is None and not w.full]
         if rows:
             heaviest = max(rows, key=lambda w: w.incoming.synapses)
-            grown = _grown(problem, name, heaviest, limit)
+            grown = _grown(problem, name, heaviest)
             candidates += [] if grown is None else [grown]
         scores = []
         for number, candidate in enumerate(candidates if len(candidates) > 1 else []):
@@ -860,16 +898,17 @@ def _scored_orders(
     return close, lean
 
 
-def _grown(problem: _Problem, name: str, wire: _Wire, limit: float) -> Order | None:
+def _grown(problem: _Problem, name: str, wire: _Wire) -> Order | None:
     """Cores grown along the synapses of `wire`: once as if a core could be full of neurons, once with the index bits that
     the largest of these cores needs."""
     most, chip, best = problem.most[name], problem.chip, None
+    left = GROWTH_LOOKS * wire.incoming.synapses
     while True:
         width = packing.index_width(most - 1, problem.widths)
         costs = np.array([wire.plain + width, chip.axon_in_bits + chip.axon_out_bits, chip.neuron_state_bits])
         limits = np.array([most, problem.capacity[2], problem.capacity[1]])
-        order, visits = grown_order(wire.incoming, limits, costs, problem.form, limit - problem.visits)
-        problem.visits += visits
+        order, visits = grown_order(wire.incoming, limits, costs, problem.form, left)
+        left -= visits
         if order is None:
             return best
         best = order
