@@ -36,6 +36,9 @@ LOOKS = 5.0
 # Growing cores along synapses may look at each this often, beyond the search's effort: it is what finds neighbours in a
 # network whose numbers do not tell them.
 GROWTH_LOOKS = 30.0
+# The share of a core's memory that growing leaves free where outgoing axons take memory: how many there are shows only when
+# all cores are grown, and filling again is slow.
+GROWTH_SPARE = 0.04
 # A trial's fixed cost, in synapses looked at.
 VISITS_PER_CALL = 5000.0
 # A hypergraph partitioner's cost for each synapse, in synapses looked at: 50 microseconds.
@@ -906,7 +909,8 @@ def _grown(problem: _Problem, name: str, wire: _Wire) -> Order | None:
     while True:
         width = packing.index_width(most - 1, problem.widths)
         costs = np.array([wire.plain + width, chip.axon_in_bits + chip.axon_out_bits, chip.neuron_state_bits])
-        limits = np.array([most, problem.capacity[2], problem.capacity[1]])
+        spare = GROWTH_SPARE if chip.axon_out_bits else 0.0
+        limits = np.array([most, problem.capacity[2], (1 - spare) * problem.capacity[1]])
         order, visits = grown_order(wire.incoming, limits, costs, problem.form, left)
         left -= visits
         if order is None:
