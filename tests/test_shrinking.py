@@ -113,13 +113,14 @@ def test_the_weighted_variant_is_cut_down_alike(name):
     same_run(whole, cut, 1e-9)
 
 
-@pytest.mark.parametrize("name", ["sequence", "residual block and concatenation", "recurrent"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_units_first_then_single_weights(name):
     def make():
         return make_pruner("dpap-weighted", epochs=8, sparsity=0.8, structured=True)
 
     whole, cut = (trained(name, make, compact, epochs=8) for compact in (False, True))
-    assert len(set(whole[-1])) == 1 and cut[-1][-1] < 0.85 * cut[-1][0]
+    # A grouped convolution gives up a channel only with one of every group.
+    assert len(set(whole[-1])) == 1 and (cut[-1][-1] < 0.85 * cut[-1][0] or name == "groups")
     same_run(whole, cut, 1e-9)
     assert cut[3].sparsity == pytest.approx(0.8, abs=0.02)
     pruner = cut[2]
