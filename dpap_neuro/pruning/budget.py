@@ -49,8 +49,7 @@ Meter = Callable[[nn.Module], Fill]
 def neurons(pruner: Pruner, units: dict[str, torch.Tensor] | None = None) -> int:
     """Neurons of the channels that (given) units leave alive, over all populations."""
     structure = pruner.structure
-    alive = structure.alive_labels(pruner.masks.units if units is None else units)
-    return sum(int(alive[p.labels].sum()) * math.prod(p.space) for p in structure.populations.values())
+    return structure.neurons(structure.alive_labels(pruner.masks.units if units is None else units))
 
 
 def approach(pruner: Pruner, meter: Meter, epoch: int) -> Fill:

@@ -224,9 +224,7 @@ class DPAP(Pruner):
             fixed, free = leave(unit_pressure)
             return fixed + count(free)
 
-        total = self.masks.parameters()
-        if self.count == "synapses":
-            total = sum(layer.synapses for layer in self.masks.layers())
+        total = self.total()
         matrices = sum(v.numel() for v in synapses.values())
 
         def at_most(unit_pressure: float) -> int:

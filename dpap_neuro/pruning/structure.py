@@ -9,6 +9,7 @@ matter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -150,6 +151,10 @@ class Structure:
     def with_units(self) -> list[Projection]:
         """Prunable projections whose units are their own (a recurrent one shares its population's)."""
         return [p for p in self.prunable if p.kind != "recurrent"]
+
+    def neurons(self, alive: Tensor) -> int:
+        """Neurons of all populations whose labels are `alive` (labels,), see `alive_labels`."""
+        return sum(int(alive[p.labels].sum()) * math.prod(p.space) for p in self.populations.values())
 
     def alive_labels(self, units: dict[str, Tensor]) -> Tensor:
         """Which labels are alive, given the units' own state (out,) per projection.

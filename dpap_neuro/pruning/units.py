@@ -14,32 +14,26 @@ import torch
 from torch import Tensor
 
 from dpap_neuro.pruning.masks import Masks
-from dpap_neuro.pruning.structure import Projection, Structure
-
-
-def _rows_and_columns(p: Projection, alive: Tensor) -> tuple[Tensor, Tensor]:
-    """Living units and inputs of a projection, (groups, out / groups) and (groups, in / groups)."""
-    rows = torch.ones_like(alive[p.labels]) if p.readout else alive[p.labels]
-    return rows.double().reshape(p.groups, -1), alive[p.pre].double().reshape(p.groups, -1)
+from dpap_neuro.pruning.structure import Structure
 
 
 def _connections(structure: Structure, alive: Tensor) -> float:
     total = 0.0
     for p in structure.projections.values():
-        rows, columns = _rows_and_columns(p, alive)
-        total += float((rows.sum(1) * columns.sum(1)).sum()) * int(p.connections().sum())
+        rows = torch.ones_like(alive[p.labels]) if p.readout else alive[p.labels]
+        # Within each group, every living unit hears every living input.
+        pairs = rows.double().reshape(p.groups, -1).sum(1) * alive[p.pre].double().reshape(p.groups, -1).sum(
+            1
+        )
+        total += float(pairs.sum()) * int(p.connections().sum())
     return total
-
-
-def _neurons(structure: Structure, alive: Tensor) -> float:
-    return float(sum(int(alive[p.labels].sum()) * math.prod(p.space) for p in structure.populations.values()))
 
 
 def network_size(structure: Structure, units: dict[str, Tensor]) -> float:
     """Size, 0 to 1, of the network in which units (out,) per projection are alive."""
     alive, every = structure.alive_labels(units), structure.alive_labels({})
     connections = _connections(structure, alive) / _connections(structure, every)
-    return 0.5 * (connections + _neurons(structure, alive) / max(1.0, _neurons(structure, every)))
+    return 0.5 * (connections + structure.neurons(alive) / max(1, structure.neurons(every)))
 
 
 def within_size(masks: Masks, worth: dict[str, Tensor], share: float) -> dict[str, Tensor]:
