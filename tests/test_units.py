@@ -22,6 +22,12 @@ NETWORKS = {
     "sequence": (conv_net, 8),
     "residual block and concatenation": (Branching, 6),
     "groups": (depthwise, 8),
+    "wide": (
+        lambda: Folded(
+            nn.Conv2d(2, 30, 3), Lif(), nn.Conv2d(30, 20, 3), Lif(), nn.Flatten(), nn.Linear(320, 3)
+        ),
+        8,
+    ),
     "recurrent": (
         lambda: Folded(nn.Flatten(), nn.Linear(128, 20), RecurrentLif(20), nn.Linear(20, 3)),
         8,
@@ -69,11 +75,14 @@ def test_every_layer_keeps_as_large_a_part_of_its_best_units(name, share, dead):
     worth = {key: torch.rand(len(unit), generator=generator) for key, unit in before.items()}
 
     def best(part):
-        """Of n units the best part * n that were alive, at least one."""
+        """Of n units the best part * n, in whole lots of eight where these are two or more, that were alive."""
         units = {}
         for key, unit in before.items():
             ranked = sorted(unit.nonzero().flatten().tolist(), key=lambda i: -worth[key][i])
-            kept = ranked[: max(1, int(part * len(unit) + 1e-9))]
+            count = max(1, int(part * len(unit) + 1e-9))
+            kept = ranked[
+                : count if count < 16 else min(range(0, 99, 8), key=lambda lot: (abs(lot - count), -lot))
+            ]
             units[key] = torch.tensor([i in kept for i in range(len(unit))])
         return units
 

@@ -3,7 +3,8 @@
 Size is the mean of two shares, of the connections that the unrolled network would make with every weight between living
 units, and of its neurons: what a training step does for synapses and for membranes, and what a chip stores. Every layer
 gives up the same share of its units, the least important first: where layers competed, by importance for the size that
-a unit takes, the first convolution lost most of its channels.
+a unit takes, the first convolution lost most of its channels. What is left of a layer is rounded to whole lots of units,
+since kernels of processors and GPUs work in such: 17 channels take the time of 24.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch import Tensor
 
 from dpap_neuro.pruning.masks import Masks
 from dpap_neuro.pruning.structure import Structure
+
+LOT = 8
 
 
 def _connections(structure: Structure, alive: Tensor) -> float:
@@ -47,7 +50,9 @@ def within_size(masks: Masks, worth: dict[str, Tensor], share: float) -> dict[st
     places = {name: _places(worth[name].cpu(), unit) for name, unit in before.items()}
 
     def best(part: float) -> dict[str, Tensor]:
-        return {name: place <= max(part, float(place.min())) for name, place in places.items()}
+        return {
+            name: place <= in_lots(int((place <= part).sum())) / len(place) for name, place in places.items()
+        }
 
     ladder = torch.cat(list(places.values())).unique().tolist()
     low, high = 0, len(ladder) - 1
@@ -58,6 +63,11 @@ def within_size(masks: Masks, worth: dict[str, Tensor], share: float) -> dict[st
         else:
             low = middle
     return {name: unit.to(masks.units[name].device) for name, unit in best(ladder[low]).items()}
+
+
+def in_lots(count: int) -> int:
+    """The number of units nearest to `count` that is a multiple of LOT, halves up; small layers, below two LOTs, unrounded."""
+    return max(1, count) if count < 2 * LOT else (count + LOT // 2) // LOT * LOT
 
 
 def _places(worth: Tensor, alive: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ fast as the schedule; single weights take the rest.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -37,6 +38,9 @@ from dpap_neuro.pruning.units import within_size
 # Units in structured pruning: their part of the reduction, and how many epochs of the schedule they take in one.
 UNITS = 0.28
 AHEAD = 2
+
+# Looks for the threshold that leap before they halve.
+LEAPS = 8
 
 
 class WeightedDPAP(_WithGoal):
@@ -141,15 +145,17 @@ class WeightedDPAP(_WithGoal):
         ladder = torch.cat([s.flatten() for s in scores.values()])
         ladder = _sorted(ladder[ladder >= 0.0])
         costs = self._costs()
-        enough = self._enough(len(ladder), wanted)
-        low, high = -1, len(ladder) - 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            if middle < enough and self._left(*self._above(scores, ladder[middle], costs)) > wanted:
-                low = middle
-            else:
-                high = middle
-        return self._above(scores, ladder[high], costs)
+        low, high = -1, min(len(ladder) - 1, max(0, self._enough(len(ladder), wanted)))
+        # A rung takes about one weight, so that few looks are needed; where units go in lumps, halving is surer.
+        rate = len(ladder) / self._left(self.masks.units, self.masks.synapses)
+        guess = high - 1
+        for look in itertools.count():
+            if high - low <= 1:
+                return self._above(scores, ladder[high], costs)
+            guess = min(max(guess, low + 1), high - 1)
+            excess = self._left(*self._above(scores, ladder[guess], costs)) - wanted
+            low, high = (guess, high) if excess > 0 else (low, guess)
+            guess = guess + round(excess * rate) if look < LEAPS else (low + high) // 2
 
     def _enough(self, rungs: int, wanted: int) -> int:
         """The rung from which on at most `wanted` are left whatever becomes of units, so that nothing need be counted.
