@@ -178,7 +178,7 @@ class _Problem:
         self.names = [population.name for population in network.populations]
         if sum(self.size[name] for name in self.names) == 0:
             raise HardwareError("network without neurons; expected at least one population with a neuron")
-        self.form = np.array([chip.word_bits, chip.block_synapses, chip.block_header_bits], dtype=np.int64)
+        self.form = packing.form_of(chip)
         self.widths = np.array(chip.index_bits, dtype=np.int64)
         self.wires: list[_Wire] = []
         for projection in network.projections:

@@ -42,6 +42,7 @@ def chips(draw):
         shared_kernels=draw(pick(["no", "shifted", "once"])),
         population_axon_atoms=draw(pick([1, 2, 512])),
         dense_axon_atoms=draw(pick([1, 3, 512])),
+        axon_offsets=draw(pick([1, 3, 256, math.inf])),
         neuron_state_bits=draw(pick([0, 64])),
         axon_out_bits=draw(pick([0, 32])),
     )
