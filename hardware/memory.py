@@ -146,9 +146,7 @@ def projection_bits(
         return 0
     width = stored_index_bits(chip, largest)
     return sum(
-        axon_bits(
-            chip, len(row), axon_span(chip, int(row[0]), int(row[-1])), weight_bits, width, delay_bits
-        )
+        axon_bits(chip, len(row), axon_span(chip, int(row[0]), int(row[-1])), weight_bits, width, delay_bits)
         for row in targets
         if len(row)
     )

@@ -30,7 +30,9 @@ def conv2d_weights(weight, shape, stride, padding, channels_last):
     an axon holds, targets what is left for the list's indices.
     """
     filters, channels, k_y, k_x = weight.shape
-    out_y, out_x = ((n + 2 * p - k) // s + 1 for n, p, k, s in zip(shape, padding, (k_y, k_x), stride, strict=True))
+    out_y, out_x = (
+        (n + 2 * p - k) // s + 1 for n, p, k, s in zip(shape, padding, (k_y, k_x), stride, strict=True)
+    )
     kernel = np.transpose(weight, (1, 2, 3, 0))[:, ::-1, ::-1, :]
     pixels = []
     for i, j in itertools.product(range(shape[0]), range(shape[1])):
@@ -92,7 +94,9 @@ def convolutions(draw):
 
 
 def network_of(weight, shape, stride, padding):
-    out = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(shape, padding, weight.shape[2:], stride, strict=True)]
+    out = [
+        (n + 2 * p - k) // s + 1 for n, p, k, s in zip(shape, padding, weight.shape[2:], stride, strict=True)
+    ]
     projection = ConvProjection("in", "conv", weight, stride, padding)
     return Network(
         (InputPopulation("in", (weight.shape[1], *shape)),),

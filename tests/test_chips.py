@@ -38,7 +38,8 @@ def with_value(group, key, value):
 
 
 KEYS = [("limits", key) for key in chips._LIMITS] + [
-    ("format", key) for key in (*chips._POSITIVE, *chips._NOT_NEGATIVE, *chips._WIDTHS, "axon_offsets", "shared_kernels")
+    ("format", key)
+    for key in (*chips._POSITIVE, *chips._NOT_NEGATIVE, *chips._WIDTHS, "axon_offsets", "shared_kernels")
 ]
 
 
