@@ -3,13 +3,24 @@
 All kernels take the neurons of one population on one core in the order of their numbers on that core (`rank`).
 Scratch arrays are per axon, that is per pre neuron or group of them: `count` of synapses (zero between calls), `first`
 and `last` rank, `pattern` (a hash), `touched` (the axons with a synapse here, filled from the front).
-`form` is (word bits, synapses per block, header bits); `widths` the chip's index widths.
+`form` is (word bits, synapses per block, header bits, axon offsets), see `form_of`; `widths` the chip's index widths.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
+
+from hardware.chips import Chip
+
+# Tells the lists of one pattern and different parts of their numbers beyond the axon's offset apart: an odd 64-bit word.
+_BEYOND = np.uint64(0x9E3779B97F4A7C15)
+
+
+def form_of(chip: Chip) -> np.ndarray:
+    """How a chip stores lists, int64, for the kernels below."""
+    offsets = min(chip.axon_offsets, np.iinfo(np.int64).max)
+    return np.array([chip.word_bits, chip.block_synapses, chip.block_header_bits, offsets], dtype=np.int64)
 
 
 @njit(cache=True)
@@ -76,7 +87,7 @@ def _own_lists(n, plain, form, widths, count, first, last, touched):
     bits = 0
     for k in range(n):
         j = touched[k]
-        bits += axon_bits(count[j], last[j] - first[j] + 1, plain, width, form)
+        bits += axon_bits(count[j], last[j] - min(first[j], form[3] - 1) + 1, plain, width, form)
         count[j] = 0
     return bits
 
@@ -108,7 +119,8 @@ def measure_groups(indptr, pre, neurons, plain, form, widths, count, first, last
     bits = 0
     for k in range(n):
         g = touched[k]
-        bits += axon_bits(count[g], atoms[g] * (last[g] - first[g] + 1), plain, width, form)
+        span = last[g] - min(first[g], form[3] - 1) + 1
+        bits += axon_bits(count[g], atoms[g] * span, plain, width, form)
         count[g] = 0
     return bits, n, synapses, n
 
@@ -136,8 +148,8 @@ def measure_taps(
     """Convolution: (bits, axons in, synapses, touched axons).
 
     taps: rows of (block of channels that share an axon, kernel row, kernel column, synapses), by output channel.
-    share: 0 every axon stores its synapses; 1 axons whose synapses agree but for a shift store them once; 2 the core
-    stores the kernels of the output channels it holds, `kernel_bits` each. A list's pattern is the sum over its taps of
+    share: 0 every axon stores its synapses; 1 axons whose synapses agree but for a shift of their offsets store them once; 2
+    the core stores the kernels of the output channels it holds, `kernel_bits` each. A list's pattern is the sum over its taps of
     rank_word[rank - first rank] * tap_word[tap], both from `random_words`; other scratch as in `measure_groups`.
     """
     h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
@@ -181,7 +193,15 @@ def measure_taps(
     largest = 0
     for k in range(n):
         g = touched[k]
-        largest = max(largest, last[g] - first[g] if share == 1 else last[g])
+        if share == 1:
+            if first[g] >= form[3]:
+                beyond = first[g] // form[3]
+                first[g] -= beyond * form[3]
+                pattern[g] += np.uint64(beyond) * _BEYOND
+            largest = max(largest, last[g] - first[g])
+        else:
+            first[g] = min(first[g], form[3] - 1)
+            largest = max(largest, last[g])
     width = index_width(largest, widths)
     size = 16
     while size < 2 * n and share == 1:

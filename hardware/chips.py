@@ -34,17 +34,19 @@ _NOT_NEGATIVE = (
 )
 _SHARING = ("no", "shifted", "once")
 _WIDTHS = ("weight_bits", "index_bits")
+_MAY_BE_INF = (*_LIMITS, "axon_offsets")
 
 
 @dataclass(frozen=True)
 class Chip:
-    """One chip: what a core holds, and how it stores synapses. Limits may be `math.inf`, formats may not.
+    """One chip: what a core holds, and how it stores synapses. Limits may be `math.inf`, of the formats only `axon_offsets`.
 
     cores: neuro cores on a chip. neurons_per_core: compartments.
     memory_bits_per_core: bits for synapses, plus `neuron_state_bits` per neuron, `axon_in_bits` per incoming and
         `axon_out_bits` per outgoing axon (those three are 0 where the chip keeps them in memories of their own).
     axons_in_per_core, axons_out_per_core: entries of the axon tables.
     word_bits, block_synapses, block_header_bits, weight_bits, index_bits, delay_bits, tag_bits: see `hardware.memory`.
+    axon_offsets: how many compartment offsets an axon can have (0, 1, ...), see `hardware.memory`.
     shared_kernels: how a core stores a convolution: "no" (each axon its synapses), "shifted" (axons whose synapses differ
         only by a shift share them) or "once" (each output channel's kernel once).
     population_axon_atoms: how many channels at one position of a convolution's input share an axon.
@@ -66,6 +68,7 @@ class Chip:
     block_header_bits: int
     weight_bits: tuple[int, ...]
     index_bits: tuple[int, ...]
+    axon_offsets: float
     delay_bits: int
     tag_bits: int
     shared_kernels: str
@@ -105,7 +108,7 @@ def _from_table(table: dict[str, Any], path: Path) -> Chip:
     sources: dict[str, str] = {}
     known = {
         "limits": _LIMITS,
-        "format": (*_POSITIVE, *_NOT_NEGATIVE, *_WIDTHS, "shared_kernels"),
+        "format": (*_POSITIVE, *_NOT_NEGATIVE, *_WIDTHS, "axon_offsets", "shared_kernels"),
     }
     unknown = [key for key in table if key not in ("name", *known)]
     for group, keys in known.items():
@@ -147,7 +150,7 @@ def _checked(key: str, value: Any, label: str, path: Path) -> Any:
         if not whole or min(value) < 0 or list(value) != sorted(set(value)):
             raise HardwareError(f"{where}; expected a rising list of whole numbers of bits, none negative")
         return tuple(value)
-    if key in _LIMITS:
+    if key in _MAY_BE_INF:
         if type(value) is float and math.isinf(value) and value > 0:
             return math.inf
         if type(value) is not int or value < 1:

@@ -11,6 +11,13 @@ The index names the target neuron within the core. It takes no bits where the ta
 may also be stored as synapses of weight zero, and an axon takes whichever of the two forms is smaller (the block
 header names a block's format, so axons of one core may differ). The index width is one of the widths the chip
 offers, the same for all axons of a projection on a core.
+
+An axon has an offset of its own, 0 to `axon_offsets` - 1, that the chip adds to the targets of its list. A list that several
+axons share lies at the offset of each: (first target) mod `axon_offsets`, and what is left of the first target's number,
+a multiple of `axon_offsets`, is part of its indices, or comes as synapses of weight zero ahead of contiguous targets. So
+axons whose targets agree but for a shift share a list only where that multiple is the same for them (nengo-loihi,
+`nengo_loihi/conv.py` and `builder/split_blocks.py`). An axon with a list of its own has its targets' numbers as indices, as in
+nengo-loihi; its contiguous targets begin at the largest offset that is not beyond the first of them.
 """
 
 from __future__ import annotations
@@ -72,12 +79,17 @@ def axon_bits(
 ) -> int:
     """Bits of one axon's synapses on one core, in the smaller of the two forms.
 
-    synapses: how many; span: last target - first target + 1, the length without index bits.
+    synapses: how many; span: the length without index bits, see `axon_span`.
     """
     if synapses == 0:
         return 0
     plain = weight_bits + delay_bits + chip.tag_bits
     return min(list_bits(chip, span, plain), list_bits(chip, synapses, plain + index_bits))
+
+
+def axon_span(chip: Chip, first: int, last: int) -> int:
+    """Synapses of an axon's own list that goes without a gap from its offset to target `last`, `first` its first target."""
+    return last - int(min(first, chip.axon_offsets - 1)) + 1
 
 
 def kernel_bits(chip: Chip, taps: int, nonzero: int, weight_bits: int, delay_bits: int = 0) -> int:
@@ -134,7 +146,7 @@ def projection_bits(
         return 0
     width = stored_index_bits(chip, largest)
     return sum(
-        axon_bits(chip, len(row), int(row[-1]) - int(row[0]) + 1, weight_bits, width, delay_bits)
+        axon_bits(chip, len(row), axon_span(chip, int(row[0]), int(row[-1])), weight_bits, width, delay_bits)
         for row in targets
         if len(row)
     )

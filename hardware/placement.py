@@ -3,8 +3,8 @@ that cross from one core to another.
 
 An input axon is a (projection, pre neuron, core) with at least one synapse there; an output axon the same, counted
 on the core of the pre neuron. Where the chip shares convolution kernels, the channels of one position share an axon
-(`Chip.population_axon_atoms`) and axons whose synapses differ only by a shift store them once per core; the pre neurons
-of a dense projection share axons as `Chip.dense_axon_atoms` says. A core's memory is that of `hardware.memory`. A spike
+(`Chip.population_axon_atoms`) and axons whose synapses differ only by a shift store them once per core, as far as their
+offsets reach (`Chip.axon_offsets`); the pre neurons of a dense projection share axons as `Chip.dense_axon_atoms` says. A core's memory is that of `hardware.memory`. A spike
 of a neuron with targets on k other cores crosses k times (a hyperedge, as in Ronzani and Silvano, arXiv 2601.16118); inputs sit on no core, so each of theirs crosses to every core that listens.
 """
 
@@ -178,7 +178,7 @@ class _Problem:
         self.names = [population.name for population in network.populations]
         if sum(self.size[name] for name in self.names) == 0:
             raise HardwareError("network without neurons; expected at least one population with a neuron")
-        self.form = np.array([chip.word_bits, chip.block_synapses, chip.block_header_bits], dtype=np.int64)
+        self.form = packing.form_of(chip)
         self.widths = np.array(chip.index_bits, dtype=np.int64)
         self.wires: list[_Wire] = []
         for projection in network.projections:
@@ -190,6 +190,7 @@ class _Problem:
             incoming = by_post(projection, self.shape[projection.source], self.shape[projection.target])
             self.wires.append(_Wire(len(self.wires), incoming, chip, self.shape[projection.source]))
         self.into = {n: [w for w in self.wires if w.target == n] for n in self.names}
+        self.shifted = {w.target for w in self.wires if w.share == 1 and w.incoming.taps is not None}
         self.out_of = {n: [w for w in self.wires if w.source == n] for n in self.size}
         # Synapses looked at so far in trials: what a search spends, counted and not timed.
         self.visits = 0.0
@@ -206,6 +207,16 @@ class _Problem:
         """Neurons that cost a core as much memory as any one of them: an output channel, where kernels are stored once."""
         shared = any(wire.share == 2 and len(wire.kernel_bits) for wire in self.into[name])
         return math.prod(self.shape[name][1:]) if shared else 1
+
+    def numbered(self, name: str, neurons: np.ndarray) -> np.ndarray:
+        """The neurons in the order of their numbers on a core.
+
+        Channel by channel where they are more than an axon has offsets: an axon's first target is then one of the first
+        channel, whose positions the offsets may reach although not all neurons, and more axons share a list.
+        """
+        if len(neurons) <= self.chip.axon_offsets or name not in self.shifted:
+            return neurons
+        return np.sort(neurons)
 
     def _most(self, name: str) -> int:
         """No core holds more neurons of the population than that."""
@@ -224,12 +235,13 @@ class _Problem:
         return max(1, most)
 
     def usage(self, name: str, neurons: np.ndarray, fan_out: Sequence[np.ndarray]) -> np.ndarray:
-        """[neurons, bits, axons in, axons out] that a core spends on `neurons` of population `name`, in this order.
+        """[neurons, bits, axons in, axons out] that a core spends on `neurons` of population `name`, `numbered`.
 
         fan_out: per wire the assumed number of target cores of each axon group.
         """
         chip = self.chip
         self.visits += VISITS_PER_CALL + len(neurons) * self.visits_of_neuron[name]
+        neurons = self.numbered(name, neurons)
         bits = axons_in = axons_out = 0
         for wire in self.into[name]:
             more, axons, _, _ = wire.measure(neurons, self.form, self.widths)
@@ -410,7 +422,7 @@ def _pack_rows(rows: np.ndarray) -> np.ndarray:
     return code
 
 
-# A core's content: (population, neurons in the order of their numbers on the core).
+# A core's content: (population, neurons in the order in which they were put there).
 Segment = tuple[str, np.ndarray]
 # A population, the order its neurons are handed out in, and over how many cores they are spread evenly (0: fill up).
 Plan = tuple[str, Order, int]
@@ -637,8 +649,9 @@ def _measure(problem: _Problem, segments: list[list[Segment]], strategy: str) ->
         for name, neurons in content:
             problem.visits += VISITS_PER_CALL + 2 * len(neurons) * problem.visits_of_neuron[name]
             neurons_on[core] += len(neurons)
+            numbered = problem.numbered(name, neurons)
             for wire in problem.into[name]:
-                bits, axons, number, reached = wire.measure(neurons, problem.form, problem.widths)
+                bits, axons, number, reached = wire.measure(numbered, problem.form, problem.widths)
                 synapse_bits[core] += bits
                 axons_in[core] += axons
                 synapses[core] += number
@@ -941,7 +954,7 @@ def _placement(problem: _Problem, found: _Found, bound: int, max_cores: int | No
     number_of = {name: np.zeros(problem.size[name], dtype=np.int32) for name in problem.names}
     for content in found.segments:
         for name, neurons in content:
-            number_of[name][neurons] = np.arange(len(neurons))
+            number_of[name][problem.numbered(name, neurons)] = np.arange(len(neurons))
     full = {
         label: float(used.sum() / (cores * getattr(chip, label)))
         for label, used in _resources(found).items()

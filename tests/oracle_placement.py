@@ -86,11 +86,18 @@ class Unrolled:
             shapes = []
             for axon, entries in lists.items():
                 ranks = [entry[0] for entry in entries]
-                shift = min(ranks) if conv and chip.shared_kernels == "shifted" else 0
-                pattern = tuple(sorted((r - shift, atom, weight) for r, atom, weight in entries))
-                key = pattern if conv and chip.shared_kernels == "shifted" else axon
-                span = (max(ranks) - min(ranks) + 1) * len(alive[axon])
-                shapes.append((key, span, len(entries), max(ranks) - shift))
+                if conv and chip.shared_kernels == "shifted":
+                    offset = min(ranks)
+                    while offset >= chip.axon_offsets:
+                        offset -= chip.axon_offsets
+                    # The list that the axon's offset is added to: one with the same entries is stored once.
+                    key = tuple(sorted((r - offset, atom, weight) for r, atom, weight in entries))
+                    largest = max(ranks) - offset
+                else:
+                    offset = min(min(ranks), chip.axon_offsets - 1)
+                    key, largest = axon, max(ranks)
+                span = (max(ranks) - offset + 1) * len(alive[axon])
+                shapes.append((key, span, len(entries), largest))
             width = width_for(chip, max(shape[3] for shape in shapes))
             stored = {}
             for key, span, number, _ in shapes:

@@ -38,7 +38,8 @@ def with_value(group, key, value):
 
 
 KEYS = [("limits", key) for key in chips._LIMITS] + [
-    ("format", key) for key in (*chips._POSITIVE, *chips._NOT_NEGATIVE, *chips._WIDTHS, "shared_kernels")
+    ("format", key)
+    for key in (*chips._POSITIVE, *chips._NOT_NEGATIVE, *chips._WIDTHS, "axon_offsets", "shared_kernels")
 ]
 
 
@@ -50,6 +51,7 @@ def test_the_limits_of_both_generations():
     assert (one.word_bits, one.block_synapses, one.block_header_bits) == (64, 64, 10)
     assert (two.cores, two.neurons_per_core, two.memory_bits_per_core) == (128, 8192, 192 * 1024 * 8)
     assert two.axons_in_per_core == two.axons_out_per_core == math.inf
+    assert (one.axon_offsets, two.axon_offsets) == (256, math.inf)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
@@ -97,7 +99,7 @@ def test_negative_or_wrong_kind(tmp_path, group, key, value):
     assert f"'{group}.{key}' is " in message and "expected" in message
 
 
-@pytest.mark.parametrize("key", [*chips._LIMITS, *chips._POSITIVE])
+@pytest.mark.parametrize("key", [*chips._MAY_BE_INF, *chips._POSITIVE])
 def test_zero_where_at_least_one_is_needed(tmp_path, key):
     group = "limits" if key in chips._LIMITS else "format"
     assert f"'{group}.{key}' is 0" in refusal(tmp_path, with_value(group, key, 0))

@@ -40,8 +40,7 @@ def test_known_blocks():
 def test_lists(number, each, chip):
     expected = slow_list_bits(chip, number, each)
     assert memory.list_bits(chip, number, each) == expected
-    form = np.array([chip.word_bits, chip.block_synapses, chip.block_header_bits])
-    assert _packing.list_bits(number, each, form) == expected
+    assert _packing.list_bits(number, each, _packing.form_of(chip)) == expected
 
 
 @settings(max_examples=50, deadline=None)
@@ -57,7 +56,7 @@ def test_layers_on_loihi1_take_what_nengo_loihi_says(seed, weight_bits, n_pre, n
     indexed = nengo_bits([len(row) for row in scattered], weight_bits, largest or 0)
     taken = memory.projection_bits(LOIHI1, scattered, stored)
     assert taken <= indexed
-    spans = [int(row[-1] - row[0]) + 1 if len(row) else 0 for row in scattered]
+    spans = [int(row[-1] - min(row[0], 255)) + 1 if len(row) else 0 for row in scattered]
     assert taken == sum(
         min(nengo_bits([len(row)], weight_bits, largest or 0), nengo_bits([span], weight_bits, None))
         for row, span in zip(scattered, spans, strict=True)

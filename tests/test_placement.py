@@ -42,6 +42,7 @@ def chips(draw):
         shared_kernels=draw(pick(["no", "shifted", "once"])),
         population_axon_atoms=draw(pick([1, 2, 512])),
         dense_axon_atoms=draw(pick([1, 3, 512])),
+        axon_offsets=draw(pick([1, 3, 256, math.inf])),
         neuron_state_bits=draw(pick([0, 64])),
         axon_out_bits=draw(pick([0, 32])),
     )
@@ -181,8 +182,9 @@ def fewest_cores(network, chip):
         ]
     ),
     st.sampled_from(["loihi1", "loihi2"]),
+    st.sampled_from([1, math.inf]),
 )
-def test_lower_bound_holds_for_all_placements(seed, first, zeros, sparse, limits, base):
+def test_lower_bound_holds_for_all_placements(seed, first, zeros, sparse, limits, base, offsets):
     rng = np.random.default_rng(seed)
     weight = np.where(rng.random((first, 3)) < zeros, 0, 2 * rng.integers(1, 9, (first, 3)))
     second = np.where(rng.random((2, first)) < zeros, 0, 2 * rng.integers(1, 9, (2, first)))
@@ -201,7 +203,7 @@ def test_lower_bound_holds_for_all_placements(seed, first, zeros, sparse, limits
         ("b",),
     )
     keys = ("neurons_per_core", "memory_bits_per_core", "axons_in_per_core", "axons_out_per_core")
-    chip = replace(load_chip(base), **dict(zip(keys, limits, strict=True)))
+    chip = replace(load_chip(base), axon_offsets=offsets, **dict(zip(keys, limits, strict=True)))
     bound, best = lower_bound(network, chip), fewest_cores(network, chip)
     assert 1 <= bound <= best
     if math.isfinite(best):
