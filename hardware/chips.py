@@ -23,7 +23,13 @@ else:
 BUILT_IN = ("loihi1", "loihi2")
 
 _LIMITS = ("cores", "neurons_per_core", "memory_bits_per_core", "axons_in_per_core", "axons_out_per_core")
-_POSITIVE = ("word_bits", "block_synapses", "population_axon_atoms", "dense_axon_atoms")
+_POSITIVE = (
+    "word_bits",
+    "block_synapses",
+    "population_axon_atoms",
+    "population_axon_slots",
+    "dense_axon_atoms",
+)
 _NOT_NEGATIVE = (
     "neuron_state_bits",
     "axon_in_bits",
@@ -50,6 +56,7 @@ class Chip:
     shared_kernels: how a core stores a convolution: "no" (each axon its synapses), "shifted" (axons whose synapses differ
         only by a shift share them) or "once" (each output channel's kernel once).
     population_axon_atoms: how many channels at one position of a convolution's input share an axon.
+    population_axon_slots: entries of the table of outgoing axons that an axon of several pre neurons takes.
     dense_axon_atoms: how many consecutive pre neurons of a dense projection share an axon.
     units, sources: per key, as in the file.
     """
@@ -73,6 +80,7 @@ class Chip:
     tag_bits: int
     shared_kernels: str
     population_axon_atoms: int
+    population_axon_slots: int
     dense_axon_atoms: int
     units: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
     sources: dict[str, str] = field(default_factory=dict, compare=False, repr=False)

@@ -3,7 +3,7 @@ that cross from one core to another.
 
 An input axon is a (projection, pre neuron, core) with at least one synapse there; an output axon the same, counted
 on the core of the pre neuron. Where the chip shares convolution kernels, the channels of one position share an axon
-(`Chip.population_axon_atoms`) and axons whose synapses differ only by a shift store them once per core, as far as their
+(`Chip.population_axon_atoms`, and `population_axon_slots` outgoing ones) and axons whose synapses differ only by a shift store them once per core, as far as their
 offsets reach (`Chip.axon_offsets`); the pre neurons of a dense projection share axons as `Chip.dense_axon_atoms` says. A core's memory is that of `hardware.memory`. A spike
 of a neuron with targets on k other cores crosses k times (a hyperedge, as in Ronzani and Silvano, arXiv 2601.16118); inputs sit on no core, so each of theirs crosses to every core that listens.
 """
@@ -248,7 +248,7 @@ class _Problem:
             bits += more
             axons_in += axons
         for wire in self.out_of[name]:
-            axons_out += packing.sum_once(neurons, wire.group, fan_out[wire.number], wire.seen)
+            axons_out += wire.slots * packing.sum_once(neurons, wire.group, fan_out[wire.number], wire.seen)
         total = memory.core_bits(chip, bits, len(neurons), axons_in, axons_out)
         return np.array([len(neurons), total, axons_in, axons_out], dtype=np.float64)
 
@@ -290,6 +290,7 @@ class _Wire:
         self.group_atoms = np.bincount(self.group[self.out_degrees > 0], minlength=self.groups).astype(
             np.int64
         )
+        self.slots = chip.population_axon_slots if self.group_atoms.max(initial=0) > 1 else 1
         self.full = incoming.taps is None and incoming.synapses == n_pre * incoming.n_post
         self.count, self.first, self.last, self.touched = np.zeros((4, self.groups), dtype=np.int32)
         if self.full:
@@ -661,7 +662,7 @@ def _measure(problem: _Problem, segments: list[list[Segment]], strategy: str) ->
                 if wire.source in problem.into:
                     if wire.atoms > 1:
                         home = np.unique(wire.group[pre].astype(np.int64) * n + home) % n
-                    axons_out += np.bincount(home, minlength=n)
+                    axons_out += wire.slots * np.bincount(home, minlength=n)
                 heard.setdefault(wire.source, []).append(pre)
         for source, lists in heard.items():
             pre = lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
@@ -1010,7 +1011,7 @@ def _lower_bound(problem: _Problem) -> int:
             own_bits += wire.least_bits(chip, problem.most[name], problem.form, problem.widths)
             reached += int(wire.least_fan_out.sum())
             if wire.source in problem.into:
-                axons_out += int(wire.least_fan_out.sum())
+                axons_out += wire.slots * int(wire.least_fan_out.sum())
             least_in += math.ceil(int(wire.in_degrees.min()) / wire.atoms) if size else 0
         alone = max(math.ceil(size / problem.most[name]), math.ceil(own_bits / chip.memory_bits_per_core))
         axons_in += max(reached, alone * least_in)

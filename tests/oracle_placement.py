@@ -116,7 +116,13 @@ class Unrolled:
             for neuron in content[name]
         }
         out = [set() for _ in cores]
+        slots = []
         for number, (projection, found) in enumerate(self.projections):
+            neurons_of = defaultdict(set)
+            for pre, *_ in found:
+                neurons_of[self.axon(projection, pre)[0]].add(pre)
+            several = any(len(neurons) > 1 for neurons in neurons_of.values())
+            slots.append(chip.population_axon_slots if several else 1)
             for pre, post, _, _ in found:
                 if projection.source in self.populations:
                     axon, _ = self.axon(projection, pre)
@@ -127,13 +133,14 @@ class Unrolled:
             bits, axons_in, count = self.core(content)
             neurons = sum(len(neurons) for neurons in content.values())
             bits += neurons * chip.neuron_state_bits + axons_in * chip.axon_in_bits
-            bits += len(out[c]) * chip.axon_out_bits
+            axons_out = sum(slots[number] for number, _, _ in out[c])
+            bits += axons_out * chip.axon_out_bits
             used.append(
                 {
                     "neurons_per_core": neurons,
                     "memory_bits_per_core": bits,
                     "axons_in_per_core": axons_in,
-                    "axons_out_per_core": len(out[c]),
+                    "axons_out_per_core": axons_out,
                     "synapses_per_core": count,
                 }
             )

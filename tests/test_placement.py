@@ -41,6 +41,7 @@ def chips(draw):
         block_synapses=draw(pick([3, 64])),
         shared_kernels=draw(pick(["no", "shifted", "once"])),
         population_axon_atoms=draw(pick([1, 2, 512])),
+        population_axon_slots=draw(pick([1, 2])),
         dense_axon_atoms=draw(pick([1, 3, 512])),
         axon_offsets=draw(pick([1, 3, 256, math.inf])),
         neuron_state_bits=draw(pick([0, 64])),
