@@ -28,8 +28,8 @@ Data = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Run:
-    """One row. sparsity: share to remove (0 for `none`) of what `count` says, parameters or synapses; seed: also the number of the fold where there
-    are folds. remaining, synapses_remaining: what was left of parameters and synapses. steps: time steps of a recording
+    """One row. sparsity: share to remove (0 for `none`) of what `count` says, parameters or synapses; seed: where there are folds, its
+    remainder by their number is the fold. remaining, synapses_remaining: what was left of parameters and synapses. steps: time steps of a recording
     that the network was shown at the end. seconds: of training and testing.
     """
 

@@ -244,6 +244,39 @@ def test_a_sweep_under_torchrun_writes_one_table(folder, tmp_path):
         assert replace(b, correct=a.correct, accuracy=a.accuracy, seconds=a.seconds) == a
 
 
+def test_every_fold_is_run_as_often_as_seeds_say(folder, tmp_path):
+    options = [
+        "--model",
+        "mlp",
+        "--epochs",
+        "1",
+        "--bins",
+        "4",
+        "--pruner",
+        "none",
+        "--folds",
+        "2",
+        "--seeds",
+        "2",
+    ]
+    command = [
+        "sweep",
+        "--dataset",
+        "nmnist",
+        "--data-dir",
+        str(folder),
+        "--cache-dir",
+        str(tmp_path / "cache"),
+    ]
+    done = CliRunner().invoke(
+        app, [*command, *options, "--out", str(tmp_path / "out")], catch_exceptions=False
+    )
+    assert done.exit_code == 0
+    rows = experiments.read_table(tmp_path / "out" / "runs.csv")
+    assert [row.seed for row in rows] == [0, 1, 2, 3]
+    assert [row.n_test for row in rows] == [15] * 4
+
+
 def test_a_demo_under_torchrun_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")

@@ -320,7 +320,12 @@ def sweep(
     count: Count = "parameters",
     structured: Structured = False,
     compact: Compact = False,
-    seeds: Annotated[int, typer.Option(help="Runs with seeds 0 to N - 1 (without --folds).")] = 3,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Runs with seeds 0 to N - 1, or this many of every fold. Default: 3, of a fold 1."
+        ),
+    ] = None,
     folds: Annotated[
         int | None,
         typer.Option(
@@ -368,7 +373,7 @@ def sweep(
     planned = experiments.plan(
         pruner or ["none", "dpap", "dpap-weighted", "magnitude"],
         sparsity or [0.8, 0.95, 0.98],
-        range(seeds if folds is None else folds),
+        range(seeds or 3) if folds is None else range(folds * (seeds or 1)),
     )
     with distributed.joined(training.choose_device(device)) as chosen, speaking(distributed.rank() == 0):
         with progress() as tell:
@@ -382,7 +387,7 @@ def sweep(
                 rasters = opened.rasters(binning, lambda a, b: tell("reading", a, b), cache)
                 data = (rasters, opened.recordings.labels)
                 split = runs.Split(opened, data, data, binning)
-                data_of = lambda seed: experiments.fold(data, seed, folds)  # noqa: E731
+                data_of = lambda seed: experiments.fold(data, seed % folds, folds)  # noqa: E731
             name = defaults.model if model is None else model
             description = runs.model_settings(split, name, readout, decay=0.5, v_th=0.5, slope=10.0)
             rows = experiments.sweep(
