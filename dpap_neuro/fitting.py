@@ -58,14 +58,19 @@ class BudgetMeter:
 
 
 def save_fitted(
-    folder: str | Path, network: Network, history: History, metadata: dict[str, Any], budget: Budget
+    folder: str | Path,
+    network: Network,
+    history: History,
+    metadata: dict[str, Any],
+    budget: Budget,
+    effort: float = budgets.EFFORT,
 ) -> budgets.Fill:
     """`runs.save_run` without dead units; run.json also says the budget, and what model.nir itself takes of it.
 
-    Placed is the file as it was written, by the same path as in `dpap-neuro cores`.
+    Placed is the file as it was written, by the same path as in `dpap-neuro cores`; effort: as the meter's.
     """
     runs.save_run(folder, network, history, metadata, compact=True)
-    found = budgets.fill(open_model(Path(folder) / "model.nir").integers(), budget)
+    found = budgets.fill(open_model(Path(folder) / "model.nir").integers(), budget, effort=effort)
     runs.add_to_record(folder, budget={"chip": budget.chip.name, **values_of(found)})
     return found
 

@@ -295,6 +295,17 @@ def sum_once(neurons, group, value, seen):
 
 
 @njit(cache=True)
+def count_once(neurons, group, home, seen, value, counts):
+    """Add `value` to counts[home[g]] for each distinct group g of `neurons`. seen: scratch per group, zero between calls."""
+    for j in neurons:
+        if seen[group[j]] == 0:
+            seen[group[j]] = 1
+            counts[home[group[j]]] += value
+    for j in neurons:
+        seen[group[j]] = 0
+
+
+@njit(cache=True)
 def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
     """An order of post neurons in which neighbours share pre neurons, and where in it each core ends.
 

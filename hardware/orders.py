@@ -13,7 +13,7 @@ from hardware.connectivity import Incoming
 VISITS_PER_STEP = 2.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Order:
     """A population's neurons in the order in which cores take them, int32.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,10 @@ GROWTH_LOOKS = 30.0
 # The share of a core's memory that growing leaves free where outgoing axons take memory: how many there are shows only when
 # all cores are grown, and filling again is slow.
 GROWTH_SPARE = 0.04
+# Orders of a population are looked at where a core holds that share of what the best of them puts on it.
+GOOD_SHARE = 0.5
+# A search ends after that many changes of its plan in a row that were of no use.
+PATIENCE = 400
 # A trial's fixed cost, in synapses looked at.
 VISITS_PER_CALL = 5000.0
 # A hypergraph partitioner's cost for each synapse, in synapses looked at: 50 microseconds.
@@ -49,12 +54,16 @@ Rates = Mapping[str, float | np.ndarray]
 
 @dataclass(frozen=True)
 class Broken:
-    """A limit that does not hold. where: "core 3" or "chip"; used and limit in the unit of the chip file."""
+    """A limit that does not hold: of core `core`, or of all cores together. used and allowed in the unit of the chip file.
+
+    where: "core 3", "chip", or "network" where `max_cores` says how many cores there are.
+    """
 
     limit: str
     where: str
     used: float
     allowed: float
+    core: int | None = None
 
     def __str__(self) -> str:
         return (
@@ -133,7 +142,7 @@ def place(
     """Split the populations of `network` over the cores of `chip`.
 
     strategy: "sequential" (neurons in C order, a new core when one is full), "greedy" (neighbourhood orders, shared cores,
-        fewer cores tried until none fits), "hypergraph" (sparse populations cut by mtkahypar, the `placement` extra, and placed
+        and a local search over which order each population takes, when, and over how many cores), "hypergraph" (sparse populations cut by mtkahypar, the `placement` extra, and placed
         so), or "best": all of them, fewest cores first, then fewest crossing spikes; without mtkahypar where it is not
         installed or the effort is too little for it.
     effort: synapses looked at in trials, beyond five looks at each of the network's (and thirty for growing cores along
@@ -292,6 +301,7 @@ class _Wire:
         )
         self.slots = chip.population_axon_slots if self.group_atoms.max(initial=0) > 1 else 1
         self.full = incoming.taps is None and incoming.synapses == n_pre * incoming.n_post
+        self.known_full_bits: dict[int, int] = {}
         self.count, self.first, self.last, self.touched = np.zeros((4, self.groups), dtype=np.int32)
         if self.full:
             self.touched[:] = np.arange(self.groups)
@@ -340,10 +350,12 @@ class _Wire:
 
     def full_bits(self, neurons: int, form: np.ndarray, widths: np.ndarray) -> int:
         """Bits of every pre neuron onto `neurons` neurons: all lists of as many atoms are alike."""
-        width = packing.index_width(neurons - 1, widths)
-        atoms, lists = np.unique(self.group_atoms, return_counts=True)
-        each = [packing.axon_bits(a * neurons, a * neurons, self.plain, width, form) for a in atoms]
-        return int(np.dot(each, lists))
+        if neurons not in self.known_full_bits:
+            width = packing.index_width(neurons - 1, widths)
+            atoms, lists = np.unique(self.group_atoms, return_counts=True)
+            each = [packing.axon_bits(a * neurons, a * neurons, self.plain, width, form) for a in atoms]
+            self.known_full_bits[neurons] = int(np.dot(each, lists))
+        return self.known_full_bits[neurons]
 
     def reach(self, neurons: np.ndarray) -> np.ndarray:
         """The pre neurons with a synapse onto these post neurons, in no order."""
@@ -428,6 +440,8 @@ Segment = tuple[str, np.ndarray]
 # A population, the order its neurons are handed out in, and over how many cores they are spread evenly (0: fill up).
 Plan = tuple[str, Order, int]
 FanOut = Sequence[np.ndarray]
+# Per population, in the order they are placed: (name, which of its orders, over how many cores it is spread).
+Draft = tuple[tuple[str, int, int], ...]
 
 
 class _Cores:
@@ -535,7 +549,8 @@ def _fill(
     revisit: bool = True,
     limit: float = math.inf,
 ) -> list[list[Segment]] | None:
-    """Hand out all populations, plan by plan; None where `most` cores or the time do not suffice.
+    """Hand out all populations, plan by plan; None where `most` cores or the time do not suffice, or a neuron sends to more
+    cores than one of its own lets it.
 
     revisit: whether a population may use room left on any core, or only on the last.
     """
@@ -557,7 +572,8 @@ def _fill(
                 return None
             number = cores.put_units(core, name, order, start, guess)
             if fresh and number == 0:
-                _refuse(problem, name, int(order.neurons[start]), fan_out)
+                _check_possible(problem, name, int(order.neurons[start]))
+                return None
             start += number
             guess = number or guess
             core += 1
@@ -598,9 +614,10 @@ def _spread(cores: _Cores, name: str, order: np.ndarray, spread: int) -> np.ndar
     return np.concatenate(left)
 
 
-def _refuse(problem: _Problem, name: str, neuron: int, fan_out: FanOut) -> None:
-    """Say which limit one neuron breaks on a core of its own."""
+def _check_possible(problem: _Problem, name: str, neuron: int) -> None:
+    """Raises HardwareError with the limit that one neuron breaks on a core of its own, however others are placed."""
     chip = problem.chip
+    fan_out = [wire.least_fan_out for wire in problem.wires]
     used = problem.usage(name, np.array([neuron], dtype=np.int32), fan_out)
     fan_in = sum(
         w.measure(np.array([neuron], dtype=np.int32), problem.form, problem.widths)[2]
@@ -644,6 +661,9 @@ def _measure(problem: _Problem, segments: list[list[Segment]], strategy: str) ->
             core_of[name][neurons] = core
     synapses, neurons_on, synapse_bits, axons_in, axons_out = (np.zeros(n, dtype=np.int64) for _ in range(5))
     targets = [np.zeros(wire.groups, dtype=np.int64) for wire in problem.wires]
+    outgoing = {
+        w.number: _outgoing(w, core_of[w.source], n) for w in problem.wires if w.source in problem.into
+    }
     crossing = 0.0
     for core, content in enumerate(segments):
         heard: dict[str, list[np.ndarray]] = {}
@@ -658,11 +678,8 @@ def _measure(problem: _Problem, segments: list[list[Segment]], strategy: str) ->
                 synapses[core] += number
                 targets[wire.number][wire.touched[:reached]] += 1
                 pre = wire.reach(neurons)
-                home = core_of[wire.source][pre]
                 if wire.source in problem.into:
-                    if wire.atoms > 1:
-                        home = np.unique(wire.group[pre].astype(np.int64) * n + home) % n
-                    axons_out += wire.slots * np.bincount(home, minlength=n)
+                    packing.count_once(pre, *outgoing[wire.number], wire.slots, axons_out)
                 heard.setdefault(wire.source, []).append(pre)
         for source, lists in heard.items():
             pre = lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
@@ -682,9 +699,17 @@ def _measure(problem: _Problem, segments: list[list[Segment]], strategy: str) ->
     for label, used in _resources(found).items():
         allowed = getattr(chip, label)
         found.broken += [
-            Broken(label, f"core {c}", int(used[c]), allowed) for c in np.flatnonzero(used > allowed)
+            Broken(label, f"core {c}", int(used[c]), allowed, int(c)) for c in np.flatnonzero(used > allowed)
         ]
     return found
+
+
+def _outgoing(wire: _Wire, home: np.ndarray, cores: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Outgoing axons of a wire's pre neurons on the cores `home`: (the axon of each, the core of each axon, scratch)."""
+    if wire.atoms == 1:
+        return np.arange(len(home), dtype=np.int32), home, np.zeros(len(home), dtype=np.uint8)
+    pairs, axon = np.unique(wire.group.astype(np.int64) * cores + home, return_inverse=True)
+    return axon.astype(np.int32), (pairs % cores).astype(np.int32), np.zeros(len(pairs), dtype=np.uint8)
 
 
 def _resources(found: _Found) -> dict[str, np.ndarray]:
@@ -726,12 +751,12 @@ def _halve(problem: _Problem, found: _Found) -> _Found | None:
     """
     most = 1.05 * len(found.segments)
     while found.broken:
-        over = {broken.where for broken in found.broken}
+        over = {broken.core for broken in found.broken}
         if len(found.segments) + len(over) > most:
             return None
         segments: list[list[Segment]] = []
         for core, content in enumerate(found.segments):
-            if f"core {core}" not in over:
+            if core not in over:
                 segments.append(content)
                 continue
             cuts = [np.array_split(neurons, 2) for _, neurons in content]
@@ -756,7 +781,7 @@ def _search(
     }
     best: _Found | None = None
     if strategy in ("best", "greedy", "hypergraph"):
-        best = _greedy(problem, natural, limit, bound)
+        best = _greedy(problem, natural, limit, bound, seed)
     if strategy in ("best", "hypergraph"):
         assert best is not None
         best = _hypergraph(problem, natural, limit, bound, seed, best, always=strategy == "hypergraph")
@@ -774,51 +799,100 @@ def _search(
     return _placement(problem, best, bound, max_cores)
 
 
-def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: int) -> _Found:
-    """Neighbours together, room on any core used, then as few cores as a handful of attempts can reach."""
-    best: _Found | None = None
-    close, lean = _scored_orders(problem, natural, limit)
+def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: int, seed: int) -> _Found:
+    """Neighbours together, room on any core used, then better and better plans."""
+    choices = _scored_orders(problem, natural, limit)
     heavy = _heaviest_first(problem, natural)
-
-    def try_plans(plans: list[Plan], most: float) -> bool:
-        nonlocal best
-        most_visits = math.inf if best is None else limit
-        found = _settle(
-            problem, lambda fan_out: _fill(problem, plans, fan_out, most, limit=most_visits), "greedy"
-        )
-        if found is not None and (best is None or found.rank() < best.rank()):
-            best = found
-        return found is not None and not found.broken and len(found.segments) <= most
-
     # First fit in the network's order, or the populations first of which a core holds fewest neurons, or what the heaviest
     # one leaves of its cores filled up with the lightest.
     topped_up = heavy[:1] + heavy[:0:-1]
-    for order, names in itertools.product((close, lean, natural), (list(natural), heavy, topped_up)):
+    best: _Found | None = None
+    chosen: Draft = ()
+    for choice, names in itertools.product(range(3), (list(natural), heavy, topped_up)):
+        draft = tuple((name, choice, 0) for name in names)
         if best is None or problem.visits < limit:
             most = math.inf if best is None or best.broken else len(best.segments)
-            try_plans([(name, order[name], 0) for name in names], most)
+            found = _try(problem, choices, draft, most, math.inf if best is None else limit)
+            if found is not None and (best is None or found.rank() < best.rank()):
+                best, chosen = found, draft
     assert best is not None
-    # Cores that are full before their neurons are many leave neuron slots that others can use, but only where some
-    # populations are spread evenly: the heaviest ones, or a light one.
-    spreads: list[list[str]] = [[]]
-    for n in range(len(heavy)):
-        spreads += [[heavy[-1 - n]], heavy[: n + 1]]
-    low, high = bound, len(best.segments) - 1
-    while low <= high and problem.visits < limit:
-        cores = (low + high) // 2
-        fitted = False
-        for evenly, order in itertools.product(spreads, (lean, close, natural)):
-            if fitted or problem.visits >= limit:
+    if best.broken:
+        return best
+    return _improved(problem, choices, chosen, best, limit, bound, seed)
+
+
+def _try(
+    problem: _Problem, choices: dict[str, list[Order]], draft: Draft, most: float, limit: float
+) -> _Found | None:
+    plans = [(name, choices[name][choice], spread) for name, choice, spread in draft]
+    return _settle(problem, lambda fan_out: _fill(problem, plans, fan_out, most, limit=limit), "greedy")
+
+
+def _improved(
+    problem: _Problem,
+    choices: dict[str, list[Order]],
+    draft: Draft,
+    best: _Found,
+    limit: float,
+    bound: int,
+    seed: int,
+) -> _Found:
+    """A plan changed at random and kept where it is no worse, until enough changes in a row were of no use: first for fewer
+    cores, then for fewer crossing spikes on as many.
+
+    On as many cores, those filled as unevenly as can be are worth most: it takes little to empty one of them.
+    """
+    rng = random.Random(seed)
+    chosen = draft
+    for goal, until in (("cores", 0.75 * limit), ("crossing", limit)):
+        draft, found = chosen, best
+        tried = {draft}
+        idle = 0
+        while idle < PATIENCE and problem.visits < until and len(best.segments) > 1:
+            if goal == "cores" and len(best.segments) <= bound:
                 break
-            spread: list[Plan] = [(name, order[name], cores) for name in evenly]
-            others = heavy if evenly else topped_up
-            rest: list[Plan] = [(name, order[name], 0) for name in others if name not in evenly]
-            fitted = try_plans(spread + rest, cores)
-        if fitted:
-            high = len(best.segments) - 1
-        else:
-            low = cores + 1
+            idle += 1
+            other = _changed(draft, choices, bound, len(best.segments), rng)
+            if other in tried:
+                continue
+            tried.add(other)
+            new = _try(problem, choices, other, len(best.segments), until)
+            if new is None or new.broken:
+                continue
+            if new.rank() < best.rank():
+                best, chosen = new, other
+            key = _unevenness if goal == "cores" else (lambda _, found: -found.crossing)
+            ranks = [(-len(f.segments), key(problem, f)) for f in (new, found)]
+            if ranks[0] >= ranks[1]:
+                idle = 0 if ranks[0] > ranks[1] else idle
+                draft, found = other, new
     return best
+
+
+def _changed(
+    draft: Draft, choices: dict[str, list[Order]], bound: int, cores: int, rng: random.Random
+) -> Draft:
+    """One to three changes: a population in another order, earlier or later, or spread over some cores or no longer."""
+    parts = list(draft)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        at = rng.randrange(len(parts))
+        name, choice, spread = parts[at]
+        kind = rng.random()
+        if kind < 0.35:
+            parts[at] = (name, rng.randrange(len(choices[name])), spread)
+        elif kind < 0.65:
+            parts.insert(rng.randrange(len(parts)), parts.pop(at))
+        elif spread and kind < 0.9:
+            parts[at] = (name, choice, max(1, spread + rng.randint(-2, 2)))
+        else:
+            parts[at] = (name, choice, 0 if spread else rng.randint(1, cores))
+    return tuple(parts)
+
+
+def _unevenness(problem: _Problem, found: _Found) -> float:
+    """The mean square of how full cores are, each by its scarcest resource."""
+    used = np.stack(list(_resources(found).values()), axis=1) / problem.capacity
+    return float(np.mean(used.max(axis=1) ** 2))
 
 
 def _hypergraph(
@@ -880,16 +954,14 @@ def _heaviest_first(problem: _Problem, natural: dict[str, Order]) -> list[str]:
     return sorted(natural, key=lambda name: -weight[name])
 
 
-def _scored_orders(
-    problem: _Problem, natural: dict[str, Order], limit: float
-) -> tuple[dict[str, Order], dict[str, Order]]:
-    """Per population two orders, judged by what the first core holds.
+def _scored_orders(problem: _Problem, natural: dict[str, Order], limit: float) -> dict[str, list[Order]]:
+    """Per population its orders, judged by what the first core holds: [close, lean, natural, others that may do].
 
     Close: most neurons, then fewest pre neurons heard for each. Lean: about as many neurons, then least of the core's
     scarcest other resource, so that other populations find room beside them.
     """
     fan_out = [wire.least_fan_out for wire in problem.wires]
-    close, lean = dict(natural), dict(natural)
+    choices = {}
     for name, order in natural.items():
         candidates = [order, *spatial_orders(problem.shape[name], int(problem.capacity[0]))]
         rows = [w for w in problem.into[name] if w.incoming.taps is None and not w.full]
@@ -906,13 +978,16 @@ def _scored_orders(
                 neurons = candidate.neurons[candidate.middle() :][:held]
                 reached = sum(len(w.reach(neurons)) for w in problem.into[name])
                 scores.append((held, reached / held, share / held, candidate))
+        choices[name] = [order, order, order]
         if scores:
             most = max(held for held, *_ in scores)
-            close[name] = min(scores, key=lambda score: (-round(math.log(score[0]) * 50), score[1]))[-1]
-            lean[name] = min(
+            close = min(scores, key=lambda score: (-round(math.log(score[0]) * 50), score[1]))[-1]
+            lean = min(
                 (score for score in scores if score[0] > 0.9 * most), key=lambda score: (score[2], score[1])
             )[-1]
-    return close, lean
+            others = [score[-1] for score in scores if score[0] > GOOD_SHARE * most]
+            choices[name] = [close, lean, order, *(o for o in others if o not in (close, lean, order))]
+    return choices
 
 
 def _grown(problem: _Problem, name: str, wire: _Wire) -> Order | None:

@@ -66,7 +66,7 @@ def test_what_is_exported_fits(budget, pruner, model, tmp_path):
     fills = [epoch.fill for epoch in history.epochs]
     assert not fills[0]["fits"] and fills[-1]["fits"]
     assert max(fills[0]["shares"].values()) > 1.0 >= max(fills[-1]["shares"].values())
-    found = fitting.save_fitted(tmp_path, network, history, METADATA, budget)
+    found = fitting.save_fitted(tmp_path, network, history, METADATA, budget, effort=1e6)
     assert found.fits
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["budget"]["fits"] and record["budget"]["synapses"] == found.placement.synapses
