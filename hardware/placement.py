@@ -42,6 +42,8 @@ GROWTH_LOOKS = 30.0
 GROWTH_SPARE = 0.04
 # Orders of a population are looked at where a core holds that share of what the best of them puts on it.
 GOOD_SHARE = 0.5
+# The share of the effort that may be spent until there are fewer cores, the rest goes to fewer crossing spikes.
+SEARCH_CORES = 0.75
 # A search ends after that many changes of its plan in a row that were of no use.
 PATIENCE = 400
 # A trial's fixed cost, in synapses looked at.
@@ -844,15 +846,17 @@ def _improved(
     """
     rng = random.Random(seed)
     chosen = draft
-    for goal, until in (("cores", 0.75 * limit), ("crossing", limit)):
+    goals: list[tuple[Callable[[_Found], float], int, float]] = [
+        (lambda found: -_unevenness(problem, found), bound, SEARCH_CORES * limit),
+        (lambda found: found.crossing, 1, limit),
+    ]
+    for cost, enough, until in goals:
         draft, found = chosen, best
         tried = {draft}
         idle = 0
-        while idle < PATIENCE and problem.visits < until and len(best.segments) > 1:
-            if goal == "cores" and len(best.segments) <= bound:
-                break
+        while idle < PATIENCE and problem.visits < until and len(best.segments) > enough:
             idle += 1
-            other = _changed(draft, choices, bound, len(best.segments), rng)
+            other = _changed(draft, choices, len(best.segments), rng)
             if other in tried:
                 continue
             tried.add(other)
@@ -861,17 +865,14 @@ def _improved(
                 continue
             if new.rank() < best.rank():
                 best, chosen = new, other
-            key = _unevenness if goal == "cores" else (lambda _, found: -found.crossing)
-            ranks = [(-len(f.segments), key(problem, f)) for f in (new, found)]
-            if ranks[0] >= ranks[1]:
-                idle = 0 if ranks[0] > ranks[1] else idle
+            ranks = [(len(f.segments), cost(f)) for f in (new, found)]
+            if ranks[0] <= ranks[1]:
+                idle = 0 if ranks[0] < ranks[1] else idle
                 draft, found = other, new
     return best
 
 
-def _changed(
-    draft: Draft, choices: dict[str, list[Order]], bound: int, cores: int, rng: random.Random
-) -> Draft:
+def _changed(draft: Draft, choices: dict[str, list[Order]], cores: int, rng: random.Random) -> Draft:
     """One to three changes: a population in another order, earlier or later, or spread over some cores or no longer."""
     parts = list(draft)
     for _ in range(rng.choice((1, 1, 2, 3))):
