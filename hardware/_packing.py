@@ -59,8 +59,12 @@ def random_words(n: int, seed: int) -> np.ndarray:
 
 
 @njit(cache=True)
-def measure_rows(indptr, pre, neurons, plain, form, widths, count, first, last, touched):
-    """Dense or sparse: (bits, axons in, synapses, touched pre neurons)."""
+def measure_rows(indptr, pre, neurons, plain, form, widths, lists, touched):
+    """Dense or sparse: (bits, axons in, synapses, touched pre neurons).
+
+    lists: scratch rows of (count, first rank, last rank, unused) by pre neuron, int32, count zero between calls: one
+    cache line serves a synapse, and waiting for it is most of the time.
+    """
     n = 0
     synapses = 0
     for rank in range(len(neurons)):
@@ -68,28 +72,23 @@ def measure_rows(indptr, pre, neurons, plain, form, widths, count, first, last, 
         synapses += indptr[i + 1] - indptr[i]
         for k in range(indptr[i], indptr[i + 1]):
             j = pre[k]
-            if count[j] == 0:
+            if lists[j, 0] == 0:
                 touched[n] = j
                 n += 1
-                first[j] = rank
-            count[j] += 1
-            last[j] = rank
-    bits = _own_lists(n, plain, form, widths, count, first, last, touched)
-    return bits, n, synapses, n
-
-
-@njit(cache=True)
-def _own_lists(n, plain, form, widths, count, first, last, touched):
+                lists[j, 1] = rank
+            lists[j, 0] += 1
+            lists[j, 2] = rank
     largest = 0
     for k in range(n):
-        largest = max(largest, last[touched[k]])
+        largest = max(largest, lists[touched[k], 2])
     width = index_width(largest, widths)
     bits = 0
     for k in range(n):
         j = touched[k]
-        bits += axon_bits(count[j], last[j] - min(first[j], form[3] - 1) + 1, plain, width, form)
-        count[j] = 0
-    return bits
+        span = lists[j, 2] - min(lists[j, 1], form[3] - 1) + 1
+        bits += axon_bits(lists[j, 0], span, plain, width, form)
+        lists[j, 0] = 0
+    return bits, n, synapses, n
 
 
 @njit(cache=True)

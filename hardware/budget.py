@@ -138,7 +138,16 @@ class Fill:
 
 def fill(network: Network, budget: Budget, rates: Rates | None = None, effort: float = EFFORT) -> Fill:
     """Place `network` and compare it with `budget`; arguments and errors of `hardware.placement.place`."""
-    return compare(place(network, budget.chip, "best", effort, rates, budget.max_cores), budget)
+    placement = place(
+        network,
+        budget.chip,
+        "best",
+        effort,
+        rates,
+        budget.max_cores,
+        max_synapses_per_core=budget.max_synapses_per_core,
+    )
+    return compare(placement, budget)
 
 
 def compare(placement: Placement, budget: Budget) -> Fill:

@@ -140,6 +140,7 @@ def place(
     firing_rates: Rates | None = None,
     max_cores: int | None = None,
     seed: int = 0,
+    max_synapses_per_core: float | None = None,
 ) -> Placement:
     """Split the populations of `network` over the cores of `chip`.
 
@@ -151,7 +152,8 @@ def place(
         synapses), after which no further attempt begins; the default takes about a second. The result is the same for the same arguments on every machine, which a limit in
         seconds would not give.
     firing_rates: spikes of each neuron (scalar or array) per population and input, missing ones 1.
-    seed: of the hypergraph partitioner. max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
+    seed: of the hypergraph partitioner and of the search. max_synapses_per_core: of two placements the one that keeps to it is
+        taken, whatever its cores; it is no limit of the chip and none that `fits` knows. max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
 
     Raises HardwareError: an empty network, max_cores below 1, an unknown strategy, shapes that do not fit together, a neuron
     that alone exceeds a core (named, with the number).
@@ -162,6 +164,8 @@ def place(
     if max_cores is not None and max_cores < 1:
         raise HardwareError(f"max_cores is {max_cores}; expected at least 1")
     problem = _Problem(network, chip, _rates(network, firing_rates))
+    if max_synapses_per_core is not None:
+        problem.most_synapses = max_synapses_per_core
     bound = _lower_bound(problem)
     limit = effort + LOOKS * sum(wire.incoming.synapses for wire in problem.wires)
     return _search(problem, strategy, limit, bound, max_cores, seed)
@@ -205,6 +209,7 @@ class _Problem:
         self.out_of = {n: [w for w in self.wires if w.source == n] for n in self.size}
         # Synapses looked at so far in trials: what a search spends, counted and not timed.
         self.visits = 0.0
+        self.most_synapses = math.inf
         self.visits_of_neuron = {n: 2.0 + sum(wire.visits for wire in self.into[n]) for n in self.names}
         limit = min(chip.neurons_per_core, 2 ** max(chip.index_bits))
         self.capacity = np.array(
@@ -305,6 +310,7 @@ class _Wire:
         self.full = incoming.taps is None and incoming.synapses == n_pre * incoming.n_post
         self.known_full_bits: dict[int, int] = {}
         self.count, self.first, self.last, self.touched = np.zeros((4, self.groups), dtype=np.int32)
+        self.lists = np.zeros((self.groups, 4), dtype=np.int32)
         if self.full:
             self.touched[:] = np.arange(self.groups)
         self.seen = np.zeros(max(n_pre, self.groups), dtype=np.uint8)
@@ -341,7 +347,7 @@ class _Wire:
                 self.pattern, self.rank_word, self.tap_word, self.kernel_bits,
             )  # fmt: skip
         if self.atoms == 1:
-            return packing.measure_rows(into.indptr, into.pre, *head)
+            return packing.measure_rows(into.indptr, into.pre, *head[:4], self.lists, self.touched)
         return packing.measure_groups(into.indptr, into.pre, *head, self.group, self.group_atoms)
 
     def least_targets(self, most: int) -> np.ndarray:
@@ -649,9 +655,11 @@ class _Found:
     targets: list[np.ndarray]
     strategy: str = ""
     broken: list[Broken] = field(default_factory=list)
+    too_many: bool = False
 
-    def rank(self) -> tuple[bool, int, float]:
-        return (bool(self.broken), len(self.segments), self.crossing)
+    def rank(self) -> tuple[bool, bool, int, float]:
+        """Lower is better. too_many: a core holds more synapses than are wanted."""
+        return (bool(self.broken), self.too_many, len(self.segments), self.crossing)
 
 
 def _measure(problem: _Problem, segments: list[list[Segment]], strategy: str) -> _Found:
@@ -698,6 +706,7 @@ def _measure(problem: _Problem, segments: list[list[Segment]], strategy: str) ->
     found = _Found(
         segments, core_of, synapses, neurons_on, memory_bits, axons_in, axons_out, crossing, targets, strategy
     )
+    found.too_many = bool(synapses.max() > problem.most_synapses)
     for label, used in _resources(found).items():
         allowed = getattr(chip, label)
         found.broken += [
@@ -810,9 +819,12 @@ def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: i
     topped_up = heavy[:1] + heavy[:0:-1]
     best: _Found | None = None
     chosen: Draft = ()
+    tried: set[Draft] = set()
     for choice, names in itertools.product(range(3), (list(natural), heavy, topped_up)):
-        draft = tuple((name, choice, 0) for name in names)
-        if best is None or problem.visits < limit:
+        # One population, or one order, makes some of these alike.
+        draft = tuple((name, choices[name].index(choices[name][choice]), 0) for name in names)
+        if best is None or (draft not in tried and problem.visits < limit):
+            tried.add(draft)
             most = math.inf if best is None or best.broken else len(best.segments)
             found = _try(problem, choices, draft, most, math.inf if best is None else limit)
             if found is not None and (best is None or found.rank() < best.rank()):

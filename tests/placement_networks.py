@@ -112,7 +112,8 @@ def uniform(neurons, fan_in, seed=0, weight_bits=8):
 
 
 def local(neurons, fan_out, reach, shuffled=True, seed=0, weight_bits=8):
-    """Neurons on a square torus that tell others at distances drawn from a normal distribution of `reach` pixels.
+    """Neurons on a square torus that tell `fan_out` others each (or all there are), at distances drawn from a normal
+    distribution of `reach` pixels, until that many differ.
 
     shuffled: whether the numbers of the neurons say nothing of where they are. Made in pieces: the peak of memory is the network.
     """
@@ -121,19 +122,31 @@ def local(neurons, fan_out, reach, shuffled=True, seed=0, weight_bits=8):
     neurons = side * side
     number = rng.permutation(neurons) if shuffled else np.arange(neurons)
     place = np.argsort(number)
-    indptr = np.zeros(neurons + 1, dtype=np.int64)
+    fan_out = min(fan_out, neurons)
     parts = []
     for first in range(0, neurons, 2**14):
-        own = np.arange(first, min(neurons, first + 2**14))
-        at = np.repeat(place[own], fan_out)
-        y = (at // side + np.rint(reach * rng.standard_normal(len(at), np.float32)).astype(np.int64)) % side
-        x = (at % side + np.rint(reach * rng.standard_normal(len(at), np.float32)).astype(np.int64)) % side
-        code = np.unique((np.repeat(own - first, fan_out) * neurons) + number[y * side + x])
-        indptr[own + 1] = np.bincount(code // neurons, minlength=len(own))
-        parts.append((code % neurons).astype(np.int32))
+        own = np.arange(min(neurons - first, 2**14))
+        codes, short, draws, wide = np.zeros(0, dtype=np.int64), own, 8 * fan_out // 5, reach
+        while len(short):
+            pre = np.repeat(short, draws)
+            at = place[first + pre]
+            y = (
+                at // side + np.rint(wide * rng.standard_normal(len(at), np.float32)).astype(np.int64)
+            ) % side
+            x = (at % side + np.rint(wide * rng.standard_normal(len(at), np.float32)).astype(np.int64)) % side
+            codes = np.sort(np.concatenate([codes, pre * neurons + number[y * side + x]]))
+            codes = codes[np.append(True, codes[1:] != codes[:-1])]
+            told = np.bincount(codes // neurons, minlength=len(own))
+            # A small torus, or a short reach, may have too few places for the last ones.
+            short, wide = np.flatnonzero(told < fan_out), 1.2 * wide
+        # Of too many, as many as are wanted, by chance.
+        shuffled_rows = codes[np.argsort(codes // neurons + rng.random(len(codes)))]
+        rank = np.arange(len(codes)) - np.repeat(np.cumsum(told) - told, told)
+        parts.append((np.sort(shuffled_rows[rank < fan_out]) % neurons).astype(np.int32))
     post = np.concatenate(parts)
+    indptr = np.arange(neurons + 1, dtype=np.int64) * fan_out
     weight = np.full(len(post), 2 ** (9 - weight_bits), dtype=np.int16)
-    projection = SparseProjection("all", "all", np.cumsum(indptr), post, weight, weight_bits=weight_bits)
+    projection = SparseProjection("all", "all", indptr, post, weight, weight_bits=weight_bits)
     return recurrent(projection, neurons)
 
 

@@ -266,7 +266,7 @@ def test_a_few_cores_that_send_too_far_cost_a_few_cores():
     network = nets.local(4900, 20, 2.0, seed=1)
     chip = replace(LOIHI1, memory_bits_per_core=2**15)
     free = place(network, chip, "greedy", effort=0)
-    tight = replace(chip, axons_out_per_core=350)
+    tight = replace(chip, axons_out_per_core=340)
     placement = place(network, tight, "greedy", effort=0)
     oracle.check(network, placement)
     assert free.cores < placement.cores <= 1.05 * free.cores

@@ -6,7 +6,7 @@ seconds. `full` is how full the scarcest resource of the cores is on average.
 dense: the demo network, an N-MNIST CNN, the DPAP paper's CIFAR-10 network and PilotNet, no weight zero.
 pruned: the same with one weight in ten left, and fully connected layers with one in twenty.
 sparse: 10,000 and 100,000 neurons whose partners are near them, and 100,000 neurons and 10 million synapses drawn uniformly.
-large: 1 million neurons, 100 million synapses (of 135 partners drawn 101 are distinct); the peak of a process of its own.
+large: 1 million neurons, 100 million synapses; the peak of a process of its own.
 """
 
 from __future__ import annotations
@@ -101,11 +101,11 @@ def sparse():
     )
 
 
-def large(neurons=1_000_000, drawn=135):
+def large(neurons=1_000_000, fan_out=100):
     if "--child" not in sys.argv:
         subprocess.run([sys.executable, __file__, "large", "--child"], check=True)
         return
-    network = nets.local(neurons, drawn, 4.0)
+    network = nets.local(neurons, fan_out, 4.0)
     built = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     for chip in CHIPS:
         start, wall = time.process_time(), time.perf_counter()

@@ -4,8 +4,8 @@ python tests/benchmarks/bench_pruning.py [pruner ...]               epoch time w
 python tests/benchmarks/bench_pruning.py compact [EPOCHS [MODEL]]   a whole run, cut down as it shrinks, over the dense
 
 The network is the one of a usual N-MNIST run: 24C5s2-BN-LIF-48C3s2-BN-LIF-256FC-LIF-10FC, 10 bins, batch 64. Times are
-the process's own, which other processes disturb less than the clock's; medians over epochs, sums over runs. The pruner
-`none` shows what the measurement itself is worth.
+the process's own, which other processes disturb less than the clock's; of all epochs the fastest of each batch
+and the median of what follows the last, sums over runs. The pruner `none` shows what the measurement itself is worth.
 """
 
 import statistics
@@ -67,24 +67,22 @@ def costs(names) -> None:
         models = network(), network()
         optimizers = [torch.optim.AdamW(model.parameters(), 2e-3) for model in models]
         pruners = None, make_pruner(kind, epochs=EPOCHS, **goal).attach(models[1], x)
-        times = []
+        steps, ends = {}, []
         for number in range(EPOCHS):
-            seconds = [0.0, 0.0]
             # Batch by batch in turn, each as often the first: what disturbs the machine disturbs both.
             for batch, first in enumerate(range(0, 640, 64)):
                 part = x[:, first : first + 64], y[first : first + 64]
                 for i in (0, 1) if (batch + number) % 2 else (1, 0):
-                    seconds[i] += step(models[i], optimizers[i], pruners[i], *part)
+                    seconds = step(models[i], optimizers[i], pruners[i], *part)
+                    steps.setdefault((i, batch), []).append(seconds)
             started = time.process_time()
             pruners[1].end_epoch(number, optimizers[1])
-            seconds[1] += time.process_time() - started
-            times.append(seconds)
-        # The first epoch warms up.
-        ratios = [pruned / plain for plain, pruned in times[1:]]
-        low, median, high = statistics.quantiles(ratios, n=4)
+            ends.append(time.process_time() - started)
+        plain, pruned = (sum(min(steps[i, batch]) for batch in range(10)) for i in (0, 1))
+        end = statistics.median(ends)
         print(
-            f"{name}: epoch time {median:.3f} of the epoch without it (quartiles {low:.3f} to {high:.3f} of {len(ratios)} "
-            f"epochs; {statistics.median(pruned for _, pruned in times[1:]):.2f} s)",
+            f"{name}: epoch time {(pruned + end) / plain:.3f} of the epoch without it ({pruned + end:.2f} s of {plain:.2f} s, "
+            f"{1e3 * end:.0f} ms at its end)",
             flush=True,
         )
 
