@@ -21,6 +21,13 @@ from dpap_neuro.pruning.structure import Structure, call_network, evaluating, fi
 from dpap_neuro.pruning.survival import gradual_share
 
 
+def check_finite(name: str, what: str, tensor: Tensor) -> None:
+    if not torch.isfinite(tensor).all():
+        raise InputError(
+            f"layer {name}: its {what} holds NaN or infinite values, expected finite data and loss"
+        )
+
+
 @dataclass(frozen=True)
 class PruneReport:
     """What is left after an epoch. parameters: weights of kernels and matrices; synapses: connections of the
@@ -137,13 +144,20 @@ class Pruner:
         self.steps = sample_input.shape[0] if time else 1
         self._loop = loop
         self._sample = sample_input.narrow(1 if time else 0, 0, 1).detach().clone()
-        if self.needs_statistics:
-            self.statistics = self._make_statistics(structure, loop, time)
-            self.statistics.attach(model)
-        self._watch_gradients()
-        self._attached()
-        if self.meter is not None:
-            check_possible(self, self.meter)
+        self.gradients = {}
+        self.targets = {}
+        self._shrunk = None
+        try:
+            if self.needs_statistics:
+                self.statistics = self._make_statistics(structure, loop, time)
+                self.statistics.attach(model)
+            self._watch_gradients()
+            self._attached()
+            if self.meter is not None:
+                check_possible(self, self.meter)
+        except InputError:
+            self.detach()
+            raise
         return self
 
     def _make_statistics(self, structure: Structure, loop: bool, time: bool) -> Statistics:
@@ -210,13 +224,18 @@ class Pruner:
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, optimizer: Optimizer | None = None) -> PruneReport:
-        """After every epoch (counted from 0): prune, and clear the momentum of what is pruned."""
+        """After every epoch (counted from 0): prune, and clear the momentum of what is pruned. Raises InputError for
+        weights or gradients that are NaN or infinite.
+        """
         self._check_attached()
         if self.statistics is not None:
             self.statistics.end_epoch()
+        for p in self.structure.projections.values():
+            check_finite(p.name, "weight", p.weight)
         for name, gradient in self.gradients.items():
             # What the hooks saw is each rank's own gradient, before it was averaged.
             self.gradients[name] = average_over_ranks(gradient)
+            check_finite(name, "gradient", gradient)
         fill = None
         if self.meter is None:
             self.observe(epoch)
@@ -305,8 +324,9 @@ class Pruner:
                 self.compact(optimizer)
 
     def _fit(self, plan: Plan | None) -> None:
-        self._unwatch_gradients()
-        self._watch_gradients()
+        if self.model is not None:
+            self._unwatch_gradients()
+            self._watch_gradients()
         self.masks.plan = plan
         self.masks.refresh()
         if self.statistics is not None:
@@ -401,10 +421,20 @@ class Pruner:
 
         if "generator" not in state:
             raise InputError("pruner state: generator is missing, expected the state_dict() of a pruner")
+        gradients = part("gradients")
+        for name, gradient in gradients.items():
+            p = self.structure.projections.get(name)
+            if p is None or gradient.shape != p.shape:
+                raise InputError(
+                    f"gradients of {name}: found shape {tuple(gradient.shape)}, expected those of this network"
+                )
+        self.masks.check(part("masks"))
         if self.statistics is not None:
             self.statistics.load_state_dict(part("statistics"))
         self.masks.load_state_dict(part("masks"))
-        self.gradients = {k: v.clone() for k, v in part("gradients").items()}
+        self.gradients = {
+            k: v.to(self.structure.projections[k].weight.device, copy=True) for k, v in gradients.items()
+        }
         self.generator.set_state(state["generator"])
         self._load_bins(state.get("kept_bins"))
         self._before = self.masks.remaining()

@@ -345,6 +345,10 @@ class DPAP(Pruner):
                     raise InputError(
                         f"{prefix} of {name}: found {shape}, expected shape {tuple(value.shape)}"
                     )
+        if self.bin_survival is not None and (
+            "bin_survival" not in state or state["bin_survival"].shape != self.bin_survival.shape
+        ):
+            raise InputError(f"bin_survival: missing or of another length, expected {self.steps} time bins")
         super().load_state_dict(state)
         for prefix, target in (
             ("unit_survival", self.unit_survival),
@@ -353,10 +357,6 @@ class DPAP(Pruner):
             for name, value in target.items():
                 target[name] = state[f"{prefix}/{name}"].to(value.device).clone()
         if self.bin_survival is not None:
-            if "bin_survival" not in state or state["bin_survival"].shape != self.bin_survival.shape:
-                raise InputError(
-                    f"bin_survival: missing or of another length, expected {self.steps} time bins"
-                )
             self.bin_survival = state["bin_survival"].clone()
 
 
