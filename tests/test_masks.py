@@ -112,6 +112,17 @@ def test_masks_of_another_network_are_refused():
         masks.load_state_dict({"units/stages.0": torch.ones(3, dtype=torch.bool)})
 
 
+def test_earlier_masks_replace_later_ones():
+    _, masks = prepared()
+    before = masks.state_dict()
+    masks.synapses["stages.8"] = torch.zeros(12, 24, dtype=torch.bool)
+    masks.refresh()
+    with pytest.raises(InputError, match=r"masks of stages\.8: missing"):
+        masks.load_state_dict({k: v for k, v in before.items() if k != "units/stages.8"})
+    masks.load_state_dict(before)
+    assert masks.remaining() == masks.parameters()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_clearing_sets_what_is_dead_to_zero_whatever_it_was(dtype):
     torch.manual_seed(0)

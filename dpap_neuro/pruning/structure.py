@@ -341,7 +341,9 @@ def find_structure(
                 in_space=tuple(x.shape[axis + 1 :]) if convolution else (),
                 out_space=tuple(out.shape[axis + 1 :]) if convolution else (),
             )
-            sequences = not convolution and not loop and time and x.dim() > 2 and x.shape[:2] == (batch, steps)
+            sequences = (
+                not convolution and not loop and time and x.dim() > 2 and x.shape[:2] == (batch, steps)
+            )
             layouts[name] = "batch first" if sequences else layout_of(x)
             order.append(name)
         tracer.put(out, spread(projections[name].labels, out, axis))

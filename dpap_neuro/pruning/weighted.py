@@ -21,7 +21,6 @@ fast as the schedule; single weights take the rest.
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -161,14 +160,14 @@ class WeightedDPAP(_WithGoal):
         low, high = -1, min(len(ladder) - 1, max(0, self._enough(len(ladder), wanted)))
         # A rung takes about one weight, so that few looks are needed; where units go in lumps, halving is surer.
         rate = len(ladder) / self._left(self.masks.units, self.masks.synapses)
-        guess = high - 1
-        for look in itertools.count():
-            if high - low <= 1:
-                return self._above(scores, ladder[high], costs)
+        guess, look = high - 1, 0
+        while high - low > 1:
             guess = min(max(guess, low + 1), high - 1)
             excess = self._left(*self._above(scores, ladder[guess], costs)) - wanted
             low, high = (guess, high) if excess > 0 else (low, guess)
             guess = guess + round(excess * rate) if look < LEAPS else (low + high) // 2
+            look += 1
+        return self._above(scores, ladder[high], costs)
 
     def _enough(self, rungs: int, wanted: int) -> int:
         """The rung from which on at most `wanted` are left whatever becomes of units, so that nothing need be counted.
