@@ -101,7 +101,8 @@ def _response(population: Population, drive: Tensor) -> Tensor:
     module = population.module
     tensor = next((t for t in (*module.parameters(), *module.buffers())), torch.zeros(1))
     x = drive.to(tensor.device).reshape(1, -1, *[1] * len(population.space))
-    x = x.expand(1, -1, *population.space)
+    # Whole, not expanded: a rectifier may work in place.
+    x = x.expand(1, -1, *population.space).contiguous()
     training = module.training
     module.eval()
     with torch.no_grad():
@@ -110,7 +111,7 @@ def _response(population: Population, drive: Tensor) -> Tensor:
         elif population.layout == "step":
             state, steps = None, []
             for _ in range(_CONSTANT_STEPS):
-                result = module.forward(x, state) if state is not None else module.forward(x)
+                result = module.forward(x.clone(), state) if state is not None else module.forward(x.clone())
                 if isinstance(result, tuple):
                     result, state = result[0], result[1]
                 steps.append(result)

@@ -21,7 +21,7 @@ from dpap_neuro.data import every_nth
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, write_whole
 from dpap_neuro.models import ModelSettings, build_model
-from dpap_neuro.pruning import PRUNERS, make_pruner
+from dpap_neuro.pruning import PRUNERS, Pruner, make_pruner
 
 Data = tuple[np.ndarray, np.ndarray]
 
@@ -102,7 +102,8 @@ def sweep(
     a recording that pruners shall keep (`dpap` drops the others; `none` always keeps all). count: "parameters" or "synapses".
     structured: pruners remove channels and neurons, and say so in the table behind their name.
     In several processes (`distributed.joined`) all train each run together, and the first one writes.
-    Raises InputError for a table of another form or of runs of another length.
+    Raises InputError for a table of another form or of runs of another length, and, before the first run, for a pruner
+    that does not know an option.
     """
     done = read_table(table) if Path(table).exists() else []
     for row in done:
@@ -111,6 +112,17 @@ def sweep(
         if row.count != count:
             raise InputError(f"{table}: found sparsities of {row.count}, expected of {count}")
     known = {(r.pruner, r.sparsity, r.seed) for r in done}
+
+    def make(name: str, share: float) -> Pruner:
+        options: dict[str, Any] = {} if name == "none" else {"sparsity": share, "count": count}
+        if name != "none" and keep_bins is not None:
+            options["bins"] = keep_bins
+        if name != "none" and structured:
+            options["structured"] = True
+        return make_pruner(name, epochs=settings.epochs, **options)
+
+    for name, share, _ in planned:
+        make(name, share)
 
     def label(name: str) -> str:
         return f"{name} structured" if structured and name != "none" else name
@@ -121,12 +133,7 @@ def sweep(
         if (label(name), share, seed) in known:
             continue
         train_data, test_data = data_of(seed)
-        options: dict[str, Any] = {} if name == "none" else {"sparsity": share, "count": count}
-        if name != "none" and keep_bins is not None:
-            options["bins"] = keep_bins
-        if name != "none" and structured:
-            options["structured"] = True
-        pruner = make_pruner(name, epochs=settings.epochs, **options)
+        pruner = make(name, share)
         own = training.TrainSettings(**{**asdict(settings), "seed": seed})
         network = build_model(model, seed)
         history = training.train(network, pruner, train_data, None, own, device)

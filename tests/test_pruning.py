@@ -223,6 +223,34 @@ def test_a_matrix_may_see_the_batch_before_the_steps():
     assert m[0].abs().sum() > 0
 
 
+def test_what_is_added_in_place_counts_as_input():
+    """A spiking residual block after SEW-ResNet: spikes of a population, and the shortcut added to them."""
+
+    class Added(nn.Module):
+        def __init__(self, in_place):
+            super().__init__()
+            self.in_place = in_place
+            self.a, self.n = nn.Linear(8, 8), Lif(0.1)
+            self.b, self.m, self.readout = nn.Linear(8, 5), Lif(0.1), nn.Linear(5, 3)
+
+        def forward(self, x):
+            x = x.flatten(2)
+            y = self.n(self.a(x)).clone() if not self.in_place else self.n(self.a(x))
+            y += x
+            return self.readout(self.m(self.b(y)))
+
+    m = []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        model, x = Added(in_place), data(size=2)
+        pruner = make_pruner("dpap").attach(model, x)
+        model(x)
+        pruner.step()
+        pruner.statistics.end_epoch()
+        m.append(pruner.statistics.m["b"])
+    assert torch.equal(m[0], m[1]) and m[0].abs().sum() > 0
+
+
 @pytest.mark.parametrize("parts", [(6, 6), (8, 4)])
 def test_gradients_accumulated_over_sequences_step_by_step(parts):
     """Two sequences before one `step` count as two samples each, not as one of twice the length."""
@@ -695,6 +723,11 @@ def test_one_class_only_still_prunes():
         ({"name": "lottery"}, "expected one of none, dpap"),
         ({"name": "dpap", "epochs": 0}, "epochs: found 0"),
         ({"name": "dpap", "bins": 0, "epochs": 3}, "bins"),
+        (
+            {"name": "magnitude", "remaining": 40.5, "epochs": 3},
+            "remaining: found 40.5, expected a whole number",
+        ),
+        ({"name": "magnitude", "sparsity": 0.5, "first_epoch": 3, "epochs": 3}, "first_epoch: found 3"),
         ({"name": "magnitude", "remaining": 5, "count": "pounds", "epochs": 3}, "count"),
     ],
 )

@@ -201,6 +201,11 @@ def test_sample_with_nan():
         find_structure(conv_net(), x)
 
 
+def test_sample_without_samples():
+    with pytest.raises(InputError, match=r"sample_input: found shape \(5, 0, 2, 8, 8\)"):
+        find_structure(conv_net(), events()[:, :0])
+
+
 def test_finding_the_structure_changes_nothing():
     model = conv_net()
     model.train()

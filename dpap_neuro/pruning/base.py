@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from dpap_neuro.plasticity import DELTA
 from dpap_neuro.pruning.budget import Fill, Meter, approach, check_possible
 from dpap_neuro.pruning.importance import Statistics, average_over_ranks
 from dpap_neuro.pruning.masks import LayerCount, Masks, clear
-from dpap_neuro.pruning.shrinking import Plan, Shrunk, plan_for_dead, put
+from dpap_neuro.pruning.shrinking import Plan, Shrunk, check_moments, plan_for_dead, put
 from dpap_neuro.pruning.structure import Structure, call_network, evaluating, find_structure
 from dpap_neuro.pruning.survival import gradual_share
 
@@ -87,12 +88,16 @@ class Pruner:
             )
         if sparsity is not None and remaining is not None:
             raise InputError("goal: found both sparsity and remaining, expected one of them")
-        if remaining is not None and remaining < 1:
-            raise InputError(f"remaining: found {remaining}, expected at least 1")
+        if remaining is not None and (remaining < 1 or remaining % 1):
+            raise InputError(f"remaining: found {remaining}, expected a whole number of at least 1")
         if count not in ("parameters", "synapses"):
             raise InputError(f"count: found {count!r}, expected 'parameters' or 'synapses'")
         if epochs is not None and epochs < 1:
             raise InputError(f"epochs: found {epochs}, expected at least 1")
+        if first_epoch is not None and not 0 <= first_epoch < (epochs or math.inf):
+            raise InputError(
+                f"first_epoch: found {first_epoch}, expected at least 0 and below the {epochs} epochs of the run"
+            )
         if not 0.0 < reach <= 1.0:
             raise InputError(f"reach: found {reach}, expected above 0 and at most 1")
         if meter is not None and (sparsity is not None or remaining is not None):
@@ -102,7 +107,7 @@ class Pruner:
                 "epochs: found none, expected the length of the run (a goal is approached gradually)"
             )
         self.goal_sparsity = sparsity
-        self.goal_remaining = remaining
+        self.goal_remaining = None if remaining is None else int(remaining)
         self.count = count if meter is None else "synapses"
         self.meter = meter
         self.targets: dict[str, int] = {}
@@ -284,13 +289,15 @@ class Pruner:
         on for the whole network, and training goes on as it would have (to the order of sums: float tolerance, where
         a spike may flip). Parameters are new objects after it, in the network and in `optimizer`. Only what has units
         that die can shrink: `dpap`. Raises InputError for a network whose
-        code depends on the sizes that change.
+        code depends on the sizes that change, and for an optimizer whose state does not have its parameters' shapes.
         """
         self._check_attached()
         plan = plan_for_dead(self.structure, self.masks.units)
         if plan.removes_nothing if self._shrunk is None else plan.same_as(self._shrunk.plan):
             return False
         assert self.model is not None
+        if optimizer is not None:
+            check_moments(optimizer)
         self.expand(optimizer)
         self._shrunk = Shrunk(plan, optimizer)
         try:

@@ -79,7 +79,7 @@ class Statistics:
         self._handles: list = []
         self._turn: dict[str, int] = {}
         self._passes_state = False
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, Tensor, int] | None = None
         self._shape = (1, 1)
         self._recording = False
         self._channels: dict[str, Tensor] = {}
@@ -251,7 +251,7 @@ class Statistics:
 
     def _population(self, key: str, layout: str, out: Tensor, recurrent: Projection | None) -> None:
         sums = self._channel_sums(out, layout)
-        self._last = (out, sums)
+        self._last = (out, sums, out._version)
         if self.bins and key in self._bins_new:
             self._count_bins(key, layout, sums)
         if recurrent is not None and layout != "step":
@@ -271,6 +271,8 @@ class Statistics:
             and layout != "step"
             and x.data_ptr() == self._last[0].data_ptr()
             and x.numel() == self._last[0].numel()
+            # Nothing was added in place since.
+            and x._version == self._last[2]
             and x.shape[1] == self._last[1].shape[2]
         ):
             sums = self._last[1]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.structure import Structure
 
 
@@ -233,6 +234,17 @@ class Shrunk:
         for module, name, value in reversed(self._sizes):
             setattr(module, name, value)
         self._cuts, self._sizes = [], []
+
+
+def check_moments(optimizer: Optimizer) -> None:
+    """Raises InputError for an optimizer whose state cannot be cut as its parameters are."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.numel() > 1 and value.shape != parameter.shape:
+                raise InputError(
+                    f"compact: {type(optimizer).__name__} keeps {key} of shape {tuple(value.shape)} for a parameter of "
+                    f"shape {tuple(parameter.shape)}, expected an optimizer with moments of that shape (SGD, AdamW)"
+                )
 
 
 def _replace(optimizer: Optimizer, old: Tensor, new: Tensor, resize: Callable[[Tensor], Tensor]) -> None:

@@ -238,6 +238,8 @@ def _finite_sample(sample: Tensor) -> None:
         raise InputError(
             f"sample_input: expected a tensor (steps, batch, ...), found {type(sample).__name__}"
         )
+    if not sample.numel():
+        raise InputError(f"sample_input: found shape {tuple(sample.shape)}, expected at least one sample")
     if not torch.isfinite(sample).all():
         raise InputError("sample_input: holds NaN or infinite values, expected finite event counts")
 
