@@ -237,7 +237,7 @@ def test_what_is_added_in_place_counts_as_input():
             x = x.flatten(2)
             y = self.n(self.a(x)).clone() if not self.in_place else self.n(self.a(x))
             y += x
-            return self.readout(self.m(self.b(y)))
+            return self.readout(self.m(self.b(y.flatten(0, 1)).unflatten(0, x.shape[:2])))
 
     m = []
     for in_place in (False, True):
