@@ -112,9 +112,10 @@ class WeightedDPAP(_WithGoal):
         if wanted is None:
             return
         for p in self.structure.prunable:
-            if p.name not in self.gradients:
+            if not torch.count_nonzero(self.traces[p.name]):
                 raise InputError(
-                    f"layer {p.name}: no gradient was seen, expected backward() and step() before the first pruning"
+                    f"layer {p.name}: its weights never had a gradient, expected batches, and neurons that spike (lower "
+                    "their threshold)"
                 )
         before = self.masks.weights
         if self.structured:
