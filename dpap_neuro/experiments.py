@@ -28,9 +28,11 @@ Data = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Run:
-    """One row. sparsity: share to remove (0 for `none`) of what `count` says, parameters or synapses; seed: where there are folds, its
-    remainder by their number is the fold. remaining, synapses_remaining: what was left of parameters and synapses. steps: time steps of a recording
-    that the network was shown at the end. seconds: of training and testing.
+    """One row.
+
+    sparsity: share to remove (0 for `none`) of what `count` says, parameters or synapses. seed: where there are folds,
+    its remainder by their number is the fold. remaining, synapses_remaining: what was left of parameters and synapses.
+    steps: time steps of a recording that the network was shown at the end. seconds: of training, without the test.
     """
 
     pruner: str
@@ -196,8 +198,9 @@ def read_table(path: str | Path) -> list[Run]:
 
 @dataclass(frozen=True)
 class Summary:
-    """All seeds of a pruner at a sparsity: means; spread: standard deviation over seeds of the accuracy (0 for one seed).
-    lost: points of accuracy below `none` with the same seed, mean and spread; None without such runs.
+    """All seeds of a pruner at a sparsity: means.
+
+    spread: standard deviation of the accuracy over seeds (0 for one). lost: points of accuracy below `none` with the same seed, mean and spread; None without such runs.
     """
 
     pruner: str

@@ -199,7 +199,8 @@ def test_a_matrix_over_tokens_has_its_features_last():
     np.testing.assert_allclose(pruner.statistics.m["2"], layer.m, rtol=1e-4)
 
 
-def test_a_matrix_may_see_the_batch_before_the_steps():
+@pytest.mark.parametrize("steps", [3, 5])
+def test_a_matrix_may_see_the_batch_before_the_steps(steps):
     class BatchFirst(nn.Module):
         def __init__(self, first):
             super().__init__()
@@ -213,7 +214,7 @@ def test_a_matrix_may_see_the_batch_before_the_steps():
     m = []
     for first in (False, True):
         torch.manual_seed(0)
-        model, x = BatchFirst(first), data(size=2)
+        model, x = BatchFirst(first), data(size=2, steps=steps)
         pruner = make_pruner("dpap").attach(model, x)
         model(x)
         pruner.step()

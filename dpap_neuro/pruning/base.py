@@ -202,6 +202,7 @@ class Pruner:
                     self.gradients[name] = whole.clone()
                 else:
                     seen.lerp_(whole, 0.1)
+            # Clipping by norm, and momentum, are not to see what is pruned.
             kept = self.masks.kept(parameter)
             if kept is not None:
                 clear(gradient, kept)
@@ -287,9 +288,10 @@ class Pruner:
         To be called between `end_epoch` and the next epoch, so that epochs get faster as the network shrinks. What is
         cut away is silent and zero for good: masks, statistics, survival and every number that the pruner reports go
         on for the whole network, and training goes on as it would have (to the order of sums: float tolerance, where
-        a spike may flip). Parameters are new objects after it, in the network and in `optimizer`. Only what has units
-        that die can shrink: `dpap`. Raises InputError for a network whose
-        code depends on the sizes that change, and for an optimizer whose state does not have its parameters' shapes.
+        a spike may flip). Parameters are new objects after it, in the network and in `optimizer`. A network shrinks
+        by its dead channels and neurons: those of `dpap`, and of `dpap-weighted` above all when `structured`. Raises
+        InputError for a network whose code depends on the sizes that change, and for an optimizer whose state does not
+        have its parameters' shapes.
         """
         self._check_attached()
         plan = plan_for_dead(self.structure, self.masks.units)

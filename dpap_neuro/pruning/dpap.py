@@ -25,13 +25,16 @@ class DPAP(Pruner):
     (`sparsity` or `remaining`, and `epochs`) a pressure, found anew in each epoch, is taken off (or added to)
     all survival values, so that the count follows a gradual schedule; among equal survival the smaller
     importance goes first. Pressure acts on single synapses, and on channels and neurons only where these do
-    not suffice. structured: single synapses have no survival of their own, so that only channels and neurons die,
-    which `compact` can cut out; a goal's pressure is then in proportion to the largest survival of each layer, so
-    that all kinds of units share it. With a `meter` that finds too many neurons, channels and neurons pay a price for each
-    neuron that they have, and no single synapse goes for it. time_bins: prune time bins too (steps of the recording,
-    sample_input.shape[0] of them);
-    `bins`: keep this many. Departures from the authors' code: a population never loses its last unit, and a
-    dead unit takes its bias, its batch norm channel and the weights reading from it.
+    not suffice. With a `meter` that finds too many neurons, channels and neurons pay a price for each neuron that
+    they have, and no single synapse goes for it.
+
+    structured: single synapses have no survival of their own, so that only channels and neurons die, which
+    `compact` can cut out; a goal's pressure is then in proportion to the largest survival of each layer, so that
+    all kinds of units share it. time_bins: prune time bins too (steps of the recording, sample_input.shape[0] of
+    them). bins: keep this many.
+
+    Departures from the authors' code: a population never loses its last unit, and a dead unit takes its bias, its
+    batch norm channel and the weights reading from it.
     """
 
     name = "dpap"

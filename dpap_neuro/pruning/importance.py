@@ -42,8 +42,9 @@ class _Accumulator:
 
 @dataclass(frozen=True)
 class _Present:
-    """What a network that is cut down still has of a projection. rows: its units; columns: its inputs; post: positions of
-    its units among the channels of its population; groups.
+    """What a network that is cut down still has of a projection.
+
+    rows: its units; columns: its inputs; post: positions of its units among the channels of its population; groups.
     """
 
     rows: Tensor
@@ -53,9 +54,9 @@ class _Present:
 
 
 class Statistics:
-    """BCM terms M (out, in / groups) and accumulated activity A (channels,) over the run. All of the whole network: what `shrink` says is cut away stays as it was, as if it were silent.
+    """BCM terms M (out, in / groups) and accumulated activity A (channels,) over the run.
 
-    `absorb` is called once per batch, after the optimizer step; `end_epoch` reduces M over ranks. Nothing is
+    All of the whole network: what `shrink` says is cut away stays as it was, as if it were silent. `absorb` is called once per batch, after the optimizer step; `end_epoch` reduces M over ranks. Nothing is
     recorded while the network is in evaluation mode.
     """
 

@@ -108,6 +108,8 @@ class Labels:
 
     def related(self, a: Tensor, b: Tensor) -> bool:
         """Whether two label tensors have a unit in common, or one of them has none."""
+        if torch.equal(a, b):
+            return True
         first, second = (set().union(*map(self.leaves, set(t.tolist()))) for t in (a, b))
         return not first or not second or not first.isdisjoint(second)
 

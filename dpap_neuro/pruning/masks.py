@@ -122,13 +122,6 @@ class Masks:
             clear(tensor, kept)
 
     @torch.no_grad()
-    def mask_gradients(self) -> None:
-        """Zero the gradients of pruned parameters, so that clipping by norm does not see them."""
-        for tensor, kept in self._kept:
-            if tensor.grad is not None:
-                clear(tensor.grad, kept)
-
-    @torch.no_grad()
     def clear_optimizer(self, optimizer: Optimizer) -> None:
         """Zero momentum and second moments of pruned parameters."""
         for tensor, kept in self._kept:

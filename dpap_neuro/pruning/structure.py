@@ -305,8 +305,8 @@ def find_structure(
                 return name
         if known and _has_channels(module):
             raise InputError(
-                f"neurons {names[module]}: are used in several places and have parameters of their own for each channel, "
-                "expected other neurons in each place"
+                f"neurons {names[module]}: are used in several places and have parameters for each channel, expected "
+                "other neurons in each place"
             )
         return f"{names[module]} ({len(known) + 1})" if known else names[module]
 
@@ -343,10 +343,10 @@ def find_structure(
                 in_space=tuple(x.shape[axis + 1 :]) if convolution else (),
                 out_space=tuple(out.shape[axis + 1 :]) if convolution else (),
             )
-            sequences = (
-                not convolution and not loop and time and x.dim() > 2 and x.shape[:2] == (batch, steps)
-            )
-            layouts[name] = "batch first" if sequences else layout_of(x)
+            layout = layout_of(x)
+            if layout == "step" and time and not loop and not convolution and x.shape[1:-1] == (steps,):
+                layout = "batch first"
+            layouts[name] = layout
             order.append(name)
         tracer.put(out, spread(projections[name].labels, out, axis))
 
