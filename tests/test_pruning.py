@@ -746,6 +746,14 @@ def test_bad_settings_are_one_line(options, message):
 def test_use_before_attaching():
     with pytest.raises(InputError, match="not attached"):
         make_pruner("dpap").step()
+    for ask in (
+        lambda p: p.sparsity(),
+        lambda p: p.remaining(),
+        lambda p: p.state_dict(),
+        lambda p: p.report(0),
+    ):
+        with pytest.raises(InputError, match="pruner dpap: not attached"):
+            ask(make_pruner("dpap"))
     pruner = make_pruner("none").attach(conv_net(), data())
     with pytest.raises(InputError, match="attached already"):
         pruner.attach(conv_net(), data())

@@ -265,3 +265,13 @@ def test_an_optimizer_that_keeps_other_shapes_is_refused_before_anything_changes
     with pytest.raises(InputError, match="compact: Adafactor keeps row_var of shape"):
         pruner.compact(optimizer)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_an_optimizer_that_was_forgotten_is_told():
+    torch.manual_seed(0)
+    model, x = conv_net(hidden=40), events(batch=12)
+    pruner = make_pruner("dpap", epochs=6, sparsity=0.6, structured=True).attach(model, x)
+    optimizer, _ = train(model, pruner, x, LABELS, 4)
+    assert pruner.compact()
+    with pytest.raises(InputError, match=r"the optimizer has parameters that compact\(\) replaced"):
+        train(model, pruner, x, LABELS, 5, start=4, optimizer=optimizer)

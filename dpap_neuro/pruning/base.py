@@ -249,6 +249,10 @@ class Pruner:
         else:
             fill = approach(self, self.meter, epoch)
         if optimizer is not None:
+            if self._shrunk is not None and self._shrunk.replaced_in(optimizer):
+                raise InputError(
+                    "end_epoch: the optimizer has parameters that compact() replaced, expected compact(optimizer)"
+                )
             self.masks.clear_optimizer(optimizer)
         return self.report(epoch, fill)
 
@@ -265,6 +269,7 @@ class Pruner:
 
     def report(self, epoch: int, fill: Fill | None = None) -> PruneReport:
         """Counts as of now."""
+        self._check_attached(ever=True)
         layers = self.masks.layers()
         remaining = sum(layer.remaining for layer in layers)
         pruned, self._before = self._before - remaining, remaining
@@ -288,10 +293,10 @@ class Pruner:
         To be called between `end_epoch` and the next epoch, so that epochs get faster as the network shrinks. What is
         cut away is silent and zero for good: masks, statistics, survival and every number that the pruner reports go
         on for the whole network, and training goes on as it would have (to the order of sums: float tolerance, where
-        a spike may flip). Parameters are new objects after it, in the network and in `optimizer`. A network shrinks
-        by its dead channels and neurons: those of `dpap`, and of `dpap-weighted` above all when `structured`. Raises
-        InputError for a network whose code depends on the sizes that change, and for an optimizer whose state does not
-        have its parameters' shapes.
+        a spike may flip). Parameters are new objects after it, in the network and in `optimizer`; without it make a
+        new optimizer, or what was cut learns no more. A network shrinks by its dead channels and neurons: those of
+        `dpap`, and of `dpap-weighted` above all when `structured`. Raises InputError for a network whose code depends
+        on the sizes that change, and for an optimizer whose state does not have its parameters' shapes.
         """
         self._check_attached()
         plan = plan_for_dead(self.structure, self.masks.units)
@@ -341,18 +346,21 @@ class Pruner:
         if self.statistics is not None:
             self.statistics.shrink(plan)
 
-    def _check_attached(self) -> None:
-        if self.model is None:
+    def _check_attached(self, *, ever: bool = False) -> None:
+        """ever: what was detached again has its masks still."""
+        if self.model is None and not (ever and hasattr(self, "masks")):
             raise InputError(f"pruner {self.name}: not attached, expected attach(model, sample_input) first")
 
     # counting
 
     def remaining(self) -> int:
         """Weights of kernels and matrices left."""
+        self._check_attached(ever=True)
         return self.masks.remaining()
 
     def sparsity(self) -> float:
         """Share of the weights of kernels and matrices that is removed."""
+        self._check_attached(ever=True)
         return 1.0 - self.masks.remaining() / self.masks.parameters()
 
     def describe(self) -> str:
@@ -412,6 +420,7 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that the rest of the run depends on, as tensors."""
+        self._check_attached(ever=True)
         state = {f"masks/{k}": v for k, v in self.masks.state_dict().items()}
         if self.statistics is not None:
             state.update({f"statistics/{k}": v for k, v in self.statistics.state_dict().items()})

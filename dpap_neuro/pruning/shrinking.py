@@ -220,6 +220,11 @@ class Shrunk:
             _replace(optimizer, whole, part, lambda moment: take(moment, kept))
         self._cuts.append(_Cut(owner, name, whole, kept))
 
+    def replaced_in(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer still has a parameter that the network has no more."""
+        whole = {cut.whole for cut in self._cuts}
+        return any(p in whole for group in optimizer.param_groups for p in group["params"])
+
     def expand(self, optimizer: Optimizer | None = None) -> None:
         """The network, and the moments of its optimizer, at full size again."""
         for cut in self._cuts:
