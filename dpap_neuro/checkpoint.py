@@ -209,6 +209,8 @@ def load_checkpoint(
     optimizer_state = _optimizer_state(optimizer, index, tensors, where) if optimizer is not None else None
     if scheduler is not None and "scheduler" not in index:
         raise InputError(f"{where}: holds no scheduler, expected the checkpoint of a training run")
+    if optimizer is not None:
+        _check_generators(generators or {}, index["random"], tensors, where)
     if pruner is not None:
         if index.get("pruner") != pruner.name:
             raise InputError(f"{where}: found pruner {index.get('pruner')}, expected {pruner.name}")
@@ -219,7 +221,7 @@ def load_checkpoint(
         optimizer.load_state_dict(optimizer_state)
         if scheduler is not None:
             scheduler.load_state_dict(index["scheduler"])
-        _restore_random(index["random"], tensors, generators or {}, where)
+        _restore_random(index["random"], tensors, generators or {})
     return Checkpoint(epoch=int(index["epoch"]), extra=index["extra"])
 
 
@@ -247,8 +249,21 @@ def _optimizer_state(
     return {"state": state, "param_groups": groups}
 
 
+def _check_generators(
+    generators: Mapping[str, Any], plain: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str
+) -> None:
+    for name, generator in generators.items():
+        saved = (
+            f"random/generator/{name}" in tensors
+            if isinstance(generator, torch.Generator)
+            else name in plain["generators"]
+        )
+        if not saved:
+            raise InputError(f"{where}: holds no random generator {name}, expected the same generators")
+
+
 def _restore_random(
-    plain: Mapping[str, Any], tensors: Mapping[str, Tensor], generators: Mapping[str, Any], where: str
+    plain: Mapping[str, Any], tensors: Mapping[str, Tensor], generators: Mapping[str, Any]
 ) -> None:
     torch.set_rng_state(tensors["random/torch"])
     if torch.cuda.is_available():
@@ -262,10 +277,6 @@ def _restore_random(
     np.random.set_state(state)  # noqa: NPY002
     for name, generator in generators.items():
         if isinstance(generator, torch.Generator):
-            if f"random/generator/{name}" not in tensors:
-                raise InputError(f"{where}: holds no random generator {name}, expected the same generators")
             generator.set_state(tensors[f"random/generator/{name}"])
-        elif name in plain["generators"]:
-            generator.bit_generator.state = plain["generators"][name]
         else:
-            raise InputError(f"{where}: holds no random generator {name}, expected the same generators")
+            generator.bit_generator.state = plain["generators"][name]

@@ -30,11 +30,10 @@ from dpap_neuro.pruning.structure import (
 _CONSTANT_STEPS = 64
 
 
-def _constants(structure: Structure, model: nn.Module) -> dict[str, Tensor]:
+def _constants(structure: Structure) -> dict[str, Tensor]:
     """Per projection (out,): the constant a unit without weights has where it is read; NaN for units that
     vary.
     """
-    modules = dict(model.named_modules())
     owner: dict[int, tuple[str, int]] = {}
     values: dict[str, Tensor] = {}
     compound = _compound_leaves(structure)
@@ -63,7 +62,7 @@ def _constants(structure: Structure, model: nn.Module) -> dict[str, Tensor]:
                     drive[channel] = values[owner[label][0]][owner[label][1]]
             if not (torch.isfinite(drive) & (drive != 0)).any():
                 continue
-            response = _response(modules[name], population, torch.nan_to_num(drive))
+            response = _response(population, torch.nan_to_num(drive))
             for channel, label in enumerate(labels):
                 if label in owner:
                     p_name, unit = owner[label]
@@ -94,14 +93,16 @@ def _normalised(norm: Any, channel: int, value: float) -> float:
     return (value - mean) / (variance + norm.eps) ** 0.5 * scale + shift
 
 
-def _response(module: nn.Module, population: Population, drive: Tensor) -> Tensor:
+def _response(population: Population, drive: Tensor) -> Tensor:
     """What a population answers to a constant drive (channels,): its constant output, NaN where it varies.
 
     A spiking neuron under positive drive might fire at last, however long it was silent: NaN too.
     """
+    module = population.module
     tensor = next((t for t in (*module.parameters(), *module.buffers())), torch.zeros(1))
     x = drive.to(tensor.device).reshape(1, -1, *[1] * len(population.space))
-    x = x.expand(1, -1, *population.space)
+    # Whole, not expanded: a rectifier may work in place.
+    x = x.expand(1, -1, *population.space).contiguous()
     training = module.training
     module.eval()
     with torch.no_grad():
@@ -110,7 +111,7 @@ def _response(module: nn.Module, population: Population, drive: Tensor) -> Tenso
         elif population.layout == "step":
             state, steps = None, []
             for _ in range(_CONSTANT_STEPS):
-                result = module.forward(x, state) if state is not None else module.forward(x)
+                result = module.forward(x.clone(), state) if state is not None else module.forward(x.clone())
                 if isinstance(result, tuple):
                     result, state = result[0], result[1]
                 steps.append(result)
@@ -125,10 +126,10 @@ def _response(module: nn.Module, population: Population, drive: Tensor) -> Tenso
     return torch.where(constant, rows[:, 0], torch.full_like(rows[:, 0], float("nan")))
 
 
-def plan_compaction(model: nn.Module, structure: Structure, *, carry: bool = True) -> Plan:
+def plan_compaction(structure: Structure, *, carry: bool = True) -> Plan:
     """Decide what can go; `carry`: constants other than zero may be folded into biases."""
     table = structure.labels
-    constants = _constants(structure, model)
+    constants = _constants(structure)
     own = [p for p in structure.projections.values() if p.kind != "recurrent"]
     for p in own:
         value = constants[p.name]
@@ -244,7 +245,7 @@ def compact(
         small = _copy_without_hooks(model)
         try:
             own = find_structure(small, sample_input, time=time, loop=loop, ignore=ignore)
-            Shrunk(plan_compaction(small, own, carry=carry))
+            Shrunk(plan_compaction(own, carry=carry))
             found = _output(small, sample_input, loop)
         except (RuntimeError, IndexError) as error:
             problem = str(error).splitlines()[0]

@@ -21,16 +21,18 @@ from dpap_neuro.data import every_nth
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, write_whole
 from dpap_neuro.models import ModelSettings, build_model
-from dpap_neuro.pruning import PRUNERS, make_pruner
+from dpap_neuro.pruning import PRUNERS, Pruner, make_pruner
 
 Data = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One row. sparsity: share to remove (0 for `none`) of what `count` says, parameters or synapses; seed: where there are folds, its
-    remainder by their number is the fold. remaining, synapses_remaining: what was left of parameters and synapses. steps: time steps of a recording
-    that the network was shown at the end. seconds: of training and testing.
+    """One row.
+
+    sparsity: share to remove (0 for `none`) of what `count` says, parameters or synapses. seed: where there are folds,
+    its remainder by their number is the fold. remaining, synapses_remaining: what was left of parameters and synapses.
+    steps: time steps of a recording that the network was shown at the end. seconds: of training, without the test.
     """
 
     pruner: str
@@ -102,7 +104,8 @@ def sweep(
     a recording that pruners shall keep (`dpap` drops the others; `none` always keeps all). count: "parameters" or "synapses".
     structured: pruners remove channels and neurons, and say so in the table behind their name.
     In several processes (`distributed.joined`) all train each run together, and the first one writes.
-    Raises InputError for a table of another form or of runs of another length.
+    Raises InputError for a table of another form or of runs of another length, and, before the first run, for a pruner
+    that does not know an option.
     """
     done = read_table(table) if Path(table).exists() else []
     for row in done:
@@ -111,6 +114,17 @@ def sweep(
         if row.count != count:
             raise InputError(f"{table}: found sparsities of {row.count}, expected of {count}")
     known = {(r.pruner, r.sparsity, r.seed) for r in done}
+
+    def make(name: str, share: float) -> Pruner:
+        options: dict[str, Any] = {} if name == "none" else {"sparsity": share, "count": count}
+        if name != "none" and keep_bins is not None:
+            options["bins"] = keep_bins
+        if name != "none" and structured:
+            options["structured"] = True
+        return make_pruner(name, epochs=settings.epochs, **options)
+
+    for name, share, _ in planned:
+        make(name, share)
 
     def label(name: str) -> str:
         return f"{name} structured" if structured and name != "none" else name
@@ -121,12 +135,7 @@ def sweep(
         if (label(name), share, seed) in known:
             continue
         train_data, test_data = data_of(seed)
-        options: dict[str, Any] = {} if name == "none" else {"sparsity": share, "count": count}
-        if name != "none" and keep_bins is not None:
-            options["bins"] = keep_bins
-        if name != "none" and structured:
-            options["structured"] = True
-        pruner = make_pruner(name, epochs=settings.epochs, **options)
+        pruner = make(name, share)
         own = training.TrainSettings(**{**asdict(settings), "seed": seed})
         network = build_model(model, seed)
         history = training.train(network, pruner, train_data, None, own, device)
@@ -189,8 +198,9 @@ def read_table(path: str | Path) -> list[Run]:
 
 @dataclass(frozen=True)
 class Summary:
-    """All seeds of a pruner at a sparsity: means; spread: standard deviation over seeds of the accuracy (0 for one seed).
-    lost: points of accuracy below `none` with the same seed, mean and spread; None without such runs.
+    """All seeds of a pruner at a sparsity: means.
+
+    spread: standard deviation of the accuracy over seeds (0 for one). lost: points of accuracy below `none` with the same seed, mean and spread; None without such runs.
     """
 
     pruner: str

@@ -166,9 +166,30 @@ def test_what_is_refused(tmp_path):
     sgd = torch.optim.SGD(other.model.parameters(), 0.1)
     refused(tmp_path, "found optimizer AdamW, expected SGD", model=other.model, optimizer=sgd)
     refused(tmp_path / "nowhere", "not found", model=other.model)
+    refused(
+        tmp_path,
+        "no random generator other",
+        model=other.model,
+        optimizer=other.optimizer,
+        generators={"other": torch.Generator()},
+    )
     plain = Run("none")
     save_checkpoint(tmp_path / "weights", plain.model)
     refused(tmp_path / "weights", "no optimizer", model=plain.model, optimizer=plain.optimizer)
+
+
+@pytest.mark.parametrize("part", ["masks/units/stages.0", "bin_survival", "statistics/a/stages.2"])
+def test_a_refused_state_leaves_the_pruner_as_it_was(part):
+    run = Run("dpap")
+    run.epochs(0, 2)
+    before = run.pruner.state_dict()
+    run.epochs(2, 3)
+    after = run.pruner.state_dict()
+    with pytest.raises(InputError, match="expected"):
+        run.pruner.load_state_dict({**before, part: torch.ones(7)})
+    assert all(torch.equal(v, after[k]) for k, v in run.pruner.state_dict().items())
+    run.pruner.load_state_dict(before)
+    assert all(torch.equal(v, before[k]) for k, v in run.pruner.state_dict().items())
 
 
 @pytest.mark.parametrize("damage", ["index", "format", "weights", "path"])

@@ -218,3 +218,32 @@ def test_a_network_that_fixes_its_sizes():
         model.a.weight[0], model.a.bias[0] = 0, 0
     with pytest.raises(InputError, match="compact"):
         compact(model, x, time=False)
+
+
+def test_one_rectifier_that_works_in_place_in_several_places():
+    """A residual block with batch norms, written as usual, of which whole channels and single units are dead."""
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv0, self.norm0 = nn.Conv2d(2, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+            self.conv1, self.norm1 = nn.Conv2d(6, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+            self.conv2, self.norm2 = nn.Conv2d(4, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+            self.relu, self.readout = nn.ReLU(inplace=True), nn.Linear(6, 3)
+
+        def forward(self, x):
+            x = self.relu(self.norm0(self.conv0(x)))
+            y = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
+            y += x
+            return self.readout(self.relu(y).mean((2, 3)))
+
+    torch.manual_seed(0)
+    model, x = shaken(Residual()), torch.rand(3, 2, 8, 8)
+    with torch.no_grad():
+        # Behind the padding of conv2 only a constant of zero can go.
+        model.conv1.weight[1], model.norm1.bias[1] = 0, -5.0
+        model.conv2.weight[2], model.norm2.bias[2] = 0, 1.0
+        model.readout.weight[:, 4] = 0
+    small = compact(model, x, time=False)
+    same(model, small, x)
+    assert small.conv1.weight.shape[0] == 3 and parameters(small) < parameters(model)

@@ -35,7 +35,9 @@ def test_pruned_weights_stay_exactly_zero_and_others_move(make):
     def step():
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x).mean(0), y).backward()
-        masks.mask_gradients()
+        for parameter in model.parameters():
+            if (kept := masks.kept(parameter)) is not None:
+                clear(parameter.grad, kept)
         optimizer.step()
         masks.apply()
 
@@ -110,6 +112,17 @@ def test_masks_of_another_network_are_refused():
         masks.load_state_dict({"units/elsewhere": torch.ones(3, dtype=torch.bool)})
     with pytest.raises(InputError, match=r"found shape \(3,\), expected \(4,\)"):
         masks.load_state_dict({"units/stages.0": torch.ones(3, dtype=torch.bool)})
+
+
+def test_earlier_masks_replace_later_ones():
+    _, masks = prepared()
+    before = masks.state_dict()
+    masks.synapses["stages.8"] = torch.zeros(12, 24, dtype=torch.bool)
+    masks.refresh()
+    with pytest.raises(InputError, match=r"masks of stages\.8: missing"):
+        masks.load_state_dict({k: v for k, v in before.items() if k != "units/stages.8"})
+    masks.load_state_dict(before)
+    assert masks.remaining() == masks.parameters()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

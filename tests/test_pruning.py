@@ -132,6 +132,148 @@ def test_rectifiers_have_their_activation_as_trace():
     np.testing.assert_allclose(pruner.statistics.m["0"], layer.m, rtol=1e-4)
 
 
+class OneRectifier(nn.Module):
+    """The same ReLU module behind two convolutions and a matrix, of different sizes."""
+
+    def __init__(self, channels=(4, 4), own=False):
+        super().__init__()
+        a, b = channels
+        self.conv1, self.conv2 = nn.Conv2d(2, a, 3, padding=1), nn.Conv2d(a, b, 3)
+        self.hidden, self.readout = nn.Linear(b * 36, 5), nn.Linear(5, 3)
+        rectifiers = [nn.ReLU() for _ in range(3)] if own else [nn.ReLU()] * 3
+        self.r1, self.r2, self.r3 = rectifiers
+
+    def forward(self, x):
+        x = self.r2(self.conv2(self.r1(self.conv1(x))))
+        return self.readout(self.r3(self.hidden(input=x.flatten(1))))
+
+
+@pytest.mark.parametrize("channels", [(4, 4), (4, 6)])
+def test_a_shared_rectifier_is_several_populations(channels):
+    x, found = torch.rand(12, 2, 8, 8), []
+    for own in (True, False):
+        torch.manual_seed(0)
+        model = OneRectifier(channels, own)
+        pruner = make_pruner("dpap", epochs=4).attach(model, x, time=False)
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
+        for epoch in range(4):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x=x), LABELS).backward()
+            optimizer.step()
+            pruner.step(optimizer)
+            report = pruner.end_epoch(epoch, optimizer)
+            pruner.compact(optimizer)
+        pruner.expand(optimizer)
+        neurons = pruner.structure.neurons(torch.ones(len(pruner.structure.labels), dtype=torch.bool))
+        assert neurons == 64 * channels[0] + 36 * channels[1] + 5
+        found.append((pruner.statistics.m, pruner.masks.weights, model.state_dict()))
+    assert 0 < report.remaining < report.parameters
+    for a, b in zip(*found, strict=True):
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_shared_neurons_with_parameters_for_each_channel_are_refused():
+    neurons = Lif()
+    neurons.register_buffer("thresholds", torch.ones(4))
+    model = Folded(nn.Conv2d(2, 4, 3), neurons, nn.Conv2d(4, 4, 3), neurons, nn.Flatten(), nn.Linear(64, 3))
+    with pytest.raises(InputError, match=r"neurons stages\.1: are used in several places"):
+        make_pruner("dpap").attach(model, data())
+
+
+def test_a_matrix_over_tokens_has_its_features_last():
+    """(samples, tokens, features): activity is summed over tokens, as over the pixels of a convolution."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Flatten(), nn.Linear(40, 3)
+    )
+    x = torch.rand(12, 8, 16)
+    pruner = make_pruner("dpap").attach(model, x, time=False)
+    model(x)
+    pruner.step()
+    pruner.statistics.end_epoch()
+    with torch.no_grad():
+        hidden = model[:2](x)
+        outputs = model[2](hidden).relu()
+    layer = oracle.Layer(5, 6)
+    layer.batch(outputs.sum(1).numpy(), hidden.sum(1).numpy())
+    np.testing.assert_allclose(pruner.statistics.m["2"], layer.m, rtol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [3, 5])
+def test_a_matrix_may_see_the_batch_before_the_steps(steps):
+    class BatchFirst(nn.Module):
+        def __init__(self, first):
+            super().__init__()
+            self.first, self.a, self.n, self.b = first, nn.Linear(8, 5), Lif(0.1), nn.Linear(5, 3)
+
+        def forward(self, x):
+            x = x.flatten(2)
+            y = self.a(x.transpose(0, 1)).transpose(0, 1) if self.first else self.a(x)
+            return self.b(self.n(y))
+
+    m = []
+    for first in (False, True):
+        torch.manual_seed(0)
+        model, x = BatchFirst(first), data(size=2, steps=steps)
+        pruner = make_pruner("dpap").attach(model, x)
+        model(x)
+        pruner.step()
+        pruner.statistics.end_epoch()
+        m.append(pruner.statistics.m["a"])
+    torch.testing.assert_close(m[0], m[1])
+    assert m[0].abs().sum() > 0
+
+
+def test_what_is_added_in_place_counts_as_input():
+    """A spiking residual block after SEW-ResNet: spikes of a population, and the shortcut added to them."""
+
+    class Added(nn.Module):
+        def __init__(self, in_place):
+            super().__init__()
+            self.in_place = in_place
+            self.a, self.n = nn.Linear(8, 8), Lif(0.1)
+            self.b, self.m, self.readout = nn.Linear(8, 5), Lif(0.1), nn.Linear(5, 3)
+
+        def forward(self, x):
+            x = x.flatten(2)
+            y = self.n(self.a(x)).clone() if not self.in_place else self.n(self.a(x))
+            y += x
+            return self.readout(self.m(self.b(y.flatten(0, 1)).unflatten(0, x.shape[:2])))
+
+    m = []
+    for in_place in (False, True):
+        torch.manual_seed(0)
+        model, x = Added(in_place), data(size=2)
+        pruner = make_pruner("dpap").attach(model, x)
+        model(x)
+        pruner.step()
+        pruner.statistics.end_epoch()
+        m.append(pruner.statistics.m["b"])
+    assert torch.equal(m[0], m[1]) and m[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("parts", [(6, 6), (8, 4)])
+def test_gradients_accumulated_over_sequences_step_by_step(parts):
+    """Two sequences before one `step` count as two samples each, not as one of twice the length."""
+    norse = pytest.importorskip("norse.torch")
+    totals = []
+    for split in ((12,), parts):
+        torch.manual_seed(0)
+        p = norse.LIFBoxParameters(tau_mem_inv=torch.tensor(500.0), v_th=torch.tensor(0.1))
+        model = norse.SequentialState(nn.Flatten(), nn.Linear(128, 5), norse.LIFBoxCell(p), nn.Linear(5, 3))
+        x = data()
+        pruner = make_pruner("dpap").attach(model, x, loop=True)
+        for sequences in x.split(split, 1):
+            state = None
+            for step in sequences:
+                _, state = model(step, state)
+        pruner.step()
+        assert pruner.statistics.samples == 12
+        totals.append(pruner.statistics.totals["2"])
+    torch.testing.assert_close(totals[0], totals[1])
+    assert totals[0].sum() > 0
+
+
 def test_nothing_is_observed_in_evaluation_mode():
     model, x = conv_net(), data()
     pruner = make_pruner("dpap").attach(model, x)
@@ -509,6 +651,63 @@ def test_nan_in_the_data():
         train(model, pruner, x, LABELS, 2)
 
 
+@pytest.mark.parametrize("name", [n for n in PRUNERS if n not in ("none", "dpap")])
+def test_nan_in_the_data_where_weights_decide(name):
+    model, x = conv_net(), data()
+    pruner = make_pruner(name, epochs=3, sparsity=0.5).attach(model, x)
+    x[0, 0, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"layer stages\.0: its weight holds NaN") as error:
+        train(model, pruner, x, LABELS, 3)
+    assert "\n" not in str(error.value)
+
+
+def test_a_gradient_that_overflows_once_is_named():
+    model, x = conv_net(), data()
+    pruner = make_pruner("dpap-weighted", epochs=3, sparsity=0.5).attach(model, x)
+    model(x).mean().backward()
+    model.stages[4].weight.grad[0, 0, 0, 0] = float("inf")
+    pruner.step()
+    with pytest.raises(InputError, match=r"layer stages\.4: its squared gradient holds NaN or infinite"):
+        pruner.end_epoch(0)
+
+
+def test_weighted_pruning_without_gradients_is_one_line():
+    model, x = conv_net(), data()
+    pruner = make_pruner("dpap-weighted", epochs=3, sparsity=0.5, first_epoch=0).attach(model, x)
+    with pytest.raises(InputError, match=r"layer stages\.0: its weights never had a gradient"):
+        pruner.end_epoch(0)
+    silent = conv_net(neuron=lambda: Lif(threshold=1e6))
+    pruner = make_pruner("dpap-weighted", epochs=3, sparsity=0.5).attach(silent, x)
+    with pytest.raises(InputError, match=r"layer stages\.0: its weights never had a gradient") as error:
+        train(silent, pruner, x, LABELS, 3)
+    assert "\n" not in str(error.value)
+    frozen = conv_net()
+    frozen.stages[4].weight.requires_grad_(False)
+    pruner = make_pruner("dpap-weighted", epochs=3, sparsity=0.5)
+    with pytest.raises(InputError, match=r"layer stages\.4: its weight is frozen"):
+        pruner.attach(frozen, x)
+    assert pruner.model is None and not any(p._post_accumulate_grad_hooks for p in frozen.parameters())
+
+
+@pytest.mark.parametrize("name", ["dpap", "dpap-weighted", "rigl"])
+def test_attached_again_a_pruner_starts_anew(name):
+    masks = []
+    for before in (None, 30, None):
+        pruner = make_pruner(name, epochs=4, sparsity=0.6)
+        for hidden in [before] * (before is not None) + [40]:
+            torch.manual_seed(0)
+            pruner.generator.manual_seed(0)
+            model, x = conv_net(hidden=hidden), data()
+            pruner.attach(model, x)
+            optimizer, _ = train(model, pruner, x, LABELS, 4)
+            pruner.compact(optimizer)
+            pruner.detach()
+        masks.append(pruner.masks.weights)
+        pruner.expand(optimizer)
+        assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+    assert all(torch.equal(m[k], masks[0][k]) for m in masks for k in m)
+
+
 def test_one_class_only_still_prunes():
     torch.manual_seed(0)
     model, x = conv_net(lambda: Lif(0.15), hidden=40), data()
@@ -530,6 +729,11 @@ def test_one_class_only_still_prunes():
         ({"name": "lottery"}, "expected one of none, dpap"),
         ({"name": "dpap", "epochs": 0}, "epochs: found 0"),
         ({"name": "dpap", "bins": 0, "epochs": 3}, "bins"),
+        (
+            {"name": "magnitude", "remaining": 40.5, "epochs": 3},
+            "remaining: found 40.5, expected a whole number",
+        ),
+        ({"name": "magnitude", "sparsity": 0.5, "first_epoch": 3, "epochs": 3}, "first_epoch: found 3"),
         ({"name": "magnitude", "remaining": 5, "count": "pounds", "epochs": 3}, "count"),
     ],
 )
@@ -542,6 +746,14 @@ def test_bad_settings_are_one_line(options, message):
 def test_use_before_attaching():
     with pytest.raises(InputError, match="not attached"):
         make_pruner("dpap").step()
+    for ask in (
+        lambda p: p.sparsity(),
+        lambda p: p.remaining(),
+        lambda p: p.state_dict(),
+        lambda p: p.report(0),
+    ):
+        with pytest.raises(InputError, match="pruner dpap: not attached"):
+            ask(make_pruner("dpap"))
     pruner = make_pruner("none").attach(conv_net(), data())
     with pytest.raises(InputError, match="attached already"):
         pruner.attach(conv_net(), data())

@@ -253,3 +253,25 @@ def test_a_plain_norse_network_is_trained_pruned_cut_down_and_exported():
         if hasattr(node, "weight"):
             assert (node.weight != 0).sum() == (small.nodes[name].weight != 0).sum()
             assert small.nodes[name].weight.size < node.weight.size
+
+
+def test_an_optimizer_that_keeps_other_shapes_is_refused_before_anything_changes():
+    torch.manual_seed(0)
+    model, x = conv_net(hidden=40), events(batch=12)
+    pruner = make_pruner("dpap", epochs=4, sparsity=0.6, structured=True).attach(model, x)
+    optimizer = torch.optim.Adafactor(model.parameters(), lr=1e-2)
+    train(model, pruner, x, LABELS, 4, optimizer=optimizer)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(InputError, match="compact: Adafactor keeps row_var of shape"):
+        pruner.compact(optimizer)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_an_optimizer_that_was_forgotten_is_told():
+    torch.manual_seed(0)
+    model, x = conv_net(hidden=40), events(batch=12)
+    pruner = make_pruner("dpap", epochs=6, sparsity=0.6, structured=True).attach(model, x)
+    optimizer, _ = train(model, pruner, x, LABELS, 4)
+    assert pruner.compact()
+    with pytest.raises(InputError, match=r"the optimizer has parameters that compact\(\) replaced"):
+        train(model, pruner, x, LABELS, 5, start=4, optimizer=optimizer)

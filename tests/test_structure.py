@@ -8,6 +8,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from pruning_samples import Branching, Folded, Lif, RecurrentLif, conv_net, events  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.nn.utils import prune  # noqa: E402
 
 from dpap_neuro.errors import InputError  # noqa: E402
 from dpap_neuro.pruning.masks import Masks  # noqa: E402
@@ -173,6 +174,19 @@ def test_unknown_layer_is_named():
         find_structure(nn.Sequential(attention, nn.Linear(8, 2)), torch.rand(3, 5, 8), time=False)
 
 
+def test_weights_that_are_no_parameters_of_one_layer_are_refused():
+    tied = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    tied[2].weight = tied[0].weight
+    with pytest.raises(InputError, match="layers 0 and 2: share one weight"):
+        find_structure(tied, torch.rand(3, 8), time=False)
+    pruned = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 2))
+    prune.l1_unstructured(pruned[0], "weight", 0.3)
+    with pytest.raises(InputError, match=r"layer 0: its weight is computed .*prune\.remove"):
+        find_structure(pruned, torch.rand(3, 8), time=False)
+    prune.remove(pruned[0], "weight")
+    assert list(find_structure(pruned, torch.rand(3, 8), time=False).projections) == ["0", "2"]
+
+
 def test_nothing_to_prune():
     with pytest.raises(InputError, match="read-out"):
         find_structure(Folded(nn.Flatten(), nn.Linear(8, 2)), events(size=2))
@@ -185,6 +199,11 @@ def test_sample_with_nan():
     x[0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(InputError, match="NaN"):
         find_structure(conv_net(), x)
+
+
+def test_sample_without_samples():
+    with pytest.raises(InputError, match=r"sample_input: found shape \(5, 0, 2, 8, 8\)"):
+        find_structure(conv_net(), events()[:, :0])
 
 
 def test_finding_the_structure_changes_nothing():

@@ -134,6 +134,9 @@ def test_a_sweep_goes_on_where_it_stopped_and_sums_up(tmp_path):
     assert (tmp_path / "sweep.png").stat().st_size > 5000
     with pytest.raises(InputError, match="epochs"):
         experiments.sweep(table, MODEL, data_of, planned, TrainSettings(epochs=5, batch=16), CPU)
+    with pytest.raises(InputError, match="magnitude: got an unexpected keyword argument 'structured'"):
+        experiments.sweep(tmp_path / "new.csv", MODEL, data_of, planned, settings, CPU, structured=True)
+    assert not (tmp_path / "new.csv").exists()
     table.write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="not a table"):
         experiments.read_table(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,16 @@ from dpap_neuro.plasticity import DELTA
 from dpap_neuro.pruning.budget import Fill, Meter, approach, check_possible
 from dpap_neuro.pruning.importance import Statistics, average_over_ranks
 from dpap_neuro.pruning.masks import LayerCount, Masks, clear
-from dpap_neuro.pruning.shrinking import Plan, Shrunk, plan_for_dead, put
+from dpap_neuro.pruning.shrinking import Plan, Shrunk, check_moments, plan_for_dead, put
 from dpap_neuro.pruning.structure import Structure, call_network, evaluating, find_structure
 from dpap_neuro.pruning.survival import gradual_share
+
+
+def check_finite(name: str, what: str, tensor: Tensor) -> None:
+    if not torch.isfinite(tensor).all():
+        raise InputError(
+            f"layer {name}: its {what} holds NaN or infinite values, expected finite data and loss"
+        )
 
 
 @dataclass(frozen=True)
@@ -80,12 +88,16 @@ class Pruner:
             )
         if sparsity is not None and remaining is not None:
             raise InputError("goal: found both sparsity and remaining, expected one of them")
-        if remaining is not None and remaining < 1:
-            raise InputError(f"remaining: found {remaining}, expected at least 1")
+        if remaining is not None and (remaining < 1 or remaining % 1):
+            raise InputError(f"remaining: found {remaining}, expected a whole number of at least 1")
         if count not in ("parameters", "synapses"):
             raise InputError(f"count: found {count!r}, expected 'parameters' or 'synapses'")
         if epochs is not None and epochs < 1:
             raise InputError(f"epochs: found {epochs}, expected at least 1")
+        if first_epoch is not None and not 0 <= first_epoch < (epochs or math.inf):
+            raise InputError(
+                f"first_epoch: found {first_epoch}, expected at least 0 and below the {epochs} epochs of the run"
+            )
         if not 0.0 < reach <= 1.0:
             raise InputError(f"reach: found {reach}, expected above 0 and at most 1")
         if meter is not None and (sparsity is not None or remaining is not None):
@@ -95,7 +107,7 @@ class Pruner:
                 "epochs: found none, expected the length of the run (a goal is approached gradually)"
             )
         self.goal_sparsity = sparsity
-        self.goal_remaining = remaining
+        self.goal_remaining = None if remaining is None else int(remaining)
         self.count = count if meter is None else "synapses"
         self.meter = meter
         self.targets: dict[str, int] = {}
@@ -137,13 +149,20 @@ class Pruner:
         self.steps = sample_input.shape[0] if time else 1
         self._loop = loop
         self._sample = sample_input.narrow(1 if time else 0, 0, 1).detach().clone()
-        if self.needs_statistics:
-            self.statistics = self._make_statistics(structure, loop, time)
-            self.statistics.attach(model)
-        self._watch_gradients()
-        self._attached()
-        if self.meter is not None:
-            check_possible(self, self.meter)
+        self.gradients = {}
+        self.targets = {}
+        self._shrunk = None
+        try:
+            if self.needs_statistics:
+                self.statistics = self._make_statistics(structure, loop, time)
+                self.statistics.attach(model)
+            self._watch_gradients()
+            self._attached()
+            if self.meter is not None:
+                check_possible(self, self.meter)
+        except InputError:
+            self.detach()
+            raise
         return self
 
     def _make_statistics(self, structure: Structure, loop: bool, time: bool) -> Statistics:
@@ -183,6 +202,7 @@ class Pruner:
                     self.gradients[name] = whole.clone()
                 else:
                     seen.lerp_(whole, 0.1)
+            # Clipping by norm, and momentum, are not to see what is pruned.
             kept = self.masks.kept(parameter)
             if kept is not None:
                 clear(gradient, kept)
@@ -210,13 +230,18 @@ class Pruner:
 
     @torch.no_grad()
     def end_epoch(self, epoch: int, optimizer: Optimizer | None = None) -> PruneReport:
-        """After every epoch (counted from 0): prune, and clear the momentum of what is pruned."""
+        """After every epoch (counted from 0): prune, and clear the momentum of what is pruned. Raises InputError for
+        weights or gradients that are NaN or infinite.
+        """
         self._check_attached()
         if self.statistics is not None:
             self.statistics.end_epoch()
+        for p in self.structure.projections.values():
+            check_finite(p.name, "weight", p.weight)
         for name, gradient in self.gradients.items():
             # What the hooks saw is each rank's own gradient, before it was averaged.
             self.gradients[name] = average_over_ranks(gradient)
+            check_finite(name, "gradient", gradient)
         fill = None
         if self.meter is None:
             self.observe(epoch)
@@ -224,6 +249,10 @@ class Pruner:
         else:
             fill = approach(self, self.meter, epoch)
         if optimizer is not None:
+            if self._shrunk is not None and self._shrunk.replaced_in(optimizer):
+                raise InputError(
+                    "end_epoch: the optimizer has parameters that compact() replaced, expected compact(optimizer)"
+                )
             self.masks.clear_optimizer(optimizer)
         return self.report(epoch, fill)
 
@@ -240,6 +269,7 @@ class Pruner:
 
     def report(self, epoch: int, fill: Fill | None = None) -> PruneReport:
         """Counts as of now."""
+        self._check_attached(ever=True)
         layers = self.masks.layers()
         remaining = sum(layer.remaining for layer in layers)
         pruned, self._before = self._before - remaining, remaining
@@ -263,15 +293,18 @@ class Pruner:
         To be called between `end_epoch` and the next epoch, so that epochs get faster as the network shrinks. What is
         cut away is silent and zero for good: masks, statistics, survival and every number that the pruner reports go
         on for the whole network, and training goes on as it would have (to the order of sums: float tolerance, where
-        a spike may flip). Parameters are new objects after it, in the network and in `optimizer`. Only what has units
-        that die can shrink: `dpap`. Raises InputError for a network whose
-        code depends on the sizes that change.
+        a spike may flip). Parameters are new objects after it, in the network and in `optimizer`; without it make a
+        new optimizer, or what was cut learns no more. A network shrinks by its dead channels and neurons: those of
+        `dpap`, and of `dpap-weighted` above all when `structured`. Raises InputError for a network whose code depends
+        on the sizes that change, and for an optimizer whose state does not have its parameters' shapes.
         """
         self._check_attached()
         plan = plan_for_dead(self.structure, self.masks.units)
         if plan.removes_nothing if self._shrunk is None else plan.same_as(self._shrunk.plan):
             return False
         assert self.model is not None
+        if optimizer is not None:
+            check_moments(optimizer)
         self.expand(optimizer)
         self._shrunk = Shrunk(plan, optimizer)
         try:
@@ -305,25 +338,29 @@ class Pruner:
                 self.compact(optimizer)
 
     def _fit(self, plan: Plan | None) -> None:
-        self._unwatch_gradients()
-        self._watch_gradients()
+        if self.model is not None:
+            self._unwatch_gradients()
+            self._watch_gradients()
         self.masks.plan = plan
         self.masks.refresh()
         if self.statistics is not None:
             self.statistics.shrink(plan)
 
-    def _check_attached(self) -> None:
-        if self.model is None:
+    def _check_attached(self, *, ever: bool = False) -> None:
+        """ever: what was detached again has its masks still."""
+        if self.model is None and not (ever and hasattr(self, "masks")):
             raise InputError(f"pruner {self.name}: not attached, expected attach(model, sample_input) first")
 
     # counting
 
     def remaining(self) -> int:
         """Weights of kernels and matrices left."""
+        self._check_attached(ever=True)
         return self.masks.remaining()
 
     def sparsity(self) -> float:
         """Share of the weights of kernels and matrices that is removed."""
+        self._check_attached(ever=True)
         return 1.0 - self.masks.remaining() / self.masks.parameters()
 
     def describe(self) -> str:
@@ -383,6 +420,7 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that the rest of the run depends on, as tensors."""
+        self._check_attached(ever=True)
         state = {f"masks/{k}": v for k, v in self.masks.state_dict().items()}
         if self.statistics is not None:
             state.update({f"statistics/{k}": v for k, v in self.statistics.state_dict().items()})
@@ -401,10 +439,20 @@ class Pruner:
 
         if "generator" not in state:
             raise InputError("pruner state: generator is missing, expected the state_dict() of a pruner")
+        gradients = part("gradients")
+        for name, gradient in gradients.items():
+            p = self.structure.projections.get(name)
+            if p is None or gradient.shape != p.shape:
+                raise InputError(
+                    f"gradients of {name}: found shape {tuple(gradient.shape)}, expected those of this network"
+                )
+        self.masks.check(part("masks"))
         if self.statistics is not None:
             self.statistics.load_state_dict(part("statistics"))
         self.masks.load_state_dict(part("masks"))
-        self.gradients = {k: v.clone() for k, v in part("gradients").items()}
+        self.gradients = {
+            k: v.to(self.structure.projections[k].weight.device, copy=True) for k, v in gradients.items()
+        }
         self.generator.set_state(state["generator"])
         self._load_bins(state.get("kept_bins"))
         self._before = self.masks.remaining()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.plasticity import order_statistics, survival_gain
+from dpap_neuro.plasticity import order_statistics
 from dpap_neuro.pruning.base import Pruner
 from dpap_neuro.pruning.budget import neurons
 from dpap_neuro.pruning.importance import Statistics
@@ -26,13 +26,16 @@ class DPAP(Pruner):
     (`sparsity` or `remaining`, and `epochs`) a pressure, found anew in each epoch, is taken off (or added to)
     all survival values, so that the count follows a gradual schedule; among equal survival the smaller
     importance goes first. Pressure acts on single synapses, and on channels and neurons only where these do
-    not suffice. structured: single synapses have no survival of their own, so that only channels and neurons die,
-    which `compact` can cut out; a goal's pressure is then in proportion to the largest survival of each layer, so
-    that all kinds of units share it. With a `meter` that finds too many neurons, channels and neurons pay a price for each
-    neuron that they have, and no single synapse goes for it. time_bins: prune time bins too (steps of the recording,
-    sample_input.shape[0] of them);
-    `bins`: keep this many. Departures from the authors' code: a population never loses its last unit, and a
-    dead unit takes its bias, its batch norm channel and the weights reading from it.
+    not suffice. With a `meter` that finds too many neurons, channels and neurons pay a price for each neuron that
+    they have, and no single synapse goes for it.
+
+    structured: single synapses have no survival of their own, so that only channels and neurons die, which
+    `compact` can cut out; a goal's pressure is then in proportion to the largest survival of each layer, so that
+    all kinds of units share it. time_bins: prune time bins too (steps of the recording, sample_input.shape[0] of
+    them). bins: keep this many.
+
+    Departures from the authors' code: a population never loses its last unit, and a dead unit takes its bias, its
+    batch norm channel and the weights reading from it.
     """
 
     name = "dpap"
@@ -329,38 +332,33 @@ class DPAP(Pruner):
 
     def state_dict(self) -> dict[str, Tensor]:
         state = super().state_dict()
-        state.update({f"unit_survival/{k}": v.clone() for k, v in self.unit_survival.items()})
-        state.update({f"synapse_survival/{k}": v.clone() for k, v in self.synapse_survival.items()})
+        for kind, survival in self._survival().items():
+            state.update({f"{kind}/{k}": v.clone() for k, v in survival.items()})
         if self.bin_survival is not None:
             state["bin_survival"] = self.bin_survival.clone()
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._check_attached()
-        for prefix, target in (
-            ("unit_survival", self.unit_survival),
-            ("synapse_survival", self.synapse_survival),
-        ):
-            for name, value in target.items():
-                found = state.get(f"{prefix}/{name}")
+        for kind, survival in self._survival().items():
+            for name, value in survival.items():
+                found = state.get(f"{kind}/{name}")
                 if found is None or found.shape != value.shape:
                     shape = "none" if found is None else tuple(found.shape)
-                    raise InputError(
-                        f"{prefix} of {name}: found {shape}, expected shape {tuple(value.shape)}"
-                    )
-        super().load_state_dict(state)
-        for prefix, target in (
-            ("unit_survival", self.unit_survival),
-            ("synapse_survival", self.synapse_survival),
+                    raise InputError(f"{kind} of {name}: found {shape}, expected shape {tuple(value.shape)}")
+        if self.bin_survival is not None and (
+            "bin_survival" not in state or state["bin_survival"].shape != self.bin_survival.shape
         ):
-            for name, value in target.items():
-                target[name] = state[f"{prefix}/{name}"].to(value.device).clone()
+            raise InputError(f"bin_survival: missing or of another length, expected {self.steps} time bins")
+        super().load_state_dict(state)
+        for kind, survival in self._survival().items():
+            for name, value in survival.items():
+                survival[name] = state[f"{kind}/{name}"].to(value.device, copy=True)
         if self.bin_survival is not None:
-            if "bin_survival" not in state or state["bin_survival"].shape != self.bin_survival.shape:
-                raise InputError(
-                    f"bin_survival: missing or of another length, expected {self.steps} time bins"
-                )
             self.bin_survival = state["bin_survival"].clone()
+
+    def _survival(self) -> dict[str, dict[str, Tensor]]:
+        return {"unit_survival": self.unit_survival, "synapse_survival": self.synapse_survival}
 
 
 def _last_enough(ladder: list[float], left: Callable[[float], int], wanted: int) -> list[float]:
@@ -390,6 +388,3 @@ def _rank(values: Tensor) -> Tensor:
     order = torch.argsort(flat, stable=True)
     ranks[order] = torch.linspace(0.0, 1.0, flat.numel(), device=flat.device)
     return ranks.reshape(values.shape)
-
-
-__all__ = ["DPAP", "SurvivalRule", "SurvivalSettings", "survival_gain"]

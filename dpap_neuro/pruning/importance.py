@@ -42,8 +42,9 @@ class _Accumulator:
 
 @dataclass(frozen=True)
 class _Present:
-    """What a network that is cut down still has of a projection. rows: its units; columns: its inputs; post: positions of
-    its units among the channels of its population; groups.
+    """What a network that is cut down still has of a projection.
+
+    rows: its units; columns: its inputs; post: positions of its units among the channels of its population; groups.
     """
 
     rows: Tensor
@@ -53,9 +54,9 @@ class _Present:
 
 
 class Statistics:
-    """BCM terms M (out, in / groups) and accumulated activity A (channels,) over the run. All of the whole network: what `shrink` says is cut away stays as it was, as if it were silent.
+    """BCM terms M (out, in / groups) and accumulated activity A (channels,) over the run.
 
-    `absorb` is called once per batch, after the optimizer step; `end_epoch` reduces M over ranks. Nothing is
+    All of the whole network: what `shrink` says is cut away stays as it was, as if it were silent. `absorb` is called once per batch, after the optimizer step; `end_epoch` reduces M over ranks. Nothing is
     recorded while the network is in evaluation mode.
     """
 
@@ -77,7 +78,9 @@ class Statistics:
         self._running: dict[str, _Accumulator] = {}
         self._pending: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
         self._handles: list = []
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._turn: dict[str, int] = {}
+        self._passes_state = False
+        self._last: tuple[Tensor, Tensor, int] | None = None
         self._shape = (1, 1)
         self._recording = False
         self._channels: dict[str, Tensor] = {}
@@ -128,42 +131,62 @@ class Statistics:
     # collecting
 
     def attach(self, model: nn.Module) -> None:
-        self._handles.append(model.register_forward_pre_hook(self._begin))
+        self._handles.append(model.register_forward_pre_hook(self._begin, with_kwargs=True))
         self._handles.append(model.register_forward_hook(self._end))
         recurrent = {p.population: p for p in self.structure.prunable if p.kind == "recurrent"}
-        for name, population in self.structure.populations.items():
-            if name not in self.totals:
+        populations = self.structure.populations
+        for name, turns in self.structure.turns.items():
+            if self.totals.keys().isdisjoint(turns):
                 continue
 
             def spikes(
-                module: nn.Module, args: Any, result: Any, key: str = name, layout: str = population.layout
+                module: nn.Module, args: Any, result: Any, name: str = name, turns: list[str] = turns
             ) -> None:
-                if self._recording:
-                    self._population(key, layout, next(tensors(result)).detach(), recurrent.get(key))
+                if not self._recording:
+                    return
+                turn = self._turn.get(name, 0)
+                self._turn[name] = turn + 1
+                key = turns[turn % len(turns)]
+                if key in self.totals:
+                    out = next(tensors(result)).detach()
+                    self._population(key, populations[key].layout, out, recurrent.get(key))
 
-            self._handles.append(population.module.register_forward_hook(spikes))
+            self._handles.append(populations[turns[0]].module.register_forward_hook(spikes))
         for p in self.structure.prunable:
             if p.kind == "recurrent":
                 continue
-            layout = self.structure.layouts[p.name]
+            layout, features_last = self.structure.layouts[p.name], p.kind == "linear"
+            if layout == "unknown":
+                raise InputError(
+                    f"layer {p.name}: its input begins neither with steps nor with samples, expected (steps, samples, "
+                    "...), (steps * samples, ...) or, called once per step, (samples, ...)"
+                )
 
-            def inputs(module: nn.Module, args: Any, key: str = p.name, layout: str = layout) -> None:
+            def inputs(
+                module: nn.Module,
+                args: Any,
+                kwargs: Any,
+                key: str = p.name,
+                layout: str = layout,
+                features_last: bool = features_last,
+            ) -> None:
                 if self._recording:
-                    self._input(key, layout, args[0].detach())
+                    self._input(key, layout, next(tensors((args, kwargs))).detach(), features_last)
 
-            self._handles.append(p.module.register_forward_pre_hook(inputs))
+            self._handles.append(p.module.register_forward_pre_hook(inputs, with_kwargs=True))
             if p.population is None:
 
                 def outputs(
-                    module: nn.Module, args: Any, out: Tensor, p: Projection = p, layout: str = layout
+                    module: nn.Module,
+                    args: Any,
+                    out: Tensor,
+                    key: str = self.post_key(p),
+                    layout: str = layout,
+                    features_last: bool = features_last,
                 ) -> None:
                     if self._recording:
-                        self._add(
-                            self._posts,
-                            self.post_key(p),
-                            layout,
-                            self._channel_sums(out.detach().relu(), layout),
-                        )
+                        sums = self._channel_sums(out.detach().relu(), layout, features_last)
+                        self._add(self._posts, key, layout, sums)
 
                 self._handles.append(p.module.register_forward_hook(outputs))
 
@@ -172,9 +195,15 @@ class Statistics:
             handle.remove()
         self._handles.clear()
 
-    def _begin(self, module: nn.Module, args: tuple) -> None:
+    def _begin(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         self._recording = module.training
-        x = args[0]
+        x, *state = tensors((args, kwargs))
+        if self._recording and state:
+            self._passes_state = True
+        elif self._recording and self.loop and self._passes_state:
+            # Another sequence begins before `absorb`: gradients are accumulated over several.
+            self._finish()
+        self._turn = {}
         if not self.time or self.loop:
             self._shape = (1, x.shape[0])
         else:
@@ -187,10 +216,17 @@ class Statistics:
         self._recording = False
         self._last = None
 
-    def _channel_sums(self, x: Tensor, layout: str) -> Tensor:
-        """(T, B, C) of whole sequences, (B, C) of single steps; summed over space."""
+    def _channel_sums(self, x: Tensor, layout: str, features_last: bool = False) -> Tensor:
+        """(T, B, C) of whole sequences, (B, C) of single steps; summed over space.
+
+        features_last: channels are the last axis, as a Linear has them, also where others lie between.
+        """
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
+        if layout == "batch first":
+            x, layout = x.transpose(0, 1), "sequence"
+        if features_last:
+            x = x.movedim(-1, 2 if layout == "sequence" else 1)
         if layout == "sequence":
             return sum_over_space(x, 3)
         x = sum_over_space(x, 2)
@@ -216,7 +252,7 @@ class Statistics:
 
     def _population(self, key: str, layout: str, out: Tensor, recurrent: Projection | None) -> None:
         sums = self._channel_sums(out, layout)
-        self._last = (out, sums)
+        self._last = (out, sums, out._version)
         if self.bins and key in self._bins_new:
             self._count_bins(key, layout, sums)
         if recurrent is not None and layout != "step":
@@ -230,17 +266,19 @@ class Statistics:
             lagged = self._running.setdefault(f"pre {recurrent.name}", _Accumulator())
             lagged.q, lagged.steps = before, running.steps
 
-    def _input(self, key: str, layout: str, x: Tensor) -> None:
+    def _input(self, key: str, layout: str, x: Tensor, features_last: bool) -> None:
         if (
             self._last is not None
             and layout != "step"
             and x.data_ptr() == self._last[0].data_ptr()
             and x.numel() == self._last[0].numel()
+            # Nothing was added in place since.
+            and x._version == self._last[2]
             and x.shape[1] == self._last[1].shape[2]
         ):
             sums = self._last[1]
         else:
-            sums = self._channel_sums(x, layout)
+            sums = self._channel_sums(x, layout, features_last)
         self._add(self._pres, key, layout, sums)
 
     def _count_bins(self, key: str, layout: str, sums: Tensor) -> None:
@@ -392,15 +430,15 @@ class Statistics:
             raise InputError(f"statistics: {key} is missing, expected a checkpoint of this network")
         for key, value in state.items():
             kind, _, name = key.partition("/")
-            if key == "samples":
-                self.samples = int(value)
-            elif key not in expected:
+            if key not in expected:
                 raise InputError(f"statistics: found {key}, expected a checkpoint of this network")
-            elif groups[kind][name].shape != value.shape:
+            if kind != "samples" and groups[kind][name].shape != value.shape:
                 expected_shape = tuple(groups[kind][name].shape)
                 raise InputError(f"statistics {key}: found {tuple(value.shape)}, expected {expected_shape}")
-            else:
-                groups[kind][name].copy_(value)
+        self.samples = int(state["samples"])
+        for kind, values in groups.items():
+            for name, value in values.items():
+                value.copy_(state[f"{kind}/{name}"])
 
     def _groups(self) -> dict[str, dict[str, Tensor]]:
         return {"m": self.m, "a": self.totals, "bins": self.bin_counts}

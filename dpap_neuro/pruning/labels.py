@@ -106,6 +106,13 @@ class Labels:
             needed[right[chosen]] = True
         return needed
 
+    def related(self, a: Tensor, b: Tensor) -> bool:
+        """Whether two label tensors have a unit in common, or one of them has none."""
+        if torch.equal(a, b):
+            return True
+        first, second = (set().union(*map(self.leaves, set(t.tolist()))) for t in (a, b))
+        return not first or not second or not first.isdisjoint(second)
+
     def leaves(self, label: int) -> set[int]:
         """The units a label is made of."""
         found, stack = set(), [label]

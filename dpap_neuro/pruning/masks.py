@@ -122,13 +122,6 @@ class Masks:
             clear(tensor, kept)
 
     @torch.no_grad()
-    def mask_gradients(self) -> None:
-        """Zero the gradients of pruned parameters, so that clipping by norm does not see them."""
-        for tensor, kept in self._kept:
-            if tensor.grad is not None:
-                clear(tensor.grad, kept)
-
-    @torch.no_grad()
     def clear_optimizer(self, optimizer: Optimizer) -> None:
         """Zero momentum and second moments of pruned parameters."""
         for tensor, kept in self._kept:
@@ -175,7 +168,7 @@ class Masks:
         state.update({f"synapses/{k}": v.clone() for k, v in self.synapses.items()})
         return state
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def check(self, state: dict[str, Tensor]) -> None:
         """Raises InputError for the masks of another network."""
         for key, value in state.items():
             kind, _, name = key.partition("/")
@@ -187,8 +180,19 @@ class Masks:
             expected = p.shape if kind == "synapses" else (p.labels.numel(),)
             if tuple(value.shape) != expected:
                 raise InputError(f"masks of {name}: found shape {tuple(value.shape)}, expected {expected}")
+        for name in self.units:
+            if f"units/{name}" not in state:
+                raise InputError(f"masks of {name}: missing, expected those of this network")
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Raises InputError for the masks of another network."""
+        self.check(state)
+        self.synapses = {}
+        for key, value in state.items():
+            kind, _, name = key.partition("/")
             target = self.synapses if kind == "synapses" else self.units
-            target[name] = value.to(device=p.weight.device, dtype=torch.bool).clone()
+            device = self.structure.projections[name].weight.device
+            target[name] = value.to(device=device, dtype=torch.bool, copy=True)
         self.refresh()
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.structure import Structure
 
 
@@ -219,6 +220,11 @@ class Shrunk:
             _replace(optimizer, whole, part, lambda moment: take(moment, kept))
         self._cuts.append(_Cut(owner, name, whole, kept))
 
+    def replaced_in(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer still has a parameter that the network has no more."""
+        whole = {cut.whole for cut in self._cuts}
+        return any(p in whole for group in optimizer.param_groups for p in group["params"])
+
     def expand(self, optimizer: Optimizer | None = None) -> None:
         """The network, and the moments of its optimizer, at full size again."""
         for cut in self._cuts:
@@ -233,6 +239,17 @@ class Shrunk:
         for module, name, value in reversed(self._sizes):
             setattr(module, name, value)
         self._cuts, self._sizes = [], []
+
+
+def check_moments(optimizer: Optimizer) -> None:
+    """Raises InputError for an optimizer whose state cannot be cut as its parameters are."""
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.numel() > 1 and value.shape != parameter.shape:
+                raise InputError(
+                    f"compact: {type(optimizer).__name__} keeps {key} of shape {tuple(value.shape)} for a parameter of "
+                    f"shape {tuple(parameter.shape)}, expected an optimizer with moments of that shape (SGD, AdamW)"
+                )
 
 
 def _replace(optimizer: Optimizer, old: Tensor, new: Tensor, resize: Callable[[Tensor], Tensor]) -> None:

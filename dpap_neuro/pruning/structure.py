@@ -132,7 +132,12 @@ class Population:
 
 @dataclass
 class Structure:
-    """A network as pruners see it; made by `find_structure`."""
+    """A network as pruners see it; made by `find_structure`.
+
+    layouts: of the input of each projection, as of `Population`, or "batch first" (B, T, F). order: names of layers as
+    they were first called. turns: the populations that each module of neurons stood for, call by call; more than one
+    where a module (a ReLU) is used in several places.
+    """
 
     projections: dict[str, Projection]
     norms: dict[str, Norm]
@@ -142,6 +147,7 @@ class Structure:
     layouts: dict[str, str]
     spiking: bool
     order: list[str] = field(default_factory=list)
+    turns: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def prunable(self) -> list[Projection]:
@@ -232,6 +238,8 @@ def _finite_sample(sample: Tensor) -> None:
         raise InputError(
             f"sample_input: expected a tensor (steps, batch, ...), found {type(sample).__name__}"
         )
+    if not sample.numel():
+        raise InputError(f"sample_input: found shape {tuple(sample.shape)}, expected at least one sample")
     if not torch.isfinite(sample).all():
         raise InputError("sample_input: holds NaN or infinite values, expected finite event counts")
 
@@ -249,7 +257,8 @@ def find_structure(
     sample_input: (T, B, ...), or (B, ...) with `time=False` (an artificial network on still images). loop:
     the network is called once per time step with (B, ...) and passes its state on (Norse's
     `SequentialState`). ignore: names of modules to leave alone. Raises InputError for a layer type that is
-    not known, and for a network with nothing to prune.
+    not known, for weights that are shared between layers or computed from others, and for a network with
+    nothing to prune.
     """
     _finite_sample(sample_input)
     sample = sample_input.detach()
@@ -269,6 +278,8 @@ def find_structure(
     populations: dict[str, Population] = {}
     layouts: dict[str, str] = {}
     order: list[str] = []
+    turns: dict[str, list[str]] = {}
+    restless: dict[nn.Module, bool] = {}
     stack: list[nn.Module] = []
     inner: dict[str, list[nn.Module]] = {}
 
@@ -285,11 +296,25 @@ def find_structure(
         axis %= out.dim()
         return labels.reshape([-1 if d == axis else 1 for d in range(out.dim())]).expand(out.shape)
 
+    def place(module: nn.Module, channels: Tensor) -> str:
+        """Name of the population that a module stands for: another one where other units feed it."""
+        known = list(dict.fromkeys(turns.setdefault(names[module], [])))
+        for name in known:
+            before = populations[name].labels
+            if before.numel() == channels.numel() and table.related(before, channels):
+                return name
+        if known and _has_channels(module):
+            raise InputError(
+                f"neurons {names[module]}: are used in several places and have parameters for each channel, expected "
+                "other neurons in each place"
+            )
+        return f"{names[module]} ({len(known) + 1})" if known else names[module]
+
     def enter(module: nn.Module, args: tuple) -> None:
         tracer.depth += 1
         stack.append(module)
 
-    def leave_synapse(module: Any, args: tuple, out: Tensor) -> None:
+    def leave_synapse(module: Any, args: tuple, kwargs: dict, out: Tensor) -> None:
         tracer.depth -= 1
         stack.pop()
         name = names[module]
@@ -298,7 +323,7 @@ def find_structure(
             if module not in inner[names[stack[0]]]:
                 inner[names[stack[0]]].append(module)
             return
-        x = args[0]
+        x = next(tensors((args, kwargs)))
         convolution = isinstance(module, _CONVOLUTIONS)
         axis = x.dim() - len(module.kernel_size) - 1 if convolution else x.dim() - 1
         pre = tracer.channels(x, axis)
@@ -318,36 +343,39 @@ def find_structure(
                 in_space=tuple(x.shape[axis + 1 :]) if convolution else (),
                 out_space=tuple(out.shape[axis + 1 :]) if convolution else (),
             )
-            layouts[name] = layout_of(x)
+            layout = layout_of(x)
+            if layout == "step" and time and not loop and not convolution and x.shape[1:-1] == (steps,):
+                layout = "batch first"
+            layouts[name] = layout
             order.append(name)
         tracer.put(out, spread(projections[name].labels, out, axis))
 
-    def leave_norm(module: nn.Module, args: tuple, out: Tensor) -> None:
+    def leave_norm(module: nn.Module, args: tuple, kwargs: dict, out: Tensor) -> None:
         tracer.depth -= 1
         stack.pop()
         if tracer.depth:
             return
-        name, channels = names[module], tracer.channels(args[0], 1)
+        x = next(tensors((args, kwargs)))
+        name, channels = names[module], tracer.channels(x, 1)
         if name in norms:
             norms[name].labels = table.combine("or", norms[name].labels, channels)
         else:
             norms[name] = Norm(name, module, channels)
             order.append(name)
-        tracer.put(out, tracer.of(args[0]))
+        tracer.put(out, tracer.of(x))
 
-    def leave_neuron(module: Any, args: tuple, result: Any) -> None:
+    def leave_neuron(module: Any, args: tuple, kwargs: dict, result: Any) -> None:
         tracer.depth -= 1
         stack.pop()
         if tracer.depth:
             return
-        x, out = args[0], next(tensors(result))
+        x, out = next(tensors((args, kwargs))), next(tensors(result))
         name = names[module]
         layout = layout_of(x)
         axis = 2 if layout == "sequence" else 1
-        first_call = name not in populations
         weights = getattr(module, "input_weights", None)
         if isinstance(weights, nn.Parameter) and weights.dim() == 2:
-            if first_call:
+            if f"{name}.input_weights" not in projections:
                 pre = tracer.channels(x, axis)
                 projections[f"{name}.input_weights"] = Projection(
                     name=f"{name}.input_weights",
@@ -362,12 +390,13 @@ def find_structure(
             labels = spread(projections[f"{name}.input_weights"].labels, out, axis)
         else:
             labels = tracer.of(x)
-            tracer.depth += 1
-            stack.append(module)
-            restless = first_call and _spikes_at_rest(module, x)
-            tracer.depth -= 1
-            stack.pop()
-            if restless:
+            if module not in restless:
+                tracer.depth += 1
+                stack.append(module)
+                restless[module] = _spikes_at_rest(module, x)
+                tracer.depth -= 1
+                stack.pop()
+            if restless[module]:
                 tracer.keep(x)
                 labels = torch.full(x.shape, ALIVE, dtype=torch.long)
         if labels.shape != out.shape:
@@ -375,7 +404,9 @@ def find_structure(
             labels = torch.full(out.shape, ALIVE, dtype=torch.long)
         tracer.put(out, labels)
         channels = tracer.channels(out, axis)
-        if first_call:
+        name = place(module, channels)
+        turns[names[module]].append(name)
+        if name not in populations:
             spiking = not isinstance(module, _RECTIFIERS)
             space = tuple(out.shape[axis + 1 :])
             populations[name] = Population(name, module, channels, layout, spiking, space)
@@ -408,7 +439,7 @@ def find_structure(
                     )
                 continue
             handles.append(module.register_forward_pre_hook(enter))
-            handles.append(module.register_forward_hook(leave))
+            handles.append(module.register_forward_hook(leave, with_kwargs=True))
         with evaluating(model), torch.no_grad(), tracer:
             tracer.put(sample, torch.full(sample.shape, ALIVE, dtype=torch.long))
             output = call_network(model, sample, loop)
@@ -423,6 +454,7 @@ def find_structure(
     if not projections:
         raise InputError("network: found no Conv1d/2d/3d or Linear layer, expected at least two")
     _add_recurrent(projections, populations, inner, names, layouts)
+    _check_weights(projections)
     _resolve(projections, populations, table, shown)
     structure = Structure(
         projections=projections,
@@ -432,6 +464,7 @@ def find_structure(
         kept=torch.tensor(sorted(tracer.kept | table.aligned), dtype=torch.long),
         order=order,
         layouts=layouts,
+        turns=turns,
         spiking=any(p.spiking for p in populations.values()),
     )
     if not structure.prunable:
@@ -439,6 +472,28 @@ def find_structure(
             "network: found only a read-out layer, expected a layer before it that can be pruned"
         )
     return structure
+
+
+def _has_channels(module: nn.Module) -> bool:
+    """Whether a population has parameters that differ from channel to channel (or weights)."""
+    values: Any = getattr(module, "p", None)
+    own = [*module.parameters(), *module.buffers(), *tensors(values if isinstance(values, tuple) else ())]
+    return any(tensor.numel() > 1 for tensor in own)
+
+
+def _check_weights(projections: dict[str, Projection]) -> None:
+    owners: dict[Tensor, str] = {}
+    for p in projections.values():
+        if not isinstance(p.weight, nn.Parameter):
+            raise InputError(
+                f"layer {p.name}: its weight is computed from another tensor (as torch.nn.utils.prune leaves it), "
+                "expected a parameter (prune.remove makes it one)"
+            )
+        if p.weight in owners:
+            raise InputError(
+                f"layers {owners[p.weight]} and {p.name}: share one weight, expected one for each"
+            )
+        owners[p.weight] = p.name
 
 
 def _spikes_at_rest(module: nn.Module, x: Tensor) -> bool:

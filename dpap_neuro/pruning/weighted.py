@@ -31,6 +31,7 @@ from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.plasticity import DELTA
+from dpap_neuro.pruning.base import check_finite
 from dpap_neuro.pruning.baselines import _WithGoal
 from dpap_neuro.pruning.units import within_size
 
@@ -79,6 +80,12 @@ class WeightedDPAP(_WithGoal):
     def _attached(self) -> None:
         self.traces = {p.name: torch.zeros_like(p.weight) for p in self.structure.prunable}
         self._squares = {name: torch.zeros_like(trace) for name, trace in self.traces.items()}
+        self._batches = 0
+        for p in self.structure.prunable:
+            if not p.weight.requires_grad:
+                raise InputError(
+                    f"layer {p.name}: its weight is frozen, expected one that learns (or its name in `ignore`)"
+                )
 
     @torch.no_grad()
     def step(self, optimizer: Optimizer | None = None) -> None:
@@ -95,6 +102,7 @@ class WeightedDPAP(_WithGoal):
 
     def observe(self, epoch: int) -> None:
         for name, squares in self._squares.items():
+            check_finite(name, "squared gradient", squares)
             self.traces[name].mul_(self.delta).add_(squares, alpha=1.0 / max(1, self._batches))
             squares.zero_()
         self._batches = 0
@@ -103,6 +111,12 @@ class WeightedDPAP(_WithGoal):
         wanted = self.wanted(epoch)
         if wanted is None:
             return
+        for p in self.structure.prunable:
+            if not torch.count_nonzero(self.traces[p.name]):
+                raise InputError(
+                    f"layer {p.name}: its weights never had a gradient, expected batches, and neurons that spike (lower "
+                    "their threshold)"
+                )
         before = self.masks.weights
         if self.structured:
             first, _ = self.schedule()
