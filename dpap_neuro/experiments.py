@@ -200,7 +200,8 @@ def read_table(path: str | Path) -> list[Run]:
 class Summary:
     """All seeds of a pruner at a sparsity: means.
 
-    spread: standard deviation of the accuracy over seeds (0 for one). lost: points of accuracy below `none` with the same seed, mean and spread; None without such runs.
+    spread: standard deviation of the accuracy over seeds (0 for one). lost: points of accuracy below `none` with the same
+    seed, mean and spread; None without such runs.
     """
 
     pruner: str

@@ -3,9 +3,11 @@ that cross from one core to another.
 
 An input axon is a (projection, pre neuron, core) with at least one synapse there; an output axon the same, counted
 on the core of the pre neuron. Where the chip shares convolution kernels, the channels of one position share an axon
-(`Chip.population_axon_atoms`, and `population_axon_slots` outgoing ones) and axons whose synapses differ only by a shift store them once per core, as far as their
-offsets reach (`Chip.axon_offsets`); the pre neurons of a dense projection share axons as `Chip.dense_axon_atoms` says. A core's memory is that of `hardware.memory`. A spike
-of a neuron with targets on k other cores crosses k times (a hyperedge, as in Ronzani and Silvano, arXiv 2601.16118); inputs sit on no core, so each of theirs crosses to every core that listens.
+(`Chip.population_axon_atoms`), which takes `Chip.population_axon_slots` entries of the outgoing table, and axons whose
+synapses differ only by a shift store them once per core, as far as their offsets reach (`Chip.axon_offsets`); the pre
+neurons of a dense projection share axons as `Chip.dense_axon_atoms` says. A core's memory is that of `hardware.memory`. A
+spike of a neuron with targets on k other cores crosses k times (a hyperedge, as in Ronzani and Silvano, arXiv 2601.16118);
+inputs sit on no core, so each of theirs crosses to every core that listens.
 """
 
 from __future__ import annotations

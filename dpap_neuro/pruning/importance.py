@@ -56,8 +56,9 @@ class _Present:
 class Statistics:
     """BCM terms M (out, in / groups) and accumulated activity A (channels,) over the run.
 
-    All of the whole network: what `shrink` says is cut away stays as it was, as if it were silent. `absorb` is called once per batch, after the optimizer step; `end_epoch` reduces M over ranks. Nothing is
-    recorded while the network is in evaluation mode.
+    All of the whole network: what `shrink` says is cut away stays as it was, as if it were silent. `absorb` is called once
+    per batch, after the optimizer step; `end_epoch` reduces M over ranks. Nothing is recorded while the network is in
+    evaluation mode.
     """
 
     def __init__(self, structure: Structure, *, delta: float, loop: bool, time: bool, bins: int = 0) -> None:
