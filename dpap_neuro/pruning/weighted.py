@@ -161,13 +161,13 @@ class WeightedDPAP(_WithGoal):
         low, high = -1, min(len(ladder) - 1, max(0, self._enough(len(ladder), wanted)))
         # A rung takes about one weight, so that few looks are needed; where units go in lumps, halving is surer.
         rate = len(ladder) / self._left(self.masks.units, self.masks.synapses)
-        guess, look = high - 1, 0
+        guess, looks = high - 1, 0
         while high - low > 1:
             guess = min(max(guess, low + 1), high - 1)
             excess = self._left(*self._above(scores, ladder[guess], costs)) - wanted
             low, high = (guess, high) if excess > 0 else (low, guess)
-            guess = guess + round(excess * rate) if look < LEAPS else (low + high) // 2
-            look += 1
+            looks += 1
+            guess = guess + round(excess * rate) if looks < LEAPS else (low + high) // 2
         return self._above(scores, ladder[high], costs)
 
     def _enough(self, rungs: int, wanted: int) -> int:
