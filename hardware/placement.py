@@ -151,11 +151,12 @@ def place(
         so), or "best": all of them, fewest cores first, then fewest crossing spikes; without mtkahypar where it is not
         installed or the effort is too little for it.
     effort: synapses looked at in trials, beyond five looks at each of the network's (and thirty for growing cores along
-        synapses), after which no further attempt begins; the default takes about a second. The result is the same for the same arguments on every machine, which a limit in
-        seconds would not give.
+        synapses), after which no further attempt begins; the default takes about a second. The result is the same for the
+        same arguments on every machine, which a limit in seconds would not give.
     firing_rates: spikes of each neuron (scalar or array) per population and input, missing ones 1.
     seed: of the hypergraph partitioner and of the search. max_synapses_per_core: of two placements the one that keeps to it is
-        taken, whatever its cores; it is no limit of the chip and none that `fits` knows. max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
+        taken, whatever its cores; it is no limit of the chip and none that `fits` knows.
+    max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
 
     Raises HardwareError: an empty network, max_cores below 1, an unknown strategy, shapes that do not fit together, a neuron
     that alone exceeds a core (named, with the number).
