@@ -116,11 +116,13 @@ def sweep(
     known = {(r.pruner, r.sparsity, r.seed) for r in done}
 
     def make(name: str, share: float) -> Pruner:
-        options: dict[str, Any] = {} if name == "none" else {"sparsity": share, "count": count}
-        if name != "none" and keep_bins is not None:
-            options["bins"] = keep_bins
-        if name != "none" and structured:
-            options["structured"] = True
+        options: dict[str, Any] = {}
+        if name != "none":
+            options = {"sparsity": share, "count": count}
+            if keep_bins is not None:
+                options["bins"] = keep_bins
+            if structured:
+                options["structured"] = True
         return make_pruner(name, epochs=settings.epochs, **options)
 
     for name, share, _ in planned:

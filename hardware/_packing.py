@@ -1,8 +1,9 @@
 """The inner loops of placement: what a list of post neurons costs the core that holds them.
 
 All kernels take the neurons of one population on one core in the order of their numbers on that core (`rank`).
-Scratch arrays are per axon, that is per pre neuron or group of them: `count` of synapses (zero between calls), `first`
-and `last` rank, `pattern` (a hash), `touched` (the axons with a synapse here, filled from the front).
+Scratch arrays are per axon, that is per pre neuron or group of them: `lists`, int32 rows of the COUNT of synapses (zero
+between calls), FIRST and LAST rank (a row of four, so that one cache line serves a synapse: waiting for it is most of the
+time), `pattern` (a hash), `touched` (the axons with a synapse here, filled from the front).
 `form` is (word bits, synapses per block, header bits, axon offsets), see `form_of`; `widths` the chip's index widths.
 """
 
@@ -12,6 +13,8 @@ import numpy as np
 from numba import njit
 
 from hardware.chips import Chip
+
+COUNT, FIRST, LAST = 0, 1, 2
 
 # Tells the lists of one pattern and different parts of their numbers beyond the axon's offset apart: an odd 64-bit word.
 _BEYOND = np.uint64(0x9E3779B97F4A7C15)
@@ -60,11 +63,7 @@ def random_words(n: int, seed: int) -> np.ndarray:
 
 @njit(cache=True)
 def measure_rows(indptr, pre, neurons, plain, form, widths, lists, touched):
-    """Dense or sparse: (bits, axons in, synapses, touched pre neurons).
-
-    lists: scratch rows of (count, first rank, last rank, unused) by pre neuron, int32, count zero between calls: one
-    cache line serves a synapse, and waiting for it is most of the time.
-    """
+    """Dense or sparse: (bits, axons in, synapses, touched pre neurons)."""
     n = 0
     synapses = 0
     for rank in range(len(neurons)):
@@ -72,27 +71,27 @@ def measure_rows(indptr, pre, neurons, plain, form, widths, lists, touched):
         synapses += indptr[i + 1] - indptr[i]
         for k in range(indptr[i], indptr[i + 1]):
             j = pre[k]
-            if lists[j, 0] == 0:
+            if lists[j, COUNT] == 0:
                 touched[n] = j
                 n += 1
-                lists[j, 1] = rank
-            lists[j, 0] += 1
-            lists[j, 2] = rank
+                lists[j, FIRST] = rank
+            lists[j, COUNT] += 1
+            lists[j, LAST] = rank
     largest = 0
     for k in range(n):
-        largest = max(largest, lists[touched[k], 2])
+        largest = max(largest, lists[touched[k], LAST])
     width = index_width(largest, widths)
     bits = 0
     for k in range(n):
         j = touched[k]
-        span = lists[j, 2] - min(lists[j, 1], form[3] - 1) + 1
-        bits += axon_bits(lists[j, 0], span, plain, width, form)
-        lists[j, 0] = 0
+        span = lists[j, LAST] - min(lists[j, FIRST], form[3] - 1) + 1
+        bits += axon_bits(lists[j, COUNT], span, plain, width, form)
+        lists[j, COUNT] = 0
     return bits, n, synapses, n
 
 
 @njit(cache=True)
-def measure_groups(indptr, pre, neurons, plain, form, widths, count, first, last, touched, group, atoms):
+def measure_groups(indptr, pre, neurons, plain, form, widths, lists, touched, group, atoms):
     """Dense or sparse with several pre neurons to an axon: (bits, axons in, synapses, touched axons).
 
     group: the axon of each pre neuron; atoms: how many pre neurons with a synapse anywhere each axon stands for. Its list
@@ -105,22 +104,22 @@ def measure_groups(indptr, pre, neurons, plain, form, widths, count, first, last
         synapses += indptr[i + 1] - indptr[i]
         for k in range(indptr[i], indptr[i + 1]):
             g = group[pre[k]]
-            if count[g] == 0:
+            if lists[g, COUNT] == 0:
                 touched[n] = g
                 n += 1
-                first[g] = rank
-            count[g] += 1
-            last[g] = rank
+                lists[g, FIRST] = rank
+            lists[g, COUNT] += 1
+            lists[g, LAST] = rank
     largest = 0
     for k in range(n):
-        largest = max(largest, last[touched[k]])
+        largest = max(largest, lists[touched[k], LAST])
     width = index_width(largest, widths)
     bits = 0
     for k in range(n):
         g = touched[k]
-        span = last[g] - min(first[g], form[3] - 1) + 1
-        bits += axon_bits(count[g], atoms[g] * span, plain, width, form)
-        count[g] = 0
+        span = lists[g, LAST] - min(lists[g, FIRST], form[3] - 1) + 1
+        bits += axon_bits(lists[g, COUNT], atoms[g] * span, plain, width, form)
+        lists[g, COUNT] = 0
     return bits, n, synapses, n
 
 
@@ -134,9 +133,7 @@ def measure_taps(
     plain,
     form,
     widths,
-    count,
-    first,
-    last,
+    lists,
     touched,
     atoms,
     pattern,
@@ -179,28 +176,28 @@ def measure_taps(
             if in_y < 0 or in_y >= h_in or in_x < 0 or in_x >= w_in:
                 continue
             g = (taps[k, 0] * h_in + in_y) * w_in + in_x
-            if count[g] == 0:
+            if lists[g, COUNT] == 0:
                 touched[n] = g
                 n += 1
-                first[g] = rank
+                lists[g, FIRST] = rank
                 pattern[g] = 0
-            count[g] += taps[k, 3]
-            last[g] = rank
+            lists[g, COUNT] += taps[k, 3]
+            lists[g, LAST] = rank
             if share == 1:
-                pattern[g] += rank_word[rank - first[g]] * tap_word[k]
+                pattern[g] += rank_word[rank - lists[g, FIRST]] * tap_word[k]
             synapses += taps[k, 3]
     largest = 0
     for k in range(n):
         g = touched[k]
         if share == 1:
-            if first[g] >= form[3]:
-                beyond = first[g] // form[3]
-                first[g] -= beyond * form[3]
+            if lists[g, FIRST] >= form[3]:
+                beyond = lists[g, FIRST] // form[3]
+                lists[g, FIRST] -= beyond * form[3]
                 pattern[g] += np.uint64(beyond) * _BEYOND
-            largest = max(largest, last[g] - first[g])
+            largest = max(largest, lists[g, LAST] - lists[g, FIRST])
         else:
-            first[g] = min(first[g], form[3] - 1)
-            largest = max(largest, last[g])
+            lists[g, FIRST] = min(lists[g, FIRST], form[3] - 1)
+            largest = max(largest, lists[g, LAST])
     width = index_width(largest, widths)
     size = 16
     while size < 2 * n and share == 1:
@@ -217,8 +214,10 @@ def measure_taps(
             fresh = table[slot] == 0
             table[slot] = key
         if fresh:
-            bits += axon_bits(count[g], atoms[g] * (last[g] - first[g] + 1), plain, width, form)
-        count[g] = 0
+            bits += axon_bits(
+                lists[g, COUNT], atoms[g] * (lists[g, LAST] - lists[g, FIRST] + 1), plain, width, form
+            )
+        lists[g, COUNT] = 0
     return bits, n, synapses, n
 
 

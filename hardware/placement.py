@@ -147,8 +147,8 @@ def place(
     """Split the populations of `network` over the cores of `chip`.
 
     strategy: "sequential" (neurons in C order, a new core when one is full), "greedy" (neighbourhood orders, shared cores,
-        and a local search over which order each population takes, when, and over how many cores), "hypergraph" (sparse populations cut by mtkahypar, the `placement` extra, and placed
-        so), or "best": all of them, fewest cores first, then fewest crossing spikes; without mtkahypar where it is not
+        and a local search over which order each population takes, when, and over how many cores), "hypergraph" (sparse
+        populations cut by mtkahypar, the `placement` extra, and placed so), or "best": all of them, fewest cores first, then fewest crossing spikes; without mtkahypar where it is not
         installed or the effort is too little for it.
     effort: synapses looked at in trials, beyond five looks at each of the network's (and thirty for growing cores along
         synapses), after which no further attempt begins; the default takes about a second. The result is the same for the
@@ -226,6 +226,10 @@ class _Problem:
         """Neurons that cost a core as much memory as any one of them: an output channel, where kernels are stored once."""
         shared = any(wire.share == 2 and len(wire.kernel_bits) for wire in self.into[name])
         return math.prod(self.shape[name][1:]) if shared else 1
+
+    def least_fan_out(self) -> list[np.ndarray]:
+        """Per wire how many cores each of its axons reaches at least, wherever neurons sit."""
+        return [wire.least_fan_out for wire in self.wires]
 
     def numbered(self, name: str, neurons: np.ndarray) -> np.ndarray:
         """The neurons in the order of their numbers on a core.
@@ -312,8 +316,8 @@ class _Wire:
         self.slots = chip.population_axon_slots if self.group_atoms.max(initial=0) > 1 else 1
         self.full = incoming.taps is None and incoming.synapses == n_pre * incoming.n_post
         self.known_full_bits: dict[int, int] = {}
-        self.count, self.first, self.last, self.touched = np.zeros((4, self.groups), dtype=np.int32)
         self.lists = np.zeros((self.groups, 4), dtype=np.int32)
+        self.touched = np.zeros(self.groups, dtype=np.int32)
         if self.full:
             self.touched[:] = np.arange(self.groups)
         self.seen = np.zeros(max(n_pre, self.groups), dtype=np.uint8)
@@ -343,14 +347,14 @@ class _Wire:
                 len(neurons) * into.n_pre,
                 self.groups,
             )
-        head = (neurons, self.plain, form, widths, self.count, self.first, self.last, self.touched)
+        head = (neurons, self.plain, form, widths, self.lists, self.touched)
         if into.taps is not None:
             return packing.measure_taps(
                 self.axon_indptr, self.axon_taps, into.geometry, self.share, *head, self.group_atoms,
                 self.pattern, self.rank_word, self.tap_word, self.kernel_bits,
             )  # fmt: skip
         if self.atoms == 1:
-            return packing.measure_rows(into.indptr, into.pre, *head[:4], self.lists, self.touched)
+            return packing.measure_rows(into.indptr, into.pre, *head)
         return packing.measure_groups(into.indptr, into.pre, *head, self.group, self.group_atoms)
 
     def least_targets(self, most: int) -> np.ndarray:
@@ -628,7 +632,7 @@ def _spread(cores: _Cores, name: str, order: np.ndarray, spread: int) -> np.ndar
 def _check_possible(problem: _Problem, name: str, neuron: int) -> None:
     """Raises HardwareError with the limit that one neuron breaks on a core of its own, however others are placed."""
     chip = problem.chip
-    fan_out = [wire.least_fan_out for wire in problem.wires]
+    fan_out = problem.least_fan_out()
     used = problem.usage(name, np.array([neuron], dtype=np.int32), fan_out)
     fan_in = sum(
         w.measure(np.array([neuron], dtype=np.int32), problem.form, problem.widths)[2]
@@ -739,7 +743,7 @@ def _settle(
     problem: _Problem, attempt: Callable[[FanOut], list[list[Segment]] | None], strategy: str
 ) -> _Found | None:
     """Fill, measure, and fill again while cores send to more cores than was assumed when they were filled."""
-    fan_out: list[np.ndarray] = [wire.least_fan_out for wire in problem.wires]
+    fan_out = problem.least_fan_out()
     found = None
     for extra in (0, 0, 0, 1, 2, 4, 8):
         if extra == 1 and found is not None:
@@ -961,7 +965,7 @@ def _hypergraph(
 
 def _heaviest_first(problem: _Problem, natural: dict[str, Order]) -> list[str]:
     """Populations by how much of a core's scarcest other resource one neuron takes, most first."""
-    fan_out = [wire.least_fan_out for wire in problem.wires]
+    fan_out = problem.least_fan_out()
     weight = {}
     for name, order in natural.items():
         sample = order.neurons[: int(min(256, problem.capacity[0]))]
@@ -976,7 +980,7 @@ def _scored_orders(problem: _Problem, natural: dict[str, Order], limit: float) -
     Close: most neurons, then fewest pre neurons heard for each. Lean: about as many neurons, then least of the core's
     scarcest other resource, so that other populations find room beside them.
     """
-    fan_out = [wire.least_fan_out for wire in problem.wires]
+    fan_out = problem.least_fan_out()
     choices = {}
     for name, order in natural.items():
         candidates = [order, *spatial_orders(problem.shape[name], int(problem.capacity[0]))]

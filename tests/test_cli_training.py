@@ -245,32 +245,12 @@ def test_a_sweep_under_torchrun_writes_one_table(folder, tmp_path):
 
 
 def test_every_fold_is_run_as_often_as_seeds_say(folder, tmp_path):
-    options = [
-        "--model",
-        "mlp",
-        "--epochs",
-        "1",
-        "--bins",
-        "4",
-        "--pruner",
-        "none",
-        "--folds",
-        "2",
-        "--seeds",
-        "2",
+    arguments = [
+        *("sweep", "--dataset", "nmnist", "--data-dir", str(folder), "--out", str(tmp_path / "out")),
+        *("--cache-dir", str(tmp_path / "cache"), "--model", "mlp", "--epochs", "1", "--bins", "4"),
+        *("--pruner", "none", "--folds", "2", "--seeds", "2"),
     ]
-    command = [
-        "sweep",
-        "--dataset",
-        "nmnist",
-        "--data-dir",
-        str(folder),
-        "--cache-dir",
-        str(tmp_path / "cache"),
-    ]
-    done = CliRunner().invoke(
-        app, [*command, *options, "--out", str(tmp_path / "out")], catch_exceptions=False
-    )
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     rows = experiments.read_table(tmp_path / "out" / "runs.csv")
     assert [row.seed for row in rows] == [0, 1, 2, 3]

@@ -15,18 +15,11 @@ from torch.optim import Optimizer
 from dpap_neuro.errors import InputError
 from dpap_neuro.plasticity import DELTA
 from dpap_neuro.pruning.budget import Fill, Meter, approach, check_possible
-from dpap_neuro.pruning.importance import Statistics, average_over_ranks
+from dpap_neuro.pruning.importance import Statistics, average_over_ranks, check_finite
 from dpap_neuro.pruning.masks import LayerCount, Masks, clear
 from dpap_neuro.pruning.shrinking import Plan, Shrunk, check_moments, plan_for_dead, put
 from dpap_neuro.pruning.structure import Structure, call_network, evaluating, find_structure
 from dpap_neuro.pruning.survival import gradual_share
-
-
-def check_finite(name: str, what: str, tensor: Tensor) -> None:
-    if not torch.isfinite(tensor).all():
-        raise InputError(
-            f"layer {name}: its {what} holds NaN or infinite values, expected finite data and loss"
-        )
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,14 @@ def average_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def check_finite(name: str, what: str, tensor: Tensor) -> None:
+    """Raises InputError for a tensor of a layer that holds NaN or infinite values."""
+    if not torch.isfinite(tensor).all():
+        raise InputError(
+            f"layer {name}: its {what} holds NaN or infinite values, expected finite data and loss"
+        )
+
+
 class _Accumulator:
     """Activity of one tensor stream within one batch, whole sequences or step by step."""
 
@@ -372,18 +380,12 @@ class Statistics:
                 columns = present.columns if p.groups == 1 else torch.arange(new.shape[1], device=new.device)
                 self.m[name].index_put_((present.rows[:, None], columns), new, accumulate=True)
             new.zero_()
-            if not torch.isfinite(self.m[name]).all():
-                raise InputError(
-                    f"layer {name}: its activity is NaN or infinite, expected finite input and weights"
-                )
+            check_finite(name, "activity", self.m[name])
         for name, new in self._bins_new.items():
             self.bin_counts[name] += reduce_over_ranks(new)
             new.zero_()
         for key, total in self.totals.items():
-            if not torch.isfinite(total).all():
-                raise InputError(
-                    f"layer {key}: its activity is NaN or infinite, expected finite input and weights"
-                )
+            check_finite(key, "activity", total)
 
     def silent(self) -> list[str]:
         """Populations that never were active."""

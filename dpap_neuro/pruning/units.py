@@ -4,8 +4,7 @@ Size is the mean of two shares, of the connections that the unrolled network wou
 units, and of its neurons: what a training step does for synapses and for membranes, and what a chip stores. Every layer
 gives up the same share of its units, the least important first: where layers competed, by importance for the size that
 a unit takes, the first convolution lost most of its channels. What is left of a layer is rounded to whole lots of units,
-since kernels of processors and GPUs work in such: a training step with 17 channels in the
-first layer took 1.4 times that with 16.
+since kernels of processors and GPUs work in such.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.plasticity import DELTA
-from dpap_neuro.pruning.base import check_finite
 from dpap_neuro.pruning.baselines import _WithGoal
+from dpap_neuro.pruning.importance import check_finite
 from dpap_neuro.pruning.units import within_size
 
 # Units in structured pruning: their part of the reduction, and how many epochs of the schedule they take in one.
