@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from hardware import hypergraph, memory
 from hardware.chips import Chip, load_chip
 from hardware.connectivity import Incoming, by_post, in_degrees, out_degrees, shapes
 from hardware.errors import HardwareError
+from hardware.mixing import best_mix
 from hardware.network import ConvProjection, DenseProjection, Network
 from hardware.orders import Order, grown_order, spatial_orders
 
@@ -147,7 +148,8 @@ def place(
     """Split the populations of `network` over the cores of `chip`.
 
     strategy: "sequential" (neurons in C order, a new core when one is full), "greedy" (neighbourhood orders, shared cores,
-        and a local search over which order each population takes, when, and over how many cores), "hypergraph" (sparse
+        populations mixed so that a core's resources run out together, and a local search over which order each population
+        takes, when, and over how many cores), "hypergraph" (sparse
         populations cut by mtkahypar, the `placement` extra, and placed so), or "best": all of them, fewest cores first, then fewest crossing spikes; without mtkahypar where it is not
         installed or the effort is too little for it.
     effort: synapses looked at in trials, beyond five looks at each of the network's (and thirty for growing cores along
@@ -455,8 +457,14 @@ Segment = tuple[str, np.ndarray]
 # A population, the order its neurons are handed out in, and over how many cores they are spread evenly (0: fill up).
 Plan = tuple[str, Order, int]
 FanOut = Sequence[np.ndarray]
-# Per population, in the order they are placed: (name, which of its orders, over how many cores it is spread).
-Draft = tuple[tuple[str, int, int], ...]
+
+
+class Draft(NamedTuple):
+    """What a search changes. parts: per population, in the order they are placed: (name, which of its orders, over how many
+    cores it is spread). mixed: core by core whatever fills it best instead, in any order and unspread."""
+
+    parts: tuple[tuple[str, int, int], ...]
+    mixed: bool = False
 
 
 class _Cores:
@@ -593,6 +601,64 @@ def _fill(
             guess = number or guess
             core += 1
     return cores.segments()
+
+
+def _fill_mixed(
+    problem: _Problem, plans: Sequence[Plan], fan_out: FanOut, most: float, limit: float
+) -> list[list[Segment]] | None:
+    """Core by core the one or two populations that make most of it, where what is scarce over all that is left is worth most
+    (the dot-product rule of vector bin packing; Panigrahy et al. 2011), and what else finds room; None as in `_fill`."""
+    orders = [order for _, order, _ in plans]
+    names = [name for name, _, _ in plans]
+    finite = np.isfinite(problem.capacity)
+    demands = [_demand(problem, name, order, fan_out) for name, order in zip(names, orders, strict=True)]
+    one, many, held = (np.array(part) for part in zip(*demands, strict=True))
+    one, many = one[:, finite], many[:, finite]
+    each = many / (held * many.max(axis=1))[:, None]
+    slope = np.where(held[:, None] > 1, (many - one) / np.maximum(1, held - 1)[:, None], one)
+    fixed = np.maximum(0.0, one - slope)
+    start = np.zeros(len(plans), dtype=np.int64)
+    size = np.array([len(order.neurons) for order in orders])
+    guess = [0] * len(plans)
+    cores = _Cores(problem, fan_out, most)
+    while np.any(start < size):
+        if not cores.open() or problem.visits > limit:
+            return None
+        problem.visits += VISITS_PER_CALL
+        core = len(cores.room) - 1
+        left = size - start
+        mix = best_mix(fixed, slope, each @ (left @ each), left.astype(np.float64))
+        # The one whose neurons are largest first, since the others fit in what it leaves.
+        mix.sort(key=lambda part: -slope[part[0]].max())
+        mix = [(p, max(1, round(n))) for p, n in mix[:-1]] + [(p, int(left[p])) for p, _ in mix[-1:]]
+        others = [(p, int(left[p])) for p in range(len(plans)) if left[p] and p not in [q for q, _ in mix]]
+        for p, number in mix + others:
+            room = cores.room[core][finite] / problem.capacity[finite]
+            if (p, number) in others and np.any(fixed[p] + slope[p] > room):
+                continue
+            order = Order(orders[p].neurons[: start[p] + number], orders[p].unit)
+            put = cores.put_units(core, names[p], order, int(start[p]), guess[p])
+            start[p] += put
+            guess[p] = put or guess[p]
+        if not cores.content[core]:
+            for p in np.flatnonzero(start < size):
+                _check_possible(problem, names[p], int(orders[p].neurons[start[p]]))
+            return None
+    return cores.segments()
+
+
+def _demand(
+    problem: _Problem, name: str, order: Order, fan_out: FanOut
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Shares of an empty core that one neuron takes, and that as many as it holds from the middle of the order, and how
+    many those are."""
+    cores = _Cores(problem, fan_out, 1)
+    cores.open()
+    held = max(1, cores.put_units(0, name, order, order.middle()))
+    middle = order.neurons[order.middle() :]
+    one = problem.usage(name, middle[:1], fan_out)
+    many = problem.usage(name, middle[:held], fan_out)
+    return one / problem.capacity, many / problem.capacity, held
 
 
 def _put_parts(cores: _Cores, name: str, parts: list[np.ndarray]) -> np.ndarray:
@@ -825,15 +891,18 @@ def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: i
     # one leaves of its cores filled up with the lightest.
     topped_up = heavy[:1] + heavy[:0:-1]
     best: _Found | None = None
-    chosen: Draft = ()
+    chosen = Draft(())
     tried: set[Draft] = set()
-    for choice, names in itertools.product(range(3), (list(natural), heavy, topped_up)):
+    kinds = [(list(natural), False), (list(natural), True), (heavy, False), (topped_up, False)]
+    for choice, (names, mixed) in itertools.product(range(3), kinds):
         # One population, or one order, makes some of these alike.
-        draft = tuple((name, choices[name].index(choices[name][choice]), 0) for name in names)
-        if best is None or (draft not in tried and problem.visits < limit):
+        parts = tuple((name, choices[name].index(choices[name][choice]), 0) for name in names)
+        draft = Draft(parts, mixed and len(natural) > 1)
+        until = math.inf if len(tried) < 2 else limit
+        if draft not in tried and problem.visits < until:
             tried.add(draft)
             most = math.inf if best is None or best.broken else len(best.segments)
-            found = _try(problem, choices, draft, most, math.inf if best is None else limit)
+            found = _try(problem, choices, draft, most, until)
             if found is not None and (best is None or found.rank() < best.rank()):
                 best, chosen = found, draft
     assert best is not None
@@ -845,7 +914,9 @@ def _greedy(problem: _Problem, natural: dict[str, Order], limit: float, bound: i
 def _try(
     problem: _Problem, choices: dict[str, list[Order]], draft: Draft, most: float, limit: float
 ) -> _Found | None:
-    plans = [(name, choices[name][choice], spread) for name, choice, spread in draft]
+    plans = [(name, choices[name][choice], spread) for name, choice, spread in draft.parts]
+    if draft.mixed:
+        return _settle(problem, lambda fan_out: _fill_mixed(problem, plans, fan_out, most, limit), "greedy")
     return _settle(problem, lambda fan_out: _fill(problem, plans, fan_out, most, limit=limit), "greedy")
 
 
@@ -893,11 +964,11 @@ def _improved(
 
 def _changed(draft: Draft, choices: dict[str, list[Order]], cores: int, rng: random.Random) -> Draft:
     """One to three changes: a population in another order, earlier or later, or spread over some cores or no longer."""
-    parts = list(draft)
+    parts = list(draft.parts)
     for _ in range(rng.choice((1, 1, 2, 3))):
         at = rng.randrange(len(parts))
         name, choice, spread = parts[at]
-        kind = rng.random()
+        kind = 0.0 if draft.mixed else rng.random()
         if kind < 0.35:
             parts[at] = (name, rng.randrange(len(choices[name])), spread)
         elif kind < 0.65:
@@ -906,7 +977,7 @@ def _changed(draft: Draft, choices: dict[str, list[Order]], cores: int, rng: ran
             parts[at] = (name, choice, max(1, spread + rng.randint(-2, 2)))
         else:
             parts[at] = (name, choice, 0 if spread else rng.randint(1, cores))
-    return tuple(parts)
+    return Draft(tuple(parts), draft.mixed)
 
 
 def _unevenness(problem: _Problem, found: _Found) -> float:

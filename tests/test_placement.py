@@ -262,6 +262,17 @@ def test_neighbours_share_cores():
     assert best.crossing_spikes < 0.8 * sequential.crossing_spikes
 
 
+def test_what_fills_memory_shares_cores_with_what_fills_neurons():
+    # The dense layer takes the memory of 8 cores and few neurons, the convolutions the neurons of 10 and a third of their
+    # memory: one after the other they take 18 cores.
+    network = nets.layers(
+        (3, 32, 32), ("conv", 64, 3, 1, 1), ("conv", 64, 3, 2, 1), ("dense", 256), ("dense", 10), keep=0.2
+    )
+    placement = place(network, "loihi2")
+    oracle.check(network, placement)
+    assert placement.cores <= 13
+
+
 def test_a_few_cores_that_send_too_far_cost_a_few_cores():
     network = nets.local(4900, 20, 2.0, seed=1)
     chip = replace(LOIHI1, memory_bits_per_core=2**15)
