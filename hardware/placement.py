@@ -608,41 +608,40 @@ def _fill_mixed(
 ) -> list[list[Segment]] | None:
     """Core by core the one or two populations that make most of it, where what is scarce over all that is left is worth most
     (the dot-product rule of vector bin packing; Panigrahy et al. 2011), and what else finds room; None as in `_fill`."""
-    orders = [order for _, order, _ in plans]
-    names = [name for name, _, _ in plans]
+    names, orders = [name for name, _, _ in plans], [order for _, order, _ in plans]
     finite = np.isfinite(problem.capacity)
     demands = [_demand(problem, name, order, fan_out) for name, order in zip(names, orders, strict=True)]
-    one, many, held = (np.array(part) for part in zip(*demands, strict=True))
-    one, many = one[:, finite], many[:, finite]
-    each = many / (held * many.max(axis=1))[:, None]
-    slope = np.where(held[:, None] > 1, (many - one) / np.maximum(1, held - 1)[:, None], one)
+    one, many = (np.stack(part)[:, finite] for part in list(zip(*demands, strict=True))[:2])
+    held = np.array([demand[2] for demand in demands], dtype=np.float64)[:, None]
+    slope = np.where(held > 1, (many - one) / np.maximum(1, held - 1), one)
     fixed = np.maximum(0.0, one - slope)
-    start = np.zeros(len(plans), dtype=np.int64)
-    size = np.array([len(order.neurons) for order in orders])
+    # A neuron's part of a core that its population fills alone, counted as full where that is fullest.
+    each = many / (held * many.max(axis=1, keepdims=True))
+    start, size = [0] * len(plans), [len(order.neurons) for order in orders]
     guess = [0] * len(plans)
     cores = _Cores(problem, fan_out, most)
-    while np.any(start < size):
+    while start != size:
         if not cores.open() or problem.visits > limit:
             return None
         problem.visits += VISITS_PER_CALL
         core = len(cores.room) - 1
-        left = size - start
-        mix = best_mix(fixed, slope, each @ (left @ each), left.astype(np.float64))
+        left = [whole - begun for whole, begun in zip(size, start, strict=True)]
+        mix = best_mix(fixed, slope, each @ (left @ each), np.array(left, dtype=np.float64))
         # The one whose neurons are largest first, since the others fit in what it leaves.
         mix.sort(key=lambda part: -slope[part[0]].max())
-        mix = [(p, max(1, round(n))) for p, n in mix[:-1]] + [(p, int(left[p])) for p, _ in mix[-1:]]
-        others = [(p, int(left[p])) for p in range(len(plans)) if left[p] and p not in [q for q, _ in mix]]
-        for p, number in mix + others:
+        planned = {p: max(1, round(number)) for p, number in mix[:-1]}
+        for p in [*(p for p, _ in mix), *(p for p in range(len(plans)) if p not in dict(mix))]:
             room = cores.room[core][finite] / problem.capacity[finite]
-            if (p, number) in others and np.any(fixed[p] + slope[p] > room):
+            if p not in dict(mix) and np.any(fixed[p] + slope[p] > room):
                 continue
-            order = Order(orders[p].neurons[: start[p] + number], orders[p].unit)
-            put = cores.put_units(core, names[p], order, int(start[p]), guess[p])
+            part = Order(orders[p].neurons[: start[p] + planned.get(p, left[p])], orders[p].unit)
+            put = cores.put_units(core, names[p], part, start[p], guess[p])
             start[p] += put
             guess[p] = put or guess[p]
         if not cores.content[core]:
-            for p in np.flatnonzero(start < size):
-                _check_possible(problem, names[p], int(orders[p].neurons[start[p]]))
+            for p in range(len(plans)):
+                if left[p]:
+                    _check_possible(problem, names[p], int(orders[p].neurons[start[p]]))
             return None
     return cores.segments()
 

@@ -263,14 +263,15 @@ def test_neighbours_share_cores():
 
 
 def test_what_fills_memory_shares_cores_with_what_fills_neurons():
-    # The dense layer takes the memory of 8 cores and few neurons, the convolutions the neurons of 10 and a third of their
-    # memory: one after the other they take 18 cores.
+    # The dense layer fills the memory of cores with few neurons, the convolutions the other way round; no search. One
+    # after the other they take 26 cores.
+    chip = replace(load_chip("loihi2"), neurons_per_core=512, memory_bits_per_core=131072)
     network = nets.layers(
-        (3, 32, 32), ("conv", 64, 3, 1, 1), ("conv", 64, 3, 2, 1), ("dense", 256), ("dense", 10), keep=0.2
+        (2, 16, 16), ("conv", 16, 3, 1, 1), ("conv", 16, 3, 2, 1), ("dense", 256), ("dense", 10), keep=0.5
     )
-    placement = place(network, "loihi2")
+    placement = place(network, chip, effort=0)
     oracle.check(network, placement)
-    assert placement.cores <= 13
+    assert placement.cores <= 20
 
 
 def test_a_few_cores_that_send_too_far_cost_a_few_cores():
