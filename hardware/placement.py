@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hardware import _packing as packing
-from hardware import hypergraph, memory
+from hardware import bounds, hypergraph, memory
 from hardware.chips import Chip, load_chip
 from hardware.connectivity import Incoming, by_post, in_degrees, out_degrees, shapes
 from hardware.errors import HardwareError
@@ -51,6 +51,9 @@ SEARCH_CORES = 0.75
 PATIENCE = 400
 # A trial's fixed cost, in synapses looked at.
 VISITS_PER_CALL = 5000.0
+# A bound counts the pre neurons that post neurons share where they are joined by less than that share of all pairs, so that
+# indices may take less than the gaps of lists without, and where it looks at no more synapses than a search does.
+SPARSE = 0.6
 # A hypergraph partitioner's cost for each synapse, in synapses looked at: 50 microseconds.
 VISITS_PER_PIN = 1e4
 
@@ -177,11 +180,12 @@ def place(
 
 
 def lower_bound(network: Network, chip: Chip | str | Path) -> int:
-    """Cores that no placement can undercut: the largest of the resource sums over a core's capacity.
+    """Cores that no placement can undercut: the largest of the resource sums over a core's capacity, or those of one population.
 
     Sums that every placement must spend: neurons; bits, where each pre neuron's synapses are cut as luckily as can be and
-    stored without indices (each distinct part of a shared kernel once); axons, where a population needs at least as many cores as its
-    neurons fill, each with at least the smallest fan-in of its neurons.
+    stored without indices (each distinct part of a shared kernel once), or with them where too few pre neurons are shared
+    (`hardware.bounds`); axons, where a population needs at least as many cores as its neurons fill, each with at least the
+    smallest fan-in of its neurons.
     """
     chip = chip if isinstance(chip, Chip) else load_chip(chip)
     return _lower_bound(_Problem(network, chip, {}))
@@ -220,6 +224,8 @@ class _Problem:
         self.capacity = np.array(
             [limit, chip.memory_bits_per_core, chip.axons_in_per_core, chip.axons_out_per_core]
         )
+        for wire in self.wires:
+            wire.find_shared(int(min(self.size.get(wire.target, 0), self.capacity[0])))
         self.most = {name: self._most(name) for name in self.names}
         for wire in self.wires:
             wire.least_fan_out = wire.least_targets(self.most[wire.target])
@@ -248,6 +254,8 @@ class _Problem:
         chip = self.chip
         most = int(min(self.capacity[0], self.size[name]))
         for wire in self.into[name]:
+            if wire.shared is not None:
+                most = bounds.most_neurons(wire.shared, chip.axons_in_per_core, most)
             if wire.full and wire.groups <= chip.axons_in_per_core:
                 low = 1
                 while low < most:
@@ -318,6 +326,7 @@ class _Wire:
         self.slots = chip.population_axon_slots if self.group_atoms.max(initial=0) > 1 else 1
         self.full = incoming.taps is None and incoming.synapses == n_pre * incoming.n_post
         self.known_full_bits: dict[int, int] = {}
+        self.shared: bounds.Shared | None = None
         self.lists = np.zeros((self.groups, 4), dtype=np.int32)
         self.touched = np.zeros(self.groups, dtype=np.int32)
         if self.full:
@@ -359,6 +368,17 @@ class _Wire:
             return packing.measure_rows(into.indptr, into.pre, *head)
         return packing.measure_groups(into.indptr, into.pre, *head, self.group, self.group_atoms)
 
+    def find_shared(self, most: int) -> None:
+        """Pre neurons that post neurons share, where a bound may gain by it."""
+        into = self.incoming
+        if (
+            into.taps is None
+            and self.atoms == 1
+            and into.synapses < SPARSE * into.n_pre * into.n_post
+            and bounds.shared_looks(into) <= EFFORT
+        ):
+            self.shared = bounds.shared_pre_neurons(into, most)
+
     def least_targets(self, most: int) -> np.ndarray:
         """Per axon how many cores it reaches at least, where none holds more than `most` post neurons."""
         degrees = np.zeros(self.groups, dtype=np.int64)
@@ -387,16 +407,30 @@ class _Wire:
             )
         return self.reached[:n].copy()
 
-    def least_bits(self, chip: Chip, most: int, form: np.ndarray, widths: np.ndarray) -> float:
-        """Fewest bits of this projection's synapses over all placements with at most `most` post neurons on a core."""
+    def least_bits(self, chip: Chip, most: int, form: np.ndarray, widths: np.ndarray) -> tuple[float, float]:
+        """Fewest bits of this projection's synapses over all placements with at most `most` post neurons on a core, and the
+        cores that they take at least."""
+        bits, cores = self._least_bits(chip, most, form, widths), 0.0
+        if self.shared is not None:
+            indexed, cores = bounds.indexed_bits(chip, self.shared, self.plain, most)
+            bits = max(bits, indexed)
+        return bits, max(cores, bits / chip.memory_bits_per_core)
+
+    def _least_bits(self, chip: Chip, most: int, form: np.ndarray, widths: np.ndarray) -> float:
         into = self.incoming
         if into.taps is not None and self.share == 2:
             return float(self.kernel_bits.sum())
         if self.full:
             return into.n_post * min(self.full_bits(n, form, widths) / n for n in range(1, most + 1))
+        if into.taps is None and self.atoms > 1:
+            bare, indexed = (
+                memory.least_bits_per_synapse(chip, self.plain + width)
+                for width in (0, packing.index_width(0, widths))
+            )
+            return bounds.grouped_bits(into, self.group, self.group_atoms, bare, indexed)
         if into.taps is None or self.share == 0:
             axons = np.bincount(self.group, weights=self.out_degrees, minlength=self.groups)
-            return _least_bits(chip, self.plain, axons.astype(np.int64))
+            return bounds.least_bits(chip, self.plain, axons.astype(np.int64))
         # A stored list holds one vector of weights (over the channels of an axon) per rank, so every vector of weights
         # that differs from the others is stored at least once.
         used = _used(self.axon_taps, into.geometry)
@@ -1166,31 +1200,23 @@ def _rates(network: Network, rates: Rates | None) -> dict[str, np.ndarray]:
 
 def _lower_bound(problem: _Problem) -> int:
     chip = problem.chip
-    bits = 0.0
+    bits, least = 0.0, 1.0
     axons_in = axons_out = neurons = 0
     for name in problem.names:
         size = problem.size[name]
         neurons += size
-        own_bits, least_in, reached = 0.0, 0, 0
+        own_bits, alone, least_in, reached = 0.0, size / problem.most[name], 0, 0
         for wire in problem.into[name]:
-            own_bits += wire.least_bits(chip, problem.most[name], problem.form, problem.widths)
+            wire_bits, wire_cores = wire.least_bits(chip, problem.most[name], problem.form, problem.widths)
+            own_bits, alone = own_bits + wire_bits, max(alone, wire_cores)
             reached += int(wire.least_fan_out.sum())
             if wire.source in problem.into:
                 axons_out += wire.slots * int(wire.least_fan_out.sum())
             least_in += math.ceil(int(wire.in_degrees.min()) / wire.atoms) if size else 0
-        alone = max(math.ceil(size / problem.most[name]), math.ceil(own_bits / chip.memory_bits_per_core))
+        alone = math.ceil(max(alone, own_bits / chip.memory_bits_per_core) - 1e-9)
         axons_in += max(reached, alone * least_in)
         bits += own_bits
+        least = max(least, alone)
     total = memory.core_bits(chip, 0, neurons, axons_in, axons_out) + bits
     needs = np.array([neurons, total, axons_in, axons_out])
-    return max(1, math.ceil(float(np.max(needs / problem.capacity)) - 1e-9))
-
-
-def _least_bits(chip: Chip, plain: int, degrees: np.ndarray) -> float:
-    """Fewest bits of all axons of an unshared projection, their synapses cut as luckily as can be."""
-    exact = 8 * chip.block_synapses
-    table = np.array(memory.least_list_words(chip, exact, plain), dtype=np.float64) * chip.word_bits
-    long = degrees[degrees > exact]
-    return float(
-        table[degrees[degrees <= exact]].sum() + memory.least_bits_per_synapse(chip, plain) * long.sum()
-    )
+    return math.ceil(max(least, float(np.max(needs / problem.capacity))) - 1e-9)
