@@ -16,7 +16,8 @@ from test_memory import nengo_bits
 
 from hardware.chips import load_chip
 from hardware.network import ConvProjection, InputPopulation, Network, Population
-from hardware.placement import _Problem, place
+from hardware.placement import place
+from hardware.placement.problem import Problem
 
 LOIHI1 = load_chip("loihi1")
 # Every list takes one word, so that the bits of a core count its lists.
@@ -108,7 +109,7 @@ def network_of(weight, shape, stride, padding):
 
 def measured(network, chip, order):
     """Bits of the neurons in this order on one core, counted fast and slowly."""
-    problem = _Problem(network, chip, {})
+    problem = Problem(network, chip, {})
     (wire,) = problem.wires
     bits, axons, synapses, _ = wire.measure(np.array(order, dtype=np.int32), problem.form, problem.widths)
     assert (bits, axons, synapses) == oracle.Unrolled(network, chip).core({"conv": list(order)})

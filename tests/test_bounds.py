@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_placement import list_bits
 
-from hardware import bounds, memory
+from hardware import memory
 from hardware.chips import load_chip
 from hardware.connectivity import by_post
 from hardware.network import SparseProjection
+from hardware.placement import bounds
 
 LOIHI1, LOIHI2 = load_chip("loihi1"), load_chip("loihi2")
 

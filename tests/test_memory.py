@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_placement import list_bits as slow_list_bits
 
-from hardware import _packing, memory
+from hardware import memory
 from hardware.chips import load_chip
 from hardware.errors import HardwareError
+from hardware.placement import packing
 
 LOIHI1, LOIHI2 = load_chip("loihi1"), load_chip("loihi2")
 WEIGHT_BITS = (0, 1, 2, 3, 4, 5, 6, 8)
@@ -40,7 +41,7 @@ def test_known_blocks():
 def test_lists(number, each, chip):
     expected = slow_list_bits(chip, number, each)
     assert memory.list_bits(chip, number, each) == expected
-    assert _packing.list_bits(number, each, _packing.form_of(chip)) == expected
+    assert packing.list_bits(number, each, packing.form_of(chip)) == expected
 
 
 @settings(max_examples=50, deadline=None)
@@ -71,7 +72,7 @@ def test_weight_widths(bits, stored):
 @pytest.mark.parametrize(("largest", "stored"), [(0, 6), (63, 6), (64, 7), (1023, 10), (4095, 12)])
 def test_index_widths(largest, stored):
     assert memory.stored_index_bits(LOIHI1, largest) == stored
-    assert _packing.index_width(largest, np.array(LOIHI1.index_bits)) == stored
+    assert packing.index_width(largest, np.array(LOIHI1.index_bits)) == stored
 
 
 @pytest.mark.parametrize(

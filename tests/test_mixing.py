@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from hardware.mixing import best_mix
+from hardware.placement.mixing import best_mix
 
 
 def worth_of_best_pair(fixed, slope, value, left):

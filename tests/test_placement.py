@@ -12,11 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hardware import hypergraph
 from hardware.chips import load_chip
 from hardware.errors import HardwareError
 from hardware.network import DenseProjection, InputPopulation, Network, Population, SparseProjection
-from hardware.placement import STRATEGIES, lower_bound, place
+from hardware.placement import STRATEGIES, hypergraph, lower_bound, place
 
 LOIHI1, LOIHI2 = load_chip("loihi1"), load_chip("loihi2")
 QUICK = settings(

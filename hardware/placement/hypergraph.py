@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from hardware import _packing as packing
 from hardware.connectivity import Incoming
 from hardware.errors import HardwareError
-from hardware.orders import Order
+from hardware.placement import packing
+from hardware.placement.orders import Order
 
 # How uneven parts may be; the rest of a core's room stays for what their neurons' axons take.
 IMBALANCE = 0.03

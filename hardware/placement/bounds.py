@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from hardware import _packing as packing
 from hardware import memory
 from hardware.chips import Chip
 from hardware.connectivity import Incoming
+from hardware.placement import packing
 
 # Lists are taken exactly up to that many blocks, longer ones by the least that a synapse can cost.
 _EXACT_BLOCKS = 4

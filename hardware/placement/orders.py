@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hardware import _packing as packing
 from hardware.connectivity import Incoming
+from hardware.placement import packing
 
 # What one step of growing a core costs, in synapses looked at.
 VISITS_PER_STEP = 2.0
@@ -83,7 +83,7 @@ def grown_order(
     incoming: Incoming, limits: np.ndarray, costs: np.ndarray, form: np.ndarray, most_visits: float
 ) -> tuple[Order | None, float]:
     """For a sparse projection: cores grown one by one, each next neuron the one that shares most pre neurons with its
-    core; see `_packing.grow` for limits and costs. None where that would look at more than `most_visits` synapses;
+    core; see `packing.grow` for limits and costs. None where that would look at more than `most_visits` synapses;
     and how many it looked at.
     """
     out_ptr, out_post = packing.transpose(incoming.indptr, incoming.pre, incoming.n_pre)

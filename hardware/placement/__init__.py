@@ -1,0 +1,203 @@
+"""Which neuron sits on which core of a chip, so that every limit holds: fewest cores first, then fewest spikes
+that cross from one core to another.
+
+An input axon is a (projection, pre neuron, core) with at least one synapse there; an output axon the same, counted
+on the core of the pre neuron. Where the chip shares convolution kernels, the channels of one position share an axon
+(`Chip.population_axon_atoms`), which takes `Chip.population_axon_slots` entries of the outgoing table, and axons whose
+synapses differ only by a shift store them once per core, as far as their offsets reach (`Chip.axon_offsets`); the pre
+neurons of a dense projection share axons as `Chip.dense_axon_atoms` says. A core's memory is that of `hardware.memory`. A
+spike of a neuron with targets on k other cores crosses k times (a hyperedge, as in Ronzani and Silvano, arXiv 2601.16118);
+inputs sit on no core, so each of theirs crosses to every core that listens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hardware.chips import Chip, load_chip
+from hardware.connectivity import shapes
+from hardware.errors import HardwareError
+from hardware.network import Network
+from hardware.placement.measuring import Broken, Found, resources
+from hardware.placement.problem import EFFORT, Problem
+from hardware.placement.search import search
+
+__all__ = ["EFFORT", "STRATEGIES", "Broken", "Placement", "Rates", "lower_bound", "place"]
+
+STRATEGIES = ("best", "sequential", "greedy", "hypergraph")
+
+# Large networks are looked at a few times more, that a search gets beyond its first placement.
+LOOKS = 5.0
+
+Rates = Mapping[str, float | np.ndarray]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Every neuron's core, and how full the cores are.
+
+    core_of: per population the core of each neuron, int32 in C order. number_of: per population each neuron's
+    number among its population's neurons on that core (which decides index bits and shared kernels).
+    Arrays `*_per_core` are int64 (cores,). crossing_spikes: spikes from core to core in the unit of the firing
+    rates, or per step with every neuron firing where none were given.
+    lower_bound: cores that no placement can undercut. full: per resource, its sum over the cores divided by
+    what these cores can hold. chips: chips of `chip.cores` cores that these cores take.
+    fits: whether all limits hold, the number of cores among them; broken: those that do not.
+    strategy: which one found it.
+    """
+
+    chip: Chip
+    cores: int
+    lower_bound: int
+    fits: bool
+    broken: tuple[Broken, ...]
+    core_of: dict[str, np.ndarray]
+    number_of: dict[str, np.ndarray]
+    synapses_per_core: np.ndarray
+    neurons_per_core: np.ndarray
+    memory_bits_per_core: np.ndarray
+    axons_in_per_core: np.ndarray
+    axons_out_per_core: np.ndarray
+    crossing_spikes: float
+    full: dict[str, float]
+    strategy: str
+
+    @property
+    def synapses(self) -> int:
+        return int(self.synapses_per_core.sum())
+
+    @property
+    def chips(self) -> int:
+        return 1 if math.isinf(self.chip.cores) else math.ceil(self.cores / self.chip.cores)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and strings, ready for JSON."""
+        return {
+            "chip": self.chip.name,
+            "strategy": self.strategy,
+            "cores": self.cores,
+            "chips": self.chips,
+            "lower_bound": self.lower_bound,
+            "fits": self.fits,
+            "broken": [str(broken) for broken in self.broken],
+            "synapses": self.synapses,
+            "synapses_per_core": self.synapses_per_core.tolist(),
+            "neurons_per_core": self.neurons_per_core.tolist(),
+            "memory_bits_per_core": self.memory_bits_per_core.tolist(),
+            "axons_in_per_core": self.axons_in_per_core.tolist(),
+            "axons_out_per_core": self.axons_out_per_core.tolist(),
+            "crossing_spikes": self.crossing_spikes,
+            "full": dict(self.full),
+        }
+
+
+def place(
+    network: Network,
+    chip: Chip | str | Path,
+    strategy: str = "best",
+    effort: float = EFFORT,
+    firing_rates: Rates | None = None,
+    max_cores: int | None = None,
+    seed: int = 0,
+    max_synapses_per_core: float | None = None,
+) -> Placement:
+    """Split the populations of `network` over the cores of `chip`.
+
+    strategy: "sequential" (neurons in C order, a new core when one is full), "greedy" (neighbourhood orders, shared cores,
+        populations mixed so that a core's resources run out together, and a local search over which order each population
+        takes, when, and over how many cores), "hypergraph" (sparse populations cut by mtkahypar, the `placement` extra, and
+        placed so), or "best": all of them, fewest cores first, then fewest crossing spikes; without mtkahypar where it is
+        not installed or the effort is too little for it.
+    effort: synapses looked at in trials, beyond five looks at each of the network's (and thirty for growing cores along
+        synapses), after which no further attempt begins; the default takes about a second. The result is the same for the
+        same arguments on every machine, which a limit in seconds would not give.
+    firing_rates: spikes of each neuron (scalar or array) per population and input, missing ones 1.
+    seed: of the hypergraph partitioner and of the search. max_synapses_per_core: of two placements the one that keeps to it is
+        taken, whatever its cores; it is no limit of the chip and none that `fits` knows.
+    max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
+
+    Raises HardwareError: an empty network, max_cores below 1, an unknown strategy, shapes that do not fit together, a neuron
+    that alone exceeds a core (named, with the number).
+    """
+    chip = chip if isinstance(chip, Chip) else load_chip(chip)
+    if strategy not in STRATEGIES:
+        raise HardwareError(f"placement strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}")
+    if max_cores is not None and max_cores < 1:
+        raise HardwareError(f"max_cores is {max_cores}; expected at least 1")
+    problem = Problem(network, chip, _rates(network, firing_rates))
+    if max_synapses_per_core is not None:
+        problem.most_synapses = max_synapses_per_core
+    bound = problem.lower_bound()
+    limit = effort + LOOKS * sum(wire.incoming.synapses for wire in problem.wires)
+    return _placement(problem, search(problem, strategy, limit, bound, seed), bound, max_cores)
+
+
+def lower_bound(network: Network, chip: Chip | str | Path) -> int:
+    """Cores that no placement can undercut: the largest of the resource sums over a core's capacity, or those of one population.
+
+    Sums that every placement must spend: neurons; bits, where each pre neuron's synapses are cut as luckily as can be and
+    stored without indices (each distinct part of a shared kernel once), or with them where too few pre neurons are shared
+    (`hardware.placement.bounds`); axons, where a population needs at least as many cores as its neurons fill, each with at least the
+    smallest fan-in of its neurons.
+    """
+    chip = chip if isinstance(chip, Chip) else load_chip(chip)
+    return Problem(network, chip, {}).lower_bound()
+
+
+def _placement(problem: Problem, found: Found, bound: int, max_cores: int | None) -> Placement:
+    chip, cores = problem.chip, len(found.segments)
+    broken = list(found.broken)
+    allowed = chip.cores if max_cores is None else max_cores
+    if cores > allowed:
+        broken.insert(0, Broken("cores", "network" if max_cores is not None else "chip", cores, allowed))
+    number_of = {name: np.zeros(problem.size[name], dtype=np.int32) for name in problem.names}
+    for content in found.segments:
+        for name, neurons in content:
+            number_of[name][problem.numbered(name, neurons)] = np.arange(len(neurons))
+    full = {
+        label: float(used.sum() / (cores * getattr(chip, label)))
+        for label, used in resources(found).items()
+        if not math.isinf(getattr(chip, label))
+    }
+    return Placement(
+        chip=chip,
+        cores=cores,
+        lower_bound=bound,
+        fits=not broken,
+        broken=tuple(broken),
+        core_of={name: found.core_of[name] for name in problem.names},
+        number_of=number_of,
+        synapses_per_core=found.synapses,
+        neurons_per_core=found.neurons,
+        memory_bits_per_core=found.bits,
+        axons_in_per_core=found.axons_in,
+        axons_out_per_core=found.axons_out,
+        crossing_spikes=found.crossing,
+        full=full,
+        strategy=found.strategy,
+    )
+
+
+def _rates(network: Network, rates: Rates | None) -> dict[str, np.ndarray]:
+    """Firing rates as one float per neuron, of the populations that have any."""
+    result: dict[str, np.ndarray] = {}
+    shape = shapes(network)
+    for name, rate in (rates or {}).items():
+        if name not in shape:
+            raise HardwareError(
+                f"firing rates of {name!r}: no such population; expected one of {', '.join(shape)}"
+            )
+        size = math.prod(shape[name])
+        values = np.asarray(rate, dtype=np.float64)
+        if values.size not in (1, size) or not np.all(np.isfinite(values)) or np.any(values < 0):
+            raise HardwareError(
+                f"firing rates of {name!r}: {values.size} values; expected 1 or {size}, none negative"
+            )
+        result[name] = np.ascontiguousarray(np.broadcast_to(values.ravel(), (size,)))
+    return result

@@ -1,0 +1,342 @@
+"""A network made ready for placement: its axons, and what neurons cost the core that holds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from hardware import memory
+from hardware.chips import Chip
+from hardware.connectivity import Incoming, by_post, in_degrees, out_degrees, shapes
+from hardware.errors import HardwareError
+from hardware.network import ConvProjection, DenseProjection, Network
+from hardware.placement import bounds, packing
+
+# Synapses that a search may look at: about a second on one core of 2024.
+EFFORT = 2e8
+# A trial's fixed cost, in synapses looked at.
+VISITS_PER_CALL = 5000.0
+# A bound counts the pre neurons that post neurons share where they are joined by less than that share of all pairs, so that
+# indices may take less than the gaps of lists without, and where it looks at no more synapses than a search does.
+SPARSE = 0.6
+
+
+class Problem:
+    """A network made ready for placement: incoming synapses per population, axon groups, scratch arrays."""
+
+    def __init__(self, network: Network, chip: Chip, rates: dict[str, np.ndarray]) -> None:
+        self.chip = chip
+        self.rates = rates
+        self.shape = shapes(network)
+        self.size = {name: math.prod(shape) for name, shape in self.shape.items()}
+        self.names = [population.name for population in network.populations]
+        if sum(self.size[name] for name in self.names) == 0:
+            raise HardwareError("network without neurons; expected at least one population with a neuron")
+        self.form = packing.form_of(chip)
+        self.widths = np.array(chip.index_bits, dtype=np.int64)
+        self.wires: list[Wire] = []
+        for projection in network.projections:
+            for end in (projection.source, projection.target):
+                if end not in self.shape:
+                    raise HardwareError(
+                        f"projection {projection.source!r} -> {projection.target!r}: no population {end!r}"
+                    )
+            incoming = by_post(projection, self.shape[projection.source], self.shape[projection.target])
+            self.wires.append(Wire(len(self.wires), incoming, chip, self.shape[projection.source]))
+        self.into = {n: [w for w in self.wires if w.target == n] for n in self.names}
+        self.shifted = {w.target for w in self.wires if w.share == 1 and w.incoming.taps is not None}
+        self.out_of = {n: [w for w in self.wires if w.source == n] for n in self.size}
+        # Synapses looked at so far in trials: what a search spends, counted and not timed.
+        self.visits = 0.0
+        self.most_synapses = math.inf
+        self.visits_of_neuron = {n: 2.0 + sum(wire.visits for wire in self.into[n]) for n in self.names}
+        limit = min(chip.neurons_per_core, 2 ** max(chip.index_bits))
+        self.capacity = np.array(
+            [limit, chip.memory_bits_per_core, chip.axons_in_per_core, chip.axons_out_per_core]
+        )
+        for wire in self.wires:
+            wire.find_shared(int(min(self.size.get(wire.target, 0), self.capacity[0])))
+        self.most = {name: self._most(name) for name in self.names}
+        for wire in self.wires:
+            wire.least_fan_out = wire.least_targets(self.most[wire.target])
+
+    def unit(self, name: str) -> int:
+        """Neurons that cost a core as much memory as any one of them: an output channel, where kernels are stored once."""
+        shared = any(wire.share == 2 and len(wire.kernel_bits) for wire in self.into[name])
+        return math.prod(self.shape[name][1:]) if shared else 1
+
+    def least_fan_out(self) -> list[np.ndarray]:
+        """Per wire how many cores each of its axons reaches at least, wherever neurons sit."""
+        return [wire.least_fan_out for wire in self.wires]
+
+    def numbered(self, name: str, neurons: np.ndarray) -> np.ndarray:
+        """The neurons in the order of their numbers on a core.
+
+        Channel by channel where they are more than an axon has offsets: an axon's first target is then one of the first
+        channel, whose positions the offsets may reach although not all neurons, and more axons share a list.
+        """
+        if len(neurons) <= self.chip.axon_offsets or name not in self.shifted:
+            return neurons
+        return np.sort(neurons)
+
+    def _most(self, name: str) -> int:
+        """No core holds more neurons of the population than that."""
+        chip = self.chip
+        most = int(min(self.capacity[0], self.size[name]))
+        for wire in self.into[name]:
+            if wire.shared is not None:
+                most = bounds.most_neurons(wire.shared, chip.axons_in_per_core, most)
+            if wire.full and wire.groups <= chip.axons_in_per_core:
+                low = 1
+                while low < most:
+                    middle = (low + most + 1) // 2
+                    bits = wire.full_bits(middle, self.form, self.widths)
+                    if memory.core_bits(chip, bits, middle, wire.groups, 0) <= chip.memory_bits_per_core:
+                        low = middle
+                    else:
+                        most = middle - 1
+        return max(1, most)
+
+    def usage(self, name: str, neurons: np.ndarray, fan_out: Sequence[np.ndarray]) -> np.ndarray:
+        """[neurons, bits, axons in, axons out] that a core spends on `neurons` of population `name`, `numbered`.
+
+        fan_out: per wire the assumed number of target cores of each axon group.
+        """
+        chip = self.chip
+        self.visits += VISITS_PER_CALL + len(neurons) * self.visits_of_neuron[name]
+        neurons = self.numbered(name, neurons)
+        bits = axons_in = axons_out = 0
+        for wire in self.into[name]:
+            more, axons, _, _ = wire.measure(neurons, self.form, self.widths)
+            bits += more
+            axons_in += axons
+        for wire in self.out_of[name]:
+            axons_out += wire.slots * packing.sum_once(neurons, wire.group, fan_out[wire.number], wire.seen)
+        total = memory.core_bits(chip, bits, len(neurons), axons_in, axons_out)
+        return np.array([len(neurons), total, axons_in, axons_out], dtype=np.float64)
+
+    def lower_bound(self) -> int:
+        """Cores that no placement can undercut; see `hardware.placement.lower_bound`."""
+        chip = self.chip
+        bits, least = 0.0, 1.0
+        axons_in = axons_out = neurons = 0
+        for name in self.names:
+            size = self.size[name]
+            neurons += size
+            own_bits, alone, least_in, reached = 0.0, size / self.most[name], 0, 0
+            for wire in self.into[name]:
+                wire_bits, wire_cores = wire.least_bits(chip, self.most[name], self.form, self.widths)
+                own_bits, alone = own_bits + wire_bits, max(alone, wire_cores)
+                reached += int(wire.least_fan_out.sum())
+                if wire.source in self.into:
+                    axons_out += wire.slots * int(wire.least_fan_out.sum())
+                least_in += math.ceil(int(wire.in_degrees.min()) / wire.atoms) if size else 0
+            alone = math.ceil(max(alone, own_bits / chip.memory_bits_per_core) - 1e-9)
+            axons_in += max(reached, alone * least_in)
+            bits += own_bits
+            least = max(least, alone)
+        total = memory.core_bits(chip, 0, neurons, axons_in, axons_out) + bits
+        needs = np.array([neurons, total, axons_in, axons_out])
+        return math.ceil(max(least, float(np.max(needs / self.capacity))) - 1e-9)
+
+
+class Wire:
+    """One projection with its axons and scratch arrays. group: the axon of each pre neuron."""
+
+    def __init__(self, number: int, incoming: Incoming, chip: Chip, source_shape: tuple[int, ...]) -> None:
+        projection = incoming.projection
+        self.number = number
+        self.incoming = incoming
+        self.source, self.target = projection.source, projection.target
+        delay = memory.stored_delay_bits(chip, int(np.max(projection.delay, initial=0)))
+        self.plain = memory.stored_weight_bits(chip, projection.weight_bits) + delay + chip.tag_bits
+        n_pre = incoming.n_pre
+        neuron = np.arange(n_pre, dtype=np.int64)
+        self.share = ("no", "shifted", "once").index(chip.shared_kernels)
+        self.kernel_bits = np.zeros(0, dtype=np.int64)
+        self.atoms = 1
+        if isinstance(projection, ConvProjection):
+            size = math.prod(projection.weight.shape[1:])
+            self.kernel_bits = np.array(
+                [
+                    memory.kernel_bits(chip, size, int(nonzero), self.plain - chip.tag_bits)
+                    for nonzero in np.diff(incoming.indptr)
+                ],
+                dtype=np.int64,
+            )
+        if incoming.taps is not None and self.share:
+            self.atoms = chip.population_axon_atoms
+            area = source_shape[1] * source_shape[2]
+            neuron = neuron % area + area * (neuron // area // self.atoms)
+        elif isinstance(projection, DenseProjection):
+            self.atoms = chip.dense_axon_atoms
+            neuron = neuron // self.atoms
+        self.group = neuron.astype(np.int32)
+        self.groups = int(self.group.max(initial=-1)) + 1
+        self.in_degrees, self.out_degrees = in_degrees(incoming), out_degrees(incoming)
+        self.group_atoms = np.bincount(self.group[self.out_degrees > 0], minlength=self.groups).astype(
+            np.int64
+        )
+        self.slots = chip.population_axon_slots if self.group_atoms.max(initial=0) > 1 else 1
+        self.full = incoming.taps is None and incoming.synapses == n_pre * incoming.n_post
+        self.known_full_bits: dict[int, int] = {}
+        self.shared: bounds.Shared | None = None
+        self.lists = np.zeros((self.groups, 4), dtype=np.int32)
+        self.touched = np.zeros(self.groups, dtype=np.int32)
+        if self.full:
+            self.touched[:] = np.arange(self.groups)
+        self.seen = np.zeros(max(n_pre, self.groups), dtype=np.uint8)
+        self.reached = np.zeros(n_pre, dtype=np.int32)
+        if incoming.taps is not None:
+            self.pattern = np.zeros(self.groups, dtype=np.uint64)
+            self.rank_word = packing.random_words(incoming.n_post, 1)
+            self.axon_taps, self.axon_indptr, self.tap_word = _axon_taps(incoming, self.atoms)
+            self.kind = _kinds(incoming)
+            self.done = np.zeros(
+                (int(self.kind.max()) + 1) * (incoming.n_post // len(self.kind)), dtype=np.uint8
+            )
+        # What a look at one post neuron costs.
+        if incoming.taps is not None:
+            self.visits = len(self.axon_taps) / max(1, len(self.axon_indptr) - 1)
+        else:
+            self.visits = 0.0 if self.full else incoming.synapses / max(1, incoming.n_post)
+        self.least_fan_out = self.least_targets(1)
+
+    def measure(self, neurons: np.ndarray, form: np.ndarray, widths: np.ndarray) -> tuple[int, int, int, int]:
+        """(bits, axons in, synapses, touched axons) of these post neurons on one core; see `_packing`."""
+        into = self.incoming
+        if self.full and len(neurons):
+            return (
+                self.full_bits(len(neurons), form, widths),
+                self.groups,
+                len(neurons) * into.n_pre,
+                self.groups,
+            )
+        head = (neurons, self.plain, form, widths, self.lists, self.touched)
+        if into.taps is not None:
+            return packing.measure_taps(
+                self.axon_indptr, self.axon_taps, into.geometry, self.share, *head, self.group_atoms,
+                self.pattern, self.rank_word, self.tap_word, self.kernel_bits,
+            )  # fmt: skip
+        if self.atoms == 1:
+            return packing.measure_rows(into.indptr, into.pre, *head)
+        return packing.measure_groups(into.indptr, into.pre, *head, self.group, self.group_atoms)
+
+    def find_shared(self, most: int) -> None:
+        """Pre neurons that post neurons share, where a bound may gain by it."""
+        into = self.incoming
+        if (
+            into.taps is None
+            and self.atoms == 1
+            and into.synapses < SPARSE * into.n_pre * into.n_post
+            and bounds.shared_looks(into) <= EFFORT
+        ):
+            self.shared = bounds.shared_pre_neurons(into, most)
+
+    def least_targets(self, most: int) -> np.ndarray:
+        """Per axon how many cores it reaches at least, where none holds more than `most` post neurons."""
+        degrees = np.zeros(self.groups, dtype=np.int64)
+        np.maximum.at(degrees, self.group, self.out_degrees)
+        return -(-degrees // most)
+
+    def full_bits(self, neurons: int, form: np.ndarray, widths: np.ndarray) -> int:
+        """Bits of every pre neuron onto `neurons` neurons: all lists of as many atoms are alike."""
+        if neurons not in self.known_full_bits:
+            width = packing.index_width(neurons - 1, widths)
+            atoms, lists = np.unique(self.group_atoms, return_counts=True)
+            each = [packing.axon_bits(a * neurons, a * neurons, self.plain, width, form) for a in atoms]
+            self.known_full_bits[neurons] = int(np.dot(each, lists))
+        return self.known_full_bits[neurons]
+
+    def reach(self, neurons: np.ndarray) -> np.ndarray:
+        """The pre neurons with a synapse onto these post neurons, in no order."""
+        into = self.incoming
+        if self.full and len(neurons):
+            return np.arange(into.n_pre, dtype=np.int32)
+        if into.taps is None:
+            n = packing.reach_rows(into.indptr, into.pre, neurons, self.seen, self.reached)
+        else:
+            n = packing.reach_taps(
+                into.indptr, into.taps, into.geometry, self.kind, neurons, self.done, self.seen, self.reached
+            )
+        return self.reached[:n].copy()
+
+    def least_bits(self, chip: Chip, most: int, form: np.ndarray, widths: np.ndarray) -> tuple[float, float]:
+        """Fewest bits of this projection's synapses over all placements with at most `most` post neurons on a core, and the
+        cores that they take at least."""
+        bits, cores = self._least_bits(chip, most, form, widths), 0.0
+        if self.shared is not None:
+            indexed, cores = bounds.indexed_bits(chip, self.shared, self.plain, most)
+            bits = max(bits, indexed)
+        return bits, max(cores, bits / chip.memory_bits_per_core)
+
+    def _least_bits(self, chip: Chip, most: int, form: np.ndarray, widths: np.ndarray) -> float:
+        into = self.incoming
+        if into.taps is not None and self.share == 2:
+            return float(self.kernel_bits.sum())
+        if self.full:
+            return into.n_post * min(self.full_bits(n, form, widths) / n for n in range(1, most + 1))
+        if into.taps is None and self.atoms > 1:
+            bare, indexed = (
+                memory.least_bits_per_synapse(chip, self.plain + width)
+                for width in (0, packing.index_width(0, widths))
+            )
+            return bounds.grouped_bits(into, self.group, self.group_atoms, bare, indexed)
+        if into.taps is None or self.share == 0:
+            axons = np.bincount(self.group, weights=self.out_degrees, minlength=self.groups)
+            return bounds.least_bits(chip, self.plain, axons.astype(np.int64))
+        # A stored list holds one vector of weights (over the channels of an axon) per rank, so every vector of weights
+        # that differs from the others is stored at least once.
+        used = _used(self.axon_taps, into.geometry)
+        _, once = np.unique(self.tap_word[used], return_index=True)
+        return float(memory.least_bits_per_synapse(chip, self.plain) * self.axon_taps[used][once, 3].sum())
+
+
+def _axon_taps(incoming: Incoming, atoms: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A convolution's taps with the channels of an axon taken together: (taps, indptr, words) for `measure_taps`.
+
+    A word is the same exactly where the weights over the axon's channels are (but for chance hits of 64-bit hashes).
+    """
+    taps = incoming.taps
+    assert taps is not None
+    out = np.repeat(np.arange(len(incoming.indptr) - 1), np.diff(incoming.indptr))
+    keys = np.stack([out, taps[:, 0] // atoms, taps[:, 1], taps[:, 2]], axis=1)
+    _, first, tap, sizes = np.unique(
+        _pack_rows(keys), return_index=True, return_inverse=True, return_counts=True
+    )
+    grouped = np.column_stack([keys[first][:, 1:], sizes]).astype(np.int64).reshape(-1, 4)
+    indptr = np.zeros(len(incoming.indptr), dtype=np.int64)
+    np.cumsum(np.bincount(keys[first][:, 0], minlength=len(indptr) - 1), out=indptr[1:])
+    _, channel = np.unique(taps[:, 0] % atoms, return_inverse=True)
+    _, weight = np.unique(taps[:, 3], return_inverse=True)
+    words = packing.random_words(2 * len(taps) + 2, 2)
+    word = np.zeros(len(sizes), dtype=np.uint64)
+    np.add.at(word, tap.ravel(), words[channel.ravel()] * words[len(taps) + weight.ravel()])
+    return grouped, indptr, word
+
+
+def _kinds(incoming: Incoming) -> np.ndarray:
+    """A number per output channel, the same for channels with taps at the same inputs."""
+    assert incoming.taps is not None
+    cells = np.ascontiguousarray(incoming.taps[:, :3])
+    known: dict[bytes, int] = {}
+    parts = np.split(cells, incoming.indptr[1:-1])
+    return np.array([known.setdefault(part.tobytes(), len(known)) for part in parts], dtype=np.int64)
+
+
+def _used(taps: np.ndarray, geometry: np.ndarray) -> np.ndarray:
+    """Which taps meet at least one input pixel for at least one output position."""
+    h_in, w_in, h_out, w_out, s_y, s_x, p_y, p_x, d_y, d_x = geometry
+    y = np.arange(h_out) * s_y - p_y + taps[:, 1:2] * d_y
+    x = np.arange(w_out) * s_x - p_x + taps[:, 2:3] * d_x
+    return np.any((y >= 0) & (y < h_in), axis=1) & np.any((x >= 0) & (x < w_in), axis=1)
+
+
+def _pack_rows(rows: np.ndarray) -> np.ndarray:
+    """One int64 per row of small non-negative integers, equal exactly where the rows are."""
+    code = np.zeros(len(rows), dtype=np.int64)
+    for column in rows.T:
+        code = code * (int(column.max(initial=0)) + 1) + column
+    return code
