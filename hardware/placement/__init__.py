@@ -26,7 +26,7 @@ from hardware.errors import HardwareError
 from hardware.network import Network
 from hardware.placement.measuring import Broken, Found, resources
 from hardware.placement.problem import EFFORT, Problem
-from hardware.placement.search import search
+from hardware.placement.search import find_best
 
 __all__ = ["EFFORT", "STRATEGIES", "Broken", "Placement", "Rates", "lower_bound", "place"]
 
@@ -135,7 +135,7 @@ def place(
         problem.most_synapses = max_synapses_per_core
     bound = problem.lower_bound()
     limit = effort + LOOKS * sum(wire.incoming.synapses for wire in problem.wires)
-    return _placement(problem, search(problem, strategy, limit, bound, seed), bound, max_cores)
+    return _placement(problem, find_best(problem, strategy, limit, bound, seed), bound, max_cores)
 
 
 def lower_bound(network: Network, chip: Chip | str | Path) -> int:

@@ -205,7 +205,7 @@ class Wire:
         self.least_fan_out = self.least_targets(1)
 
     def measure(self, neurons: np.ndarray, form: np.ndarray, widths: np.ndarray) -> tuple[int, int, int, int]:
-        """(bits, axons in, synapses, touched axons) of these post neurons on one core; see `_packing`."""
+        """(bits, axons in, synapses, touched axons) of these post neurons on one core; see `packing`."""
         into = self.incoming
         if self.full and len(neurons):
             return (

@@ -91,7 +91,7 @@ def _halve(problem: Problem, found: Found) -> Found | None:
     return found
 
 
-def search(problem: Problem, strategy: str, limit: float, bound: int, seed: int) -> Found:
+def find_best(problem: Problem, strategy: str, limit: float, bound: int, seed: int) -> Found:
     """The best placement that `strategy` finds while it looks at `limit` synapses or fewer; arguments of `place`.
 
     bound: cores below which no search need go.
