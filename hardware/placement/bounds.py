@@ -35,13 +35,11 @@ class Shared:
     top: np.ndarray
 
 
-def shared_looks(incoming: Incoming) -> float:
-    """Synapses that `shared_pre_neurons` looks at."""
-    return float(np.square(np.bincount(incoming.pre, minlength=1).astype(np.float64)).sum())
-
-
 def shared_pre_neurons(incoming: Incoming, most: int) -> Shared:
-    """Of a dense or sparse projection, for groups of up to about `most` + 1 neurons."""
+    """Of a dense or sparse projection, for groups of up to about `most` + 1 neurons.
+
+    It looks at as many synapses as the squares of the out-degrees sum up to.
+    """
     sizes = [2, 3]
     while sizes[-1] <= most:
         sizes.append(math.ceil(1.2 * sizes[-1]))

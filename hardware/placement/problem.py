@@ -231,7 +231,7 @@ class Wire:
             into.taps is None
             and self.atoms == 1
             and into.synapses < SPARSE * into.n_pre * into.n_post
-            and bounds.shared_looks(into) <= EFFORT
+            and float(np.square(self.out_degrees, dtype=np.float64).sum()) <= EFFORT
         ):
             self.shared = bounds.shared_pre_neurons(into, most)
 
