@@ -15,6 +15,7 @@ from dpap_neuro.plasticity import order_statistics
 from dpap_neuro.pruning.base import Pruner
 from dpap_neuro.pruning.budget import neurons
 from dpap_neuro.pruning.importance import Statistics
+from dpap_neuro.pruning.masks import count
 from dpap_neuro.pruning.structure import Structure
 from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings, gradual_share
 
@@ -219,15 +220,15 @@ class DPAP(Pruner):
                 elif self.count == "synapses":
                     fixed += int((grid * sizes[name].to(grid.device)).sum())
                 else:
-                    fixed += int(grid.sum())
+                    fixed += count(grid)
             return fixed, free
 
-        def count(free: dict[str, Tensor]) -> int:
-            return sum(int(grid.sum()) for grid in free.values())
+        def synapses_in(free: dict[str, Tensor]) -> int:
+            return sum(count(grid) for grid in free.values())
 
         def everything(unit_pressure: float) -> int:
             fixed, free = leave(unit_pressure)
-            return fixed + count(free)
+            return fixed + synapses_in(free)
 
         total = self.total()
         matrices = sum(v.numel() for v in synapses.values())
@@ -235,7 +236,7 @@ class DPAP(Pruner):
         def at_most(unit_pressure: float) -> int:
             """What is left when matrices are cut to half of the share that is wanted over all."""
             fixed, free = leave(unit_pressure)
-            return fixed + min(count(free), round(0.5 * wanted / total * matrices))
+            return fixed + min(synapses_in(free), round(0.5 * wanted / total * matrices))
 
         def rungs() -> Tensor:
             """Pressures just above each unit's survival: with each rung one more unit dies."""
@@ -258,7 +259,7 @@ class DPAP(Pruner):
             fixed, free = leave(unit)
             # Units go in lumps; synapses make up the rest, but matrices are never emptied for it.
             keep = max(wanted - fixed, round(0.25 * wanted / total * matrices), 1)
-            keep = min(keep, count(free))
+            keep = min(keep, synapses_in(free))
             excess = fixed + keep - wanted
             # What is removed never returns: too much left can be made good later, too little cannot.
             options.append((excess if excess >= 0 else -2 * excess, unit, keep, free))

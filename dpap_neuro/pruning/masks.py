@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -132,7 +133,7 @@ class Masks:
 
     def remaining(self) -> int:
         """Remaining parameters: weights of kernels and matrices that are not pruned."""
-        return sum(int(m.sum()) for m in self.weights.values())
+        return sum(count(mask) for mask in self.weights.values())
 
     def parameters(self) -> int:
         """All weights of kernels and matrices."""
@@ -154,9 +155,9 @@ class Masks:
                     name=p.name,
                     kind=p.kind,
                     parameters=math.prod(p.shape),
-                    remaining=int(self.weights[p.name].sum()),
+                    remaining=count(self.weights[p.name]),
                     units=total,
-                    units_alive=total if units is None else int(units.sum()),
+                    units_alive=total if units is None else count(units),
                     synapses=connections(p, torch.ones(p.shape, dtype=torch.bool)),
                     synapses_remaining=connections(p, self.weights[p.name]),
                 )
@@ -212,9 +213,14 @@ def clear(tensor: Tensor, kept: Tensor) -> None:
     tensor.detach().view(kept.dtype).bitwise_and_(kept)
 
 
+def count(mask: Tensor) -> int:
+    """How many elements are true; on a CPU NumPy takes a tenth of torch's time."""
+    return int(np.count_nonzero(mask.numpy()) if mask.device.type == "cpu" else mask.sum())
+
+
 def connections(projection: Projection, mask: Tensor) -> int:
     """Connections of the unrolled network that the weights in a mask make."""
     counts = projection.connections()
     if counts.numel() == 1:
-        return int(mask.sum()) * int(counts)
+        return count(mask) * int(counts)
     return int((mask * counts.to(mask.device)).sum())
