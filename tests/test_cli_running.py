@@ -90,6 +90,32 @@ def test_compile_prints_a_table(model, tmp_path):
     assert result.exit_code == 0 and "Written" in result.stdout and "conv" in result.stdout
 
 
+def test_names_of_a_file_move_no_cursor(tmp_path):
+    nodes = {
+        "input": inp(3),
+        "fc": nir.Linear(np.ones((2, 3))),
+        "[red]x\x1b[2J": lif(2),
+        "output": out(2),
+    }
+    nir.write(tmp_path / "a.nir", graph(nodes, dt=0.001))
+    np.save(tmp_path / "x.npy", np.zeros((4, 3)))
+    for arguments in (
+        ["compile", tmp_path / "a.nir", "--out", tmp_path / "a.h5"],
+        ["simulate", tmp_path / "a.h5", "--input", tmp_path / "x.npy"],
+    ):
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        assert result.exit_code == 0 and "[red]x\\x1b" in result.stdout and "\x1b" not in result.output
+
+
+def test_more_than_memory_holds_is_one_line(model, monkeypatch, capsys):
+    error = fails(
+        monkeypatch, capsys, "evaluate", model, "--dataset", "digits", "--bin-us", 1e-9, "--limit", 1
+    )
+    assert error.startswith("error: not enough memory")
+    error = fails(monkeypatch, capsys, "evaluate", model, "--dataset", "digits", "--bin-us", "inf")
+    assert error == "error: bin_us: found inf, expected a finite number above 0"
+
+
 def test_fewer_bits_are_coarser(model, tmp_path):
     fine = run("compile", model, "--out", tmp_path / "a.net")
     coarse = run("compile", model, "--out", tmp_path / "b.net", "--weight-bits", 3)
