@@ -534,7 +534,7 @@ def test_reset_and_leak_in_a_bias_too_strong_for_the_weights_lower_the_scale():
 
 
 def test_a_strong_bias_of_one_channel_keeps_the_scale_from_growing():
-    weight, bias = np.array([[10.0, -5.0], [0.01, 0.02]], np.float32), np.array([0.0, 1.5], np.float32)
+    weight, bias = np.array([[10.0, -5.0], [0.01, 0.02]], np.float32), np.array([0.0, 4.0], np.float32)
     nodes = around(n=lif(2, tau=0.004, v_threshold=0.5))
     nodes["w"] = nir.Affine(weight, bias)
     checked = from_nir(graph(nodes, dt=1e-3))
