@@ -101,7 +101,7 @@ def compare(
     chip: Chip = "loihi2",
     out: Annotated[Path | None, typer.Option(help="Draw synapses per core here (.png, .svg, .pdf).")] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Measure accuracy and crossing spikes on it: digits or nmnist.")
+        str | None, typer.Option(help="Measure accuracy and crossing spikes on this data set.")
     ] = None,
     data_dir: DataDir = None,
     split: Split = "test",
