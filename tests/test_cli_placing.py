@@ -19,6 +19,8 @@ from dpap_neuro import comparison, evaluation
 from dpap_neuro.cli import app, main, placing
 from hardware import simulator
 from hardware.chips import load_chip
+from hardware.network import Network, Population
+from hardware.network_file import save
 from hardware.placement import place
 
 KEYS = (
@@ -173,6 +175,17 @@ def test_names_are_no_markup_and_no_number_is_cut_off(models, tmp_path, monkeypa
     assert "run[best]" in shown("cores", files[0])
     text = shown("compare", *files, "--out", folder / "a.png")
     assert "run[best]/a.png" in text and "\u2026" not in text
+
+
+def test_a_network_without_an_input_is_one_line(tmp_path, monkeypatch, capsys):
+    save(Network((), (Population("n", (10,)),), (), ("n",), metadata={"bins": 2}), tmp_path / "a.h5")
+    assert "has 0 inputs" in fails(
+        monkeypatch, capsys, "cores", tmp_path / "a.h5", "--dataset", "digits", "--limit", 1
+    )
+    np.save(tmp_path / "x.npy", np.zeros((3, 4)))
+    assert "has 0 inputs" in fails(
+        monkeypatch, capsys, "simulate", tmp_path / "a.h5", "--input", tmp_path / "x.npy"
+    )
 
 
 def test_labels_are_as_long_as_they_must_be(models):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +115,14 @@ def test_more_than_memory_holds_is_one_line(model, monkeypatch, capsys):
     assert error.startswith("error: not enough memory")
     error = fails(monkeypatch, capsys, "evaluate", model, "--dataset", "digits", "--bin-us", "inf")
     assert error == "error: bin_us: found inf, expected a finite number above 0"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_a_full_disk_is_one_line(model):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "dpap_neuro.cli", "inspect", str(model), "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_fewer_bits_are_coarser(model, tmp_path):

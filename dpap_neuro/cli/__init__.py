@@ -27,6 +27,8 @@ def main() -> None:
         app()
     except (InputError, HardwareError) as error:
         _fail(str(error))
+    except OSError as error:  # a full disk behind stdout, say
+        _fail(str(error))
     except MemoryError as error:
         _fail(f"not enough memory ({error})" if str(error) else "not enough memory")
 

@@ -148,7 +148,7 @@ def simulate(
     network = opened_model.integers()
     wanted = {name: ("spikes",) for name in record or ()}
     if raster is not None:
-        counts = e.read_raster(raster, tuple(network.inputs[0].shape))
+        counts = e.read_raster(raster, next((tuple(entry.shape) for entry in network.inputs), ()))
     else:
         binning = e.binning_of(opened_model.metadata, bins, bin_us, downsample)
         opened = open_dataset(str(dataset), data_dir, split)
