@@ -186,8 +186,8 @@ def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
     For `hardware.placement.place`. Raises InputError or HardwareError for what cannot be read or run.
     """
     network = model.integers()
-    source = network.inputs[0]
-    names = [source.name, *(p.name for p in network.populations if p.spiking)]
+    inputs = [entry.name for entry in network.inputs]
+    names = [*inputs, *(p.name for p in network.populations if p.spiking)]
     total: dict[str, np.ndarray] = {}
     samples = 0
     simulation = simulator.Simulator(network)
@@ -195,7 +195,7 @@ def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
         samples += len(raster)
         counts = simulation.run(raster).counts
         # A count above 1 enters as one graded spike.
-        counts[source.name] = np.count_nonzero(raster, axis=1)
+        counts |= dict.fromkeys(inputs, np.count_nonzero(raster, axis=1))
         for name in names:
             total[name] = total.get(name, 0) + counts[name].sum(axis=0, dtype=np.int64)
     return {name: spikes / samples for name, spikes in total.items()}

@@ -11,6 +11,7 @@ import copy
 import json
 import math
 import operator
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -91,6 +92,8 @@ def to_nir(
     as JSON, None is left out.
     Raises InputError, naming the layer, for one that NIR has no equivalent of, and for NaN weights.
     """
+    if not 0 < dt < math.inf:
+        raise InputError(f"dt: found {dt}, expected seconds per step above 0")
     for name, module in model.named_modules():
         _check_parameters(name or "model", module)
     shape = tuple(int(n) for n in input_shape)
@@ -140,6 +143,10 @@ def _check_parameters(name: str, module: nn.Module) -> None:
 
 def _device(module: nn.Module) -> torch.device:
     return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,7 +237,8 @@ class _Walk(fx.Interpreter):
         self.summed: set[str] = set()
         lead = (_STEPS * _BATCH,) if self.by_step else (_STEPS, _BATCH)
         with torch.no_grad():
-            flow = self.run(_Flow(("input",), torch.zeros(*lead, *shape, device=_device(model))))
+            zeros = torch.zeros(*lead, *shape, device=_device(model), dtype=_dtype(model))
+            flow = self.run(_Flow(("input",), zeros))
         if not isinstance(flow, _Flow):
             raise InputError(f"model: returns {type(flow).__name__}, expected one tensor")
         self.nodes["output"] = nir.Output({"output": np.array(flow.shape)})
@@ -390,7 +398,9 @@ class _Walk(fx.Interpreter):
     def _add(self, layer: str, node: nir.NIRNode, flow: _Flow, zeros: Tensor) -> _Flow:
         """Adds a node behind `flow`, under the name that an imported network's graph had for it. Else names of a
         plain sequence are numbers: they say what the node is as well."""
-        said = f"{layer}_{type(node).__name__.lower()}" if layer.isdigit() else layer.replace(".", "_")
+        said = (
+            f"{layer}_{type(node).__name__.lower()}" if layer.isdigit() else re.sub("[./]", "_", layer)
+        )  # HDF5 nests at "/"
         base = self.names.get(layer, said)
         name, count = base, 2
         while name in self.nodes or name == "output":

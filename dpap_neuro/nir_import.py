@@ -232,8 +232,8 @@ def _layer(name: str, graph: Graph, dt: float) -> nn.Module:
         divisor = 1 if isinstance(node, nir.SumPool2d) else None
         return nn.AvgPool2d(kernel, stride, padding, divisor_override=divisor)
     if isinstance(node, nir.Flatten):
-        end = int(node.end_dim)
-        return nn.Flatten(int(node.start_dim) + 1, end if end < 0 else end + 1)
+        axes = len(graph.input_shape[name])  # negative dimensions count from the end
+        return nn.Flatten(int(node.start_dim) % axes + 1, int(node.end_dim) % axes + 1)
     if isinstance(node, nir.Scale):
         return Scale(_tensor(node.scale))
     if isinstance(node, nir.Delay):

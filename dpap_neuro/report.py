@@ -71,9 +71,10 @@ def sweep_table(summaries: list[Summary]) -> Table:
 def compare_table(networks: list[Compared], names: list[str], chip: str, unit: str) -> Table:
     """Networks in columns, what is compared in rows. unit: what crossing spikes are counted per."""
     table = Table(title=f"on {chip}", title_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for name in names:
-        table.add_column(name, justify="right")
+        # Folded where the terminal is narrow: a number that is cut off is another number.
+        table.add_column(name, justify="right", overflow="fold")
 
     def row(label: str, cells: Iterable[str]) -> None:
         table.add_row(label, *cells)

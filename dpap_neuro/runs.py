@@ -205,7 +205,12 @@ def load_run(folder: str | Path) -> tuple[Network, dict[str, Any]]:
         raise InputError(f"{folder}: damaged run ({type(error).__name__}: {error})") from None
     if settings.name == IMPORTED:
         return from_file(folder / "model.nir").eval(), metadata
-    network = build_model(settings)
+    try:
+        network = build_model(settings)
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:  # sizes that are none
+        raise InputError(f"{folder}: damaged run ({type(error).__name__}: {error})") from None
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:

@@ -414,17 +414,16 @@ def _scales(
     scale = np.where(np.isfinite(scale), scale, known.min() if known.size else 1.0)
     if netx:
         return scale, np.zeros(len(weights), int)
-    lowest, highest = 0.0, 0.0
+    lowest = 0.0
     if neurons.threshold is not None:
-        threshold = neurons.threshold * scale[group] / residual
-        lowest, highest = float(threshold.min()), float(threshold.max())
+        lowest = float((neurons.threshold * scale[group] / residual).min())
     with np.errstate(invalid="ignore", divide="ignore"):
         rooms = np.array([np.min(fit / scale) for fit in fits])
     shift, exponents = quantise.shared_exponents(
         rooms,
         _largest_input(weights, scale) / max(float(neurons.forget.min()), 1e-3),
         lowest,
-        highest,
+        float((cap / scale).min()),
         leaky=bool((~lattice).any()) and neurons.threshold is not None,
     )
     return scale * 2.0**shift, exponents

@@ -49,7 +49,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[h5py.File], 
             write(file)
         os.replace(part, path)
     except OSError as error:
-        raise HardwareError(f"cannot write {path}: {error.strerror or error}") from None
+        reason = os.strerror(error.errno) if error.errno else error  # h5py's own text names the part
+        raise HardwareError(f"cannot write {path}: {reason}") from None
     finally:
         part.unlink(missing_ok=True)
 

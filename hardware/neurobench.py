@@ -80,7 +80,10 @@ class Tally:
         values = {**values, self.inputs[0]: raster}
         for layer in self.layers:
             if layer.counted:
-                active = counts[layer.sources[0][0]].sum(axis=0, dtype=np.int64)
+                spikes = counts.get(layer.sources[0][0])  # none of a population that never spikes
+                if spikes is None:
+                    continue
+                active = spikes.sum(axis=0, dtype=np.int64)
             else:
                 x = sum(_late(values[name]) if late else values[name] for name, late in layer.sources)
                 assert isinstance(x, np.ndarray)

@@ -55,26 +55,23 @@ def round_weights(weights: Array, scale: Array | float, exponent: int, mode: Sig
 
 
 def shared_exponents(
-    rooms: Array, largest: float, smallest_threshold: float, largest_threshold: float, leaky: bool
+    rooms: Array, largest: float, smallest_threshold: float, headroom: float, leaky: bool
 ) -> tuple[int, Array]:
     """How many bits to shift up all that leads to a population, and the exponent of each projection.
 
     rooms: for each projection the factor, 1 or more, by which its weights could grow and still fit the grid;
         all share one scale, so a projection of small weights gets a smaller exponent rather than few steps.
     largest: the largest sum of |mantissa| that arrives at a neuron when every source spikes at once.
-    smallest_threshold, largest_threshold: mantissas without a shift (0 and 0 where nothing fires).
+    smallest_threshold: mantissa without a shift (0 where nothing fires).
+    headroom: the factor, 1 or more, by which thresholds, biases and a read-out's membrane may grow.
     leaky: whether thresholds are rounded (see `threshold_mantissa`), which then asks for a large mantissa.
 
-    The shift stops where a threshold would leave no headroom or a current could wrap.
+    The shift stops where there is no headroom left or a current could wrap.
     """
     wanted = [np.floor(np.log2(room)) for room in rooms if np.isfinite(room)]
     if leaky and smallest_threshold > 0:
         wanted.append(np.ceil(np.log2(FINE_THRESHOLD / smallest_threshold)))
-    limits = [
-        np.floor(np.log2(limit / value))
-        for limit, value in ((HIGH_THRESHOLD, largest_threshold), (MAX_INPUT, largest))
-        if value > 0
-    ]
+    limits = [np.floor(np.log2(headroom)), *([np.floor(np.log2(MAX_INPUT / largest))] if largest > 0 else [])]
     shift = int(np.clip(min([max(wanted, default=0), *limits]), 0, MAX_WEIGHT_EXP))
     finite = np.where(np.isfinite(rooms), rooms, 2.0**MAX_WEIGHT_EXP)
     return shift, np.clip(shift - np.floor(np.log2(finite)), 0, MAX_WEIGHT_EXP).astype(int)

@@ -110,7 +110,7 @@ def describe(graph: Graph, dt: float | None = None) -> GraphSummary:
 
 
 def as_json(summary: GraphSummary) -> dict[str, Any]:
-    """The summary in the types `json.dumps` takes."""
+    """The summary in the types `json.dumps` takes; null for what is not finite in a file's metadata, JSON has no NaN."""
     return _jsonable(asdict(summary))
 
 
@@ -225,5 +225,5 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return _jsonable(value.tolist())
     if isinstance(value, np.generic):
-        return value.item()
-    return value
+        return _jsonable(value.item())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,9 +16,11 @@ from graph_samples import graph, inp, lif, out
 from typer.testing import CliRunner
 
 from dpap_neuro import comparison, evaluation
-from dpap_neuro.cli import app, main
+from dpap_neuro.cli import app, main, placing
 from hardware import simulator
 from hardware.chips import load_chip
+from hardware.network import Network, Population
+from hardware.network_file import save
 from hardware.placement import place
 
 KEYS = (
@@ -155,6 +157,35 @@ def test_compare_measures_or_finds_accuracies(models, tmp_path):
     (tmp_path / "run.json").write_text('{"history": [{"accuracy": 0.5}, {"accuracy": 0.875}]}')
     assert comparison.recorded_accuracy(tmp_path / "model.nir") == (0.875, "run.json")
     assert comparison.recorded_accuracy(tmp_path / "other.nir") == (None, None)
+
+
+def test_names_are_no_markup_and_no_number_is_cut_off(models, tmp_path, monkeypatch):
+    folder = tmp_path / "run[best]"
+    folder.mkdir()
+    files = [folder / f"{i}.nir" for i in range(7)]
+    for file in files:
+        file.write_bytes(models[0].read_bytes())
+    monkeypatch.setattr(placing.stdout, "width", 80)
+
+    def shown(*arguments):
+        result = CliRunner().invoke(app, [*map(str, arguments), "--chip", "loihi1"])
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result.stdout.replace("\n", "")
+
+    assert "run[best]" in shown("cores", files[0])
+    text = shown("compare", *files, "--out", folder / "a.png")
+    assert "run[best]/a.png" in text and "\u2026" not in text
+
+
+def test_a_network_without_an_input_is_one_line(tmp_path, monkeypatch, capsys):
+    save(Network((), (Population("n", (10,)),), (), ("n",), metadata={"bins": 2}), tmp_path / "a.h5")
+    assert "has 0 inputs" in fails(
+        monkeypatch, capsys, "cores", tmp_path / "a.h5", "--dataset", "digits", "--limit", 1
+    )
+    np.save(tmp_path / "x.npy", np.zeros((3, 4)))
+    assert "has 0 inputs" in fails(
+        monkeypatch, capsys, "simulate", tmp_path / "a.h5", "--input", tmp_path / "x.npy"
+    )
 
 
 def test_labels_are_as_long_as_they_must_be(models):

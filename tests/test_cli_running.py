@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,40 @@ def test_compile_writes_the_network_and_reports_every_layer(model, tmp_path, chi
 def test_compile_prints_a_table(model, tmp_path):
     result = CliRunner().invoke(app, ["compile", str(model), "--out", str(tmp_path / "m.net")])
     assert result.exit_code == 0 and "Written" in result.stdout and "conv" in result.stdout
+
+
+def test_names_of_a_file_move_no_cursor(tmp_path):
+    nodes = {
+        "input": inp(3),
+        "fc": nir.Linear(np.ones((2, 3))),
+        "[red]x\x1b[2J": lif(2),
+        "output": out(2),
+    }
+    nir.write(tmp_path / "a.nir", graph(nodes, dt=0.001))
+    np.save(tmp_path / "x.npy", np.zeros((4, 3)))
+    for arguments in (
+        ["compile", tmp_path / "a.nir", "--out", tmp_path / "a.h5"],
+        ["simulate", tmp_path / "a.h5", "--input", tmp_path / "x.npy"],
+    ):
+        result = CliRunner().invoke(app, list(map(str, arguments)))
+        assert result.exit_code == 0 and "[red]x\\x1b" in result.stdout and "\x1b" not in result.output
+
+
+def test_more_than_memory_holds_is_one_line(model, monkeypatch, capsys):
+    error = fails(
+        monkeypatch, capsys, "evaluate", model, "--dataset", "digits", "--bin-us", 1e-9, "--limit", 1
+    )
+    assert error.startswith("error: not enough memory")
+    error = fails(monkeypatch, capsys, "evaluate", model, "--dataset", "digits", "--bin-us", "inf")
+    assert error == "error: bin_us: found inf, expected a finite number above 0"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_a_full_disk_is_one_line(model):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "dpap_neuro.cli", "inspect", str(model), "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_fewer_bits_are_coarser(model, tmp_path):

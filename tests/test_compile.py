@@ -533,6 +533,30 @@ def test_reset_and_leak_in_a_bias_too_strong_for_the_weights_lower_the_scale():
     np.testing.assert_array_equal(simulate(network, x).output, exact)
 
 
+def test_a_strong_bias_of_one_channel_keeps_the_scale_from_growing():
+    weight, bias = np.array([[10.0, -5.0], [0.01, 0.02]], np.float32), np.array([0.0, 4.0], np.float32)
+    nodes = around(n=lif(2, tau=0.004, v_threshold=0.5))
+    nodes["w"] = nir.Affine(weight, bias)
+    checked = from_nir(graph(nodes, dt=1e-3))
+    network, reports = compile_graph(checked, per_channel=True)
+    assert reports[0].bias_error < 0.01
+    x = np.random.default_rng(0).integers(0, 2, (2, 60, 2))
+    exact = reference.simulate(checked, x).output
+    assert exact.any() and agreement(simulate(network, x).output, exact).share > 0.95
+
+
+def test_a_slow_read_out_stays_off_the_ends_of_its_membrane():
+    rng = np.random.default_rng(0)
+    weight = (1 + 0.3 * rng.normal(size=(3, 500))).astype(np.float32)
+    li = nir.LI(np.full(3, 0.1, np.float32), np.ones(3, np.float32), np.zeros(3, np.float32))
+    nodes = {"input": inp(500), "w": nir.Linear(weight), "li": li, "output": out(3)}
+    checked = from_nir(graph(nodes, dt=1e-3))
+    network, reports = compile_graph(checked)
+    x = (rng.random((1, 200, 500)) < 0.1).astype(np.uint8)
+    exact, found = reference.simulate(checked, x).output, simulate(network, x).output
+    assert np.abs(found / reports[0].membrane_scale - exact).max() < 0.01 * exact.max()
+
+
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="../shared/data/nmnist is absent")
 def test_the_nir_papers_network_keeps_its_accuracy():
     checked = read_graph(SHARED / "nir" / "cnn_sinabs.nir")

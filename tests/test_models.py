@@ -224,6 +224,11 @@ def test_a_run_folder_loads_to_the_same_network(tmp_path):
     (tmp_path / "run" / "run.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match="another architecture"):
         runs.load_run(tmp_path / "run")
+    for key, damage in {"input_shape": [2, 34], "classes": "ten", "name": ["cnn"]}.items():
+        damaged = {**values, "model": {**values["model"], key: damage}}
+        (tmp_path / "run" / "run.json").write_text(json.dumps(damaged))
+        with pytest.raises(InputError, match="damaged run"):
+            runs.load_run(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

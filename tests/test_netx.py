@@ -287,6 +287,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_missing_folder_is_said_in_short(tmp_path):
+    path = tmp_path / "none" / "a.net"
+    with pytest.raises(HardwareError) as error:
+        write_net(chain(), path)
+    assert str(error.value) == f"cannot write {path}: No such file or directory"
+
+
 def edited(path, change):
     write_net(chain(), path)
     with h5py.File(path, "a") as file:

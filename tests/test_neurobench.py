@@ -12,6 +12,7 @@ from graph_samples import graph, inp, lif, out
 from hardware import neurobench, reference, simulator
 from hardware.compile import compile_graph
 from hardware.graph import from_nir
+from hardware.network import DenseProjection, InputPopulation, Network, Population
 
 
 def network(rng, pooled=True):
@@ -129,6 +130,20 @@ def test_integer_network_counts_the_simulators_events():
     weights = [p.weight for p in integers.projections]
     assert found["Footprint"] > sum(w.size for w in weights)
     assert 0.3 < found["ConnectionSparsity"] < 0.9
+
+
+def test_what_never_spikes_makes_no_operation():
+    populations = (Population("a", (4,), spiking=False), Population("b", (2,)))
+    projections = (
+        DenseProjection("in", "a", np.full((4, 3), 2)),
+        DenseProjection("a", "b", np.full((2, 4), 2)),
+    )
+    network = Network((InputPopulation("in", (3,)),), populations, projections, ("b",))
+    x = np.ones((2, 5, 3), np.uint8)
+    tally = neurobench.of_network(network)
+    tally.add(x, simulator.simulate(network, x).counts)
+    operations = tally.to_dict()["SynapticOperations"]
+    assert operations == {"Effective_MACs": 0.0, "Effective_ACs": 5 * 12.0, "Dense": 5 * 20.0}
 
 
 def test_recurrent_values_arrive_a_step_late():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections import OrderedDict
 
 import h5py
 import nir
@@ -23,7 +24,7 @@ from typer.testing import CliRunner
 from dpap_neuro.cli import app
 from dpap_neuro.errors import InputError
 from dpap_neuro.models import ModelSettings, build_model
-from dpap_neuro.neurons import LIF, Recurrent, Scale
+from dpap_neuro.neurons import IF, LIF, Recurrent, Scale
 from dpap_neuro.nir_export import to_nir, write_nir
 from dpap_neuro.nir_import import from_graph
 from dpap_neuro.pruning.structure import find_structure
@@ -91,6 +92,22 @@ def test_metadata_survives_nir():
         key: value for key, value in told.items() if key != "kept_bins"
     }
     assert read.metadata["kept_bins"].tolist() == told["kept_bins"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_names_with_a_slash_and_other_precisions_are_read_back(tmp_path, dtype):
+    layers = OrderedDict([("in/out", nn.Linear(4, 3)), ("lif", LIF(SETTINGS))])
+    weight = layers["in/out"].weight.detach().to(dtype).numpy()
+    write_nir(to_nir(nn.Sequential(layers).to(dtype), (4,), 0.01), tmp_path / "a.nir")
+    found = read_graph(tmp_path / "a.nir")
+    assert found.order == ("input", "in_out", "lif", "output")
+    np.testing.assert_allclose(found.nodes["in_out"].weight, weight, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dt", [0.0, -1e-3, float("nan"), float("inf")])
+def test_a_time_step_that_is_none_is_refused(dt):
+    with pytest.raises(InputError, match="dt: found"):
+        to_nir(nn.Sequential(nn.Linear(4, 3), IF(SETTINGS)), (4,), dt)
 
 
 @pytest.mark.parametrize(("name", "kept"), [("IF", False), ("arrays", True)])

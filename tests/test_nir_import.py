@@ -43,6 +43,17 @@ def test_convolution_pooling_and_a_recurrent_sub_graph():
     assert network.conv.weight.grad.abs().sum() > 0 and network.metadata["bins"] == 10
 
 
+@pytest.mark.parametrize(
+    ("shape", "start", "end"), [((2, 3, 4), -3, -1), ((2, 3, 4), -2, -1), ((2, 3, 4), 0, -2), ((4,), 1, -1)]
+)
+def test_flatten_counts_axes_from_either_end(shape, start, end):
+    flat = nir.Flatten({"input": np.array(shape)}, start, end)
+    g = from_nir(graph({"input": inp(*shape), "flat": flat, "output": nir.Output({"output": None})}))
+    x = events(shape)
+    expected = simulate(g, x.numpy().swapaxes(0, 1)).output.swapaxes(0, 1)
+    np.testing.assert_array_equal(from_graph(g)(x).numpy(), expected)
+
+
 def test_delay_bare_loop_and_sum():
     rng = np.random.default_rng(0)
     nodes = {

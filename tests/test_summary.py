@@ -105,6 +105,11 @@ def test_json_holds_everything():
     assert next(n for n in data["nodes"] if n["name"] == "conv")["output_shape"] == [4, 3, 3]
 
 
+def test_json_has_no_nan():
+    g = from_nir(graph({"i": inp(2), "lif": lif(2), "o": out(2)}, loss=np.nan, trace=np.array([1.0, np.inf])))
+    assert as_json(describe(g))["metadata"] == {"loss": None, "trace": [1.0, None]}
+
+
 def test_unknown_time_step_is_said_not_raised():
     summary = describe(from_nir(graph({"i": inp(2), "lif": lif(2, tau=1e-5), "o": out(2)})))
     assert summary.dt is None and "1e-05" in summary.dt_reason

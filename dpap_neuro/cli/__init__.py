@@ -6,6 +6,7 @@ One module per group of commands; importing it registers them.
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 from dpap_neuro.cli.shared import app, stderr
 from dpap_neuro.errors import InputError
@@ -25,5 +26,15 @@ def main() -> None:
     try:
         app()
     except (InputError, HardwareError) as error:
-        stderr.print(f"error: {' '.join(str(error).split())}", highlight=False, markup=False, soft_wrap=True)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:  # a full disk behind stdout, say
+        _fail(str(error))
+    except MemoryError as error:
+        _fail(f"not enough memory ({error})" if str(error) else "not enough memory")
+
+
+def _fail(message: str) -> NoReturn:
+    text = " ".join(message.split())
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    stderr.print(f"error: {shown}", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(2)

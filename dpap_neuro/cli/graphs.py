@@ -9,10 +9,9 @@ from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
-from dpap_neuro.cli.shared import Dt, Json, app, stdout
+from dpap_neuro.cli.shared import Dt, Json, app, plain, stdout
 
 
 @app.command()
@@ -35,7 +34,7 @@ def export(
     if compact or is_compact(run):
         network = without_dead_units(network, network.settings.input_shape)
     write_nir(graph_of(network, metadata), out)
-    stdout.print(f"Written: {out}", highlight=False)
+    stdout.print(f"Written: {plain(str(out))}", highlight=False)
 
 
 @app.command()
@@ -64,7 +63,7 @@ def inspect(
     if as_json:
         print(json.dumps(summary.as_json(found)))
         return
-    table = Table(title=_plain(str(model)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=plain(str(model)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("node", overflow="fold")
     table.add_column("type", no_wrap=True)
     table.add_column("shape", no_wrap=True)
@@ -77,7 +76,7 @@ def inspect(
             weights = [*(f"{n:,}" for n in counts), f"{node.sparsity:.1%}"]
         shape = "x".join(map(str, node.output_shape))
         table.add_row(
-            _plain(node.name), node.type, shape, f"{node.neurons:,}" if node.neurons else "", *weights
+            plain(node.name), node.type, shape, f"{node.neurons:,}" if node.neurons else "", *weights
         )
     table.add_section()
     total = (found.neurons, found.parameters, found.synapses, found.synapses_stored)
@@ -89,20 +88,15 @@ def inspect(
     for what, edges in (("edges", forward), ("recurrent edges", found.recurrent)):
         if edges and set(edges) != chain:
             text = ", ".join(f"{source} -> {target}" for source, target in edges)
-            stdout.print(f"{what}: {_plain(text)}", highlight=False)
+            stdout.print(f"{what}: {plain(text)}", highlight=False)
     for node in found.nodes:
         if node.time_constants:
             text = ", ".join(_constant(*item) for item in node.time_constants.items())
-            stdout.print(f"{_plain(node.name)}: {text}", highlight=False)
+            stdout.print(f"{plain(node.name)}: {text}", highlight=False)
     stdout.print(found.dt_reason, highlight=False)
     for key, value in found.metadata.items():
         if key != "dt":
-            stdout.print(f"{_plain(key)}: {_plain(str(value)[:400])}", highlight=False)
-
-
-def _plain(text: str) -> str:
-    """As it is to be printed: a name from a stranger's file is no markup and moves no cursor."""
-    return escape(text if text.isprintable() else repr(text))
+            stdout.print(f"{plain(key)}: {plain(str(value)[:400])}", highlight=False)
 
 
 def _constant(name: str, bounds: tuple[float, float]) -> str:

@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.shared import Bins, BinUs, DataDir, Dt, Json, Model, app, say_time_step, stderr, stdout
+from dpap_neuro.cli.shared import (
+    Bins,
+    BinUs,
+    DataDir,
+    Dt,
+    Json,
+    Model,
+    app,
+    plain,
+    say_time_step,
+    stderr,
+    stdout,
+)
 
 Chip = Annotated[str, typer.Option(help="loihi1, loihi2, or the TOML file of a chip.")]
 Dataset = Annotated[
@@ -60,7 +72,7 @@ def cores(
     if as_json:
         print(json.dumps(values))
     else:
-        table = Table(title=f"{model} on {chip}", title_justify="left")
+        table = Table(title=plain(f"{model} on {chip}"), title_justify="left")
         for heading in ("core", "neurons", "synapses", "memory bits", "axons in", "axons out"):
             table.add_column(heading, justify="right")
         keys = ("neurons", "synapses", "memory_bits", "axons_in", "axons_out")
@@ -68,16 +80,17 @@ def cores(
             table.add_row(str(core), *(f"{values[f'{key}_per_core'][core]:,}" for key in keys))
         stdout.print(table)
         crossing = "where each neuron fires once" if rates is None else "per recording"
+        plural = "s" if placement.cores > 1 else ""
         stdout.print(
-            f"{placement.synapses:,} synapses on {placement.cores} cores (at least {placement.lower_bound} "
-            f"needed); {placement.crossing_spikes:,.0f} spikes cross cores {crossing}",
+            f"{placement.synapses:,} synapses on {placement.cores} core{plural} (at least "
+            f"{placement.lower_bound} needed); {placement.crossing_spikes:,.0f} spikes cross cores {crossing}",
             highlight=False,
             soft_wrap=True,
         )
     for broken in found.broken:
-        stderr.print(f"does not fit: {broken}", highlight=False)
+        stderr.print(f"does not fit: {plain(str(broken))}", highlight=False)
     if explanation := found.explain():
-        stderr.print(explanation, highlight=False)
+        stderr.print(plain(explanation), highlight=False)
     if not found.fits:
         raise typer.Exit(3)
 
@@ -88,7 +101,7 @@ def compare(
     chip: Chip = "loihi2",
     out: Annotated[Path | None, typer.Option(help="Draw synapses per core here (.png, .svg, .pdf).")] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Measure accuracy and crossing spikes on it: digits or nmnist.")
+        str | None, typer.Option(help="Measure accuracy and crossing spikes on this data set.")
     ] = None,
     data_dir: DataDir = None,
     split: Split = "test",
@@ -123,9 +136,10 @@ def compare(
         rows = [network.to_dict() for network in networks]
         print(json.dumps({"chip": found_chip.name, "crossing_spikes_unit": unit, "networks": rows}))
         return
-    stdout.print(compare_table(networks, comparison.labels(networks), found_chip.name, unit))
+    names = [plain(name) for name in comparison.labels(networks)]
+    stdout.print(compare_table(networks, names, plain(found_chip.name), unit))
     if out is not None:
-        stdout.print(f"Written: {out}", highlight=False)
+        stdout.print(f"Written: {plain(str(out))}", highlight=False)
 
 
 @app.command()
@@ -154,7 +168,7 @@ def energy(
     if as_json:
         print(json.dumps(values))
         return
-    title = f"{model} on {placement.chip.name}, per recording (mean of {found.samples})"
+    title = plain(f"{model} on {placement.chip.name}, per recording (mean of {found.samples})")
     table = Table(title=title, title_justify="left", show_header=False)
     table.add_column("")
     table.add_column("", justify="right")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from dpap_neuro.cli.shared import (
@@ -21,6 +20,7 @@ from dpap_neuro.cli.shared import (
     Json,
     Model,
     app,
+    plain,
     progress,
     say_time_step,
     stderr,
@@ -68,7 +68,7 @@ def compile_(
         return
     stdout.print(_layers(f"{model} for {chip}, {weight_bits}-bit weights", reports))
     for note in dict.fromkeys(f"{r.source} -> {r.target}: {note}" for r in reports for note in r.notes):
-        stderr.print(note, highlight=False, markup=False)
+        stderr.print(plain(note), highlight=False)
     stdout.print(f"Written: {out}", highlight=False, markup=False)
 
 
@@ -87,7 +87,7 @@ def _layers(title: str, reports: list[LayerReport]) -> Table:
         "decay": [f"{max(r.du_error, r.dv_error):.2%}" for r in reports],
     }
     table = Table(
-        title=escape(title),
+        title=plain(title),
         title_justify="left",
         caption="to 0: rounded to zero. Errors are relative: weights rms, others largest.",
         caption_justify="left",
@@ -101,9 +101,7 @@ def _layers(title: str, reports: list[LayerReport]) -> Table:
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for k, r in enumerate(reports):
-        table.add_row(
-            escape(f"{r.source} -> {r.target}"), r.kind, *(values[k] for values in columns.values())
-        )
+        table.add_row(plain(f"{r.source} -> {r.target}"), r.kind, *(values[k] for values in columns.values()))
     return table
 
 
@@ -150,7 +148,7 @@ def simulate(
     network = opened_model.integers()
     wanted = {name: ("spikes",) for name in record or ()}
     if raster is not None:
-        counts = e.read_raster(raster, tuple(network.inputs[0].shape))
+        counts = e.read_raster(raster, next((tuple(entry.shape) for entry in network.inputs), ()))
     else:
         binning = e.binning_of(opened_model.metadata, bins, bin_us, downsample)
         opened = open_dataset(str(dataset), data_dir, split)
@@ -175,14 +173,14 @@ def simulate(
         print(json.dumps(values))
     else:
         table = Table(
-            title=escape(f"{model}: {counts.shape[0]} samples of {counts.shape[1]} steps"),
+            title=plain(f"{model}: {counts.shape[0]} samples of {counts.shape[1]} steps"),
             title_justify="left",
         )
         for heading in ("population", "shape", "spikes", *(["synaptic events"] if differing is None else [])):
             table.add_column(heading)
         for p in network.populations:
             shape = "x".join(map(str, p.shape))
-            row = [escape(p.name), shape, f"{spikes[p.name]:,}" if p.spiking else "read-out"]
+            row = [plain(p.name), shape, f"{spikes[p.name]:,}" if p.spiking else "read-out"]
             table.add_row(*row, *([f"{values['events'][p.name]:,}"] if differing is None else []))
         stdout.print(table)
         if differing is not None:
@@ -238,7 +236,7 @@ def evaluate(
     if as_json:
         print(json.dumps(result.to_dict()))
         return
-    table = Table(title=escape(str(model)), title_justify="left", show_header=False)
+    table = Table(title=plain(str(model)), title_justify="left", show_header=False)
     table.add_row("accuracy", f"{result.accuracy:.2%} ({result.correct:,} of {result.n:,})")
     step = "" if result.dt is None else f" of {result.dt:g} s"
     table.add_row("time steps", f"{result.steps:,}{step}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ CacheDir = Annotated[
 Downsample = Annotated[int | None, typer.Option(help="Pixels per side that become one.")]
 Seed = Annotated[int, typer.Option(help="Makes the run repeatable on one machine.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def plain(text: str) -> str:
+    """As it is to be printed: a path or a name from a stranger's file is no markup and moves no cursor."""
+    return escape(text if text.isprintable() else repr(text))
 
 
 def cache_folder(chosen: Path | None) -> Path:

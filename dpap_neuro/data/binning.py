@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -42,8 +43,8 @@ class Binning:
             )
         for name in ("bins", "bin_us", "clip", "downsample"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name}: found {value}, expected more than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name}: found {value}, expected a finite number above 0")
 
     def seconds(self, duration_us: float) -> float:
         """Length of a step, for a recording of `duration_us`."""
