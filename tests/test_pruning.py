@@ -354,6 +354,25 @@ def test_every_pruner_reaches_its_goal(name, sparsity):
     assert torch.isfinite(model(x)).all()
 
 
+@pytest.mark.parametrize("name", ["magnitude", "random", "set", "rigl", "dpap-weighted"])
+@pytest.mark.parametrize("sparsity", [0.0, 0.7])
+def test_nothing_goes_beyond_the_goal(name, sparsity):
+    torch.manual_seed(0)
+    model, x = conv_net(channels=(4, 6), hidden=20), data()
+    pruner = make_pruner(name, epochs=4, sparsity=sparsity).attach(model, x)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    left = []
+    for epoch in range(8):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x).mean(0), LABELS).backward()
+        optimizer.step()
+        pruner.step(optimizer)
+        left.append(pruner.end_epoch(epoch, optimizer).remaining)
+    assert left[3:] == left[3:4] * 5
+    if sparsity == 0.0:
+        assert left[0] == left[3] == pruner.masks.parameters()
+
+
 @pytest.mark.parametrize("name", ["dpap", "magnitude", "dpap-weighted"])
 def test_goal_as_a_count_of_synapses(name):
     torch.manual_seed(0)
@@ -458,14 +477,15 @@ def test_weighted_selection_is_the_best_within_its_budget(count):
 
 
 def lowest_threshold(pruner, scores, wanted):
-    """Units and synapses at the lowest threshold that leaves at most `wanted`: every rung tried, everything counted."""
+    """Units and synapses at the lowest threshold that leaves at most `wanted`: every rung tried, and one below all of them,
+    everything counted."""
     projections = pruner.structure.projections
     readout = next(p for p in projections.values() if p.readout)
     cost = torch.zeros(len(pruner.structure.labels))
     for label, weights in zip(readout.pre.tolist(), torch.ones(readout.shape).T, strict=True):
         cost[label] += weights.sum()
-    for rung in torch.cat([s.flatten() for s in scores.values()]).unique():
-        if rung < 0:
+    for rung in torch.cat([torch.tensor([-0.5]), *(s.flatten() for s in scores.values())]).unique():
+        if rung == -1:
             continue
         masks = {name: s > rung for name, s in scores.items()}
         worth = -rung * cost
@@ -494,7 +514,7 @@ def lowest_threshold(pruner, scores, wanted):
 
 @settings(max_examples=10, deadline=None)
 @given(
-    st.integers(0, 10_000), st.booleans(), st.sampled_from(["parameters", "synapses"]), st.floats(0.2, 0.8)
+    st.integers(0, 10_000), st.booleans(), st.sampled_from(["parameters", "synapses"]), st.floats(0.2, 1.0)
 )
 def test_weighted_selection_is_that_of_trying_every_threshold(seed, ties, count, share):
     torch.manual_seed(seed)

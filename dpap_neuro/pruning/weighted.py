@@ -39,6 +39,9 @@ from dpap_neuro.pruning.units import within_size
 UNITS = 0.28
 AHEAD = 2
 
+# A threshold between the scores of pruned weights, -1, and all others.
+BELOW_ALL = -0.5
+
 # Looks for the threshold that leap before they halve.
 LEAPS = 8
 
@@ -154,9 +157,9 @@ class WeightedDPAP(_WithGoal):
         return result
 
     def _within(self, scores: dict[str, Tensor], wanted: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Units and synapses at the lowest threshold that leaves at most `wanted`."""
+        """Units and synapses at the lowest threshold that leaves at most `wanted`; everything, where that is little enough."""
         ladder = torch.cat([s.flatten() for s in scores.values()])
-        ladder = _sorted(ladder[ladder >= 0.0])
+        ladder = _sorted(torch.cat([ladder[ladder >= 0.0], ladder.new_tensor([BELOW_ALL])]))
         costs = self._costs()
         low, high = -1, min(len(ladder) - 1, max(0, self._enough(len(ladder), wanted)))
         # A rung takes about one weight, so that few looks are needed; where units go in lumps, halving is surer.
