@@ -1,12 +1,13 @@
 """Pruners x sparsities x seeds under one training loop, as a tidy table and a picture.
 
 Every run is one row, written as soon as it is done; a run whose row is there already is not repeated, so that an
-interrupted sweep goes on where it stopped.
+interrupted sweep goes on where it stopped. What all runs of a table share lies beside it as JSON.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -19,7 +20,7 @@ import torch
 from dpap_neuro import distributed, training
 from dpap_neuro.data import every_nth
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import make_folder, write_whole
+from dpap_neuro.files import make_folder, write_json, write_whole
 from dpap_neuro.models import ModelSettings, build_model
 from dpap_neuro.pruning import PRUNERS, Pruner, make_pruner
 
@@ -97,22 +98,34 @@ def sweep(
     keep_bins: int | None = None,
     count: str = "parameters",
     structured: bool = False,
+    origin: dict[str, Any] | None = None,
 ) -> list[Run]:
     """Do the runs that `table` (CSV) does not hold yet; return all rows that belong to the plan.
 
     data_of(seed): training and test data of a seed. settings: its seed is replaced by each run's. keep_bins: time steps of
     a recording that pruners shall keep (`dpap` drops the others; `none` always keeps all). count: "parameters" or "synapses".
-    structured: pruners remove channels and neurons, and say so in the table behind their name.
+    structured: pruners remove channels and neurons, and say so in the table behind their name. origin: what `data_of` gives,
+    in words and numbers.
     In several processes (`distributed.joined`) all train each run together, and the first one writes.
-    Raises InputError for a table of another form or of runs of another length, and, before the first run, for a pruner
-    that does not know an option.
+    Raises InputError for a table of another form, of runs of another length or of other settings, and, before the first
+    run, for a pruner that does not know an option.
     """
+    shared = {
+        **(origin or {}),
+        "model": model.name,
+        **{key: value for key, value in asdict(model).items() if key != "name"},
+        **{key: value for key, value in asdict(settings).items() if key != "seed"},
+        "keep_bins": keep_bins,
+    }
     done = read_table(table) if Path(table).exists() else []
     for row in done:
         if row.epochs != settings.epochs:
             raise InputError(f"{table}: found runs of {row.epochs} epochs, expected {settings.epochs}")
         if row.count != count:
             raise InputError(f"{table}: found sparsities of {row.count}, expected of {count}")
+    beside = Path(table).with_suffix(".json")
+    if done:
+        _check_shared(beside, shared)
     known = {(r.pruner, r.sparsity, r.seed) for r in done}
 
     def make(name: str, share: float) -> Pruner:
@@ -131,6 +144,9 @@ def sweep(
     def label(name: str) -> str:
         return f"{name} structured" if structured and name != "none" else name
 
+    if not done and distributed.rank() == 0:
+        make_folder(beside.parent)
+        write_json(beside, shared)
     for number, (name, share, seed) in enumerate(planned):
         if progress is not None:
             progress(number, len(planned))
@@ -170,6 +186,22 @@ def sweep(
         progress(len(planned), len(planned))
     wanted = {(label(name), share, seed) for name, share, seed in planned}
     return [r for r in done if (r.pruner, r.sparsity, r.seed) in wanted]
+
+
+def _check_shared(path: Path, shared: dict[str, Any]) -> None:
+    """Raises InputError where the runs beside `path` are of other settings; one without the file is trusted."""
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differing = [key for key in shared if found[key] != json.loads(json.dumps(shared[key]))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the settings of a sweep ({type(error).__name__}: {error})") from None
+    if differing:
+        key = differing[0]
+        raise InputError(
+            f"{path.with_suffix('.csv')}: found runs with {key} {found[key]}, expected {shared[key]} (or another folder)"
+        )
 
 
 def write_table(rows: Sequence[Run] | Sequence[Summary], path: str | Path) -> None:

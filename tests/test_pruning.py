@@ -373,6 +373,41 @@ def test_nothing_goes_beyond_the_goal(name, sparsity):
         assert left[0] == left[3] == pruner.masks.parameters()
 
 
+@pytest.mark.parametrize("count", ["parameters", "synapses"])
+@pytest.mark.parametrize("name", [n for n in PRUNERS if n != "none"])
+def test_a_goal_below_what_is_always_left(name, count):
+    if name in ("set", "rigl") and count == "synapses":
+        pytest.skip("counts parameters only")
+    model, x = conv_net(channels=(2, 3), hidden=4), data()
+    # conv 2 -> 2, conv 2 -> 3, matrix, read-out of 4 x 3: see the docstring of a pruner for what it leaves.
+    rows, columns = model.stages[-1].weight.shape
+    first, second = (m for m in model.modules() if isinstance(m, nn.Conv2d))
+    taps = [m.weight[0, 0].numel() for m in (first, second)]
+    if name == "dpap":
+        weights = [rows, 1, *taps]
+    else:
+        weights = [rows if name == "dpap-weighted" else rows * columns, 1, 1, 1]
+    each = [1, 1, 1, 1]
+    if count == "synapses":
+        pruner = make_pruner("none").attach(model, x)
+        projections = pruner.structure.projections.values()
+        each[2:] = [int(p.connections().min()) for p in projections if p.kind == "conv"]
+        pruner.detach()
+    least = sum(a * b for a, b in zip(weights, each, strict=True))
+    with pytest.raises(
+        InputError, match=f"pruner {name}: found remaining, {least - 1:,} .* at least {least:,}"
+    ):
+        make_pruner(name, epochs=4, remaining=least - 1, count=count).attach(model, x)
+    torch.manual_seed(0)
+    pruner = make_pruner(name, epochs=4, remaining=least, count=count).attach(model, x)
+    _, report = train(model, pruner, x, LABELS, 4)
+    left = report.remaining if count == "parameters" else report.synapses_remaining
+    assert left >= least
+    total = report.parameters if count == "parameters" else report.synapses
+    with pytest.raises(InputError, match=f"found sparsity 0.9999, {round(total * 0.0001)} {count} left"):
+        make_pruner(name, epochs=4, sparsity=0.9999, count=count).attach(model, x)
+
+
 @pytest.mark.parametrize("name", ["dpap", "magnitude", "dpap-weighted"])
 def test_goal_as_a_count_of_synapses(name):
     torch.manual_seed(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -134,7 +136,16 @@ def test_a_sweep_goes_on_where_it_stopped_and_sums_up(tmp_path):
     assert (tmp_path / "sweep.png").stat().st_size > 5000
     with pytest.raises(InputError, match="epochs"):
         experiments.sweep(table, MODEL, data_of, planned, TrainSettings(epochs=5, batch=16), CPU)
-    with pytest.raises(InputError, match="magnitude: got an unexpected keyword argument 'structured'"):
+    with pytest.raises(InputError, match="found runs with batch 16, expected 8"):
+        experiments.sweep(table, MODEL, data_of, planned, TrainSettings(epochs=4, batch=8), CPU)
+    with pytest.raises(InputError, match="found runs with readout spikes, expected membrane"):
+        experiments.sweep(table, replace(MODEL, readout="membrane"), data_of, planned, settings, CPU)
+    (tmp_path / "runs.json").write_text("[]")
+    with pytest.raises(InputError, match=r"runs.json: not the settings of a sweep"):
+        experiments.sweep(table, MODEL, data_of, planned, settings, CPU)
+    (tmp_path / "runs.json").unlink()
+    assert experiments.sweep(table, MODEL, data_of, planned, settings, CPU) == rows
+    with pytest.raises(InputError, match="magnitude: has no option 'structured'"):
         experiments.sweep(tmp_path / "new.csv", MODEL, data_of, planned, settings, CPU, structured=True)
     assert not (tmp_path / "new.csv").exists()
     table.write_text("a,b\n1,2\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ from dpap_neuro.cli.shared import (
     Seed,
     app,
     cache_folder,
+    plain,
     progress,
     say_time_step,
     speaking,
@@ -283,7 +284,7 @@ def train(
         else:
             found = fitting.save_fitted(out, network, history, metadata, budget)
         written = "model.nir, " if network.settings.spiking else ""
-        stdout.print(f"Written to {out}: {written}weights.safetensors, run.json", highlight=False)
+        stdout.print(plain(f"Written to {out}: {written}weights.safetensors, run.json"), highlight=False)
         if not network.settings.spiking:
             stdout.print("No model.nir: NIR and the chips have no artificial neurons.", highlight=False)
         if budget is not None:
@@ -307,7 +308,10 @@ def _say_fit(pruner: str, found: Fill) -> None:
 @app.command()
 def sweep(
     out: Annotated[
-        Path, typer.Option(help="Folder for runs.csv, summary.csv and sweep.png; goes on where it stopped.")
+        Path,
+        typer.Option(
+            help="Folder for runs.csv, runs.json, summary.csv and sweep.png; goes on where it stopped."
+        ),
     ],
     dataset: Dataset = "digits",
     data_dir: DataDir = None,
@@ -406,10 +410,11 @@ def sweep(
                 keep_bins,
                 count,
                 structured,
+                {"dataset": dataset, "folds": folds, **asdict(binning)},
             )
         if distributed.rank() > 0:
             return
     experiments.write_table(experiments.summarise(rows), out / "summary.csv")
     experiments.draw(rows, out / "sweep.png")
     stdout.print(sweep_table(experiments.summarise(rows)))
-    stdout.print(f"Results in {out}: runs.csv, summary.csv, sweep.png", highlight=False)
+    stdout.print(plain(f"Results in {out}: runs.csv, runs.json, summary.csv, sweep.png"), highlight=False)

@@ -71,7 +71,10 @@ def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Prun
             return Rewiring(epochs=epochs, growth="random" if name == "set" else "gradient", **options)
     except TypeError as error:
         # "DPAP.__init__() got an unexpected keyword argument 'colour'"
-        raise InputError(f"pruner {name}: {str(error).partition('() ')[2] or error}") from None
+        said = str(error).partition("() ")[2] or str(error)
+        raise InputError(
+            f"pruner {name}: {said.replace('got an unexpected keyword argument', 'has no option')}"
+        ) from None
     raise InputError(f"pruner: found {name!r}, expected one of {', '.join(PRUNERS)}")
 
 

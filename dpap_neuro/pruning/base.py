@@ -18,7 +18,7 @@ from dpap_neuro.pruning.budget import Fill, Meter, approach, check_possible
 from dpap_neuro.pruning.importance import Statistics, average_over_ranks, check_finite
 from dpap_neuro.pruning.masks import LayerCount, Masks, clear
 from dpap_neuro.pruning.shrinking import Plan, Shrunk, check_moments, plan_for_dead, put
-from dpap_neuro.pruning.structure import Structure, call_network, evaluating, find_structure
+from dpap_neuro.pruning.structure import Projection, Structure, call_network, evaluating, find_structure
 from dpap_neuro.pruning.survival import gradual_share
 
 
@@ -127,8 +127,8 @@ class Pruner:
         loop: bool = False,
         ignore: Iterable[str] = (),
     ) -> Pruner:
-        """Find the structure of `model` and start observing; see `find_structure` for the arguments and
-        errors.
+        """Find the structure of `model` and start observing; see `find_structure` for the arguments and errors. Raises
+        InputError, too, for a goal below what the pruner always leaves.
         """
         if self.model is not None:
             raise InputError(
@@ -146,6 +146,7 @@ class Pruner:
         self.targets = {}
         self._shrunk = None
         try:
+            self._check_goal()
             if self.needs_statistics:
                 self.statistics = self._make_statistics(structure, loop, time)
                 self.statistics.attach(model)
@@ -389,6 +390,30 @@ class Pruner:
         if self.count == "synapses":
             return sum(layer.synapses for layer in self.masks.layers())
         return self.masks.parameters()
+
+    def _check_goal(self) -> None:
+        if self.goal_sparsity is not None:
+            wanted, text = (
+                round(self.total() * (1.0 - self.goal_sparsity)),
+                f"sparsity {self.goal_sparsity:g}",
+            )
+        elif self.goal_remaining is not None:
+            wanted, text = self.goal_remaining, "remaining"
+        else:
+            return
+        least = sum(
+            self._always_left(p) * (int(p.connections().min()) if self.count == "synapses" else 1)
+            for p in self.structure.projections.values()
+        )
+        if wanted < least:
+            raise InputError(
+                f"pruner {self.name}: found {text}, {wanted:,} {self.count} left, expected at least {least:,}: the read-out is "
+                "not pruned, and every layer keeps something"
+            )
+
+    def _always_left(self, p: Projection) -> int:
+        """Weights of a projection that are left whatever the goal: all of the read-out, and one of others."""
+        return math.prod(p.shape) if p.readout else 1
 
     def wanted(self, epoch: int) -> int | None:
         """How many parameters (or synapses) should be left after `epoch`; None before the schedule begins."""

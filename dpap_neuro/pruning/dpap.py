@@ -16,7 +16,7 @@ from dpap_neuro.pruning.base import Pruner
 from dpap_neuro.pruning.budget import neurons
 from dpap_neuro.pruning.importance import Statistics
 from dpap_neuro.pruning.masks import count
-from dpap_neuro.pruning.structure import Structure
+from dpap_neuro.pruning.structure import Projection, Structure
 from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings, gradual_share
 
 
@@ -118,6 +118,11 @@ class DPAP(Pruner):
                 raise InputError(
                     f"bins: found {self.goal_bins}, expected at most the {self.steps} of the recording"
                 )
+
+    def _always_left(self, p: Projection) -> int:
+        # Of the read-out what reads from one unit, and of a convolution a whole kernel.
+        taps = math.prod(p.shape[2:])
+        return p.shape[0] * taps if p.readout else taps
 
     # survival
 

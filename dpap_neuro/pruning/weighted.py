@@ -33,6 +33,7 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.plasticity import DELTA
 from dpap_neuro.pruning.baselines import _WithGoal
 from dpap_neuro.pruning.importance import check_finite
+from dpap_neuro.pruning.structure import Projection
 from dpap_neuro.pruning.units import within_size
 
 # Units in structured pruning: their part of the reduction, and how many epochs of the schedule they take in one.
@@ -89,6 +90,10 @@ class WeightedDPAP(_WithGoal):
                 raise InputError(
                     f"layer {p.name}: its weight is frozen, expected one that learns (or its name in `ignore`)"
                 )
+
+    def _always_left(self, p: Projection) -> int:
+        # Of the read-out what reads from one unit.
+        return p.shape[0] * math.prod(p.shape[2:]) if p.readout else 1
 
     @torch.no_grad()
     def step(self, optimizer: Optimizer | None = None) -> None:
