@@ -716,14 +716,53 @@ def test_nan_in_the_data_where_weights_decide(name):
     assert "\n" not in str(error.value)
 
 
-def test_a_gradient_that_overflows_once_is_named():
-    model, x = conv_net(), data()
-    pruner = make_pruner("dpap-weighted", epochs=3, sparsity=0.5).attach(model, x)
-    model(x).mean().backward()
-    model.stages[4].weight.grad[0, 0, 0, 0] = float("inf")
-    pruner.step()
-    with pytest.raises(InputError, match=r"layer stages\.4: its squared gradient holds NaN or infinite"):
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("name", ["rigl", "dpap-weighted"])
+def test_a_batch_that_a_loss_scaler_skips_leaves_no_trace(name, first):
+    states = []
+    for skipped in (False, True):
+        torch.manual_seed(0)
+        model, x = conv_net(neuron=lambda: Lif(0.15)), data()
+        pruner = make_pruner(name, epochs=3, sparsity=0.5, first_epoch=1).attach(model, x)
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+        for batch in range(3):
+            for overflows in [True, False] if skipped and batch == (0 if first else 2) else [False]:
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(model.eval()(x).mean(0), LABELS)
+                (loss * torch.inf if overflows else loss).backward()
+                if not overflows:
+                    optimizer.step()
+                pruner.step()
         pruner.end_epoch(0)
+        states.append(pruner.state_dict())
+        assert torch.isfinite(torch.cat([v.flatten() for v in pruner.gradients.values()])).all()
+        pruner.end_epoch(1)
+    known = {k: v for k, v in states[0].items() if not (first and k.startswith("gradients/"))}
+    assert all(torch.equal(v, states[1][k]) for k, v in known.items())
+
+
+def test_gradients_that_always_overflow_are_named():
+    model, x = conv_net(neuron=lambda: Lif(0.15)), data()
+    pruner = make_pruner("dpap-weighted", epochs=3, sparsity=0.5, first_epoch=1).attach(model, x)
+    for epoch in range(2):
+        (model(x).mean() * torch.inf).backward()
+        pruner.step()
+        if epoch == 0:
+            pruner.end_epoch(0)
+    with pytest.raises(InputError, match=r"layer stages\.0: its weights never had a gradient that is finite"):
+        pruner.end_epoch(1)
+
+
+@pytest.mark.parametrize(
+    "sample, where",
+    [((4, 2, 3, 8, 8), r"stages\.0: .*3 channels"), ((4, 2, 2, 7, 7), r"stages\.8: .*8x6 and 24x12")],
+)
+def test_a_sample_of_another_shape_is_one_line(sample, where):
+    model = conv_net()
+    shape = ", ".join(map(str, sample))
+    with pytest.raises(InputError, match=rf"sample_input: found shape \({shape}\).*layer {where}") as error:
+        make_pruner("dpap", epochs=3).attach(model, torch.zeros(sample))
+    assert "\n" not in str(error.value) and not any(m._forward_hooks for m in model.modules())
 
 
 def test_weighted_pruning_without_gradients_is_one_line():

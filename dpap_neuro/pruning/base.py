@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from dpap_neuro.errors import InputError
 from dpap_neuro.plasticity import DELTA
 from dpap_neuro.pruning.budget import Fill, Meter, approach, check_possible
-from dpap_neuro.pruning.importance import Statistics, average_over_ranks, check_finite
+from dpap_neuro.pruning.importance import Statistics, average_over_ranks, check_finite, is_finite
 from dpap_neuro.pruning.masks import LayerCount, Masks, clear
 from dpap_neuro.pruning.shrinking import Plan, Shrunk, check_moments, plan_for_dead, put
 from dpap_neuro.pruning.structure import Projection, Structure, call_network, evaluating, find_structure
@@ -192,9 +192,11 @@ class Pruner:
             if name and self.needs_gradients:
                 whole = self._whole(name, gradient.detach())
                 seen = self.gradients.get(name)
+                # A loss scaler skips a batch whose gradients overflow.
+                finite = is_finite(whole)
                 if seen is None:
-                    self.gradients[name] = whole.clone()
-                else:
+                    self.gradients[name] = whole.clone() if finite else torch.zeros_like(whole)
+                elif finite:
                     seen.lerp_(whole, 0.1)
             # Clipping by norm, and momentum, are not to see what is pruned.
             kept = self.masks.kept(parameter)
@@ -225,7 +227,7 @@ class Pruner:
     @torch.no_grad()
     def end_epoch(self, epoch: int, optimizer: Optimizer | None = None) -> PruneReport:
         """After every epoch (counted from 0): prune, and clear the momentum of what is pruned. Raises InputError for
-        weights or gradients that are NaN or infinite.
+        weights that are NaN or infinite; batches whose gradients are count for nothing, as for a loss scaler.
         """
         self._check_attached()
         if self.statistics is not None:
@@ -235,7 +237,6 @@ class Pruner:
         for name, gradient in self.gradients.items():
             # What the hooks saw is each rank's own gradient, before it was averaged.
             self.gradients[name] = average_over_ranks(gradient)
-            check_finite(name, "gradient", gradient)
         fill = None
         if self.meter is None:
             self.observe(epoch)

@@ -31,10 +31,15 @@ def average_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinite values."""
+    # A sum over finite values may be infinite, one over others is never finite, and it takes a tenth of the time.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
 def check_finite(name: str, what: str, tensor: Tensor) -> None:
     """Raises InputError for a tensor of a layer that holds NaN or infinite values."""
-    # A sum over finite values may be infinite, one over others is never finite, and it takes a tenth of the time.
-    if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
+    if not is_finite(tensor):
         raise InputError(
             f"layer {name}: its {what} holds NaN or infinite values, expected finite data and loss"
         )

@@ -244,6 +244,10 @@ def _finite_sample(sample: Tensor) -> None:
         raise InputError("sample_input: holds NaN or infinite values, expected finite event counts")
 
 
+def _expected_axes(time: bool) -> str:
+    return "(steps, batch, ...)" if time else "(batch, ...)"
+
+
 def find_structure(
     model: nn.Module,
     sample_input: Tensor,
@@ -257,8 +261,8 @@ def find_structure(
     sample_input: (T, B, ...), or (B, ...) with `time=False` (an artificial network on still images). loop:
     the network is called once per time step with (B, ...) and passes its state on (Norse's
     `SequentialState`). ignore: names of modules to leave alone. Raises InputError for a layer type that is
-    not known, for weights that are shared between layers or computed from others, and for a network with
-    nothing to prune.
+    not known, for weights that are shared between layers or computed from others, for a sample that the network does not
+    take, and for a network with nothing to prune.
     """
     _finite_sample(sample_input)
     sample = sample_input.detach()
@@ -442,7 +446,14 @@ def find_structure(
             handles.append(module.register_forward_hook(leave, with_kwargs=True))
         with evaluating(model), torch.no_grad(), tracer:
             tracer.put(sample, torch.full(sample.shape, ALIVE, dtype=torch.long))
-            output = call_network(model, sample, loop)
+            try:
+                output = call_network(model, sample, loop)
+            except (RuntimeError, IndexError) as error:
+                where = f"layer {names[stack[-1]]}" if stack else "it"
+                raise InputError(
+                    f"sample_input: found shape {tuple(sample_input.shape)}, with which the network does not run ({where}: "
+                    f"{str(error).splitlines()[0]}), expected the shape that it takes, {_expected_axes(time)}"
+                ) from error
             shown: set[int] = set()
             for tensor in tensors(output):
                 tracer.keep(tensor)

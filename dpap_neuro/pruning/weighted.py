@@ -32,7 +32,7 @@ from torch.optim import Optimizer
 from dpap_neuro.errors import InputError
 from dpap_neuro.plasticity import DELTA
 from dpap_neuro.pruning.baselines import _WithGoal
-from dpap_neuro.pruning.importance import check_finite
+from dpap_neuro.pruning.importance import check_finite, is_finite
 from dpap_neuro.pruning.structure import Projection
 from dpap_neuro.pruning.units import within_size
 
@@ -98,14 +98,19 @@ class WeightedDPAP(_WithGoal):
     @torch.no_grad()
     def step(self, optimizer: Optimizer | None = None) -> None:
         super().step(optimizer)
+        gradients = {}
         for p in self.structure.prunable:
-            gradient = p.weight.grad
-            if gradient is None:
+            if p.weight.grad is None:
                 raise InputError(
                     f"layer {p.name}: has no gradient, expected step() after backward() and before zero_grad()"
                 )
-            gradient = self._whole(p.name, gradient)
-            self._squares[p.name].addcmul_(gradient, gradient)
+            gradients[p.name] = p.weight.grad
+        if not all(is_finite(gradient) for gradient in gradients.values()):
+            # A loss scaler skips such a batch; without one the weights are no longer finite either, and end_epoch says so.
+            return
+        for name, gradient in gradients.items():
+            gradient = self._whole(name, gradient)
+            self._squares[name].addcmul_(gradient, gradient)
         self._batches += 1
 
     def observe(self, epoch: int) -> None:
@@ -122,8 +127,8 @@ class WeightedDPAP(_WithGoal):
         for p in self.structure.prunable:
             if not torch.count_nonzero(self.traces[p.name]):
                 raise InputError(
-                    f"layer {p.name}: its weights never had a gradient, expected batches, and neurons that spike (lower "
-                    "their threshold)"
+                    f"layer {p.name}: its weights never had a gradient that is finite and not zero, expected batches, and neurons "
+                    "that spike (lower their threshold)"
                 )
         before = self.masks.weights
         if self.structured:
