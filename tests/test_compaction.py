@@ -112,6 +112,29 @@ def test_constants_behind_rectifiers_are_carried_into_biases():
     assert small[7].out_features == 5 and small[9].bias.abs().sum() > 0
 
 
+@pytest.mark.parametrize("each", [False, True])
+def test_rectifiers_with_learned_slopes_are_cut(each):
+    """A channel behind a negative bias answers with its own slope."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.PReLU(4 if each else 1), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(80, 6),
+        nn.PReLU(6 if each else 1), nn.Linear(6, 2),
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for layer in (1, 5):
+            model[layer].weight.uniform_(0.1, 0.9)
+        model[0].weight[2] = 0
+        model[0].bias[2] = -1.5
+        model[4].weight[1] = 0
+        model[4].bias[1] = 0
+    x = torch.rand(4, 1, 8, 8)
+    small = compact(model, x, time=False)
+    same(model, small, x, torch.rand(2, 1, 8, 8))
+    assert small[0].out_channels == 3 and small[4].out_features == 5
+    assert [small[n].num_parameters for n in (1, 5)] == ([3, 5] if each else [1, 1])
+    assert [small[n].weight.numel() for n in (1, 5)] == ([3, 5] if each else [1, 1])
+
+
 def test_constants_are_not_carried_into_padding():
     torch.manual_seed(0)
     model = nn.Sequential(

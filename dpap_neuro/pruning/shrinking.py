@@ -194,6 +194,8 @@ class Shrunk:
             axis = axis_of(tensor.shape)
             if axis is not None and name not in ("input_weights", "recurrent_weights"):
                 self._cut(module, name, {axis: kept}, optimizer)
+        if isinstance(module, nn.PReLU) and module.num_parameters == size:
+            self._resize(module, num_parameters=kept.numel())
         values: Any = getattr(module, "p", None)
         if hasattr(values, "_asdict"):
             changed = {}
