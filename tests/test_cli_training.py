@@ -235,7 +235,12 @@ def test_a_sweep_under_torchrun_writes_one_table(folder, tmp_path):
     done = under_torchrun(*sweep(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Results in") == 1 and done.stderr.count("seed 0:") == 2
-    assert {p.name for p in (tmp_path / "two").iterdir()} == {"runs.csv", "runs.json", "summary.csv", "sweep.png"}
+    assert {p.name for p in (tmp_path / "two").iterdir()} == {
+        "runs.csv",
+        "runs.json",
+        "summary.csv",
+        "sweep.png",
+    }
     expected, found = (experiments.read_table(tmp_path / name / "runs.csv") for name in ("alone", "two"))
     assert len(expected) == len(found) == 2
     for a, b in zip(expected, found, strict=True):
