@@ -197,7 +197,7 @@ class DPAP(Pruner):
             alive = survival >= 0
             if name in self.masks.synapses:
                 alive &= self.masks.synapses[name]
-            if not alive.any():
+            if not count(alive):
                 alive.view(-1)[survival.argmax()] = True
             alive_synapses[name] = alive
         return alive_units, alive_synapses

@@ -91,7 +91,7 @@ class Masks:
     def _add(self, tensor: Tensor, dead: Tensor, kept: dict[int, Tensor]) -> None:
         if kept:
             dead = take(dead, kept)
-        if dead.any():
+        if count(dead):
             self._kept.append((tensor, kept_bits(dead.to(tensor.device), tensor.dtype)))
 
     def kept(self, tensor: Tensor) -> Tensor | None:
