@@ -379,14 +379,13 @@ def test_a_goal_below_what_is_always_left(name, count):
     if name in ("set", "rigl") and count == "synapses":
         pytest.skip("counts parameters only")
     model, x = conv_net(channels=(2, 3), hidden=4), data()
-    # conv 2 -> 2, conv 2 -> 3, matrix, read-out of 4 x 3: see the docstring of a pruner for what it leaves.
+    # Read-out, matrix, two convolutions.
     rows, columns = model.stages[-1].weight.shape
     first, second = (m for m in model.modules() if isinstance(m, nn.Conv2d))
     taps = [m.weight[0, 0].numel() for m in (first, second)]
-    if name == "dpap":
-        weights = [rows, 1, *taps]
-    else:
-        weights = [rows if name == "dpap-weighted" else rows * columns, 1, 1, 1]
+    weights = {"dpap": [rows, 0, *taps], "dpap-weighted": [rows, 0, 0, 0]}.get(
+        name, [rows * columns, 1, 1, 1]
+    )
     each = [1, 1, 1, 1]
     if count == "synapses":
         pruner = make_pruner("none").attach(model, x)
@@ -406,6 +405,22 @@ def test_a_goal_below_what_is_always_left(name, count):
     total = report.parameters if count == "parameters" else report.synapses
     with pytest.raises(InputError, match=f"found sparsity 0.9999, {round(total * 0.0001)} {count} left"):
         make_pruner(name, epochs=4, sparsity=0.9999, count=count).attach(model, x)
+
+
+@pytest.mark.parametrize("name", ["dpap", "dpap-weighted"])
+def test_a_grouped_read_out_of_which_half_goes_with_a_unit(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.Flatten(), nn.AdaptiveAvgPool1d(3)
+    )
+    x, least = torch.rand(12, 2, 5, 5), {"dpap": 2 * 9 + 1, "dpap-weighted": 2 * 9}[name]
+    for remaining in (least - 1, least):
+        pruner = make_pruner(name, epochs=4, remaining=remaining)
+        if remaining < least:
+            with pytest.raises(InputError, match=f"expected at least {least}:"):
+                pruner.attach(model, x, time=False)
+        else:
+            pruner.attach(model, x, time=False)
 
 
 @pytest.mark.parametrize("name", ["dpap", "magnitude", "dpap-weighted"])

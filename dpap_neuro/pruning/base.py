@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from dpap_neuro.errors import InputError
 from dpap_neuro.plasticity import DELTA
 from dpap_neuro.pruning.budget import Fill, Meter, approach, check_possible
-from dpap_neuro.pruning.importance import Statistics, average_over_ranks, check_finite, is_finite
+from dpap_neuro.pruning.importance import Statistics, average_over_ranks, check_finite, finite_or
 from dpap_neuro.pruning.masks import LayerCount, Masks, clear
 from dpap_neuro.pruning.shrinking import Plan, Shrunk, check_moments, plan_for_dead, put
 from dpap_neuro.pruning.structure import Projection, Structure, call_network, evaluating, find_structure
@@ -193,11 +193,10 @@ class Pruner:
                 whole = self._whole(name, gradient.detach())
                 seen = self.gradients.get(name)
                 # A loss scaler skips a batch whose gradients overflow.
-                finite = is_finite(whole)
                 if seen is None:
-                    self.gradients[name] = whole.clone() if finite else torch.zeros_like(whole)
-                elif finite:
-                    seen.lerp_(whole, 0.1)
+                    self.gradients[name] = finite_or(whole, torch.zeros_like(whole)).clone()
+                else:
+                    seen.lerp_(finite_or(whole, seen), 0.1)
             # Clipping by norm, and momentum, are not to see what is pruned.
             kept = self.masks.kept(parameter)
             if kept is not None:
@@ -409,7 +408,7 @@ class Pruner:
         if wanted < least:
             raise InputError(
                 f"pruner {self.name}: found {text}, {wanted:,} {self.count} left, expected at least {least:,}: the read-out is "
-                "not pruned, and every layer keeps something"
+                "not pruned, and no layer is emptied"
             )
 
     def _always_left(self, p: Projection) -> int:

@@ -120,9 +120,10 @@ class DPAP(Pruner):
                 )
 
     def _always_left(self, p: Projection) -> int:
-        # Of the read-out what reads from one unit, and of a convolution a whole kernel.
+        # Of the read-out what reads from one unit, of a convolution a whole kernel; a matrix's last weight may be that of a
+        # dead unit.
         taps = math.prod(p.shape[2:])
-        return p.shape[0] * taps if p.readout else taps
+        return p.shape[0] // p.groups * taps if p.readout else taps if len(p.shape) > 2 else 0
 
     # survival
 

@@ -31,10 +31,19 @@ def average_over_ranks(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds neither NaN nor infinite values."""
-    # A sum over finite values may be infinite, one over others is never finite, and it takes a tenth of the time.
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+def is_finite(*tensors: Tensor) -> bool:
+    """Whether none holds NaN or infinite values; of several on a GPU it is waited for once."""
+    if tensors[0].device.type == "cpu":
+        # A sum over finite values may be infinite, one over others is never finite, and it takes a tenth of the time.
+        return all(bool(torch.isfinite(t.sum())) or bool(torch.isfinite(t).all()) for t in tensors)
+    return bool(torch.stack([torch.isfinite(t).all() for t in tensors]).all())
+
+
+def finite_or(tensor: Tensor, other: Tensor) -> Tensor:
+    """The tensor, or `other` where it holds NaN or infinite values anywhere; a GPU is not waited for."""
+    if tensor.device.type == "cpu":
+        return tensor if is_finite(tensor) else other
+    return torch.where(torch.isfinite(tensor).all(), tensor, other)
 
 
 def check_finite(name: str, what: str, tensor: Tensor) -> None:

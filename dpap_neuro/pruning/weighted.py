@@ -92,8 +92,8 @@ class WeightedDPAP(_WithGoal):
                 )
 
     def _always_left(self, p: Projection) -> int:
-        # Of the read-out what reads from one unit.
-        return p.shape[0] * math.prod(p.shape[2:]) if p.readout else 1
+        # Of the read-out what reads from one unit; a layer's last weight may be that of a dead one.
+        return p.shape[0] // p.groups * math.prod(p.shape[2:]) if p.readout else 0
 
     @torch.no_grad()
     def step(self, optimizer: Optimizer | None = None) -> None:
@@ -105,7 +105,7 @@ class WeightedDPAP(_WithGoal):
                     f"layer {p.name}: has no gradient, expected step() after backward() and before zero_grad()"
                 )
             gradients[p.name] = p.weight.grad
-        if not all(is_finite(gradient) for gradient in gradients.values()):
+        if not is_finite(*gradients.values()):
             # A loss scaler skips such a batch; without one the weights are no longer finite either, and end_epoch says so.
             return
         for name, gradient in gradients.items():
