@@ -86,7 +86,7 @@ class Problem:
         chip = self.chip
         most = int(min(self.capacity[0], self.size[name]))
         for wire in self.into[name]:
-            if wire.shared is not None:
+            if wire.shared is not None and not math.isinf(chip.axons_in_per_core):
                 most = bounds.most_neurons(wire.shared, chip.axons_in_per_core, most)
             if wire.full and wire.groups <= chip.axons_in_per_core:
                 low = 1
