@@ -77,8 +77,8 @@ def demo(
             )
         )
     stdout.print(
-        f"DPAP's share of a training step: {summary['dpap_overhead']:.1%}. "
-        f"All of it took {summary['seconds']:.0f} s. Results in {out}: "
+        f"DPAP's share of a training step: {summary['dpap_overhead']:.0%}. "
+        f"All of it took {summary['seconds']:.0f} s. Results in {plain(str(out))}: "
         "dense.nir, pruned.nir, summary.json, demo.png",
         highlight=False,
     )
