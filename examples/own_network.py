@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.data import Binning, open_dataset
-from dpap_neuro.neurons import LIF, NeuronSettings
-from dpap_neuro.nir_export import to_nir, write_nir
+from dpap_neuro.exchange.nir_export import to_nir, write_nir
+from dpap_neuro.networks.neurons import LIF, NeuronSettings
 from dpap_neuro.pruning import make_pruner
-from hardware import fidelity, reference, simulator
-from hardware.compile import compile_graph
-from hardware.graph import read_graph
+from hardware.compile.compiler import compile_graph
+from hardware.graph.graph import read_graph
 from hardware.placement import place
+from hardware.simulate import fidelity, reference, simulator
 
 
 def folded(layers: nn.Module, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Builds the kernels of `dpap_neuro.scan_kernels` for GPUs that are not there; prints what came out as JSON.
+"""Builds the kernels of `dpap_neuro.networks.scan_triton` for GPUs that are not there; prints what came out as JSON.
 
 python tests/kernel_builds.py cuda 80      (or: hip gfx942)
 
@@ -18,8 +18,8 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from dpap_neuro import scan_kernels
-from dpap_neuro.scan import DYNAMICS
+from dpap_neuro.networks import scan_triton
+from dpap_neuro.networks.scan import DYNAMICS
 
 # (T, B, neurons), columns of constants, type: one set for all; sizes of one, which Triton builds in; a set for each.
 CASES = [
@@ -49,7 +49,7 @@ def build(target):
     """Kernels of every kind of neuron and every case, one for each launch."""
     driver.set_active(Absent(target))
     built = []
-    for kernel in (scan_kernels.forward_kernel, scan_kernels.backward_kernel):
+    for kernel in (scan_triton.forward_kernel, scan_triton.backward_kernel):
 
         def run(*args, run=kernel.run, **options):
             built.append(run(*args, **{**options, "warmup": True}))
@@ -60,9 +60,9 @@ def build(target):
             for learned in (False, True):
                 x = torch.zeros(shape, dtype=dtype)
                 constants = torch.zeros(7, width, dtype=torch.promote_types(dtype, torch.float32))
-                out, membranes, drives = scan_kernels.forward(x, constants, kind, True, learned)
+                out, membranes, drives = scan_triton.forward(x, constants, kind, True, learned)
                 kept = membranes, x if drives is None else drives
-                scan_kernels.backward(out, constants, *kept, kind, learned, 0.01)
+                scan_triton.backward(out, constants, *kept, kind, learned, 0.01)
     return built
 
 

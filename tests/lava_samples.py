@@ -7,7 +7,7 @@ import math
 import numpy as np
 from hypothesis import strategies as st
 
-from hardware.network import (
+from hardware.network.integer import (
     ConvProjection,
     DenseProjection,
     InputPopulation,

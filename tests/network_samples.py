@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from hardware.network import (
+from hardware.network.integer import (
     ConvProjection,
     DenseProjection,
     InputPopulation,

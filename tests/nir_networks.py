@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dpap_neuro.neurons import (
+from dpap_neuro.networks.neurons import (
     IF,
     LI,
     LIF,
@@ -20,7 +20,7 @@ from dpap_neuro.neurons import (
     Scale,
     Threshold,
 )
-from hardware import reference
+from hardware.simulate import reference
 
 SETTINGS = NeuronSettings(dt=0.01, tau_mem=0.03, v_th=0.4, tau_syn=0.02)
 

@@ -1,10 +1,10 @@
-"""The integer network again, slow and obvious: what `hardware.simulator` must agree with in every bit."""
+"""The integer network again, slow and obvious: what `hardware.simulate.simulator` must agree with in every bit."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from hardware.network import ConvProjection, DenseProjection, Network, SparseProjection
+from hardware.network.integer import ConvProjection, DenseProjection, Network, SparseProjection
 
 
 def int32(x):
@@ -25,7 +25,7 @@ def shifted(x, exponent):
 
 
 def neuron_step(population, a, u, v):
-    """One step of the equations of `hardware.network`; all int64, flat."""
+    """One step of the equations of `hardware.network.integer`; all int64, flat."""
 
     def p(key):
         value = np.asarray(getattr(population, key), np.int64)

@@ -1,4 +1,4 @@
-"""A placement recounted synapse by synapse, from the text of `hardware.memory` and `hardware.placement`."""
+"""A placement recounted synapse by synapse, from the text of `hardware.chip.memory` and `hardware.placement`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 from oracle_network import synapses as synapses_of
 
-from hardware.network import ConvProjection, DenseProjection
+from hardware.network.integer import ConvProjection, DenseProjection
 
 
 def list_bits(chip, number, each):

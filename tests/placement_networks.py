@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from hardware.network import (
+from hardware.network.integer import (
     ConvProjection,
     DenseProjection,
     InputPopulation,

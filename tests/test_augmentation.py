@@ -12,7 +12,7 @@ import torch
 
 from dpap_neuro.data.augmentation import augment, flipped, jittered, shifted, thinned
 from dpap_neuro.errors import InputError
-from dpap_neuro.training import TrainSettings
+from dpap_neuro.train.loop import TrainSettings
 
 
 def sample(n=200, steps=6, rows=8, columns=9, rate=0.5, seed=0):

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_memory import nengo_bits
 
-from hardware.chips import load_chip
-from hardware.network import ConvProjection, InputPopulation, Network, Population
+from hardware.chip.chips import load_chip
+from hardware.network.integer import ConvProjection, InputPopulation, Network, Population
 from hardware.placement import place
 from hardware.placement.problem import Problem
 

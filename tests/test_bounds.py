@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_placement import list_bits
 
-from hardware import memory
-from hardware.chips import load_chip
-from hardware.connectivity import by_post
-from hardware.network import SparseProjection
+from hardware.chip import memory
+from hardware.chip.chips import load_chip
+from hardware.network.connectivity import by_post
+from hardware.network.integer import SparseProjection
 from hardware.placement import bounds
 
 LOIHI1, LOIHI2 = load_chip("loihi1"), load_chip("loihi2")

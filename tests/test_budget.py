@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hardware.budget import Budget, fill
-from hardware.chips import load_chip
+from hardware.chip.chips import load_chip
 from hardware.errors import HardwareError
-from hardware.network import DenseProjection, InputPopulation, Network, Population
+from hardware.network.integer import DenseProjection, InputPopulation, Network, Population
+from hardware.placement.budget import Budget, fill
 
 LOIHI1, LOIHI2 = load_chip("loihi1"), load_chip("loihi2")
 

@@ -162,9 +162,9 @@ def test_training_from_disk_equals_training_from_memory(folder):
     pytest.importorskip("norse")
     import torch
 
-    from dpap_neuro import runs
     from dpap_neuro.pruning import make_pruner
-    from dpap_neuro.training import TrainSettings
+    from dpap_neuro.train import runs
+    from dpap_neuro.train.loop import TrainSettings
 
     for number in range(6, 30):
         events = files.random_events(number, 50, 34, 34, 100_000 + 10_000 * number)

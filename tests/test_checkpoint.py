@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch")
 from pruning_samples import Lif, conv_net, events  # noqa: E402
 from torch import nn  # noqa: E402
 
-from dpap_neuro.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from dpap_neuro.errors import InputError  # noqa: E402
 from dpap_neuro.pruning import make_pruner  # noqa: E402
+from dpap_neuro.train.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 
 GOALS = {
     "none": {},
@@ -124,7 +124,7 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr("dpap_neuro.checkpoint.json.dump", fail)
+    monkeypatch.setattr("dpap_neuro.train.checkpoint.json.dump", fail)
     with pytest.raises(OSError, match="disk full"):
         run.save(tmp_path, 1)
     monkeypatch.undo()

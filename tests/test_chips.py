@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from hardware import chips
-from hardware.chips import BUILT_IN, Chip, load_chip
+from hardware.chip import chips
+from hardware.chip.chips import BUILT_IN, Chip, load_chip
 from hardware.errors import HardwareError
 
 

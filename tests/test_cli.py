@@ -15,10 +15,10 @@ pytest.importorskip("norse")
 import torch
 from typer.testing import CliRunner
 
-from dpap_neuro import runs, training
 from dpap_neuro.cli import app, main
-from dpap_neuro.models import ModelSettings, build_model
-from dpap_neuro.neurons import NeuronSettings
+from dpap_neuro.networks.models import ModelSettings, build_model
+from dpap_neuro.networks.neurons import NeuronSettings
+from dpap_neuro.train import loop, runs
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def run_folder(tmp_path_factory):
     torch.manual_seed(0)
     model = build_model(ModelSettings("mlp", (2, 34, 34), 10, NeuronSettings(0.06, 0.12)), seed=0).eval()
     metadata = {"bins": 5, "clip": 4, "class_names": [str(i) for i in range(10)], "dataset": "digits"}
-    runs.save_run(folder, model, training.History(), metadata)
+    runs.save_run(folder, model, loop.History(), metadata)
     return folder
 
 

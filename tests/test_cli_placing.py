@@ -15,13 +15,13 @@ pytest.importorskip("tonic")
 from graph_samples import graph, inp, lif, out
 from typer.testing import CliRunner
 
-from dpap_neuro import comparison, evaluation
 from dpap_neuro.cli import app, main, placing
-from hardware import simulator
-from hardware.chips import load_chip
-from hardware.network import Network, Population
-from hardware.network_file import save
+from dpap_neuro.deploy import comparison, evaluation
+from hardware.chip.chips import load_chip
+from hardware.files.network_file import save
+from hardware.network.integer import Network, Population
 from hardware.placement import place
+from hardware.simulate import simulator
 
 KEYS = (
     "cores",

@@ -19,14 +19,14 @@ pytest.importorskip("tonic")
 from graph_samples import graph, inp, lif, out
 from typer.testing import CliRunner
 
-from dpap_neuro import evaluation
 from dpap_neuro.cli import app, main
-from hardware import lava, simulator
-from hardware.compile import compile_graph
-from hardware.graph import read_graph
-from hardware.network import DenseProjection, InputPopulation, Network, Population
-from hardware.network_file import load, save
-from hardware.netx import read_net
+from dpap_neuro.deploy import evaluation
+from hardware.compile.compiler import compile_graph
+from hardware.files.network_file import load, save
+from hardware.files.netx import read_net
+from hardware.graph.graph import read_graph
+from hardware.network.integer import DenseProjection, InputPopulation, Network, Population
+from hardware.simulate import lava, simulator
 
 # A Python 3.10 with lava-nc, where the machine names one.
 LAVA = os.environ.get("LAVA_PYTHON")

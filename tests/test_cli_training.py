@@ -21,10 +21,10 @@ import torch
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from dpap_neuro import experiments, runs, training
 from dpap_neuro.cli import app, main
 from dpap_neuro.data import Binning, open_dataset
-from dpap_neuro.evaluation import evaluate
+from dpap_neuro.deploy.evaluation import evaluate
+from dpap_neuro.train import loop, runs, sweeps
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,7 +96,7 @@ def test_every_neuron_learns_and_does_in_the_file_what_it_did_in_training(folder
     assert history[-1]["loss"] < history[0]["loss"] and history[-1]["remaining"] < history[0]["parameters"]
     network, _ = runs.load_run(tmp_path)
     rasters = open_dataset("nmnist", folder, "all").rasters(Binning(bins=6, clip=4))
-    expected = training.predict(network, rasters, torch.device("cpu"))
+    expected = loop.predict(network, rasters, torch.device("cpu"))
     exact = evaluate(tmp_path / "model.nir", "nmnist", folder, "all")
     assert (exact.predictions == expected).sum() >= 29
     chip = evaluated(folder, tmp_path / "model.nir", "fixed")
@@ -146,9 +146,9 @@ def test_dropped_time_bins_shorten_the_run_on_the_chip(folder, tmp_path):
     assert found["fixed"]["spikes"] == found[".net"]["spikes"] > 0
     assert found["exported"] == {**found["float"], "seconds": found["exported"]["seconds"]}
 
-    from dpap_neuro.nir_export import to_nir
-    from dpap_neuro.nir_import import from_graph
-    from hardware.graph import read_graph
+    from dpap_neuro.exchange.nir_export import to_nir
+    from dpap_neuro.exchange.nir_import import from_graph
+    from hardware.graph.graph import read_graph
 
     network = from_graph(read_graph(model))
     again = to_nir(network, network.input_shape, network.dt, kept_bins=network.metadata["kept_bins"])
@@ -171,9 +171,9 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(folder, tmp_path):
     # The command itself, which kills itself in the second batch of epoch 2.
     code = f"""
 import os, signal, sys
-from dpap_neuro import training
+from dpap_neuro.train import loop
 from dpap_neuro.cli import main
-train = training._train
+train = loop._train
 def killed(*args):
     told = args[6]
     def on_batch(epoch, done):
@@ -181,7 +181,7 @@ def killed(*args):
         if (epoch, done) == (2, 2):
             os.kill(os.getpid(), signal.SIGKILL)
     return train(*args[:6], on_batch, *args[7:])
-training._train = killed
+loop._train = killed
 sys.argv = ["dpap-neuro", *{options(folder, tmp_path / "cut", *more)!r}]
 main()
 """
@@ -241,7 +241,7 @@ def test_a_sweep_under_torchrun_writes_one_table(folder, tmp_path):
         "summary.csv",
         "sweep.png",
     }
-    expected, found = (experiments.read_table(tmp_path / name / "runs.csv") for name in ("alone", "two"))
+    expected, found = (sweeps.read_table(tmp_path / name / "runs.csv") for name in ("alone", "two"))
     assert len(expected) == len(found) == 2
     for a, b in zip(expected, found, strict=True):
         # In float32 the order of sums may move a spike.
@@ -257,7 +257,7 @@ def test_every_fold_is_run_as_often_as_seeds_say(folder, tmp_path):
     ]
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
-    rows = experiments.read_table(tmp_path / "out" / "runs.csv")
+    rows = sweeps.read_table(tmp_path / "out" / "runs.csv")
     assert [row.seed for row in rows] == [0, 1, 2, 3]
     assert [row.n_test for row in rows] == [15] * 4
 

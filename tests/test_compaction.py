@@ -7,9 +7,9 @@ torch = pytest.importorskip("torch")
 from pruning_samples import Branching, Folded, Lif, RecurrentLif, conv_net, events, train  # noqa: E402
 from torch import nn  # noqa: E402
 
-from dpap_neuro.compaction import compact  # noqa: E402
 from dpap_neuro.errors import InputError  # noqa: E402
 from dpap_neuro.pruning import make_pruner  # noqa: E402
+from dpap_neuro.pruning.compaction import compact  # noqa: E402
 from dpap_neuro.pruning.masks import Masks  # noqa: E402
 from dpap_neuro.pruning.structure import find_structure  # noqa: E402
 

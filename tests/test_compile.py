@@ -10,14 +10,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from nmnist_samples import FOLDER, recordings
 
-from hardware import reference
-from hardware.compile import compile_graph
-from hardware.connectivity import unroll
+from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
-from hardware.fidelity import agreement, compare
-from hardware.graph import from_nir, read_graph
-from hardware.network import ConvProjection, DenseProjection, SparseProjection, weight_grid
-from hardware.simulator import simulate
+from hardware.graph.graph import from_nir, read_graph
+from hardware.network.connectivity import unroll
+from hardware.network.integer import ConvProjection, DenseProjection, SparseProjection, weight_grid
+from hardware.simulate import reference
+from hardware.simulate.fidelity import agreement, compare
+from hardware.simulate.simulator import simulate
 
 EXAMPLES = settings(max_examples=60, deadline=None)
 

@@ -61,23 +61,23 @@ def run(rank, world):
 def trained(folder):
     """What the training loop leaves, with batch norm, dropped time bins and compaction on the way."""
     pytest.importorskip("norse")
-    from dpap_neuro import training
-    from dpap_neuro.models import ModelSettings, build_model
-    from dpap_neuro.neurons import NeuronSettings
+    from dpap_neuro.networks.models import ModelSettings, build_model
+    from dpap_neuro.networks.neurons import NeuronSettings
+    from dpap_neuro.train import loop
 
     rng = np.random.default_rng(0)
     labels = np.arange(50) % 3
     rasters = (rng.random((50, 5, 2, 9, 9)) < 0.2 + 0.1 * labels.reshape(-1, 1, 1, 1, 1)).astype(np.uint8)
     model = build_model(ModelSettings("cnn", (2, 9, 9), 3, NeuronSettings(0.01, 0.02))).double()
     pruner = make_pruner("dpap", epochs=5, sparsity=0.5, structured=True, bins=3)
-    settings = training.TrainSettings(epochs=5, batch=15, compact=True)
+    settings = loop.TrainSettings(epochs=5, batch=15, compact=True)
     data = (rasters, labels)
     # Float64, so that the order of sums decides about no spike.
     double = mock.patch.object(
-        training, "as_input", lambda x, device: torch.as_tensor(x).transpose(0, 1).double()
+        loop, "as_input", lambda x, device: torch.as_tensor(x).transpose(0, 1).double()
     )
     with double:
-        history = training.train(
+        history = loop.train(
             model, pruner, data, data, settings, torch.device("cpu"), checkpoint=f"{folder}/checkpoint"
         )
     epochs = [(e.loss, e.accuracy, e.remaining, e.synapses_remaining) for e in history.epochs]
@@ -85,7 +85,7 @@ def trained(folder):
 
 
 def process(rank, world, port, folder):
-    from dpap_neuro.distributed import joined
+    from dpap_neuro.train.distributed import joined
 
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))

@@ -8,11 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hardware import energy
-from hardware.chips import load_chip
+from hardware.chip.chips import load_chip
 from hardware.errors import HardwareError
-from hardware.network import DenseProjection, InputPopulation, Network, Population, SparseProjection
-from hardware.placement import place
+from hardware.network.integer import DenseProjection, InputPopulation, Network, Population, SparseProjection
+from hardware.placement import energy, place
 
 
 def network(weight, hidden=4):

@@ -7,12 +7,20 @@ import numpy as np
 import pytest
 from graph_samples import graph, inp, lif, out
 
-from hardware import fidelity, reference
-from hardware.compile import compile_graph
+from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
-from hardware.fidelity import Agreement, accuracy, agreement, agreements, compare, overall, predictions
-from hardware.graph import from_nir
-from hardware.simulator import simulate
+from hardware.graph.graph import from_nir
+from hardware.simulate import fidelity, reference
+from hardware.simulate.fidelity import (
+    Agreement,
+    accuracy,
+    agreement,
+    agreements,
+    compare,
+    overall,
+    predictions,
+)
+from hardware.simulate.simulator import simulate
 
 
 def test_agreement_by_hand():

@@ -14,15 +14,15 @@ pytest.importorskip("norse")
 import torch
 from typer.testing import CliRunner
 
-from dpap_neuro import fitting
 from dpap_neuro.cli import app
+from dpap_neuro.deploy import fitting
 from dpap_neuro.errors import InputError
-from dpap_neuro.models import ModelSettings, build_model
-from dpap_neuro.neurons import NeuronSettings
+from dpap_neuro.networks.models import ModelSettings, build_model
+from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.pruning import make_pruner
-from dpap_neuro.training import TrainSettings, train
-from hardware.budget import Budget
-from hardware.chips import load_chip
+from dpap_neuro.train.loop import TrainSettings, train
+from hardware.chip.chips import load_chip
+from hardware.placement.budget import Budget
 
 CPU = torch.device("cpu")
 EPOCHS = 6
@@ -172,7 +172,7 @@ def test_the_pruner_names_its_budget():
 
 
 def test_train_command_fits_and_says_when_not(tmp_path, monkeypatch):
-    from dpap_neuro import runs
+    from dpap_neuro.train import runs
 
     data = recordings()
     opened = type("Opened", (), {"classes": tuple("abc"), "duration_us": 60_000.0, "name": "bars"})()

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from graph_samples import SHARED, cuba_lif, graph, inp, lif, mixed, out
 
-from hardware import guarded
 from hardware.errors import HardwareError
-from hardware.graph import from_nir, padding_of, read_graph, time_step
-from hardware.guarded import Reader
+from hardware.files import guarded
+from hardware.files.guarded import Reader
+from hardware.graph.graph import from_nir, padding_of, read_graph, time_step
 
 F4 = np.float32
 

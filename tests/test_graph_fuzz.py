@@ -14,10 +14,10 @@ import pytest
 from graph_samples import SHARED, graph, inp, lif, mixed, out
 
 from hardware.errors import HardwareError
-from hardware.graph import Graph, from_nir, read_graph, time_step
-from hardware.guarded import Reader
-from hardware.reference import simulate
-from hardware.summary import describe
+from hardware.files.guarded import Reader
+from hardware.graph.graph import Graph, from_nir, read_graph, time_step
+from hardware.graph.summary import describe
+from hardware.simulate.reference import simulate
 
 # Longer than an undamaged file of this size takes by far; what HDF5 never ends is cut off here.
 SECONDS = 0.4

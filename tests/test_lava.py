@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lava_samples import networks
 
-from hardware import lava, simulator
 from hardware.errors import HardwareError
-from hardware.network import (
+from hardware.files.network_file import save
+from hardware.files.netx import mantissas, read_net
+from hardware.network.integer import (
     ConvProjection,
     DenseProjection,
     InputPopulation,
@@ -25,8 +26,7 @@ from hardware.network import (
     Population,
     SparseProjection,
 )
-from hardware.network_file import save
-from hardware.netx import mantissas, read_net
+from hardware.simulate import lava, simulator
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "lava"
 VARIABLES = ("spikes", "u", "v")
@@ -361,7 +361,12 @@ def test_run_elsewhere():
 def test_command_line(tmp_path):
     save(one_neuron([200], vth=2), tmp_path / "n.h5")
     np.savez(tmp_path / "in.npz", **{"in": np.ones((1, 5, 1), int)})
-    command = [OTHER, "-m", "hardware.lava", *(str(tmp_path / n) for n in ("n.h5", "in.npz", "out.npz"))]
+    command = [
+        OTHER,
+        "-m",
+        "hardware.simulate.lava",
+        *(str(tmp_path / n) for n in ("n.h5", "in.npz", "out.npz")),
+    ]
     root = Path(__file__).parents[1]
     subprocess.run(command, check=True, cwd=root, capture_output=True)
     with np.load(tmp_path / "out.npz") as file:

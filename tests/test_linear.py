@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from hardware.graph import from_nir
-from hardware.linear import (
+from hardware.compile.linear import (
     Convolution,
     Diagonal,
     Matrix,
@@ -22,8 +21,9 @@ from hardware.linear import (
     symmetric,
     to_matrix,
 )
-from hardware.network import ConvProjection, conv_output_shape
-from hardware.reference import simulate
+from hardware.graph.graph import from_nir
+from hardware.network.integer import ConvProjection, conv_output_shape
+from hardware.simulate.reference import simulate
 
 EXAMPLES = settings(max_examples=150, deadline=None)
 

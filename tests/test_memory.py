@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_placement import list_bits as slow_list_bits
 
-from hardware import memory
-from hardware.chips import load_chip
+from hardware.chip import memory
+from hardware.chip.chips import load_chip
 from hardware.errors import HardwareError
 from hardware.placement import packing
 

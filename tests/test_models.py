@@ -15,16 +15,16 @@ import norse.torch as norse
 import torch
 from torch import nn
 
-from dpap_neuro import runs, training
 from dpap_neuro.data import Binning, open_dataset
 from dpap_neuro.errors import InputError
-from dpap_neuro.models import ModelSettings, SpikingNetwork, build_model, logits
-from dpap_neuro.neurons import LI, LIF, NeuronSettings
-from dpap_neuro.nir_export import to_nir, write_nir
+from dpap_neuro.exchange.nir_export import to_nir, write_nir
+from dpap_neuro.networks.models import ModelSettings, SpikingNetwork, build_model, logits
+from dpap_neuro.networks.neurons import LI, LIF, NeuronSettings
 from dpap_neuro.pruning import make_pruner
-from hardware import fidelity, reference, simulator
-from hardware.compile import compile_graph
-from hardware.graph import read_graph
+from dpap_neuro.train import loop, runs
+from hardware.compile.compiler import compile_graph
+from hardware.graph.graph import read_graph
+from hardware.simulate import fidelity, reference, simulator
 
 SETTINGS = NeuronSettings(dt=0.01, tau_mem=0.03, v_th=0.4)
 
@@ -121,7 +121,7 @@ def test_model_export_reference_simulator_agree(name, tmp_path):
     graph = read_graph(tmp_path / "a.nir")
     rng = np.random.default_rng(0)
     raster = rng.poisson(0.5, (3, 20, 2, 8, 6)).astype(np.uint8)
-    expected = run_torch(network, training.as_input(raster, torch.device("cpu")))
+    expected = run_torch(network, loop.as_input(raster, torch.device("cpu")))
     found = reference.simulate(graph, raster).output
     assert expected.any() and found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -201,8 +201,8 @@ def test_a_network_learns_its_own_training_set_and_a_seed_repeats_it():
     for _ in range(2):
         model = build_model(settings, seed=3)
         pruner = make_pruner("magnitude", epochs=6, sparsity=0.5)
-        options = training.TrainSettings(epochs=6, batch=32, shift=1, seed=3)
-        history = training.train(model, pruner, data, data, options, torch.device("cpu"))
+        options = loop.TrainSettings(epochs=6, batch=32, shift=1, seed=3)
+        history = loop.train(model, pruner, data, data, options, torch.device("cpu"))
         results.append((model, history))
     (first, a), (second, b) = results
     assert a.epochs[-1].accuracy > 0.6 and a.epochs[-1].accuracy > a.epochs[0].accuracy
@@ -215,9 +215,9 @@ def test_a_network_learns_its_own_training_set_and_a_seed_repeats_it():
 def test_a_run_folder_loads_to_the_same_network(tmp_path):
     data, settings = small_data()
     model = build_model(settings, seed=1).eval()
-    runs.save_run(tmp_path / "run", model, training.History(), {"bins": 5, "clip": 4})
+    runs.save_run(tmp_path / "run", model, loop.History(), {"bins": 5, "clip": 4})
     back, metadata = runs.load_run(tmp_path / "run")
-    x = training.as_input(data[0][:8], torch.device("cpu"))
+    x = loop.as_input(data[0][:8], torch.device("cpu"))
     assert torch.equal(logits(back(x)), logits(model(x))) and metadata == {"bins": 5, "clip": 4}
     values = json.loads((tmp_path / "run" / "run.json").read_text())
     values["model"]["name"] = "cnn"
@@ -236,12 +236,12 @@ def test_a_run_folder_loads_to_the_same_network(tmp_path):
 )
 def test_data_that_cannot_be_learned_from(labels, says):
     with pytest.raises(InputError, match=says):
-        training.check_data(np.ones((4, 2, 2, 3, 3)), labels, 10)
+        loop.check_data(np.ones((4, 2, 2, 3, 3)), labels, 10)
 
 
 def test_device_that_is_not_there():
     with pytest.raises(InputError, match="cpu"):
-        training.choose_device("tpu")
+        loop.choose_device("tpu")
 
 
 @pytest.mark.parametrize("values", [{"dt": 0.0}, {"tau_mem": 0.001}, {"v_th": float("nan")}])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hardware.errors import HardwareError
-from hardware.network import (
+from hardware.network.integer import (
     ConvProjection,
     DenseProjection,
     InputPopulation,

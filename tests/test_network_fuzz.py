@@ -12,10 +12,10 @@ from test_graph_fuzz import damage
 from test_netx import chain
 
 from hardware.errors import HardwareError
-from hardware.guarded import Reader
-from hardware.network_file import load, save
-from hardware.netx import read_net, write_net
-from hardware.simulator import simulate
+from hardware.files.guarded import Reader
+from hardware.files.network_file import load, save
+from hardware.files.netx import read_net, write_net
+from hardware.simulate.simulator import simulate
 
 FILES = 120
 KINDS = {"net": (read_net, write_net, "metadata"), "h5": (load, save, "network")}

@@ -14,9 +14,11 @@ from hypothesis import HealthCheck, event, given, settings
 from lava_samples import networks
 
 from hardware.errors import HardwareError
-from hardware.guarded import Reader
-from hardware.hdf5_file import read_groups
-from hardware.network import (
+from hardware.files.guarded import Reader
+from hardware.files.hdf5 import read_groups
+from hardware.files.network_file import load, save
+from hardware.files.netx import mantissas, read_net, write_net
+from hardware.network.integer import (
     ConvProjection,
     DenseProjection,
     InputPopulation,
@@ -24,9 +26,7 @@ from hardware.network import (
     Population,
     SparseProjection,
 )
-from hardware.network_file import load, save
-from hardware.netx import mantissas, read_net, write_net
-from hardware.simulator import simulate
+from hardware.simulate.simulator import simulate
 
 TINYNET = Path(__file__).parents[1].parent / "shared" / "data" / "lava" / "tinynet"
 needs_tinynet = pytest.mark.skipif(not TINYNET.is_dir(), reason=f"{TINYNET} is absent")

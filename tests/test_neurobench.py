@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from graph_samples import graph, inp, lif, out
 
-from hardware import neurobench, reference, simulator
-from hardware.compile import compile_graph
-from hardware.graph import from_nir
-from hardware.network import DenseProjection, InputPopulation, Network, Population
+from hardware.compile.compiler import compile_graph
+from hardware.graph.graph import from_nir
+from hardware.network.integer import DenseProjection, InputPopulation, Network, Population
+from hardware.simulate import neurobench, reference, simulator
 
 
 def network(rng, pooled=True):

@@ -11,7 +11,7 @@ import norse.torch as norse
 import torch
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.neurons import (
+from dpap_neuro.networks.neurons import (
     IF,
     LI,
     LIF,

@@ -23,15 +23,15 @@ from typer.testing import CliRunner
 
 from dpap_neuro.cli import app
 from dpap_neuro.errors import InputError
-from dpap_neuro.models import ModelSettings, build_model
-from dpap_neuro.neurons import IF, LIF, Recurrent, Scale
-from dpap_neuro.nir_export import to_nir, write_nir
-from dpap_neuro.nir_import import from_graph
+from dpap_neuro.exchange.nir_export import to_nir, write_nir
+from dpap_neuro.exchange.nir_import import from_graph
+from dpap_neuro.networks.models import ModelSettings, build_model
+from dpap_neuro.networks.neurons import IF, LIF, Recurrent, Scale
 from dpap_neuro.pruning.structure import find_structure
-from dpap_neuro.runs import save_run
-from dpap_neuro.training import History
-from hardware.graph import from_nir, read_graph
-from hardware.summary import synapses
+from dpap_neuro.train.loop import History
+from dpap_neuro.train.runs import save_run
+from hardware.graph.graph import from_nir, read_graph
+from hardware.graph.summary import synapses
 
 
 def identical(found: nir.NIRGraph, expected: nir.NIRGraph) -> None:

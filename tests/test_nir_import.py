@@ -14,11 +14,11 @@ from graph_samples import SHARED, cuba_lif, graph, inp, lif, mixed, out
 from nir_networks import same_spikes
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.nir_export import to_nir
-from dpap_neuro.nir_import import from_graph
+from dpap_neuro.exchange.nir_export import to_nir
+from dpap_neuro.exchange.nir_import import from_graph
 from hardware.errors import HardwareError
-from hardware.graph import from_nir, read_graph
-from hardware.reference import simulate
+from hardware.graph.graph import from_nir, read_graph
+from hardware.simulate.reference import simulate
 
 
 def events(shape, steps=30, rate=0.6):

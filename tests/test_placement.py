@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hardware.chips import load_chip
+from hardware.chip.chips import load_chip
 from hardware.errors import HardwareError
-from hardware.network import DenseProjection, InputPopulation, Network, Population, SparseProjection
+from hardware.network.integer import DenseProjection, InputPopulation, Network, Population, SparseProjection
 from hardware.placement import STRATEGIES, hypergraph, lower_bound, place
 
 LOIHI1, LOIHI2 = load_chip("loihi1"), load_chip("loihi2")

@@ -11,7 +11,7 @@ import oracle_dpap as oracle  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from dpap_neuro import plasticity  # noqa: E402
+from dpap_neuro.pruning import plasticity  # noqa: E402
 
 seeds = st.integers(0, 2**31 - 1)
 few = settings(max_examples=40, deadline=None)

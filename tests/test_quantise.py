@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardware import quantise
-from hardware.network import weight_grid
+from hardware.compile import quantise
+from hardware.network.integer import weight_grid
 
 MODES = st.sampled_from(["mixed", "excitatory", "inhibitory"])
 EXAMPLES = settings(max_examples=80, deadline=None)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from graph_samples import SHARED, cuba_lif, graph, inp, lif, mixed, out
 
-import hardware.reference as reference
+import hardware.simulate.reference as reference
 from hardware.errors import HardwareError
-from hardware.graph import from_nir, read_graph
-from hardware.reference import avg_pool, conv, delay_steps, simulate, sum_pool
+from hardware.graph.graph import from_nir, read_graph
+from hardware.simulate.reference import avg_pool, conv, delay_steps, simulate, sum_pool
 
 RESETS = ("to_v_reset", "by_subtraction")
 

@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from norse.torch.functional.reset import reset_subtract
 
-from dpap_neuro import scan
-from dpap_neuro.neurons import IF, LI, LIF, CubaLI, CubaLIF, Neuron, NeuronSettings, ParametricLIF
+from dpap_neuro.networks import scan
+from dpap_neuro.networks.neurons import IF, LI, LIF, CubaLI, CubaLIF, Neuron, NeuronSettings, ParametricLIF
 
 SETTINGS = NeuronSettings(dt=0.01, tau_mem=0.04, v_th=0.4, tau_syn=0.02)
 KINDS = [LIF, ParametricLIF, CubaLIF, IF, LI, CubaLI]
@@ -52,9 +52,9 @@ def interpreter():
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
-        from dpap_neuro import scan_kernels
+        from dpap_neuro.networks import scan_triton
 
-        yield scan_kernels
+        yield scan_triton
 
 
 @st.composite

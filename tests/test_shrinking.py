@@ -7,12 +7,12 @@ torch = pytest.importorskip("torch")
 from pruning_samples import Branching, Folded, Lif, RecurrentLif, conv_net, events, train  # noqa: E402
 from torch import nn  # noqa: E402
 
-from dpap_neuro.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from dpap_neuro.compaction import compact  # noqa: E402
 from dpap_neuro.errors import InputError  # noqa: E402
 from dpap_neuro.pruning import DPAP, SurvivalSettings, make_pruner  # noqa: E402
+from dpap_neuro.pruning.compaction import compact  # noqa: E402
 from dpap_neuro.pruning.units import network_size  # noqa: E402
 from dpap_neuro.pruning.weighted import UNITS  # noqa: E402
+from dpap_neuro.train.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 
 LABELS = torch.arange(12) % 3
 
@@ -216,7 +216,7 @@ def test_a_network_that_fixes_its_sizes_stays_whole():
 
 def test_a_plain_norse_network_is_trained_pruned_cut_down_and_exported():
     norse = pytest.importorskip("norse.torch")
-    from dpap_neuro.nir_export import to_nir
+    from dpap_neuro.exchange.nir_export import to_nir
 
     torch.manual_seed(0)
     box = norse.LIFBoxParameters(tau_mem_inv=torch.tensor(500.0), v_th=torch.tensor(0.1))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from network_samples import conv_geometries, networks, raster, weights
 
 from hardware.errors import HardwareError
-from hardware.network import (
+from hardware.network.integer import (
     ConvProjection,
     DenseProjection,
     InputPopulation,
@@ -21,7 +21,7 @@ from hardware.network import (
     SparseProjection,
     conv_output_shape,
 )
-from hardware.simulator import Simulator, simulate
+from hardware.simulate.simulator import Simulator, simulate
 
 EXAMPLES = settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -122,7 +122,7 @@ def test_synapses_named_twice_add():
 
 
 def test_a_large_sparse_projection_is_not_packed(monkeypatch):
-    import hardware.simulator as module
+    import hardware.simulate.simulator as module
 
     rng = np.random.default_rng(0)
     post = rng.integers(0, 50, 400).astype(np.int32)

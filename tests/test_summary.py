@@ -12,8 +12,8 @@ import pytest
 from graph_samples import SHARED, graph, inp, lif, mixed, out
 
 from hardware.errors import HardwareError
-from hardware.graph import from_nir, padding_of, read_graph
-from hardware.summary import as_json, describe, draw, parameters, synapses
+from hardware.graph.graph import from_nir, padding_of, read_graph
+from hardware.graph.summary import as_json, describe, draw, parameters, synapses
 
 
 def count_by_hand(node, height, width, shape):

@@ -17,12 +17,12 @@ from graph_samples import SHARED, graph, inp, lif, out
 from nir_networks import SETTINGS, same_spikes
 from typer.testing import CliRunner
 
-from dpap_neuro import runs
 from dpap_neuro.cli import app, main
-from dpap_neuro.models import ModelSettings, build_model
-from dpap_neuro.training import History
-from hardware.graph import from_nir, read_graph
-from hardware.summary import parameters
+from dpap_neuro.networks.models import ModelSettings, build_model
+from dpap_neuro.train import runs
+from dpap_neuro.train.loop import History
+from hardware.graph.graph import from_nir, read_graph
+from hardware.graph.summary import parameters
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ pytest.importorskip("norse")
 
 import torch
 
-from dpap_neuro import experiments, runs
 from dpap_neuro.errors import InputError
-from dpap_neuro.models import ModelSettings, build_model
-from dpap_neuro.neurons import NeuronSettings
+from dpap_neuro.networks.models import ModelSettings, build_model
+from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.pruning import make_pruner
-from dpap_neuro.training import TrainSettings, train
-from hardware.graph import read_graph
+from dpap_neuro.train import runs, sweeps
+from dpap_neuro.train.loop import TrainSettings, train
+from hardware.graph.graph import read_graph
 
 CPU = torch.device("cpu")
 MODEL = ModelSettings("mlp", (2, 8, 8), 3, NeuronSettings(0.01, 0.02))
@@ -99,17 +99,17 @@ def test_every_recording_is_tested_in_one_fold():
     x, y = recordings(31)
     tested = []
     for number in range(5):
-        (_, y_train), (x_test, y_test) = experiments.fold((np.arange(31), y), number, 5)
+        (_, y_train), (x_test, y_test) = sweeps.fold((np.arange(31), y), number, 5)
         tested += x_test.tolist()
         assert len(y_train) + len(y_test) == 31 and set(y_test) == {0, 1, 2}
     assert sorted(tested) == list(range(31))
     with pytest.raises(InputError, match="folds"):
-        experiments.fold((x, y), 0, 1)
+        sweeps.fold((x, y), 0, 1)
 
 
 def test_a_sweep_goes_on_where_it_stopped_and_sums_up(tmp_path):
     table = tmp_path / "runs.csv"
-    planned = experiments.plan(["none", "magnitude"], [0.5, 0.9], range(2))
+    planned = sweeps.plan(["none", "magnitude"], [0.5, 0.9], range(2))
     assert len(planned) == 2 * (1 + 2)
     asked = []
 
@@ -118,55 +118,55 @@ def test_a_sweep_goes_on_where_it_stopped_and_sums_up(tmp_path):
         return recordings(), recordings(seed=seed + 5)
 
     settings = TrainSettings(epochs=4, batch=16)
-    first = experiments.sweep(table, MODEL, data_of, planned[:3], settings, CPU)
-    assert experiments.read_table(table) == first
-    rows = experiments.sweep(table, MODEL, data_of, planned, settings, CPU)
+    first = sweeps.sweep(table, MODEL, data_of, planned[:3], settings, CPU)
+    assert sweeps.read_table(table) == first
+    rows = sweeps.sweep(table, MODEL, data_of, planned, settings, CPU)
     assert asked == [0] * 3 + [1] * 3 and rows[:3] == first
     for row in rows:
         goal = row.parameters if row.pruner == "none" else round(row.parameters * (1 - row.sparsity))
         assert abs(row.remaining - goal) <= 1
         assert row.accuracy == row.correct / row.n_test
-    found = {(s.pruner, s.sparsity): s for s in experiments.summarise(rows)}
+    found = {(s.pruner, s.sparsity): s for s in sweeps.summarise(rows)}
     two = [r.accuracy for r in rows if (r.pruner, r.sparsity) == ("magnitude", 0.9)]
     dense = [r.accuracy for r in rows if r.pruner == "none"]
     assert found["magnitude", 0.9].accuracy == pytest.approx(np.mean(two))
     assert found["magnitude", 0.9].spread == pytest.approx(np.std(two, ddof=1))
     assert found["magnitude", 0.9].lost == pytest.approx(100 * np.mean(np.subtract(dense, two)))
-    experiments.draw(rows, tmp_path / "sweep.png")
+    sweeps.draw(rows, tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 5000
     with pytest.raises(InputError, match="epochs"):
-        experiments.sweep(table, MODEL, data_of, planned, TrainSettings(epochs=5, batch=16), CPU)
+        sweeps.sweep(table, MODEL, data_of, planned, TrainSettings(epochs=5, batch=16), CPU)
     with pytest.raises(InputError, match="found runs with batch 16, expected 8"):
-        experiments.sweep(table, MODEL, data_of, planned, TrainSettings(epochs=4, batch=8), CPU)
+        sweeps.sweep(table, MODEL, data_of, planned, TrainSettings(epochs=4, batch=8), CPU)
     with pytest.raises(InputError, match="found runs with readout spikes, expected membrane"):
-        experiments.sweep(table, replace(MODEL, readout="membrane"), data_of, planned, settings, CPU)
+        sweeps.sweep(table, replace(MODEL, readout="membrane"), data_of, planned, settings, CPU)
     (tmp_path / "runs.json").write_text("[]")
     with pytest.raises(InputError, match=r"runs.json: not the settings of a sweep"):
-        experiments.sweep(table, MODEL, data_of, planned, settings, CPU)
+        sweeps.sweep(table, MODEL, data_of, planned, settings, CPU)
     (tmp_path / "runs.json").unlink()
-    assert experiments.sweep(table, MODEL, data_of, planned, settings, CPU) == rows
+    assert sweeps.sweep(table, MODEL, data_of, planned, settings, CPU) == rows
     with pytest.raises(InputError, match="magnitude: has no option 'structured'"):
-        experiments.sweep(tmp_path / "new.csv", MODEL, data_of, planned, settings, CPU, structured=True)
+        sweeps.sweep(tmp_path / "new.csv", MODEL, data_of, planned, settings, CPU, structured=True)
     assert not (tmp_path / "new.csv").exists()
     table.write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="not a table"):
-        experiments.read_table(table)
+        sweeps.read_table(table)
 
 
 def test_a_structured_sweep_says_so_and_keeps_what_is_there(tmp_path):
     table = tmp_path / "runs.csv"
-    planned = experiments.plan(["none", "dpap-weighted"], [0.8], range(1))
+    planned = sweeps.plan(["none", "dpap-weighted"], [0.8], range(1))
     data = (recordings(), recordings(seed=5))
     settings = TrainSettings(epochs=4, batch=16, compact=True)
-    first = experiments.sweep(table, MODEL, lambda _: data, planned, settings, CPU)
-    rows = experiments.sweep(table, MODEL, lambda _: data, planned, settings, CPU, structured=True)
+    first = sweeps.sweep(table, MODEL, lambda _: data, planned, settings, CPU)
+    rows = sweeps.sweep(table, MODEL, lambda _: data, planned, settings, CPU, structured=True)
     assert [r.pruner for r in rows] == ["none", "dpap-weighted structured"] and rows[0] == first[0]
-    assert experiments.read_table(table) == [*first, rows[1]]
+    assert sweeps.read_table(table) == [*first, rows[1]]
     assert rows[1].remaining == pytest.approx(0.2 * rows[1].parameters, rel=0.05)
 
 
 def test_a_plan_refuses_what_it_does_not_know():
     with pytest.raises(InputError, match="axe"):
-        experiments.plan(["axe"], [0.5], range(1))
+        sweeps.plan(["axe"], [0.5], range(1))
     with pytest.raises(InputError, match="sparsity"):
-        experiments.plan(["dpap"], [1.0], range(1))
+        sweeps.plan(["dpap"], [1.0], range(1))

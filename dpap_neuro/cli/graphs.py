@@ -27,8 +27,8 @@ def export(
 
     Example: dpap-neuro export runs/first --out first.nir
     """
-    from dpap_neuro.nir_export import without_dead_units, write_nir
-    from dpap_neuro.runs import graph_of, is_compact, load_run
+    from dpap_neuro.exchange.nir_export import without_dead_units, write_nir
+    from dpap_neuro.train.runs import graph_of, is_compact, load_run
 
     network, metadata = load_run(run)
     if compact or is_compact(run):
@@ -53,8 +53,8 @@ def inspect(
 
     Example: dpap-neuro inspect demo/pruned.nir
     """
-    from hardware import summary
-    from hardware.graph import read_graph
+    from hardware.graph import summary
+    from hardware.graph.graph import read_graph
 
     graph = read_graph(model)
     found = summary.describe(graph, dt)

@@ -27,7 +27,7 @@ from dpap_neuro.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from hardware.budget import Fill
+    from hardware.placement.budget import Fill
 
 Model = Annotated[str | None, typer.Option(help="cnn, cnn-wide or mlp; default by data set.")]
 Count = Annotated[str, typer.Option(help="What --sparsity is a share of: parameters or synapses.")]
@@ -58,10 +58,10 @@ def demo(
 
     Example: dpap-neuro demo --out demo
     """
-    from dpap_neuro import distributed
-    from dpap_neuro.demo import run_demo
+    from dpap_neuro.deploy.demo import run_demo
+    from dpap_neuro.deploy.report import core_table, demo_table
     from dpap_neuro.errors import InputError
-    from dpap_neuro.report import core_table, demo_table
+    from dpap_neuro.train import distributed
 
     if distributed.started() > 1:
         raise InputError(
@@ -173,15 +173,17 @@ def train(
 
     On several GPUs or machines: torchrun --nproc-per-node 2 -m dpap_neuro.cli train ... (--batch is that of all together)
     """
-    from dpap_neuro import data, distributed, fitting, runs, training
+    from dpap_neuro import data
+    from dpap_neuro.deploy import fitting
+    from dpap_neuro.deploy.evaluation import binning_of
     from dpap_neuro.errors import InputError
-    from dpap_neuro.evaluation import binning_of
+    from dpap_neuro.exchange.nir_import import for_data
     from dpap_neuro.files import check_folder
-    from dpap_neuro.nir_import import for_data
     from dpap_neuro.pruning import make_pruner
-    from hardware.budget import Budget
-    from hardware.chips import load_chip
-    from hardware.graph import read_graph, time_constants
+    from dpap_neuro.train import distributed, loop, runs
+    from hardware.chip.chips import load_chip
+    from hardware.graph.graph import read_graph, time_constants
+    from hardware.placement.budget import Budget
 
     defaults = data.dataset(dataset).defaults
 
@@ -192,7 +194,7 @@ def train(
     def chosen_or_default(value: Any, name: str) -> Any:
         return getattr(defaults, name) if value is None else value
 
-    settings = training.TrainSettings(
+    settings = loop.TrainSettings(
         epochs=epochs,
         batch=batch,
         learning_rate=learning_rate,
@@ -234,7 +236,7 @@ def train(
             chosen_or_default(downsample, "downsample"),
         )
     check_folder(out)
-    with distributed.joined(training.choose_device(device)) as chosen, speaking(distributed.rank() == 0):
+    with distributed.joined(loop.choose_device(device)) as chosen, speaking(distributed.rank() == 0):
         with progress() as tell:
             split = runs.load_split(
                 dataset,
@@ -354,11 +356,11 @@ def sweep(
     On several GPUs or machines: torchrun --nproc-per-node 2 -m dpap_neuro.cli sweep ... (all train each run together)
     """
     from dpap_neuro import data as sets
-    from dpap_neuro import distributed, experiments, runs, training
-    from dpap_neuro.report import sweep_table
+    from dpap_neuro.deploy.report import sweep_table
+    from dpap_neuro.train import distributed, loop, runs, sweeps
 
     defaults = sets.dataset(dataset).defaults
-    settings = training.TrainSettings(
+    settings = loop.TrainSettings(
         epochs=epochs,
         batch=batch,
         learning_rate=learning_rate,
@@ -374,12 +376,12 @@ def sweep(
         downsample=defaults.downsample if downsample is None else downsample,
     )
     cache = cache_folder(cache_dir)
-    planned = experiments.plan(
+    planned = sweeps.plan(
         pruner or ["none", "dpap", "dpap-weighted", "magnitude"],
         sparsity or [0.8, 0.95, 0.98],
         range(seeds or 3) if folds is None else range(folds * (seeds or 1)),
     )
-    with distributed.joined(training.choose_device(device)) as chosen, speaking(distributed.rank() == 0):
+    with distributed.joined(loop.choose_device(device)) as chosen, speaking(distributed.rank() == 0):
         with progress() as tell:
             if folds is None:
                 split = runs.load_split(
@@ -391,10 +393,10 @@ def sweep(
                 rasters = opened.rasters(binning, lambda a, b: tell("reading", a, b), cache)
                 data = (rasters, opened.recordings.labels)
                 split = runs.Split(opened, data, data, binning)
-                data_of = lambda seed: experiments.fold(data, seed % folds, folds)  # noqa: E731
+                data_of = lambda seed: sweeps.fold(data, seed % folds, folds)  # noqa: E731
             name = defaults.model if model is None else model
             description = runs.model_settings(split, name, readout, decay=0.5, v_th=0.5, slope=10.0)
-            rows = experiments.sweep(
+            rows = sweeps.sweep(
                 out / "runs.csv",
                 description,
                 data_of,
@@ -414,7 +416,7 @@ def sweep(
             )
         if distributed.rank() > 0:
             return
-    experiments.write_table(experiments.summarise(rows), out / "summary.csv")
-    experiments.draw(rows, out / "sweep.png")
-    stdout.print(sweep_table(experiments.summarise(rows)))
+    sweeps.write_table(sweeps.summarise(rows), out / "summary.csv")
+    sweeps.draw(rows, out / "sweep.png")
+    stdout.print(sweep_table(sweeps.summarise(rows)))
     stdout.print(plain(f"Results in {out}: runs.csv, runs.json, summary.csv, sweep.png"), highlight=False)

@@ -54,9 +54,9 @@ def cores(
 
     Example: dpap-neuro cores demo/pruned.nir --chip loihi1 --max-cores 4
     """
-    from dpap_neuro.evaluation import Recordings, measured_rates, open_model
-    from hardware.budget import Budget, fill
-    from hardware.chips import load_chip
+    from dpap_neuro.deploy.evaluation import Recordings, measured_rates, open_model
+    from hardware.chip.chips import load_chip
+    from hardware.placement.budget import Budget, fill
 
     budget = Budget(load_chip(chip), max_cores, max_synapses, max_synapses_per_core)
     opened = open_model(model, dt)
@@ -117,10 +117,10 @@ def compare(
 
     Example: dpap-neuro compare demo/dense.nir demo/pruned.nir --chip loihi1 --out cores.png
     """
-    from dpap_neuro import comparison
-    from dpap_neuro.evaluation import Recordings
-    from dpap_neuro.report import compare_table
-    from hardware.chips import load_chip
+    from dpap_neuro.deploy import comparison
+    from dpap_neuro.deploy.evaluation import Recordings
+    from dpap_neuro.deploy.report import compare_table
+    from hardware.chip.chips import load_chip
 
     found_chip = load_chip(chip)
     if out is not None:
@@ -160,7 +160,7 @@ def energy(
 
     Example: dpap-neuro energy demo/pruned.nir --dataset digits
     """
-    from dpap_neuro.evaluation import Recordings, estimate_energy
+    from dpap_neuro.deploy.evaluation import Recordings, estimate_energy
 
     shown = Recordings(dataset, data_dir, split, bins, bin_us, limit)
     found, placement = estimate_energy(model, shown, dt)

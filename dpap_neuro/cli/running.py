@@ -28,7 +28,7 @@ from dpap_neuro.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from hardware.compile import LayerReport
+    from hardware.compile.compiler import LayerReport
 
 LavaPython = Annotated[
     str | None, typer.Option(help="A Python 3.10 with lava-nc 0.10.0, where this one has none.")
@@ -52,8 +52,8 @@ def compile_(
 
     Example: dpap-neuro compile demo/pruned.nir --chip loihi2 --out demo/pruned.net
     """
-    from dpap_neuro.evaluation import compile_file
-    from hardware.graph import read_graph
+    from dpap_neuro.deploy.evaluation import compile_file
+    from hardware.graph.graph import read_graph
 
     graph = read_graph(model)
     say_time_step(graph, dt)
@@ -130,10 +130,10 @@ def simulate(
 
     Example: dpap-neuro simulate demo/pruned.nir --dataset digits --record 9_lif --out spikes.npz
     """
-    from dpap_neuro import evaluation as e
     from dpap_neuro.data import open_dataset, rasters
+    from dpap_neuro.deploy import evaluation as e
     from dpap_neuro.errors import InputError
-    from hardware import simulator
+    from hardware.simulate import simulator
 
     e.check_backend(backend, lava_python, ("fixed", "lava"))
     if out is not None:
@@ -212,7 +212,7 @@ def evaluate(
 
     Example: dpap-neuro evaluate demo/pruned.nir --dataset digits --backend fixed
     """
-    from dpap_neuro import evaluation as e
+    from dpap_neuro.deploy import evaluation as e
 
     e.check_backend(backend, lava_python)
     opened_model = e.open_model(model, dt)

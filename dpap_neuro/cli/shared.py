@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from hardware.graph import Graph
+    from hardware.graph.graph import Graph
 
 app = typer.Typer(
     help="Train spiking networks on event-camera recordings, prune them by DPAP, run them on a simulated Loihi.",
@@ -92,7 +92,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
 def say_time_step(graph: Graph, dt: float | None = None) -> None:
     """The time step that is assumed and why, on stderr, where neither the file nor the caller names one."""
-    from hardware.graph import time_step
+    from hardware.graph.graph import time_step
 
     if dt is None and graph.dt is None:
         stderr.print(time_step(graph)[1], highlight=False)

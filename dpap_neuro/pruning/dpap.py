@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.plasticity import order_statistics
 from dpap_neuro.pruning.base import Pruner
 from dpap_neuro.pruning.budget import neurons
-from dpap_neuro.pruning.importance import Statistics
 from dpap_neuro.pruning.masks import count
+from dpap_neuro.pruning.plasticity import order_statistics
+from dpap_neuro.pruning.statistics import Statistics
 from dpap_neuro.pruning.structure import Projection, Structure
 from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings, gradual_share
 

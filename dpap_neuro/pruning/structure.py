@@ -28,11 +28,11 @@ _NORSE_CONTAINERS = {"SequentialState", "RecurrentSequential", "Lift", "Regulari
 
 
 def is_neuron(module: nn.Module) -> bool:
-    """Whether a module is a population: `dpap_neuro.neurons.Neuron`, a Norse neuron, or a rectifier."""
+    """Whether a module is a population: `dpap_neuro.networks.neurons.Neuron`, a Norse neuron, or a rectifier."""
     if isinstance(module, _RECTIFIERS):
         return True
     for cls in type(module).__mro__:
-        if cls.__name__ == "Neuron" and cls.__module__ == "dpap_neuro.neurons":
+        if cls.__name__ == "Neuron" and cls.__module__ == "dpap_neuro.networks.neurons":
             return True
         if cls.__module__.startswith("norse.torch.module") and cls.__name__ not in _NORSE_CONTAINERS:
             return not any(c.__name__ in _NORSE_CONTAINERS for c in type(module).__mro__)
@@ -433,7 +433,7 @@ def find_structure(
             else:
                 own = [p for p in module.parameters(recurse=False) if p.dim() > 1]
                 # Not a neuron and not a synapse: `Scale`, which works element by element.
-                ours = type(module).__module__ == "dpap_neuro.neurons"
+                ours = type(module).__module__ == "dpap_neuro.networks.neurons"
                 # A container of one's own may hold a weight; one of PyTorch's (attention) is a layer.
                 layer = type(module).__module__.startswith("torch.nn") or not list(module.children())
                 if own and layer and not ours:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.plasticity import DELTA, settling, survival_gain, survive
+from dpap_neuro.pruning.plasticity import DELTA, settling, survival_gain, survive
 
 PAPER_EPOCHS = 300
 

@@ -30,9 +30,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.plasticity import DELTA
 from dpap_neuro.pruning.baselines import _WithGoal
-from dpap_neuro.pruning.importance import check_finite, is_finite
+from dpap_neuro.pruning.plasticity import DELTA
+from dpap_neuro.pruning.statistics import check_finite, is_finite
 from dpap_neuro.pruning.structure import Projection
 from dpap_neuro.pruning.units import within_size
 

@@ -5,7 +5,7 @@ An input axon is a (projection, pre neuron, core) with at least one synapse ther
 on the core of the pre neuron. Where the chip shares convolution kernels, the channels of one position share an axon
 (`Chip.population_axon_atoms`), which takes `Chip.population_axon_slots` entries of the outgoing table, and axons whose
 synapses differ only by a shift store them once per core, as far as their offsets reach (`Chip.axon_offsets`); the pre
-neurons of a dense projection share axons as `Chip.dense_axon_atoms` says. A core's memory is that of `hardware.memory`. A
+neurons of a dense projection share axons as `Chip.dense_axon_atoms` says. A core's memory is that of `hardware.chip.memory`. A
 spike of a neuron with targets on k other cores crosses k times (a hyperedge, as in Ronzani and Silvano, arXiv 2601.16118);
 inputs sit on no core, so each of theirs crosses to every core that listens.
 """
@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from hardware.chips import Chip, load_chip
-from hardware.connectivity import shapes
+from hardware.chip.chips import Chip, load_chip
 from hardware.errors import HardwareError
-from hardware.network import Network
+from hardware.network.connectivity import shapes
+from hardware.network.integer import Network
 from hardware.placement.measuring import Broken, Found, resources
 from hardware.placement.problem import EFFORT, Problem
 from hardware.placement.search import find_best

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from hardware import memory
-from hardware.chips import Chip
-from hardware.connectivity import Incoming
+from hardware.chip import memory
+from hardware.chip.chips import Chip
+from hardware.network.connectivity import Incoming
 from hardware.placement import packing
 
 # Lists are taken exactly up to that many blocks, longer ones by the least that a synapse can cost.

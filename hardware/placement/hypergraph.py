@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from hardware.connectivity import Incoming
 from hardware.errors import HardwareError
+from hardware.network.connectivity import Incoming
 from hardware.placement import packing
 from hardware.placement.orders import Order
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hardware.connectivity import Incoming
+from hardware.network.connectivity import Incoming
 from hardware.placement import packing
 
 # What one step of growing a core costs, in synapses looked at.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from hardware.chips import Chip
+from hardware.chip.chips import Chip
 
 COUNT, FIRST, LAST = 0, 1, 2
 
@@ -28,7 +28,7 @@ def form_of(chip: Chip) -> np.ndarray:
 
 @njit(cache=True)
 def list_bits(n, bits, form):
-    """Bits of n synapses of `bits` each, as `hardware.memory.list_bits`."""
+    """Bits of n synapses of `bits` each, as `hardware.chip.memory.list_bits`."""
     word, block, header = form[0], form[1], form[2]
     full = n // block
     rest = n - full * block

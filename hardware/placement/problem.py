@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hardware import memory
-from hardware.chips import Chip
-from hardware.connectivity import Incoming, by_post, in_degrees, out_degrees, shapes
+from hardware.chip import memory
+from hardware.chip.chips import Chip
 from hardware.errors import HardwareError
-from hardware.network import ConvProjection, DenseProjection, Network
+from hardware.network.connectivity import Incoming, by_post, in_degrees, out_degrees, shapes
+from hardware.network.integer import ConvProjection, DenseProjection, Network
 from hardware.placement import bounds, packing
 
 # Synapses that a search may look at: about a second on one core of 2024.

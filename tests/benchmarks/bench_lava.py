@@ -20,8 +20,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from hardware import lava  # noqa: E402
-from hardware.network import (  # noqa: E402
+from hardware.files.netx import read_net  # noqa: E402
+from hardware.network.integer import (  # noqa: E402
     ConvProjection,
     DenseProjection,
     InputPopulation,
@@ -29,8 +29,8 @@ from hardware.network import (  # noqa: E402
     Population,
     conv_output_shape,
 )
-from hardware.netx import read_net  # noqa: E402
-from hardware.simulator import Simulator  # noqa: E402
+from hardware.simulate import lava  # noqa: E402
+from hardware.simulate.simulator import Simulator  # noqa: E402
 
 # Of both sides the best of some runs: what else the machine does only adds.
 REPEATS = 3

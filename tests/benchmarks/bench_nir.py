@@ -15,11 +15,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from dpap_neuro.models import SpikingNetwork
-from dpap_neuro.neurons import LIF, NeuronSettings
-from dpap_neuro.nir_export import to_nir, write_nir
-from dpap_neuro.nir_import import from_graph
-from hardware.graph import read_graph
+from dpap_neuro.exchange.nir_export import to_nir, write_nir
+from dpap_neuro.exchange.nir_import import from_graph
+from dpap_neuro.networks.models import SpikingNetwork
+from dpap_neuro.networks.neurons import LIF, NeuronSettings
+from hardware.graph.graph import read_graph
 
 SETTINGS = NeuronSettings(dt=0.01, tau_mem=0.03)
 

@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import placement_networks as nets  # noqa: E402
 
-from hardware.chips import load_chip  # noqa: E402
+from hardware.chip.chips import load_chip  # noqa: E402
 from hardware.errors import HardwareError  # noqa: E402
 from hardware.placement import place  # noqa: E402
 

@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from pruning_samples import Folded, Lif, events
 
 from dpap_neuro.data import Binning, open_dataset
-from dpap_neuro.models import ModelSettings, build_model
-from dpap_neuro.neurons import NeuronSettings
+from dpap_neuro.networks.models import ModelSettings, build_model
+from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.pruning import make_pruner
-from dpap_neuro.training import as_input
+from dpap_neuro.train.loop import as_input
 
 EPOCHS = 25
 

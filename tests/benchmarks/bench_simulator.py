@@ -22,7 +22,7 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from hardware.network import (  # noqa: E402
+from hardware.network.integer import (  # noqa: E402
     ConvProjection,
     DenseProjection,
     InputPopulation,
@@ -42,7 +42,7 @@ def best(function, repeats=5):
 
 
 def conv(channels=32, size=64, kernel=3):
-    from hardware.simulator import Simulator
+    from hardware.simulate.simulator import Simulator
 
     rng = np.random.default_rng(0)
     weight = (rng.integers(-60, 60, (channels, channels, kernel, kernel)) * 2).astype(np.int16)
@@ -64,7 +64,7 @@ def conv(channels=32, size=64, kernel=3):
 
 
 def pruned(neurons=4096, layers=3, steps=40, rate=0.05):
-    from hardware.simulator import Simulator
+    from hardware.simulate.simulator import Simulator
 
     rng = np.random.default_rng(0)
     keep = [rng.random((neurons, neurons)) < 0.1 for _ in range(layers)]
@@ -110,7 +110,7 @@ def threshold(sources, rate):
 def start():
     program = (
         "import time; t = time.perf_counter(); import numpy as np\n"
-        "from hardware.network import *; from hardware.simulator import simulate\n"
+        "from hardware.network.integer import *; from hardware.simulate.simulator import simulate\n"
         "n = Network((InputPopulation('i', (2,)),), (Population('p', (2,)),),"
         " (DenseProjection('i', 'p', np.eye(2, dtype=np.int16) * 100),), ('p',))\n"
         "simulate(n, np.ones((1, 3, 2), np.uint8)); print(f'{time.perf_counter() - t:.1f}')"
@@ -135,7 +135,7 @@ def memory():
 
 
 def memory_child(synapses=100_000_000, neurons=1_000_000):
-    from hardware.simulator import Simulator
+    from hardware.simulate.simulator import Simulator
 
     each = synapses // neurons
     rng = np.random.default_rng(0)

@@ -31,8 +31,8 @@ import torch  # noqa: E402
 from nir_networks import chain  # noqa: E402
 from torch import nn  # noqa: E402
 
-from dpap_neuro.neurons import IF, LIF, NeuronSettings, Recurrent  # noqa: E402
-from dpap_neuro.nir_export import to_nir, write_nir  # noqa: E402
+from dpap_neuro.exchange.nir_export import to_nir, write_nir  # noqa: E402
+from dpap_neuro.networks.neurons import IF, LIF, NeuronSettings, Recurrent  # noqa: E402
 
 SETTINGS = NeuronSettings(dt=1e-4, tau_mem=4e-4, v_th=0.2)
 NETWORKS = {

@@ -17,10 +17,10 @@ from neurobench.metrics.static import ConnectionSparsity, Footprint
 from neurobench.metrics.workload import ActivationSparsity, SynapticOperations
 from neurobench.models import TorchModel
 
-from dpap_neuro.neurons import LIF
-from dpap_neuro.nir_import import from_graph
-from hardware import neurobench, reference
-from hardware.graph import from_nir
+from dpap_neuro.exchange.nir_import import from_graph
+from dpap_neuro.networks.neurons import LIF
+from hardware.graph.graph import from_nir
+from hardware.simulate import neurobench, reference
 
 
 class Batchwise(TorchModel):

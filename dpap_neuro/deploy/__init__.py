@@ -1,0 +1,1 @@
+"""What stands on both packages: evaluation, comparison, fitting to a budget, the demo."""

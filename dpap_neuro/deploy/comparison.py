@@ -1,0 +1,173 @@
+"""Networks side by side on one chip: part of the command line, so it stands on both packages."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpap_neuro.deploy.evaluation import (
+    INTEGER_FILES,
+    Model,
+    Recordings,
+    evaluate,
+    measured_rates,
+    open_model,
+)
+from dpap_neuro.errors import InputError
+from dpap_neuro.files import write_whole
+from hardware.chip.chips import Chip
+from hardware.graph.summary import parameters
+from hardware.placement import place
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One network on the chip.
+
+    parameters: non-zero weights of kernels and matrices. synapses: non-zero connections of the unrolled network, after
+        rounding to 8 bits. memory_bits: sum over the cores. crossing_spikes: per recording where recordings were given, else as
+        if every neuron fired once. accuracy: None where it is not known; accuracy_from: where it comes from.
+    """
+
+    model: str
+    parameters: int
+    synapses: int
+    cores: int
+    lower_bound: int
+    synapses_per_core: list[int]
+    neurons: int
+    memory_bits: int
+    crossing_spikes: float
+    accuracy: float | None
+    accuracy_from: str | None
+
+    @property
+    def spread(self) -> tuple[int, float, int]:
+        """Least, median and most synapses on a core."""
+        counts = self.synapses_per_core
+        return min(counts), statistics.median(counts), max(counts)
+
+    def to_dict(self) -> dict[str, Any]:
+        low, middle, high = self.spread
+        return {
+            **asdict(self),
+            "synapses_per_core_min": low,
+            "synapses_per_core_median": middle,
+            "synapses_per_core_max": high,
+        }
+
+
+def compare(
+    paths: Sequence[str | Path], chip: Chip, recordings: Recordings | None = None, dt: float | None = None
+) -> list[Compared]:
+    """Place every network on `chip`, in the order given.
+
+    recordings: measure spikes and accuracy on these, in the chip's integers; without, the accuracy is what a run.json or
+    summary.json beside the file says. Raises InputError or HardwareError for what cannot be read or placed.
+    """
+    return [_compare(Path(path), chip, recordings, dt) for path in paths]
+
+
+def _compare(path: Path, chip: Chip, recordings: Recordings | None, dt: float | None) -> Compared:
+    # Integer networks have their time constants in steps.
+    step = None if path.suffix in INTEGER_FILES else dt
+    opened = open_model(path, step)
+    network = opened.integers()
+    if recordings is None:
+        rates = None
+        accuracy, source = recorded_accuracy(path)
+    else:
+        r = recordings
+        rates = measured_rates(opened, r)
+        result = evaluate(path, r.dataset, r.data_dir, r.split, r.bins, r.bin_us, "fixed", step, r.limit)
+        accuracy, source = result.accuracy, f"{result.n} recordings, chip's integers"
+    placement = place(network, chip, firing_rates=rates)
+    return Compared(
+        str(path),
+        _parameters(opened),
+        placement.synapses,
+        placement.cores,
+        placement.lower_bound,
+        placement.synapses_per_core.tolist(),
+        int(placement.neurons_per_core.sum()),
+        int(placement.memory_bits_per_core.sum()),
+        placement.crossing_spikes,
+        accuracy,
+        source,
+    )
+
+
+def recorded_accuracy(path: Path) -> tuple[float | None, str | None]:
+    """Test accuracy of a file according to the run.json or summary.json beside it, and the name of that file."""
+    try:
+        if path.name == "model.nir":
+            found = json.loads((path.parent / "run.json").read_text(encoding="utf-8"))
+            value, source = found["history"][-1]["accuracy"], "run.json"
+        else:
+            found = json.loads((path.parent / "summary.json").read_text(encoding="utf-8"))
+            value, source = found[f"accuracy_{path.stem}"], "summary.json"
+    except (OSError, ValueError, LookupError, TypeError):
+        return None, None
+    return (float(value), source) if isinstance(value, float | int) else (None, None)
+
+
+def _parameters(model: Model) -> int:
+    if model.graph is not None:
+        return parameters(model.graph)
+    return sum(int(np.count_nonzero(projection.weight)) for projection in model.integers().projections)
+
+
+def labels(networks: Sequence[Compared]) -> list[str]:
+    """The shortest end of each path, at least the file's name, that tells the networks apart."""
+    paths = [Path(network.model) for network in networks]
+    longest = max(len(path.parts) for path in paths)
+    for parts in range(1, longest + 1):
+        names = [str(Path(*path.parts[-parts:])) for path in paths]
+        if len(set(names)) == len(set(paths)):
+            break
+    return names
+
+
+def check_picture(path: Path) -> None:
+    """Raises InputError for a name that `draw` does not write."""
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise InputError(f"{path}: expected a name that ends in .png, .svg or .pdf")
+
+
+def draw(networks: Sequence[Compared], chip: Chip, path: str | Path) -> None:
+    """Synapses per core as bars, a panel per network on a common scale; the line is the median.
+
+    Raises InputError for a name that ends otherwise than in .png, .svg or .pdf, or a folder that cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    check_picture(Path(path))
+    columns = min(3, len(networks))
+    rows = -(-len(networks) // columns)
+    figure = Figure(figsize=(4.4 * columns, 3.1 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, sharey=True, sharex=True, squeeze=False)
+    widest = max(network.cores for network in networks)
+    for axis, network, name in zip(axes.flat, networks, labels(networks), strict=False):
+        counts = [count / 1e3 for count in network.synapses_per_core]
+        axis.bar(range(len(counts)), counts, color="tab:blue", width=0.85 if widest <= 64 else 1.0)
+        median = network.spread[1] / 1e3
+        axis.plot([-0.5, len(counts) - 0.5], [median, median], color="black", linewidth=1, linestyle="--")
+        known = "" if network.accuracy is None else f", {network.accuracy:.1%} right"
+        cores = f"{network.cores} core{'s' if network.cores > 1 else ''}"
+        axis.set_title(f"{name}\n{network.synapses:,} synapses on {cores}{known}", fontsize=9)
+        axis.set_xlim(-0.7, widest - 0.3)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis in axes.flat[len(networks) :]:
+        axis.set_axis_off()
+    figure.supxlabel(f"core of {chip.name}", fontsize=10)
+    figure.supylabel("thousand synapses", fontsize=10)
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))

@@ -1,0 +1,132 @@
+"""What a person looks at: tables for the terminal, and the demo's picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from dpap_neuro.deploy.comparison import Compared
+from dpap_neuro.files import write_whole
+from dpap_neuro.train.sweeps import Summary
+
+
+def demo_table(summary: dict[str, Any]) -> Table:
+    """Dense and pruned side by side."""
+    table = Table(title=f"{summary['dataset']}, {summary['n_test']} test recordings", title_justify="left")
+    for heading in ("", "dense", "pruned", "left"):
+        table.add_column(heading, justify="left" if heading == "" else "right")
+
+    def counts(label: str, key: str) -> None:
+        a, b = summary[f"{key}_dense"], summary[f"{key}_pruned"]
+        table.add_row(label, f"{a:,}", f"{b:,}", f"{b / a:.1%}")
+
+    def shares(label: str, a: float, b: float) -> None:
+        table.add_row(label, f"{a:.2%}", f"{b:.2%}", "")
+
+    shares("accuracy, float", summary["accuracy_dense"], summary["accuracy_pruned"])
+    shares("accuracy, chip's integers", summary["accuracy_dense_fixed"], summary["accuracy_pruned_fixed"])
+    shares("spikes alike, float and chip", summary["spike_agreement_dense"], summary["spike_agreement"])
+    counts("parameters", "parameters")
+    counts("synapses", "synapses")
+    for chip, cores in summary["cores_dense"].items():
+        table.add_row(f"cores, {chip}", str(cores), str(summary["cores_pruned"][chip]), "")
+    return table
+
+
+def core_table(chip: str, dense: list[int], pruned: list[int]) -> Table:
+    """Synapses on each core of a chip, dense and pruned side by side."""
+    table = Table(title=f"synapses per core, {chip}", title_justify="left")
+    for heading in ("core", "dense", "pruned"):
+        table.add_column(heading, justify="right")
+    for core in range(max(len(dense), len(pruned))):
+        cells = [f"{counts[core]:,}" if core < len(counts) else "" for counts in (dense, pruned)]
+        table.add_row(str(core), *cells)
+    return table
+
+
+def sweep_table(summaries: list[Summary]) -> Table:
+    """Means over seeds; +- is the standard deviation over seeds."""
+    table = Table(title="accuracy at equal sparsity", title_justify="left")
+    for heading in (
+        "pruner",
+        "removed",
+        "runs",
+        "accuracy",
+        "points lost",
+        "parameters left",
+        "synapses left",
+    ):
+        table.add_column(heading, justify="left" if heading == "pruner" else "right")
+    for s in summaries:
+        lost = "" if s.lost is None else f"{s.lost:.2f} +- {s.lost_spread:.2f}"
+        accuracy = f"{s.accuracy:.2%} +- {100 * s.spread:.2f}"
+        left = (f"{s.remaining:.2%}", f"{s.synapses_remaining:.2%}")
+        table.add_row(s.pruner, f"{s.sparsity:.0%}", str(s.runs), accuracy, lost, *left)
+    return table
+
+
+def compare_table(networks: list[Compared], names: list[str], chip: str, unit: str) -> Table:
+    """Networks in columns, what is compared in rows. unit: what crossing spikes are counted per."""
+    table = Table(title=f"on {chip}", title_justify="left")
+    table.add_column("", overflow="fold")
+    for name in names:
+        # Folded where the terminal is narrow: a number that is cut off is another number.
+        table.add_column(name, justify="right", overflow="fold")
+
+    def row(label: str, cells: Iterable[str]) -> None:
+        table.add_row(label, *cells)
+
+    row("parameters", (f"{n.parameters:,}" for n in networks))
+    row("synapses", (f"{n.synapses:,}" for n in networks))
+    row("neurons", (f"{n.neurons:,}" for n in networks))
+    row("cores (at least needed)", (f"{n.cores:,} ({n.lower_bound:,})" for n in networks))
+    for number, label in enumerate(("least", "median", "most")):
+        row(f"synapses per core, {label}", (f"{n.spread[number]:,.0f}" for n in networks))
+    row("memory bits", (f"{n.memory_bits:,}" for n in networks))
+    row(f"spikes between cores, {unit}", (f"{n.crossing_spikes:,.0f}" for n in networks))
+    row("accuracy", ("" if n.accuracy is None else f"{n.accuracy:.2%}" for n in networks))
+    row("accuracy from", (n.accuracy_from or "" for n in networks))
+    return table
+
+
+def draw_demo(summary: dict[str, Any], path: str | Path) -> None:
+    """One picture: accuracy and remaining synapses per epoch; synapses per core, dense against pruned."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    chips = list(summary["cores_dense"])
+    axes = figure.subplots(1, 1 + len(chips), width_ratios=[1.5, *[1] * len(chips)])
+    left = axes[0]
+    for name, colour in (("dense", "tab:gray"), ("pruned", "tab:blue")):
+        history = summary["history"][name]
+        epochs = [e["epoch"] + 1 for e in history]
+        left.plot(epochs, [100 * e["accuracy"] for e in history], color=colour, label=f"accuracy, {name}")
+    history = summary["history"]["pruned"]
+    left.plot(
+        [e["epoch"] + 1 for e in history],
+        [100 * e["synapses_remaining"] / e["synapses"] for e in history],
+        color="tab:orange",
+        label="synapses left",
+    )
+    left.set(xlabel="epoch", ylabel="%", ylim=(0, 102), title="Learning while pruning")
+    left.legend(loc="lower right", frameon=False)
+    for axis, chip in zip(axes[1:], chips, strict=True):
+        for name, colour, shift in (("dense", "tab:gray", -0.2), ("pruned", "tab:blue", 0.2)):
+            counts = summary[f"synapses_per_core_{name}"][chip]
+            axis.bar(
+                [i + shift for i in range(len(counts))],
+                [c / 1e3 for c in counts],
+                0.4,
+                color=colour,
+                label=name,
+            )
+        widest = max(len(summary[f"synapses_per_core_{name}"][chip]) for name in ("dense", "pruned"))
+        axis.set(xlabel="core", ylabel="thousand synapses", title=f"Synapses per core, {chip}")
+        axis.set_xticks(range(widest))
+        axis.legend(frameon=False)
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))

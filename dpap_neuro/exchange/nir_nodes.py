@@ -1,0 +1,167 @@
+"""The NIR node of each module: synapses, pooling, and populations with every parameter at full shape.
+
+r is the factor `gain` on a population's input, else 1. The current-based cells get w_in = gain tau_syn / dt, since
+Norse adds its input to the current as it is. To add a module: a line in `SYNAPSES` or in `POPULATIONS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import nir
+import norse.torch as norse
+import numpy as np
+from norse.torch.functional.reset import reset_value
+from torch import Tensor, nn
+
+from dpap_neuro.errors import InputError
+from dpap_neuro.networks import neurons
+
+Shape = tuple[int, ...]
+
+
+def array(value: Any) -> np.ndarray:
+    """A tensor or number as float32."""
+    return np.asarray(value.detach().cpu().numpy() if isinstance(value, Tensor) else value, np.float32)
+
+
+def full(value: Any, shape: Shape, name: str, what: str) -> np.ndarray:
+    """A parameter at its population's shape. Raises InputError where it does not fit, or is not finite."""
+    values = array(value)
+    try:
+        values = np.array(np.broadcast_to(values, shape))
+    except ValueError:
+        raise InputError(
+            f"layer {name}: found {what} of shape {values.shape}, expected one that fits the population's {shape}"
+        ) from None
+    if not np.isfinite(values).all():
+        raise InputError(f"layer {name}: found NaN or infinite values in {what}, expected finite ones")
+    return values
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _bias(m: Any) -> np.ndarray:
+    return np.zeros(m.out_channels, np.float32) if m.bias is None else array(m.bias)
+
+
+def _zero_padded(name: str, m: Any) -> None:
+    if m.padding_mode != "zeros":
+        raise InputError(f"layer {name}: found padding_mode {m.padding_mode!r}, expected zeros")
+
+
+def _conv2d(name: str, m: nn.Conv2d, shape: Shape) -> nir.NIRNode:
+    _zero_padded(name, m)
+    padding = m.padding if isinstance(m.padding, str) else _pair(m.padding)
+    return nir.Conv2d(
+        shape[1:], array(m.weight), _pair(m.stride), padding, _pair(m.dilation), m.groups, _bias(m)
+    )
+
+
+def _conv1d(name: str, m: nn.Conv1d, shape: Shape) -> nir.NIRNode:
+    _zero_padded(name, m)
+    padding = m.padding if isinstance(m.padding, str) else m.padding[0]
+    return nir.Conv1d(shape[1], array(m.weight), m.stride[0], padding, m.dilation[0], m.groups, _bias(m))
+
+
+def _linear(name: str, m: nn.Linear, shape: Shape) -> nir.NIRNode:
+    return nir.Linear(array(m.weight)) if m.bias is None else nir.Affine(array(m.weight), array(m.bias))
+
+
+def _avg_pool(name: str, m: nn.AvgPool2d, shape: Shape) -> nir.NIRNode:
+    uncounted = not m.count_include_pad and m.padding not in (0, (0, 0))
+    if m.ceil_mode or m.divisor_override not in (None, 1) or uncounted:
+        raise InputError(
+            f"layer {name}: found ceil_mode, a divisor or padding that is not counted; use plain AvgPool2d"
+        )
+    stride = m.kernel_size if m.stride is None else m.stride
+    kind = nir.AvgPool2d if m.divisor_override is None else nir.SumPool2d
+    return kind(*(np.array(_pair(v)) for v in (m.kernel_size, stride, m.padding)))
+
+
+def _sum_pool(name: str, m: nn.LPPool2d, shape: Shape) -> nir.NIRNode:
+    if m.norm_type != 1 or m.ceil_mode:
+        raise InputError(f"layer {name}: found a pooling of norm {m.norm_type}, expected 1 (a sum)")
+    stride = m.kernel_size if m.stride is None else m.stride
+    return nir.SumPool2d(np.array(_pair(m.kernel_size)), np.array(_pair(stride)), np.array((0, 0)))
+
+
+def _scale(name: str, m: neurons.Scale, shape: Shape) -> nir.NIRNode:
+    return nir.Scale(full(m.weight, shape, name, "weight"))
+
+
+def _delay(name: str, m: neurons.Delay, shape: Shape) -> nir.NIRNode:
+    return nir.Delay(full(m.steps * m.dt, shape, name, "steps"))
+
+
+SYNAPSES: dict[type, Callable[[str, Any, Shape], nir.NIRNode]] = {
+    nn.Conv2d: _conv2d,
+    nn.Conv1d: _conv1d,
+    nn.Linear: _linear,
+    nn.AvgPool2d: _avg_pool,
+    nn.LPPool2d: _sum_pool,
+    neurons.Scale: _scale,
+    neurons.Delay: _delay,
+}
+
+# Which of NIR's parameters a kind of population has.
+POPULATIONS: dict[type, type[nir.NIRNode]] = {
+    neurons.LIF: nir.LIF,
+    neurons.ParametricLIF: nir.LIF,
+    neurons.CubaLIF: nir.CubaLIF,
+    neurons.IF: nir.IF,
+    neurons.LI: nir.LI,
+    neurons.CubaLI: nir.CubaLI,
+    neurons.Integrator: nir.I,
+    neurons.Threshold: nir.Threshold,
+    norse.LIFBoxCell: nir.LIF,
+    norse.LIFCell: nir.CubaLIF,
+    norse.LIF: nir.CubaLIF,
+    norse.IAFCell: nir.IF,
+    norse.IAF: nir.IF,
+    norse.LIBoxCell: nir.LI,
+    norse.LICell: nir.CubaLI,
+    norse.LI: nir.CubaLI,
+}
+
+
+def population(name: str, module: Any, shape: Shape, dt: float) -> nir.NIRNode:
+    """The node of a `Neuron` or of a bare Norse cell over a population of `shape`.
+
+    NIR has one time step, `dt`, for all: a cell of another step gets the time constants that decay alike.
+    Raises InputError for parameters that do not fit, and for a reset that NIR does not have.
+    """
+    kind = POPULATIONS[type(module)]
+    own = isinstance(module, neurons.Neuron)
+    gain = module.gain if own and module.gain is not None else 1.0
+    if kind is nir.I:
+        return nir.I(r=full(gain, shape, name, "gain"))
+    if kind is nir.Threshold:
+        if module.gain is not None:
+            raise InputError(f"layer {name}: found a Threshold with a gain, expected a Scale before it")
+        return nir.Threshold(full(module.v_th, shape, name, "v_th"))
+    p = module.constants() if own else module.p
+    if getattr(p, "reset_method", reset_value) is not reset_value:
+        raise InputError(
+            f"layer {name}: found a reset by subtraction, expected the reset to v_reset that NIR has"
+        )
+    share = dt / float(module.settings.dt if own else module.dt)
+
+    def tau(which: str) -> np.ndarray:
+        return full(1.0 / getattr(p, f"{which}_inv").double() * share, shape, name, which)
+
+    values: dict[str, np.ndarray] = {"r": full(gain, shape, name, "gain")}
+    if kind in (nir.CubaLIF, nir.CubaLI):
+        values = {"r": np.ones(shape, np.float32), "tau_syn": tau("tau_syn"), "tau_mem": tau("tau_mem")}
+        values["w_in"] = full(gain, shape, name, "gain") * values["tau_syn"] / np.float32(dt)
+    elif kind in (nir.LIF, nir.LI):
+        values["tau"] = tau("tau_mem")
+    if kind is not nir.IF:
+        values["v_leak"] = full(p.v_leak, shape, name, "v_leak")
+    if kind in (nir.LIF, nir.CubaLIF, nir.IF):
+        values["v_threshold"] = full(p.v_th, shape, name, "v_th")
+        values["v_reset"] = full(p.v_reset, shape, name, "v_reset")
+    return kind(**values)

@@ -1,0 +1,1 @@
+"""Spiking networks: populations over time, what a step does, and models by name."""

@@ -1,0 +1,159 @@
+"""Networks: synapse and neuron modules in sequence. To add one: a function here and its name in `MODELS`.
+
+Each comes with any of the spiking neurons, or with rectifiers in their place: its artificial twin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from dpap_neuro.errors import InputError
+from dpap_neuro.networks.neurons import LI, NEURONS, CubaLI, Neuron, NeuronSettings
+
+# The artificial twin: rectifiers instead of spiking neurons, frame by frame.
+RELU = "relu"
+CELLS = (*NEURONS, RELU)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """All that is needed to build a network again.
+
+    input_shape: (polarities, rows, columns). cell: a name of `neurons.NEURONS`, or "relu". readout: "spikes" (the class
+    whose neuron fires most) or "membrane" (the class whose leaky integrator is highest on average); of the artificial
+    twin "mean" (the class whose value is highest on average).
+    """
+
+    name: str
+    input_shape: tuple[int, int, int]
+    classes: int
+    neuron: NeuronSettings
+    readout: str = "spikes"
+    cell: str = "lif"
+
+    @property
+    def spiking(self) -> bool:
+        """Whether the network has spiking neurons, so that it can become a `.nir` file."""
+        return self.cell != RELU
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> ModelSettings:
+        settings = cls(**{**values, "neuron": NeuronSettings(**values["neuron"])})
+        return replace(settings, input_shape=tuple(settings.input_shape))  # type: ignore[arg-type]
+
+
+class Network(nn.Module):
+    """What can be trained: (T, B, *input shape) to (T, B, classes), as its settings say."""
+
+    settings: ModelSettings
+
+
+class SpikingNetwork(nn.Sequential, Network):
+    """Synapse modules see all time steps at once, as a batch of T * B; neuron modules scan over time.
+
+    forward: x (T, B, ...) event counts; returns (T, B, classes): spikes, membranes or values of the read-out.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        for layer in self:
+            x = layer(x) if isinstance(layer, Neuron) else layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return x
+
+
+def logits(output: Tensor) -> Tensor:
+    """(T, B, classes) to (B, classes): spike counts, or the sum of membranes or values, over time."""
+    return output.sum(0)
+
+
+def _neurons(settings: ModelSettings) -> nn.Module:
+    return NEURONS[settings.cell](settings.neuron) if settings.spiking else nn.ReLU()
+
+
+def _readout(settings: ModelSettings) -> list[nn.Module]:
+    if settings.readout == "mean":
+        return []
+    if settings.readout == "spikes":
+        return [_neurons(settings)]
+    return [CubaLI(settings.neuron) if settings.cell == "cubalif" else LI(settings.neuron)]
+
+
+def _cnn(settings: ModelSettings) -> list[nn.Module]:
+    channels, rows, columns = settings.input_shape
+    rows, columns = ((((n + 4 - 5) // 2 + 1) + 2 - 3) // 2 + 1 for n in (rows, columns))
+    return [
+        nn.Conv2d(channels, 12, 5, stride=2, padding=2, bias=False),
+        nn.BatchNorm2d(12),
+        _neurons(settings),
+        nn.Conv2d(12, 24, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(24),
+        _neurons(settings),
+        nn.Flatten(),
+        nn.Linear(24 * rows * columns, 128, bias=False),
+        nn.BatchNorm1d(128),
+        _neurons(settings),
+        nn.Linear(128, settings.classes),
+        *_readout(settings),
+    ]
+
+
+def _cnn_wide(settings: ModelSettings) -> list[nn.Module]:
+    """24C5s2-48C3s2-256FC, batch norm behind the convolutions alone: small kernels before one large matrix."""
+    channels, rows, columns = settings.input_shape
+    rows, columns = (((n - 5) // 2 + 1 - 3) // 2 + 1 for n in (rows, columns))
+    return [
+        nn.Conv2d(channels, 24, 5, stride=2, bias=False),
+        nn.BatchNorm2d(24),
+        _neurons(settings),
+        nn.Conv2d(24, 48, 3, stride=2, bias=False),
+        nn.BatchNorm2d(48),
+        _neurons(settings),
+        nn.Flatten(),
+        nn.Linear(48 * rows * columns, 256),
+        _neurons(settings),
+        nn.Linear(256, settings.classes),
+        *_readout(settings),
+    ]
+
+
+def _mlp(settings: ModelSettings) -> list[nn.Module]:
+    channels, rows, columns = settings.input_shape
+    return [
+        nn.Flatten(),
+        nn.Linear(channels * rows * columns, 256, bias=False),
+        nn.BatchNorm1d(256),
+        _neurons(settings),
+        nn.Linear(256, settings.classes),
+        *_readout(settings),
+    ]
+
+
+MODELS: dict[str, Callable[[ModelSettings], list[nn.Module]]] = {
+    "cnn": _cnn,
+    "cnn-wide": _cnn_wide,
+    "mlp": _mlp,
+}
+
+
+def build_model(settings: ModelSettings, seed: int = 0) -> SpikingNetwork:
+    """A network with random weights from `seed`. Raises InputError for an unknown name, cell or read-out."""
+    if settings.name not in MODELS:
+        raise InputError(f"model: found {settings.name!r}, expected one of {', '.join(MODELS)}")
+    if settings.cell not in CELLS:
+        raise InputError(f"neuron: found {settings.cell!r}, expected one of {', '.join(CELLS)}")
+    readouts = ("spikes", "membrane") if settings.spiking else ("mean",)
+    if settings.readout not in readouts:
+        raise InputError(
+            f"readout: found {settings.readout!r}, expected {' or '.join(readouts)} of neuron {settings.cell}"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SpikingNetwork(*MODELS[settings.name](settings))
+    model.settings = settings
+    return model

@@ -1,0 +1,143 @@
+"""Populations over whole recordings as one operation, in place of a loop over Norse's step functions.
+
+Forward gives the loop's spikes to the bit, backward the gradients of its graph: through the surrogate, and through the
+reset, as Norse does. Between the two, only membranes are kept. On a GPU one kernel each way, in Triton
+(`scan_triton`); on the CPU steps in place (`scan_cpu`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from norse.torch.functional.iaf import iaf_feed_forward_step
+from norse.torch.functional.leaky_integrator import li_feed_forward_step
+from norse.torch.functional.leaky_integrator_box import li_box_feed_forward_step
+from norse.torch.functional.lif import lif_feed_forward_step
+from norse.torch.functional.lif_box import lif_box_feed_forward_step
+from norse.torch.functional.reset import reset_value
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from dpap_neuro.networks import scan_cpu
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """What a step does. current: the input adds to a current that decays, and that drives the membrane; otherwise the
+    input does. leak: the membrane follows its drive by a time constant; otherwise it adds it up. spikes: the output
+    is spikes, with a reset to a value; otherwise the membrane."""
+
+    current: bool
+    leak: bool
+    spikes: bool
+
+
+DYNAMICS: dict[Callable[..., Any], Dynamics] = {
+    lif_box_feed_forward_step: Dynamics(current=False, leak=True, spikes=True),
+    lif_feed_forward_step: Dynamics(current=True, leak=True, spikes=True),
+    iaf_feed_forward_step: Dynamics(current=False, leak=False, spikes=True),
+    li_box_feed_forward_step: Dynamics(current=False, leak=True, spikes=False),
+    li_feed_forward_step: Dynamics(current=True, leak=True, spikes=False),
+}
+
+
+def covers(step: Callable[..., Any], x: Tensor, p: Any) -> bool:
+    """Whether `scan` stands in for a loop over the step: where `DYNAMICS` has it, with Norse's own surrogate and reset;
+    on a CPU in float32 or float64, and on a GPU where Triton works. PyTorch's own compilers get the loop."""
+    if (
+        step not in DYNAMICS
+        or not x.numel()
+        or torch.compiler.is_compiling()
+        or getattr(p, "method", "super") != "super"
+        or getattr(p, "reset_method", reset_value) is not reset_value
+    ):
+        return False
+    if x.is_cuda:
+        return x.is_floating_point() and kernels_work(x.device)
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+
+
+@cache
+def kernels_work(device: torch.device) -> bool:
+    """Whether Triton builds and runs a kernel on the GPU. Where it does not, a warning says why, once."""
+    try:
+        from dpap_neuro.networks import scan_triton
+
+        x, constants = torch.zeros(1, 1, device=device), torch.zeros(7, 1, device=device)
+        kind = Dynamics(current=False, leak=False, spikes=True)
+        scan_triton.forward(x, constants, kind, needed=False, learned=False)
+    except Exception as error:  # whatever may be missing: Triton, a compiler, a driver, support of an old GPU
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(
+            f"{device}: neurons step one by one, slower, since Triton failed ({reason})", stacklevel=2
+        )
+        return False
+    return True
+
+
+def scan(step: Callable[..., Any], x: Tensor, state: Any, p: Any, dt: float) -> Tensor:
+    """The outputs of a loop `z, state = step(x[t], state, p, dt)`, stacked: (T, B, ...) as x, and of its type.
+
+    state, p: Norse's, each value one number or a tensor that broadcasts to x[0]; gradients reach x and all of them.
+    On a GPU, membranes have float32's precision at least, so that half precision is stepped better than by the loop.
+    """
+    zero = x.new_zeros((), dtype=torch.float32)
+    values = [
+        state.v,
+        getattr(state, "i", zero),
+        *(getattr(p, name, zero) for name in ("tau_mem_inv", "tau_syn_inv", "v_leak", "v_th", "v_reset")),
+    ]
+    shape = torch.broadcast_shapes(*(value.shape for value in values))
+    if shape:
+        shape = x.shape[x.dim() - len(shape) :]
+    # A current at rest may have x's type; dt / tau comes of the parameters', as in Norse.
+    parameters = torch.stack([value.to(state.v.dtype).expand(shape).reshape(-1) for value in values])
+    learned = torch.is_grad_enabled() and parameters.requires_grad
+    needed = learned or (torch.is_grad_enabled() and x.requires_grad)
+    out, *_ = _Scan.apply(x, parameters, DYNAMICS[step], dt, needed, learned)
+    return out
+
+
+class _Scan(torch.autograd.Function):
+    """x (T, B, ...), parameters (7, width): membrane and current at first, 1 / tau_mem, 1 / tau_syn, v_leak, v_th,
+    v_reset; neuron n of x[t], laid flat, has those in column n modulo width. Returns the output, and what backward
+    needs: the constants of a step, dt / tau in place of 1 / tau, membranes before reset, and what drove them."""
+
+    @staticmethod
+    def forward(x: Tensor, parameters: Tensor, kind: Dynamics, dt: float, needed: bool, learned: bool) -> Any:
+        constants = parameters.clone()
+        constants[2:4] *= dt
+        constants = constants.to(torch.promote_types(x.dtype, torch.float32))
+        out, membranes, drives = _backend(x).forward(x.contiguous(), constants, kind, needed, learned)
+        return out, constants, membranes, drives
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, _, ctx.kind, ctx.dt, _, ctx.learned = inputs
+        _, constants, membranes, drives = output
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(tensor for tensor in output[1:] if tensor is not None))
+        ctx.save_for_backward(constants, membranes, drives if ctx.kind.current or not ctx.learned else x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        constants, membranes, drives = ctx.saved_tensors
+        if drives is not None:
+            drives = drives.contiguous()
+        given = grad.contiguous(), constants, membranes, drives, ctx.kind, ctx.learned, ctx.dt
+        return *_backend(grad).backward(*given), None, None, None, None
+
+
+def _backend(x: Tensor) -> ModuleType:
+    if not x.is_cuda:
+        return scan_cpu
+    from dpap_neuro.networks import scan_triton  # Triton comes with PyTorch's GPU builds alone
+
+    return scan_triton

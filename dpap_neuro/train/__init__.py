@@ -1,0 +1,1 @@
+"""The training loop, its runs on disk, and sweeps over many."""

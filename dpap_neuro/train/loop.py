@@ -1,0 +1,355 @@
+"""Training by surrogate gradients, with a pruner at work."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dpap_neuro.data.augmentation import augment
+from dpap_neuro.errors import InputError
+from dpap_neuro.networks.models import Network, logits
+from dpap_neuro.pruning import Pruner, PruneReport
+from dpap_neuro.pruning.statistics import reduce_over_ranks
+from dpap_neuro.train import distributed
+from dpap_neuro.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+# Epochs in a row in which the read-out may be silent: surrogate gradients can wake it.
+PATIENCE = 3
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """epochs: passes over the data. batch: recordings per step, of all processes together. warmup: epochs in which the
+    learning rate rises, before its cosine. compact: cut dead channels and neurons out while training goes on, so that
+    epochs get faster; at the end the network has its full size again.
+
+    shift, flip, drop, jitter: see `data.augmentation`.
+    """
+
+    epochs: int = 20
+    batch: int = 64
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.01
+    warmup: float = 1.0
+    label_smoothing: float = 0.1
+    shift: int = 2
+    flip: bool = False
+    drop: float = 0.0
+    jitter: float = 0.0
+    seed: int = 0
+    compact: bool = False
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise InputError(f"epochs: found {self.epochs}, expected at least 1")
+        if self.batch < 2:
+            raise InputError(f"batch: found {self.batch}, expected at least 2 (batch norm needs them)")
+        if self.shift < 0:
+            raise InputError(f"shift: found {self.shift}, expected at least 0 pixels")
+        for name in ("drop", "jitter"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name}: found {getattr(self, name)}, expected 0 to below 1")
+
+
+@dataclass
+class Epoch:
+    """What happened in one epoch. accuracy: on the test recordings, None where there were none. fill: what the network
+    takes of its budget, None without one."""
+
+    epoch: int
+    loss: float
+    accuracy: float | None
+    remaining: int
+    parameters: int
+    synapses_remaining: int
+    synapses: int
+    seconds: float
+    fill: dict[str, Any] | None = None
+
+
+@dataclass
+class History:
+    """kept_bins: the time bins that the network is still shown, None where bins are not pruned."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    seconds: float = 0.0
+    kept_bins: tuple[int, ...] | None = None
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto" takes the GPU where there is one. Raises InputError for a GPU that is not there."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device: found {name!r}, expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: found cuda, but this PyTorch sees no GPU; expected cpu or auto")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def as_input(rasters: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    """uint8 counts (B, T, ...) to the float32 (T, B, ...) that networks take."""
+    x = torch.as_tensor(rasters).to(device)
+    return x.transpose(0, 1).float()
+
+
+@torch.no_grad()
+def predict(
+    model: Network,
+    rasters: np.ndarray,
+    device: torch.device,
+    batch: int = 128,
+    shown: list[int] | None = None,
+) -> np.ndarray:
+    """The class of each recording, (n,) int64: the highest count or membrane, the first where several are.
+
+    shown: the time bins that the network sees, all where None.
+    """
+    model.eval()
+    parts = []
+    for i in range(0, len(rasters), batch):
+        part = rasters[i : i + batch] if shown is None else rasters[i : i + batch, shown]
+        parts.append(logits(model(as_input(part, device))).argmax(1).cpu().numpy())
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
+
+
+def check_data(rasters: np.ndarray, labels: np.ndarray, classes: int) -> None:
+    """Raises InputError where there is nothing to learn from: too few recordings, one class only, no event."""
+    if rasters.dtype.kind == "f" and not np.isfinite(rasters).all():
+        raise InputError("training data: found NaN or infinite values, expected event counts")
+    if len(rasters) < 2:
+        raise InputError(f"training data: found {len(rasters)} recordings, expected at least 2")
+    found = np.unique(labels)
+    if len(found) < 2:
+        raise InputError(
+            f"training data: found recordings of class {found[0]} only, expected at least 2 classes"
+        )
+    if found.min() < 0 or found.max() >= classes:
+        raise InputError(
+            f"training data: found labels {found.min()} to {found.max()}, expected 0 to {classes - 1}"
+        )
+    if not any(recording.any() for recording in rasters):
+        raise InputError("training data: found no event at all, expected some")
+
+
+def train(
+    model: Network,
+    pruner: Pruner,
+    train_data: tuple[np.ndarray, np.ndarray],
+    test_data: tuple[np.ndarray, np.ndarray] | None,
+    settings: TrainSettings,
+    device: torch.device,
+    on_batch: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[Epoch, PruneReport], None] | None = None,
+    checkpoint: str | Path | None = None,
+) -> History:
+    """Train `model` in place, pruning it with `pruner` (not attached yet).
+
+    train_data, test_data: (counts (n, steps, polarity, y, x) uint8, labels (n,)). on_batch(epoch, batches done).
+    checkpoint: folder written after every epoch; where it holds one already, the run goes on from there, bit for bit
+    on the CPU. Time bins that the pruner has dropped are shown no more, in training and in testing.
+    Repeatable on one machine: everything random comes from settings.seed. In several processes (`distributed.joined`)
+    each takes its part of every batch, all prune the same, and the first one writes the checkpoint.
+    Raises InputError for data that cannot be learned from, a network that never spikes, a loss that is not finite, or a
+    checkpoint of another run.
+    """
+    rasters, labels = train_data
+    check_data(rasters, labels, model.settings.classes)
+    if min(settings.batch, len(rasters)) < distributed.world():
+        raise InputError(
+            f"batch: found {min(settings.batch, len(rasters))} recordings for {distributed.world()} processes, "
+            "expected at least one for each"
+        )
+    with distributed.shared_norms(model):
+        return _train(model, pruner, train_data, test_data, settings, device, on_batch, on_epoch, checkpoint)
+
+
+def _train(
+    model: Network,
+    pruner: Pruner,
+    train_data: tuple[np.ndarray, np.ndarray],
+    test_data: tuple[np.ndarray, np.ndarray] | None,
+    settings: TrainSettings,
+    device: torch.device,
+    on_batch: Callable[[int, int], None] | None,
+    on_epoch: Callable[[Epoch, PruneReport], None] | None,
+    checkpoint: str | Path | None,
+) -> History:
+    rasters, labels = train_data
+    model.to(device)
+    generator = torch.Generator().manual_seed(settings.seed)
+    targets = torch.as_tensor(labels)
+    inputs = torch.as_tensor(rasters)
+    pruner.attach(model, as_input(inputs[:2], device))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    batches = max(1, len(inputs) // settings.batch)
+    total, warmup = settings.epochs * batches, max(1, round(settings.warmup * batches))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * min(1.0, step / total))),
+    )
+    loss_of = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    history = History()
+    generators = {"training": generator}
+    described = {**asdict(settings), "pruner": pruner.describe(), "data": list(rasters.shape)}
+    if checkpoint is not None and (Path(checkpoint) / "checkpoint.json").exists():
+        history = _resumed(
+            load_checkpoint(checkpoint, model, optimizer, scheduler, pruner, generators),
+            described,
+            checkpoint,
+        )
+        if settings.compact:
+            pruner.compact(optimizer)
+    shown, silent = _kept(pruner), 0
+    begin = time.perf_counter()
+    for epoch in range(len(history.epochs), settings.epochs):
+        epoch_begin = time.perf_counter()
+        model.train()
+        order = torch.randperm(len(inputs), generator=generator)
+        losses, spikes = torch.zeros((), device=device), torch.zeros((), device=device)
+        for number in range(batches):
+            chosen = order[number * settings.batch : (number + 1) * settings.batch]
+            recordings = inputs[chosen] if shown is None else inputs[chosen][:, shown]
+            own = distributed.own_part(len(chosen))
+            x = as_input(_augmented(recordings, settings, generator)[own], device)
+            output = model(x)
+            loss = loss_of(_scores(output, model.settings.readout), targets[chosen[own]].to(device))
+            loss = loss * (x.shape[1] / len(chosen))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            distributed.sum_gradients(model)
+            optimizer.step()
+            scheduler.step()
+            pruner.step(optimizer)
+            losses += loss.detach()
+            spikes += output.detach().abs().sum()
+            if on_batch is not None:
+                on_batch(epoch, number + 1)
+        mean_loss = float(reduce_over_ranks(losses)) / batches
+        if not np.isfinite(mean_loss):
+            raise InputError(
+                f"training: found a loss of {mean_loss} in epoch {epoch}, expected a finite number"
+            )
+        silent = 0 if float(reduce_over_ranks(spikes)) else silent + 1
+        if silent == max(2, min(PATIENCE, settings.epochs)):
+            raise InputError(
+                f"network: its read-out never spiked in {silent} epochs, expected activity (lower the threshold)"
+            )
+        report = pruner.end_epoch(epoch, optimizer)
+        if settings.compact:
+            pruner.compact(optimizer)
+        shown = _kept(pruner)
+        seconds = time.perf_counter() - epoch_begin
+        accuracy = None
+        if test_data is not None:
+            own = distributed.own_part(len(test_data[1]))
+            predicted = predict(model, test_data[0][own], device, shown=shown)
+            correct = torch.tensor((predicted == test_data[1][own]).sum()).to(device)
+            accuracy = int(reduce_over_ranks(correct)) / len(test_data[1])
+        history.epochs.append(
+            Epoch(
+                epoch,
+                mean_loss,
+                accuracy,
+                report.remaining,
+                report.parameters,
+                report.synapses_remaining,
+                report.synapses,
+                seconds,
+                None if report.fill is None else dict(report.fill.values),
+            )
+        )
+        history.kept_bins = report.kept_bins
+        if checkpoint is not None and distributed.rank() == 0:
+            extra = {"run": described, "history": asdict(history)}
+            with pruner.whole(optimizer):
+                save_checkpoint(checkpoint, model, optimizer, scheduler, pruner, epoch, generators, extra)
+        if on_epoch is not None:
+            on_epoch(history.epochs[-1], report)
+    pruner.expand(optimizer)
+    pruner.detach()
+    model.eval()
+    history.seconds = time.perf_counter() - begin
+    return history
+
+
+def _augmented(x: Tensor, settings: TrainSettings, generator: torch.Generator) -> Tensor:
+    return augment(
+        x, generator, shift=settings.shift, flip=settings.flip, drop=settings.drop, jitter=settings.jitter
+    )
+
+
+def _kept(pruner: Pruner) -> list[int] | None:
+    return None if pruner.kept_bins is None else pruner.kept_bins.tolist()
+
+
+def _resumed(found: Checkpoint, expected: dict[str, Any], where: str | Path) -> History:
+    """The history of a checkpoint. Raises InputError where it is of a run that differs in what is `expected`."""
+    try:
+        values = found.extra["history"]
+        history = History([Epoch(**e) for e in values["epochs"]], values["seconds"])
+        kept = values["kept_bins"]
+        history.kept_bins = None if kept is None else tuple(kept)
+        for what, wanted in expected.items():
+            before = found.extra["run"][what]
+            if before != wanted:
+                raise InputError(f"{where}: found a run with {what} {before}, expected {wanted}")
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{where}: found no history ({error}), expected the checkpoint of `train`") from None
+    return history
+
+
+def _scores(output: Tensor, readout: str) -> Tensor:
+    """What the loss sees: spike counts, at most T of them, or membranes, as scores of a workable range."""
+    return logits(output) * (1.0 if readout == "spikes" else 4.0 / output.shape[0])
+
+
+def overhead(
+    model: Network,
+    make: Callable[[], Pruner],
+    data: tuple[np.ndarray, np.ndarray],
+    settings: TrainSettings,
+    device: torch.device,
+    rounds: int = 10,
+    pairs: int = 4,
+) -> float:
+    """Share that a pruner adds to the time of a training step: the median over steps taken in turn with and without it.
+
+    Of several pairs of networks, since where one happens to lie in memory makes a step a few hundredths faster or slower.
+    """
+    rasters, labels = data
+    targets = torch.as_tensor(labels[: settings.batch]).to(device)
+    x = as_input(rasters[: settings.batch], device)
+    loss_of = nn.CrossEntropyLoss()
+    ratios = []
+    for _ in range(pairs):
+        pair: list[tuple[Network, torch.optim.Optimizer, Pruner | None]] = []
+        for pruner in (None, make()):
+            twin = copy.deepcopy(model).to(device).train()
+            if pruner is not None:
+                pruner.attach(twin, x[:, :2])
+            pair.append((twin, torch.optim.AdamW(twin.parameters(), 0.0), pruner))
+        for number in range(rounds):
+            seconds = []
+            for twin, optimizer, pruner in pair:
+                begin = time.perf_counter()
+                optimizer.zero_grad(set_to_none=True)
+                loss_of(_scores(twin(x), twin.settings.readout), targets).backward()
+                optimizer.step()
+                if pruner is not None:
+                    pruner.step(optimizer)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds.append(time.perf_counter() - begin)
+            if number >= 2:
+                ratios.append(seconds[1] / seconds[0])
+    return statistics.median(ratios) - 1.0

@@ -1,0 +1,310 @@
+"""Pruners x sparsities x seeds under one training loop, as a tidy table and a picture.
+
+Every run is one row, written as soon as it is done; a run whose row is there already is not repeated, so that an
+interrupted sweep goes on where it stopped. What all runs of a table share lies beside it as JSON.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dpap_neuro.data import every_nth
+from dpap_neuro.errors import InputError
+from dpap_neuro.files import make_folder, write_json, write_whole
+from dpap_neuro.networks.models import ModelSettings, build_model
+from dpap_neuro.pruning import PRUNERS, Pruner, make_pruner
+from dpap_neuro.train import distributed, loop
+
+Data = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row.
+
+    sparsity: share to remove (0 for `none`) of what `count` says, parameters or synapses. seed: where there are folds,
+    its remainder by their number is the fold. remaining, synapses_remaining: what was left of parameters and synapses.
+    steps: time steps of a recording that the network was shown at the end. seconds: of training, without the test.
+    """
+
+    pruner: str
+    sparsity: float
+    count: str
+    seed: int
+    epochs: int
+    n_train: int
+    n_test: int
+    correct: int
+    accuracy: float
+    parameters: int
+    remaining: int
+    synapses: int
+    synapses_remaining: int
+    steps: int
+    seconds: float
+
+
+def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
+    """Training and test part of a cross-validation: every folds-th recording of each class is tested, from `number` on.
+
+    Every recording is tested in exactly one of the folds 0 to folds - 1. Raises InputError for folds below 2.
+    """
+    if folds < 2 or not 0 <= number < folds:
+        raise InputError(f"folds: found fold {number} of {folds}, expected 0 to folds - 1 of at least 2")
+    x, y = data
+    tested = every_nth(y, number, folds)
+    return (x[~tested], y[~tested]), (x[tested], y[tested])
+
+
+def plan(
+    pruners: Iterable[str], sparsities: Iterable[float], seeds: Iterable[int]
+) -> list[tuple[str, float, int]]:
+    """(pruner, sparsity, seed) of every run; `none` runs once per seed. Raises InputError for an unknown pruner."""
+    pruners, sparsities, seeds = list(pruners), list(sparsities), list(seeds)
+    for name in pruners:
+        if name not in PRUNERS:
+            raise InputError(f"pruner: found {name!r}, expected one of {', '.join(PRUNERS)}")
+    for share in sparsities:
+        if not 0 <= share < 1:
+            raise InputError(
+                f"sparsity: found {share}, expected 0 to below 1 (share of the parameters removed)"
+            )
+    return [
+        (name, share, seed)
+        for seed in seeds
+        for name in pruners
+        for share in ([0.0] if name == "none" else sparsities)
+    ]
+
+
+def sweep(
+    table: str | Path,
+    model: ModelSettings,
+    data_of: Callable[[int], tuple[Data, Data]],
+    planned: Sequence[tuple[str, float, int]],
+    settings: loop.TrainSettings,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+    on_run: Callable[[Run], None] | None = None,
+    keep_bins: int | None = None,
+    count: str = "parameters",
+    structured: bool = False,
+    origin: dict[str, Any] | None = None,
+) -> list[Run]:
+    """Do the runs that `table` (CSV) does not hold yet; return all rows that belong to the plan.
+
+    data_of(seed): training and test data of a seed. settings: its seed is replaced by each run's. keep_bins: time steps of
+    a recording that pruners shall keep (`dpap` drops the others; `none` always keeps all). count: "parameters" or "synapses".
+    structured: pruners remove channels and neurons, and say so in the table behind their name. origin: what `data_of` gives,
+    in words and numbers.
+    In several processes (`distributed.joined`) all train each run together, and the first one writes.
+    Raises InputError for a table of another form, of runs of another length or of other settings, and, before the first
+    run, for a pruner that does not know an option.
+    """
+    shared = {
+        **(origin or {}),
+        "model": model.name,
+        **{key: value for key, value in asdict(model).items() if key != "name"},
+        **{key: value for key, value in asdict(settings).items() if key != "seed"},
+        "keep_bins": keep_bins,
+    }
+    done = read_table(table) if Path(table).exists() else []
+    for row in done:
+        if row.epochs != settings.epochs:
+            raise InputError(f"{table}: found runs of {row.epochs} epochs, expected {settings.epochs}")
+        if row.count != count:
+            raise InputError(f"{table}: found sparsities of {row.count}, expected of {count}")
+    beside = Path(table).with_suffix(".json")
+    if done:
+        _check_shared(beside, shared)
+    known = {(r.pruner, r.sparsity, r.seed) for r in done}
+
+    def make(name: str, share: float) -> Pruner:
+        options: dict[str, Any] = {}
+        if name != "none":
+            options = {"sparsity": share, "count": count}
+            if keep_bins is not None:
+                options["bins"] = keep_bins
+            if structured:
+                options["structured"] = True
+        return make_pruner(name, epochs=settings.epochs, **options)
+
+    for name, share, _ in planned:
+        make(name, share)
+
+    def label(name: str) -> str:
+        return f"{name} structured" if structured and name != "none" else name
+
+    if not done and distributed.rank() == 0:
+        make_folder(beside.parent)
+        write_json(beside, shared)
+    for number, (name, share, seed) in enumerate(planned):
+        if progress is not None:
+            progress(number, len(planned))
+        if (label(name), share, seed) in known:
+            continue
+        train_data, test_data = data_of(seed)
+        pruner = make(name, share)
+        own = loop.TrainSettings(**{**asdict(settings), "seed": seed})
+        network = build_model(model, seed)
+        history = loop.train(network, pruner, train_data, None, own, device)
+        last = history.epochs[-1]
+        tested = test_data[0] if history.kept_bins is None else test_data[0][:, list(history.kept_bins)]
+        correct = int((loop.predict(network, tested, device) == test_data[1]).sum())
+        row = Run(
+            label(name),
+            share,
+            count,
+            seed,
+            settings.epochs,
+            len(train_data[1]),
+            len(test_data[1]),
+            correct,
+            correct / len(test_data[1]),
+            last.parameters,
+            last.remaining,
+            last.synapses,
+            last.synapses_remaining,
+            tested.shape[1],
+            round(history.seconds, 1),
+        )
+        done.append(row)
+        if distributed.rank() == 0:
+            write_table(done, table)
+        if on_run is not None:
+            on_run(row)
+    if progress is not None:
+        progress(len(planned), len(planned))
+    wanted = {(label(name), share, seed) for name, share, seed in planned}
+    return [r for r in done if (r.pruner, r.sparsity, r.seed) in wanted]
+
+
+def _check_shared(path: Path, shared: dict[str, Any]) -> None:
+    """Raises InputError where the runs beside `path` are of other settings; one without the file is trusted."""
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        differing = [key for key in shared if found[key] != json.loads(json.dumps(shared[key]))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not the settings of a sweep ({type(error).__name__}: {error})") from None
+    if differing:
+        key = differing[0]
+        raise InputError(
+            f"{path.with_suffix('.csv')}: found runs with {key} {found[key]}, expected {shared[key]} (or another folder)"
+        )
+
+
+def write_table(rows: Sequence[Run] | Sequence[Summary], path: str | Path) -> None:
+    """Rows (at least one) as CSV, whole or not at all."""
+    make_folder(Path(path).parent)
+
+    def write(temporary: str | Path) -> None:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [f.name for f in fields(rows[0])])
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in rows)
+
+    write_whole(path, write)
+
+
+def read_table(path: str | Path) -> list[Run]:
+    """Raises InputError for a file that `write_table` did not write."""
+    types: dict[str, Any] = {"str": str, "int": int, "float": float}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return [
+                Run(**{f.name: types[str(f.type)](row[f.name]) for f in fields(Run)})
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a table of a sweep ({type(error).__name__}: {error})") from None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All seeds of a pruner at a sparsity: means.
+
+    spread: standard deviation of the accuracy over seeds (0 for one). lost: points of accuracy below `none` with the same
+    seed, mean and spread; None without such runs.
+    """
+
+    pruner: str
+    sparsity: float
+    runs: int
+    accuracy: float
+    spread: float
+    remaining: float
+    synapses_remaining: float
+    lost: float | None
+    lost_spread: float | None
+
+
+def summarise(rows: Sequence[Run]) -> list[Summary]:
+    """Rows by pruner and sparsity, in the order in which they first appear."""
+    groups: dict[tuple[str, float], list[Run]] = {}
+    for row in rows:
+        groups.setdefault((row.pruner, row.sparsity), []).append(row)
+    dense = {row.seed: row.accuracy for row in rows if row.pruner == "none"}
+
+    def spread(values: list[float]) -> float:
+        return statistics.stdev(values) if len(values) > 1 else 0.0
+
+    result = []
+    for (name, share), group in groups.items():
+        accuracies = [r.accuracy for r in group]
+        lost = [100 * (dense[r.seed] - r.accuracy) for r in group if r.seed in dense]
+        result.append(
+            Summary(
+                name,
+                share,
+                len(group),
+                statistics.fmean(accuracies),
+                spread(accuracies),
+                statistics.fmean(r.remaining / r.parameters for r in group),
+                statistics.fmean(r.synapses_remaining / r.synapses for r in group),
+                statistics.fmean(lost) if lost else None,
+                spread(lost) if lost else None,
+            )
+        )
+    return result
+
+
+def draw(rows: Sequence[Run], path: str | Path) -> None:
+    """Accuracy against remaining synapses and parameters, a line per pruner, bars: standard deviation over seeds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2, sharey=True)
+    found = summarise(rows)
+    for axis, key, label in (
+        (axes[0], "remaining", "parameters left, %"),
+        (axes[1], "synapses_remaining", "synapses left, %"),
+    ):
+        for name in dict.fromkeys(s.pruner for s in found):
+            own = sorted((s for s in found if s.pruner == name), key=lambda s: getattr(s, key))
+            x, y = [100 * getattr(s, key) for s in own], [100 * s.accuracy for s in own]
+            if name == "none":
+                axis.axhline(y[0], color="tab:gray", linestyle="--", label="dense")
+            else:
+                axis.errorbar(x, y, [100 * s.spread for s in own], marker="o", capsize=3, label=name)
+        axis.set(xscale="log", xlabel=label)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.grid(alpha=0.3)
+    axes[0].set(ylabel="test accuracy, %")
+    axes[1].legend(frameon=False)
+    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))

@@ -1,0 +1,1 @@
+"""A `.nir` file as a checked graph."""

@@ -1,0 +1,231 @@
+"""Every connection between two neurons of a network, unrolled: what a chip calls its synapses.
+
+`unroll` writes a projection out as a sparse matrix by pre neuron; `Incoming` is the same by post neuron, in the
+form that placement runs over, where a convolution stays the list of its non-zero taps (unrolled, a large one
+does not fit in memory). Neurons are numbered in C order of their population's shape.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numba import njit
+from scipy import sparse
+
+from hardware.errors import HardwareError
+from hardware.network.integer import ConvProjection, DenseProjection, Network, Projection, SparseProjection
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A projection by post neuron.
+
+    Dense and sparse (`taps` is None): post neuron i's synapses are indptr[i]:indptr[i + 1] of `pre` (int32).
+    Convolution: output channel o's non-zero taps are indptr[o]:indptr[o + 1] of `taps`, rows of
+    (input channel, kernel row, kernel column, weight), and `geometry` is (input height, width, output height, width,
+    stride y, x, padding y, x, dilation y, x).
+    n_pre, n_post: neurons of both sides. synapses: non-zero connections.
+    """
+
+    projection: Projection
+    n_pre: int
+    n_post: int
+    indptr: np.ndarray
+    pre: np.ndarray
+    taps: np.ndarray | None
+    geometry: np.ndarray
+    synapses: int
+
+
+def shapes(network: Network) -> dict[str, Shape]:
+    """Shape of every population, inputs included."""
+    found = {p.name: tuple(p.shape) for p in network.inputs}
+    return found | {p.name: tuple(p.shape) for p in network.populations}
+
+
+def unroll(projection: Projection, source_shape: Shape, target_shape: Shape) -> sparse.csr_array:
+    """All non-zero connections: a (pre, post) CSR array of int32 weights, exact.
+
+    Raises HardwareError where weights and shapes do not fit together.
+    """
+    incoming = by_post(projection, source_shape, target_shape)
+    if isinstance(projection, SparseProjection):
+        matrix = sparse.csr_array(
+            (projection.weight.astype(np.int32), projection.post, projection.indptr),
+            shape=(incoming.n_pre, incoming.n_post),
+        )
+        matrix = matrix.copy()
+        matrix.sum_duplicates()
+        matrix.eliminate_zeros()
+        return matrix
+    if isinstance(projection, DenseProjection):
+        return sparse.csr_array(projection.weight.T.astype(np.int32))
+    assert incoming.taps is not None
+    n_in = in_degrees(incoming)
+    starts = np.zeros(incoming.n_post + 1, dtype=np.int64)
+    np.cumsum(n_in, out=starts[1:])
+    pre, weight = _unroll_conv(incoming.indptr, incoming.taps, incoming.geometry, starts)
+    return sparse.csc_array((weight, pre, starts), shape=(incoming.n_pre, incoming.n_post)).tocsr()
+
+
+def by_post(projection: Projection, source_shape: Shape, target_shape: Shape) -> Incoming:
+    """The projection by post neuron; see `Incoming`. Raises HardwareError where shapes do not fit together."""
+    n_pre, n_post = math.prod(source_shape), math.prod(target_shape)
+    label = f"projection {projection.source!r} -> {projection.target!r}"
+    none = np.zeros(0, dtype=np.int64)
+    if isinstance(projection, DenseProjection):
+        if projection.weight.shape != (n_post, n_pre):
+            raise HardwareError(f"{label}: weight is {projection.weight.shape}; expected {(n_post, n_pre)}")
+        post, pre = np.nonzero(projection.weight)
+        indptr = np.zeros(n_post + 1, dtype=np.int64)
+        np.cumsum(np.bincount(post, minlength=n_post), out=indptr[1:])
+        return Incoming(projection, n_pre, n_post, indptr, pre.astype(np.int32), None, none, len(pre))
+    if isinstance(projection, SparseProjection):
+        indptr, post = np.asarray(projection.indptr), np.asarray(projection.post)
+        if len(indptr) != n_pre + 1 or (len(post) and not 0 <= int(post.min()) <= int(post.max()) < n_post):
+            raise HardwareError(
+                f"{label}: {len(indptr) - 1} pre neurons and targets up to {post.max(initial=-1)}; "
+                f"expected {n_pre} pre and {n_post} post neurons"
+            )
+        starts, pre = _transpose(indptr.astype(np.int64), post, np.asarray(projection.weight), n_post)
+        return Incoming(projection, n_pre, n_post, starts, pre, None, none, len(pre))
+    taps, indptr, geometry = _taps(projection, source_shape, target_shape, label)
+    conv = Incoming(projection, n_pre, n_post, indptr, np.zeros(0, dtype=np.int32), taps, geometry, 0)
+    return replace(conv, synapses=int(_conv_degrees(conv)[0].sum()))
+
+
+def in_degrees(incoming: Incoming) -> np.ndarray:
+    """Synapses arriving at each post neuron, int64 (n_post,)."""
+    if incoming.taps is None:
+        return np.diff(incoming.indptr)
+    return _conv_degrees(incoming)[0]
+
+
+def out_degrees(incoming: Incoming) -> np.ndarray:
+    """Synapses leaving each pre neuron, int64 (n_pre,)."""
+    if incoming.taps is None:
+        return np.bincount(incoming.pre, minlength=incoming.n_pre).astype(np.int64)
+    return _conv_degrees(incoming)[1]
+
+
+def _taps(
+    projection: ConvProjection, source_shape: Shape, target_shape: Shape, label: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    weight = projection.weight
+    if weight.ndim != 4 or len(source_shape) != 3 or len(target_shape) != 3:
+        raise HardwareError(
+            f"{label}: kernel {weight.shape} from {source_shape} to {target_shape}; "
+            "expected a 4-dimensional kernel between (channel, height, width) shapes"
+        )
+    channels_out, per_group, k_y, k_x = weight.shape
+    (c_in, h_in, w_in), (_, h_out, w_out) = source_shape, target_shape
+    (s_y, s_x), (p_y, p_x), (d_y, d_x) = projection.stride, projection.padding, projection.dilation
+    expected = (
+        channels_out,
+        (h_in + 2 * p_y - d_y * (k_y - 1) - 1) // s_y + 1,
+        (w_in + 2 * p_x - d_x * (k_x - 1) - 1) // s_x + 1,
+    )
+    if (
+        per_group * projection.groups != c_in
+        or channels_out % projection.groups
+        or expected != tuple(target_shape)
+    ):
+        raise HardwareError(
+            f"{label}: kernel {weight.shape} in {projection.groups} groups maps {source_shape} to {expected}; "
+            f"expected {target_shape}"
+        )
+    out, inner, row, column = np.nonzero(weight)
+    group_out = channels_out // projection.groups
+    channel = inner + (out // group_out) * per_group
+    taps = np.stack([channel, row, column, weight[out, inner, row, column]], axis=1).astype(np.int64)
+    indptr = np.zeros(channels_out + 1, dtype=np.int64)
+    np.cumsum(np.bincount(out, minlength=channels_out), out=indptr[1:])
+    geometry = np.array([h_in, w_in, h_out, w_out, s_y, s_x, p_y, p_x, d_y, d_x], dtype=np.int64)
+    return taps, indptr, geometry
+
+
+@njit(cache=True)
+def _transpose(indptr, post, weight, n_post):
+    """Counting sort of CSR into CSC, leaving out zero weights and repeated pairs."""
+    last = np.full(n_post, -1, dtype=np.int64)
+    starts = np.zeros(n_post + 1, dtype=np.int64)
+    for j in range(len(indptr) - 1):
+        for k in range(indptr[j], indptr[j + 1]):
+            i = post[k]
+            if weight[k] != 0 and last[i] != j:
+                last[i] = j
+                starts[i + 1] += 1
+    for i in range(n_post):
+        starts[i + 1] += starts[i]
+    pre = np.empty(starts[n_post], dtype=np.int32)
+    cursor = starts[:-1].copy()
+    last[:] = -1
+    for j in range(len(indptr) - 1):
+        for k in range(indptr[j], indptr[j + 1]):
+            i = post[k]
+            if weight[k] != 0 and last[i] != j:
+                last[i] = j
+                pre[cursor[i]] = j
+                cursor[i] += 1
+    return starts, pre
+
+
+def _reached(geometry: np.ndarray, kernel: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Per axis an int64 (output, kernel, input) array: 1 where that output position hears that input through that tap."""
+    h_in, w_in, h_out, w_out, s_y, s_x, p_y, p_x, d_y, d_x = (int(n) for n in geometry)
+    found = []
+    for n_in, n_out, stride, padding, dilation, taps in (
+        (h_in, h_out, s_y, p_y, d_y, kernel[0]),
+        (w_in, w_out, s_x, p_x, d_x, kernel[1]),
+    ):
+        heard = np.arange(n_out)[:, None] * stride - padding + np.arange(taps) * dilation
+        found.append((heard[:, :, None] == np.arange(n_in)).astype(np.int64))
+    return found[0], found[1]
+
+
+def _conv_degrees(incoming: Incoming) -> tuple[np.ndarray, np.ndarray]:
+    """(synapses per post neuron, synapses per pre neuron) of a convolution."""
+    taps = incoming.taps
+    assert taps is not None
+    out = np.repeat(np.arange(len(incoming.indptr) - 1), np.diff(incoming.indptr))
+    kernel = (int(taps[:, 1].max(initial=0)) + 1, int(taps[:, 2].max(initial=0)) + 1)
+    rows, columns = _reached(incoming.geometry, kernel)
+    area = int(incoming.geometry[0] * incoming.geometry[1])
+    per_out = np.zeros((len(incoming.indptr) - 1, *kernel), dtype=np.int64)
+    np.add.at(per_out, (out, taps[:, 1], taps[:, 2]), 1)
+    per_in = np.zeros((incoming.n_pre // area, *kernel), dtype=np.int64)
+    np.add.at(per_in, (taps[:, 0], taps[:, 1], taps[:, 2]), 1)
+    heard = np.einsum("oij,yi,xj->oyx", per_out, rows.sum(2), columns.sum(2), optimize=True)
+    told = np.einsum("cij,ih,jw->chw", per_in, rows.sum(0), columns.sum(0), optimize=True)
+    return heard.ravel(), told.ravel()
+
+
+@njit(cache=True)
+def _unroll_conv(indptr, taps, geometry, starts):
+    h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
+    s_y, s_x, p_y, p_x, d_y, d_x = (
+        geometry[4],
+        geometry[5],
+        geometry[6],
+        geometry[7],
+        geometry[8],
+        geometry[9],
+    )
+    pre = np.empty(starts[-1], dtype=np.int32)
+    weight = np.empty(starts[-1], dtype=np.int32)
+    n = 0
+    for o in range(len(indptr) - 1):
+        for y in range(h_out):
+            for x in range(w_out):
+                for k in range(indptr[o], indptr[o + 1]):
+                    in_y = y * s_y - p_y + taps[k, 1] * d_y
+                    in_x = x * s_x - p_x + taps[k, 2] * d_x
+                    if 0 <= in_y < h_in and 0 <= in_x < w_in:
+                        pre[n] = (taps[k, 0] * h_in + in_y) * w_in + in_x
+                        weight[n] = taps[k, 3]
+                        n += 1
+    return pre, weight

@@ -1,0 +1,171 @@
+"""A budget of cores and synapses: what of it a placed network takes, and what would have to shrink for it to fit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from hardware.chip.chips import Chip
+from hardware.errors import HardwareError
+from hardware.network.integer import Network
+from hardware.placement import EFFORT, Broken, Placement, Rates, place
+
+# Where no sum over all cores exceeds the budget, only the cut into cores does not fit: shrink a little and look again.
+_PACKING = 1.02
+
+_NAMES = {
+    "synapses": "synapses",
+    "synapses_per_core": "synapses on one core",
+    "neurons_per_core": "neurons",
+    "memory_bits_per_core": "bits of memory",
+    "axons_in_per_core": "incoming axons",
+    "axons_out_per_core": "outgoing axons",
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a network may take of a chip. max_cores: None stands for all cores of one chip.
+
+    max_synapses, max_synapses_per_core: non-zero connections of the unrolled network, None: no limit.
+    Raises HardwareError for a limit below 1.
+    """
+
+    chip: Chip
+    max_cores: int | None = None
+    max_synapses: int | None = None
+    max_synapses_per_core: int | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("max_cores", "max_synapses", "max_synapses_per_core"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise HardwareError(f"{key} is {value}; expected at least 1")
+
+    @property
+    def cores(self) -> float:
+        return self.chip.cores if self.max_cores is None else self.max_cores
+
+    def describe(self) -> str:
+        """The limits in words."""
+        text = f"{self.cores:,g} core{'s' if self.cores != 1 else ''} of {self.chip.name}"
+        for key in ("max_synapses", "max_synapses_per_core"):
+            if (limit := getattr(self, key)) is not None:
+                text += f", at most {limit:,} {key[4:].replace('_', ' ')}"
+        return text
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A placed network against a budget.
+
+    shares: what the network takes over what the budget allows, of "cores", of each limited resource (the sum over all
+        cores over what the budget's cores hold) and of "synapses" and "synapses_per_core" (the fullest core's) where they are limited.
+    broken: the limits that do not hold, those of the budget first.
+    """
+
+    budget: Budget
+    placement: Placement
+    shares: dict[str, float]
+    broken: tuple[Broken, ...]
+
+    @property
+    def fits(self) -> bool:
+        return not self.broken
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, ready for JSON."""
+        limits = {
+            key: value for key, value in vars(self.budget).items() if key != "chip" and value is not None
+        }
+        return {
+            "fits": self.fits,
+            "broken": [str(broken) for broken in self.broken],
+            "budget": limits,
+            "shares": dict(self.shares),
+        }
+
+    def excess(self) -> dict[str, float]:
+        """Factors, above 1, by which "neurons" and "synapses" should shrink; empty where the network fits.
+
+        An estimate: axons go with synapses, and of a memory that both share the larger part has to give way.
+        """
+        if self.fits:
+            return {}
+        neurons = self.shares.get("neurons_per_core", 0.0)
+        others = ("axons_in_per_core", "axons_out_per_core", "synapses", "synapses_per_core")
+        synapses = max(self.shares.get(key, 0.0) for key in others)
+        share = self.shares.get("memory_bits_per_core", 0.0)
+        if share:
+            used = float(self.placement.memory_bits_per_core.sum())
+            state = float(self.placement.neurons_per_core.sum()) * self.budget.chip.neuron_state_bits
+            part = max(state, used - state)
+            # The part that is left when the larger one alone makes up for all that is too much.
+            left = part - (used - used / share)
+            factor = share if share <= 1 or left <= 0 else part / left
+            if state > used - state:
+                neurons = max(neurons, factor)
+            else:
+                synapses = max(synapses, factor)
+        factors = {"neurons": neurons, "synapses": synapses}
+        if max(factors.values()) <= 1.0:
+            return {max(factors, key=lambda key: factors[key]): _PACKING}
+        return {key: factor for key, factor in factors.items() if factor > 1.0}
+
+    def fullest(self) -> tuple[str, float] | None:
+        """The resource that the budget is fullest of, and its share; None where nothing is limited."""
+        limited = [key for key in _NAMES if key in self.shares]
+        key = max(limited, key=lambda k: self.shares[k], default=None)
+        return None if key is None else (_NAMES[key], self.shares[key])
+
+    def explain(self) -> str:
+        """One line: what keeps a network from the budget's cores; empty where their number suffices."""
+        allowed, chip = self.budget.cores, self.budget.chip
+        if self.placement.cores <= allowed:
+            return ""
+        cores = int(allowed)
+        key = max(self.placement.full, key=lambda k: self.shares[k], default=None)
+        if key is None:
+            return f"{chip.name} limits nothing but its cores"
+        used, share = int(getattr(self.placement, key).sum()), self.shares[key]
+        text = (
+            f"{cores:,} core{'s hold' if cores > 1 else ' holds'} {cores * getattr(chip, key):,} {_NAMES[key]}, "
+            f"the network has {used:,} ({share:.0%})"
+        )
+        return text if share > 1 else f"{text}, but no way to cut it into so few cores was found"
+
+
+def fill(network: Network, budget: Budget, rates: Rates | None = None, effort: float = EFFORT) -> Fill:
+    """Place `network` and compare it with `budget`; arguments and errors of `hardware.placement.place`."""
+    placement = place(
+        network,
+        budget.chip,
+        "best",
+        effort,
+        rates,
+        budget.max_cores,
+        max_synapses_per_core=budget.max_synapses_per_core,
+    )
+    return compare(placement, budget)
+
+
+def compare(placement: Placement, budget: Budget) -> Fill:
+    """A placement against a budget of its chip (made with the budget's `max_cores`)."""
+    shares: dict[str, float] = {}
+    if not math.isinf(budget.cores):
+        shares["cores"] = placement.cores / budget.cores
+        for key, full in placement.full.items():
+            shares[key] = full * placement.cores / budget.cores
+    broken = list(placement.broken)
+    fullest = int(placement.synapses_per_core.argmax())
+    for key, where, used in (
+        ("synapses", "network", placement.synapses),
+        ("synapses_per_core", f"core {fullest}", int(placement.synapses_per_core[fullest])),
+    ):
+        allowed = getattr(budget, f"max_{key}")
+        if allowed is not None:
+            shares[key] = used / allowed
+            if used > allowed:
+                broken.append(Broken(key, where, used, allowed))
+    return Fill(budget, placement, shares, tuple(broken))

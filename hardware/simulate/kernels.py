@@ -1,0 +1,370 @@
+"""The compiled inner loops of `hardware.simulate.simulator`: one sample of one network, from first step to last.
+
+A network arrives as two tables of integers, one row per population and one per link (a projection, or the
+part of one that has the same delay). Rows name arrays by their address, so that any number of arrays of any
+size reach one compiled function without being copied together; `hardware.simulate.simulator` keeps them alive.
+
+Neurons have two numberings: outside C order of the population's shape; inside, where a convolution leads to
+the population, (row, column, channel), so that what one spike adds to lies side by side in memory.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import int16, int32, int64, njit, types, uint32, void
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+# Columns of the table of populations. Addresses end in _AT; 0: not wanted.
+(
+    P_FIRST,  # place of its first neuron in the arrays over all neurons
+    P_SIZE,
+    P_KIND,
+    P_RING,  # place of its slots of synaptic input to come in `ring`
+    P_SLOTS,
+    P_DU,  # kind of decay of u, of v
+    P_DV,
+    P_RESET,  # u and v are zeroed where the step (from 0) modulo the interval is this; -1: never
+    P_LINKS,  # its links are rows P_LINKS to P_LINKS_END
+    P_LINKS_END,
+    P_SPIKES_AT,
+    P_U_AT,
+    P_V_AT,
+    P_COUNTS_AT,
+    P_COLUMNS,
+) = range(15)
+INPUT, SPIKING, INTEGRATOR = range(3)
+DECAY, KEEP, FORGET = range(3)
+
+# Columns of the table of links.
+(
+    L_KIND,
+    L_TARGET,
+    L_LATENCY,
+    L_EXP,
+    L_STAGED,  # whether its sum needs an exponent or a wrap before it is added to others
+    L_WRAP,
+    L_WEIGHT_AT,
+    L_POST_AT,
+    L_PTR_AT,
+    L_DEGREE_AT,
+    L_GEOMETRY_AT,
+    L_COLUMNS,
+) = range(12)
+# PACKED: a synapse is 32 bit, the upper half its post neuron, the lower its weight.
+DENSE, SPARSE8, SPARSE16, PACKED, CONV, CONV_SPARSE = range(6)
+MAX_PACKED_POST = 2**16
+
+# Of a convolution's geometry: these, then where the runs of each input row and column start, then the runs.
+(
+    G_HEIGHT,
+    G_WIDTH,
+    G_OUT_WIDTH,
+    G_CHANNELS,
+    G_GROUP_IN,
+    G_GROUP_OUT,
+    G_ROWS,
+    G_SLOTS,
+    G_YRUNS,
+    G_XRUNS,
+    G_HEAD,
+) = range(11)
+
+_ACT_SHIFT = 6
+_LIMIT = 2**23
+# Neurons looked at together for spikes: most blocks have none.
+_BLOCK = 64
+# Packed synapses in a cache line.
+_LINE = 16
+
+
+def _cast(kind):  # type: ignore[no-untyped-def]
+    """A function of compiled code: an address as a pointer to `kind`."""
+    pointer = types.CPointer(kind)
+
+    @intrinsic
+    def cast(typingctx, address):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            return builder.inttoptr(args[0], context.get_value_type(pointer))
+
+        return pointer(types.int64), codegen
+
+    return cast
+
+
+_uint8_at = _cast(types.uint8)
+_int8_at = _cast(types.int8)
+_int16_at = _cast(types.int16)
+_int32_at = _cast(types.int32)
+_int64_at = _cast(types.int64)
+
+
+@intrinsic
+def _prefetch(typingctx, address):  # type: ignore[no-untyped-def]
+    """Ask for the cache line at an address that will be read soon."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        word = ir.IntType(32)
+        at = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [at.type, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # To be read, kept in all caches, data.
+        builder.call(function, [at, word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), codegen
+
+
+@njit(inline="always")
+def _scaled(x, factor):
+    """sgn(x) * ((|x| * factor) >> 12) without leaving 32 bit: |x| in a high part and the low 12 bits."""
+    m = int32(x if x >= 0 else -x)
+    low = int32(int32(int32(m & int32(4095)) * factor) >> int32(12))
+    m = int32(int32(int32(m >> int32(12)) * factor) + low)
+    return int32(m if x >= 0 else -m)
+
+
+def _compiled(function):  # type: ignore[no-untyped-def]
+    """Compiled once and kept on disk; in every process where there is nowhere to keep it."""
+    signature = void(
+        int64,
+        int64,
+        int64[:, ::1],
+        int64[:, ::1],
+        int64[::1],
+        int64[:, ::1],
+        int64[:, ::1],
+        int64[:, ::1],
+    )
+    try:
+        return njit(signature, nogil=True, boundscheck=False, cache=True)(function)
+    except RuntimeError as error:
+        if "locator" not in str(error):
+            raise
+        return njit(signature, nogil=True, boundscheck=False)(function)
+
+
+@_compiled
+def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_counts):
+    """Simulate one sample.
+
+    interval: steps between resets. state: addresses of the arrays below. in_ptr: (inputs, steps + 1), where
+    each step's entries lie in in_index and in_value. spike_counts, event_counts: (populations, steps).
+    """
+    keep_u = _int32_at(state[0])  # 4096 - (du + 1)
+    keep_v = _int32_at(state[1])  # 4096 - dv
+    threshold = _int32_at(state[2])  # vth << 6
+    bias = _int32_at(state[3])
+    outside = _int32_at(state[4])  # a neuron's number outside
+    u = _int32_at(state[5])
+    v = _int32_at(state[6])
+    ring = _int32_at(state[7])
+    index = _int32_at(state[8])  # neurons that spiked in this step
+    value = _int32_at(state[9])
+    staging = _int32_at(state[10])
+    in_index = _int32_at(state[11])
+    in_value = _int32_at(state[12])
+
+    for t in range(steps):
+        for p in range(pops.shape[0]):
+            first = pops[p, P_FIRST]
+            size = pops[p, P_SIZE]
+            kind = pops[p, P_KIND]
+            n = 0
+            total = 0
+            if kind == INPUT:
+                start = in_ptr[p, t]
+                n = in_ptr[p, t + 1] - start
+                for k in range(n):
+                    index[k] = in_index[start + k]
+                    value[k] = in_value[start + k]
+                    total += in_value[start + k]
+            else:
+                slots = pops[p, P_SLOTS]
+                slot = pops[p, P_RING] + (t % slots) * size
+                if interval > 0 and t % interval == pops[p, P_RESET]:
+                    for i in range(first, first + size):
+                        u[i] = 0
+                        v[i] = 0
+                # --- current
+                decay = pops[p, P_DU]
+                shift = slot - first
+                if decay == FORGET:
+                    for i in range(first, first + size):
+                        x = int32(ring[i + shift] << _ACT_SHIFT)
+                        wrapped = int32(x - 2 * _LIMIT) if x > _LIMIT else x
+                        u[i] = int32(x + 2 * _LIMIT) if x <= -_LIMIT else wrapped
+                        ring[i + shift] = 0
+                else:
+                    for i in range(first, first + size):
+                        old = int32(_scaled(u[i], keep_u[i]))
+                        x = int32(old + int32(ring[i + shift] << _ACT_SHIFT))
+                        wrapped = int32(x - 2 * _LIMIT) if x > _LIMIT else x
+                        u[i] = int32(x + 2 * _LIMIT) if x <= -_LIMIT else wrapped
+                        ring[i + shift] = 0
+                # --- membrane
+                decay = pops[p, P_DV]
+                if decay == KEEP:
+                    for i in range(first, first + size):
+                        x = int32(int32(v[i] + u[i]) + bias[i])
+                        x = int32(_LIMIT - 1) if x > _LIMIT - 1 else x
+                        v[i] = int32(1 - _LIMIT) if x < 1 - _LIMIT else x
+                elif decay == FORGET:
+                    for i in range(first, first + size):
+                        x = int32(u[i] + bias[i])
+                        x = int32(_LIMIT - 1) if x > _LIMIT - 1 else x
+                        v[i] = int32(1 - _LIMIT) if x < 1 - _LIMIT else x
+                else:
+                    for i in range(first, first + size):
+                        x = int32(int32(_scaled(v[i], keep_v[i]) + u[i]) + bias[i])
+                        x = int32(_LIMIT - 1) if x > _LIMIT - 1 else x
+                        v[i] = int32(1 - _LIMIT) if x < 1 - _LIMIT else x
+                # --- spikes
+                if kind == SPIKING:
+                    for block in range(first, first + size, _BLOCK):
+                        end = min(block + _BLOCK, first + size)
+                        fired = int32(0)
+                        for i in range(block, end):
+                            fired |= int32(v[i] > threshold[i])
+                        if fired:
+                            for i in range(block, end):
+                                if v[i] > threshold[i]:
+                                    v[i] = 0
+                                    index[n] = i - first
+                                    value[n] = 1
+                                    n += 1
+                total = n
+                # --- records
+                at = t * size
+                if pops[p, P_SPIKES_AT] != 0:
+                    spikes = _uint8_at(pops[p, P_SPIKES_AT])
+                    for k in range(n):
+                        spikes[at + outside[first + index[k]]] = 1
+                if pops[p, P_COUNTS_AT] != 0:
+                    counts = _int32_at(pops[p, P_COUNTS_AT])
+                    for k in range(n):
+                        counts[outside[first + index[k]]] += 1
+                if pops[p, P_U_AT] != 0:
+                    us = _int32_at(pops[p, P_U_AT])
+                    for i in range(first, first + size):
+                        us[at + outside[i]] = u[i]
+                if pops[p, P_V_AT] != 0:
+                    vs = _int32_at(pops[p, P_V_AT])
+                    for i in range(first, first + size):
+                        vs[at + outside[i]] = v[i]
+            spike_counts[p, t] = total
+            if n == 0:
+                continue
+            # Links take neurons by their number outside.
+            for k in range(n):
+                index[k] = outside[first + index[k]]
+
+            for link in range(pops[p, P_LINKS], pops[p, P_LINKS_END]):
+                target = links[link, L_TARGET]
+                n_post = pops[target, P_SIZE]
+                slots = pops[target, P_SLOTS]
+                slot = pops[target, P_RING] + ((t + links[link, L_LATENCY]) % slots) * n_post
+                staged = links[link, L_STAGED] != 0
+                acc = _int32_at(state[10]) if staged else _int32_at(state[7] + 4 * slot)
+                degree = _int32_at(links[link, L_DEGREE_AT])
+                events = 0
+                for k in range(n):
+                    events += degree[index[k]]
+                event_counts[target, t] += events
+                form = links[link, L_KIND]
+                if form == DENSE:
+                    for k in range(n):
+                        w = _int16_at(links[link, L_WEIGHT_AT] + 2 * n_post * index[k])
+                        c = value[k]
+                        if c == 1:
+                            for j in range(n_post):
+                                acc[j] = int32(acc[j] + w[j])
+                        else:
+                            for j in range(n_post):
+                                acc[j] = int32(acc[j] + int32(w[j] * c))
+                elif form == PACKED:
+                    ptr = _int64_at(links[link, L_PTR_AT])
+                    packed = _int32_at(links[link, L_WEIGHT_AT])
+                    for k in range(n):
+                        c = value[k]
+                        s = ptr[index[k]]
+                        end = ptr[index[k] + 1]
+                        # Rows lie far apart: fetch the next while this one is added.
+                        ahead = links[link, L_WEIGHT_AT] + 4 * ptr[index[min(k + 1, n - 1)]]
+                        if c == 1:
+                            while s + _LINE <= end:
+                                _prefetch(ahead)  # type: ignore[call-arg]
+                                ahead += 4 * _LINE
+                                for i in range(s, s + _LINE):
+                                    x = packed[i]
+                                    j = uint32(x) >> uint32(16)
+                                    acc[j] = int32(acc[j] + int32(int16(x)))
+                                s += _LINE
+                        for i in range(s, end):
+                            x = packed[i]
+                            j = uint32(x) >> uint32(16)
+                            acc[j] = int32(acc[j] + int32(int32(int16(x)) * c))
+                elif form in (SPARSE8, SPARSE16):
+                    ptr = _int64_at(links[link, L_PTR_AT])
+                    post = _int32_at(links[link, L_POST_AT])
+                    w8 = _int8_at(links[link, L_WEIGHT_AT])
+                    w16 = _int16_at(links[link, L_WEIGHT_AT])
+                    for k in range(n):
+                        j = index[k]
+                        c = value[k]
+                        if form == SPARSE8:
+                            for s in range(ptr[j], ptr[j + 1]):
+                                acc[post[s]] = int32(acc[post[s]] + int32(w8[s] * c))
+                        else:
+                            for s in range(ptr[j], ptr[j + 1]):
+                                acc[post[s]] = int32(acc[post[s]] + int32(w16[s] * c))
+                else:
+                    g = _int64_at(links[link, L_GEOMETRY_AT])
+                    height, width = g[G_HEIGHT], g[G_WIDTH]
+                    out_width, channels = g[G_OUT_WIDTH], g[G_CHANNELS]
+                    rows, kernel_slots = g[G_ROWS], g[G_SLOTS]
+                    group_out = g[G_GROUP_OUT]
+                    y_ptr = _int64_at(links[link, L_GEOMETRY_AT] + 8 * G_HEAD)
+                    x_ptr = _int64_at(links[link, L_GEOMETRY_AT] + 8 * (G_HEAD + height + 1))
+                    y_runs = _int64_at(links[link, L_GEOMETRY_AT] + 8 * g[G_YRUNS])
+                    x_runs = _int64_at(links[link, L_GEOMETRY_AT] + 8 * g[G_XRUNS])
+                    w = _int16_at(links[link, L_WEIGHT_AT])
+                    ptr = _int64_at(links[link, L_PTR_AT])
+                    post = _int32_at(links[link, L_POST_AT])
+                    area = height * width
+                    for k in range(n):
+                        c = value[k]
+                        channel = index[k] // area
+                        place = index[k] - channel * area
+                        y = place // width
+                        x = place - y * width
+                        offset = (channel // g[G_GROUP_IN]) * group_out
+                        for yr in range(y_ptr[y], y_ptr[y + 1]):
+                            row = (channel * rows + y_runs[2 * yr + 1]) * kernel_slots
+                            out_row = y_runs[2 * yr] * out_width
+                            for xr in range(x_ptr[x], x_ptr[x + 1]):
+                                base = (out_row + x_runs[3 * xr]) * channels
+                                tap = row + x_runs[3 * xr + 1]
+                                taps = x_runs[3 * xr + 2]
+                                if form == CONV:
+                                    ww = _int16_at(links[link, L_WEIGHT_AT] + 2 * tap * group_out)
+                                    to = base + offset
+                                    if c == 1:
+                                        for s in range(taps * group_out):
+                                            acc[to + s] = int32(acc[to + s] + ww[s])
+                                    else:
+                                        for s in range(taps * group_out):
+                                            acc[to + s] = int32(acc[to + s] + int32(ww[s] * c))
+                                else:
+                                    to = base - x_runs[3 * xr + 1] * channels
+                                    for s in range(ptr[tap], ptr[tap + taps]):
+                                        acc[to + post[s]] = int32(acc[to + post[s]] + int32(w[s] * c))
+                if staged:
+                    exp = links[link, L_EXP]
+                    for j in range(n_post):
+                        x = staging[j]
+                        staging[j] = 0
+                        x = int32(x << exp) if exp >= 0 else int32(x >> -exp)
+                        if links[link, L_WRAP] != 0:
+                            x = int32(int32(x << 8) >> 8)
+                        ring[slot + j] = int32(ring[slot + j] + x)

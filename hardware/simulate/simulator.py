@@ -1,0 +1,529 @@
+"""Run an integer network: event-driven, integers only, `hardware.network.integer`'s arithmetic to the last bit.
+
+The work of a step is the neurons plus the synapses of the neurons that spiked. Samples are independent and
+run in threads; the result does not depend on how many. Two clocks, see `hardware.network.timing`: "zero_delay", in
+which spikes pass all layers within a step (as trained), and "chip", in which every projection takes one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hardware.errors import HardwareError
+from hardware.network.integer import (
+    ConvProjection,
+    InputPopulation,
+    Network,
+    Population,
+    Projection,
+    SparseProjection,
+)
+from hardware.network.timing import Timing, depths, latency
+from hardware.simulate import kernels
+
+Array = np.ndarray
+Rasters = Array | Mapping[str, Array]
+Record = Collection[str] | Mapping[str, Collection[str]]
+
+VARIABLES = ("spikes", "u", "v")
+# Lava's graded messages have 24 bit.
+MAX_COUNT = 2**23 - 1
+# Below these shares of non-zero weights a matrix (one that caches hold, one they do not) and a kernel are run
+# as lists of their synapses: vector instructions add many more weights a second, zeros among them.
+SPARSE_BELOW, SPARSE_BELOW_LARGE, SPARSE_KERNEL_BELOW = 0.12, 0.4, 0.2
+LARGE = 1 << 24
+# A larger list of synapses is not packed, so that it is not in memory twice.
+MOST_PACKED = 1 << 25
+_LIMIT = 2**23
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a simulation returned; batch, steps, then the population's shape.
+
+    output: spikes (uint8) of the network's output, or its membrane (int32) where it does not spike.
+    spikes (uint8), u, v (int32): of what was recorded; u and v at the end of the step, after the reset of
+        neurons that spiked.
+    counts: of every spiking population, int32 (batch, *shape): spikes per sample and neuron.
+    spike_counts: of every population, inputs included, int64 (batch, steps).
+    event_counts: of every population, int64 (batch, steps): synaptic events on their way to it, one per
+        synapse and spike, in the step of the spike. A count above 1 at an input is one graded spike.
+    depth: of every population, the steps its chip clock is behind its zero-delay clock.
+    """
+
+    output: Array
+    spikes: dict[str, Array] = field(default_factory=dict)
+    u: dict[str, Array] = field(default_factory=dict)
+    v: dict[str, Array] = field(default_factory=dict)
+    counts: dict[str, Array] = field(default_factory=dict)
+    spike_counts: dict[str, Array] = field(default_factory=dict)
+    event_counts: dict[str, Array] = field(default_factory=dict)
+    depth: dict[str, int] = field(default_factory=dict)
+    timing: Timing = "zero_delay"
+
+
+def simulate(
+    network: Network,
+    raster: Rasters,
+    timing: Timing = "zero_delay",
+    record: Record = (),
+    threads: int | None = None,
+    reset_interval: int | None = None,
+    reset_offset: int = 0,
+) -> Run:
+    """Run `network` on rasters; `Simulator` prepares a network once for many of these.
+
+    raster: (batch, steps, *input shape), whole numbers from 0; by the input's name where there are more.
+    record: names of populations whose spikes, u and v are wanted, or for each name which of these.
+    threads: at most so many samples at once; None: as many as there are cores.
+    reset_interval N, reset_offset k: on the chip's clock, u and v of a population at depth d are zeroed
+        before the dynamics of the steps t = 1, 2, ... with t mod N = (d + k + 1) mod N, so that samples of N
+        steps run back to back, each layer a step later than the one before; without delays all with d = 0.
+
+    Raises HardwareError where the raster does not fit, or a name or an option is unknown.
+    """
+    return Simulator(network).run(raster, timing, record, threads, reset_interval, reset_offset)
+
+
+@dataclass(frozen=True)
+class _Link:
+    """A projection, or the synapses of it that share a delay, in the arrays that the kernels read."""
+
+    source: int
+    target: int
+    form: int
+    delay: int
+    projection: Projection
+    weight: Array
+    degree: Array
+    post: Array
+    ptr: Array
+    geometry: Array
+    reach: int  # the largest |sum| that one spike of every source neuron can make, for a convolution
+
+
+class Simulator:
+    """A network laid out for the kernels; `run` may be called from several threads."""
+
+    def __init__(self, network: Network):
+        if len(network.outputs) != 1:
+            raise HardwareError(f"the network has {len(network.outputs)} outputs, the simulator takes one")
+        self.network = network
+        self.depth = depths(network)
+        entries: list[InputPopulation | Population] = [*network.inputs, *network.populations]
+        self._entries = entries
+        self._rank = {entry.name: i for i, entry in enumerate(entries)}
+        self._sizes = [math.prod(entry.shape) for entry in entries]
+        self._first = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.int64)
+        convolved = {p.target for p in network.projections if isinstance(p, ConvProjection)}
+        order = [_inside(entry.shape, entry.name in convolved) for entry in entries]
+        self._outside = np.concatenate(order).astype(np.int32)
+        inside = {
+            entry.name: np.argsort(o).astype(np.int32)
+            for entry, o in zip(entries, order, strict=True)
+            if entry.name in convolved
+        }
+        self._du = self._spread("du", order)
+        self._keep_u = (4095 - self._du).astype(np.int32)
+        self._dv = self._spread("dv", order)
+        self._keep_v = (4096 - self._dv).astype(np.int32)
+        self._threshold = (self._spread("vth", order) << 6).astype(np.int32)
+        self._bias = self._spread("bias_mant", order)
+        for i, entry in enumerate(entries):
+            if isinstance(entry, Population):
+                self._bias[self._first[i] : self._first[i + 1]] <<= entry.bias_exp
+        links = [link for projection in network.projections for link in self._links_of(projection, inside)]
+        self._links = sorted(links, key=lambda link: link.source)
+
+    def run(
+        self,
+        raster: Rasters,
+        timing: Timing = "zero_delay",
+        record: Record = (),
+        threads: int | None = None,
+        reset_interval: int | None = None,
+        reset_offset: int = 0,
+    ) -> Run:
+        """As `simulate`."""
+        if timing not in ("zero_delay", "chip"):
+            raise HardwareError(f"timing is {timing!r}, expected 'zero_delay' or 'chip'")
+        if reset_interval is not None and reset_interval < 1:
+            raise HardwareError(f"reset interval {reset_interval}, expected at least 1")
+        if threads is not None and threads < 1:
+            raise HardwareError(f"{threads} threads, expected at least 1")
+        wanted = wanted_variables(self.network, record)
+        rasters, batch, steps = check_rasters(self.network, raster)
+        largest = max(int(r.max(initial=0)) for r in rasters.values()) if rasters else 0
+        pops, links, ring_size = self._tables(timing, largest, reset_interval, reset_offset)
+        output = self.network.outputs[0]
+        spiking = {p.name: p.spiking for p in self.network.populations}
+        final = "spikes" if spiking[output] else "v"
+        arrays = {
+            (entry.name, variable): np.zeros(
+                (batch, steps, *entry.shape), np.uint8 if variable == "spikes" else np.int32
+            )
+            for entry in self.network.populations
+            for variable in VARIABLES
+            if variable in wanted.get(entry.name, ()) or (entry.name, variable) == (output, final)
+        }
+        counts = {
+            p.name: np.zeros((batch, *p.shape), np.int32) for p in self.network.populations if p.spiking
+        }
+        spike_counts = np.zeros((batch, len(pops), steps), np.int64)
+        event_counts = np.zeros((batch, len(pops), steps), np.int64)
+        columns = {"spikes": kernels.P_SPIKES_AT, "u": kernels.P_U_AT, "v": kernels.P_V_AT}
+        local = threading.local()
+
+        def one(b: int) -> None:
+            if not hasattr(local, "state"):
+                local.state = self._state(ring_size)
+                local.pops = pops.copy()
+            state: list[Array] = local.state
+            for array in state[:_VOLATILE]:
+                array.fill(0)
+            for (name, variable), array in arrays.items():
+                local.pops[self._rank[name], columns[variable]] = array[b].ctypes.data
+            for name, array in counts.items():
+                local.pops[self._rank[name], kernels.P_COUNTS_AT] = array[b].ctypes.data
+            in_ptr, in_index, in_value = _events(rasters, b, steps)
+            constants = [self._keep_u, self._keep_v, self._threshold, self._bias, self._outside]
+            addresses = [a.ctypes.data for a in (*constants, *state, in_index, in_value)]
+            kernels.run_sample(
+                steps,
+                reset_interval or 0,
+                local.pops,
+                links,
+                np.array(addresses, np.int64),
+                in_ptr,
+                spike_counts[b],
+                event_counts[b],
+            )
+
+        workers = min(threads or _cores(), max(batch, 1))
+        if workers == 1:
+            for b in range(batch):
+                one(b)
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(one, range(batch)))
+        recorded: dict[str, dict[str, Array]] = {variable: {} for variable in VARIABLES}
+        for name, variables in wanted.items():
+            for variable in variables:
+                recorded[variable][name] = arrays[name, variable]
+        names = [entry.name for entry in self._entries]
+        return Run(
+            output=arrays[output, final],
+            spikes=recorded["spikes"],
+            u=recorded["u"],
+            v=recorded["v"],
+            counts=counts,
+            spike_counts={name: spike_counts[:, i] for i, name in enumerate(names)},
+            event_counts={
+                name: event_counts[:, i] for i, name in enumerate(names) if i >= len(self.network.inputs)
+            },
+            depth=dict(self.depth),
+            timing=timing,
+        )
+
+    # --- layout --------------------------------------------------------------------------------------------
+
+    def _spread(self, key: str, order: list[Array]) -> Array:
+        """A parameter of all neurons, in the inside numbering; 0 for inputs."""
+        values = np.zeros(self._first[-1], np.int32)
+        for i, entry in enumerate(self._entries):
+            if isinstance(entry, Population):
+                value = np.asarray(getattr(entry, key)).reshape(-1)
+                values[self._first[i] : self._first[i + 1]] = value[order[i]] if value.size > 1 else value
+        return values
+
+    def _state(self, ring_size: int) -> list[Array]:
+        """u, v, ring, indices and counts of the neurons that spiked, staging."""
+        neurons, most = int(self._first[-1]), max(self._sizes)
+        sizes = (neurons, neurons, ring_size, most, most, most)
+        return [np.zeros(max(size, 1), np.int32) for size in sizes]
+
+    def _tables(
+        self, timing: Timing, largest: int, interval: int | None, offset: int
+    ) -> tuple[Array, Array, int]:
+        network = self.network
+        links = np.zeros((len(self._links), kernels.L_COLUMNS), np.int64)
+        slots = [1] * len(self._entries)
+        for row, link in zip(links, self._links, strict=True):
+            projection = link.projection
+            conv = isinstance(projection, ConvProjection)
+            counts = largest if link.source < len(network.inputs) else 1
+            wrap = conv and (link.reach * counts << max(projection.weight_exp, 0)) >= _LIMIT
+            steps = latency(network, projection, link.delay, timing, self.depth)
+            slots[link.target] = max(slots[link.target], steps + 1)
+            row[kernels.L_KIND] = link.form
+            row[kernels.L_TARGET] = link.target
+            row[kernels.L_LATENCY] = steps
+            row[kernels.L_EXP] = projection.weight_exp
+            row[kernels.L_STAGED] = wrap or projection.weight_exp != 0
+            row[kernels.L_WRAP] = wrap
+            row[kernels.L_WEIGHT_AT] = link.weight.ctypes.data
+            row[kernels.L_POST_AT] = link.post.ctypes.data
+            row[kernels.L_PTR_AT] = link.ptr.ctypes.data
+            row[kernels.L_DEGREE_AT] = link.degree.ctypes.data
+            row[kernels.L_GEOMETRY_AT] = link.geometry.ctypes.data
+        pops = np.zeros((len(self._entries), kernels.P_COLUMNS), np.int64)
+        sources = np.array([link.source for link in self._links], np.int64)
+        ring = 0
+        for i, (row, entry) in enumerate(zip(pops, self._entries, strict=True)):
+            neurons = slice(self._first[i], self._first[i + 1])
+            row[kernels.P_FIRST], row[kernels.P_SIZE] = self._first[i], self._sizes[i]
+            row[kernels.P_LINKS] = np.searchsorted(sources, i)
+            row[kernels.P_LINKS_END] = np.searchsorted(sources, i, side="right")
+            if isinstance(entry, InputPopulation):
+                row[kernels.P_KIND] = kernels.INPUT
+                continue
+            row[kernels.P_KIND] = kernels.SPIKING if entry.spiking else kernels.INTEGRATOR
+            row[kernels.P_RING], row[kernels.P_SLOTS] = ring, slots[i]
+            ring += slots[i] * self._sizes[i]
+            row[kernels.P_DU] = kernels.FORGET if (self._du[neurons] == 4095).all() else kernels.DECAY
+            dv = self._dv[neurons]
+            row[kernels.P_DV] = (
+                kernels.KEEP if not dv.any() else kernels.FORGET if (dv == 4096).all() else kernels.DECAY
+            )
+            if interval is not None:
+                behind = self.depth[entry.name] if timing == "chip" else 0
+                row[kernels.P_RESET] = (behind + offset) % interval
+        return pops, links, ring
+
+    def _links_of(self, projection: Projection, inside: dict[str, Array]) -> list[_Link]:
+        source, target = self._rank[projection.source], self._rank[projection.target]
+        n_pre = self._sizes[source]
+        none32, none64 = np.zeros(1, np.int32), np.zeros(1, np.int64)
+
+        def link(form: int, delay: int, weight: Array, degree: Array, **more: Any) -> _Link:
+            given: dict[str, Any] = {"post": none32, "ptr": none64, "geometry": none64, "reach": 0, **more}
+            return _Link(source, target, form, delay, projection, weight, degree, **given)
+
+        def sparse(delay: int, ptr: Array, post: Array, weight: Array) -> _Link:
+            if projection.target in inside:
+                post = inside[projection.target][post]
+            if weight.dtype not in (np.int8, np.int16):
+                weight = weight.astype(np.int16)
+            form = kernels.SPARSE8 if weight.dtype == np.int8 else kernels.SPARSE16
+            ptr = np.ascontiguousarray(ptr, np.int64)
+            degree = np.diff(ptr).astype(np.int32)
+            if post.size <= MOST_PACKED and self._sizes[target] <= kernels.MAX_PACKED_POST:
+                packed = (post.astype(np.uint32) << 16) | (weight.astype(np.int16).view(np.uint16))
+                return link(kernels.PACKED, delay, packed.view(np.int32), degree, ptr=ptr)
+            post, weight = np.ascontiguousarray(post, np.int32), np.ascontiguousarray(weight)
+            return link(form, delay, weight, degree, ptr=ptr, post=post)
+
+        if isinstance(projection, SparseProjection):
+            return [sparse(projection.delay, projection.indptr, projection.post, projection.weight)]
+        if isinstance(projection, ConvProjection):
+            return [
+                link(**_conv_tables(projection, self._entries[source].shape, self._entries[target].shape))
+            ]
+        links = []
+        for delay in np.unique(projection.delay):
+            weight = projection.weight.T
+            if np.ndim(projection.delay):
+                delays = np.asarray(projection.delay).T
+                chosen = delays == delay
+                weight = np.where(chosen, weight, 0)
+            synapses = np.count_nonzero(weight, axis=1)
+            if synapses.sum() < (SPARSE_BELOW_LARGE if weight.size > LARGE else SPARSE_BELOW) * weight.size:
+                pre, post = np.nonzero(weight)
+                ptr = np.concatenate([[0], np.cumsum(synapses)])
+                links.append(sparse(int(delay), ptr, post, weight[pre, post].astype(np.int16)))
+                continue
+            if projection.target in inside:
+                weight = weight[:, np.argsort(inside[projection.target])]
+            weight = np.ascontiguousarray(weight, np.int16)
+            links.append(link(kernels.DENSE, int(delay), weight, synapses.astype(np.int32)))
+        assert n_pre == len(links[0].degree)
+        return links
+
+
+def _cores() -> int:
+    """Cores this process may use; all of the machine where the system (not Linux) does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# Of the arrays that `Simulator._state` returns: u, v and ring start at zero.
+_VOLATILE = 3
+
+
+def _inside(shape: tuple[int, ...], convolved: bool) -> Array:
+    """The number outside of each neuron, in the order inside."""
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    return (numbers.transpose(1, 2, 0) if convolved else numbers).reshape(-1)
+
+
+def _conv_tables(
+    projection: ConvProjection, source: tuple[int, ...], target: tuple[int, ...]
+) -> dict[str, Any]:
+    """The arguments of `_Link` for a convolution.
+
+    An input pixel reaches output column o through kernel column k where o stride = i + padding - k dilation.
+    Kernel columns are put in an order ("slots") in which the columns that one pixel uses for neighbouring
+    outputs follow each other, so that what one spike adds to a row is one run in memory.
+    """
+    weight = projection.weight
+    out, per_group, height_k, width_k = weight.shape
+    group_out = out // projection.groups
+    rows, _ = _reach(source[1], target[1], height_k, 0, projection)
+    columns, slot_order = _reach(source[2], target[2], width_k, 1, projection)
+    one_run = projection.groups == 1
+    y_runs = [[(o, k) for o, k, _ in runs] for runs in rows]
+    x_runs = []
+    for runs in columns:
+        merged: list[list[int]] = []
+        for o, _, slot in runs:
+            last = merged[-1] if merged else None
+            if one_run and last and o == last[0] + last[2] and slot == last[1] + last[2]:
+                last[2] += 1
+            else:
+                merged.append([o, slot, 1])
+        x_runs.append(merged)
+    by_slot = weight[:, :, :, slot_order]
+
+    # Synapses of each input neuron.
+    alive = np.count_nonzero(
+        weight.reshape(projection.groups, group_out, per_group, height_k, width_k), axis=1
+    ).reshape(source[0], height_k, width_k)
+    y_used = np.zeros((source[1], height_k), np.int32)
+    x_used = np.zeros((source[2], width_k), np.int32)
+    for used, axis in ((y_used, rows), (x_used, columns)):
+        for i, runs in enumerate(axis):
+            for _, k, _ in runs:
+                used[i, k] += 1
+    degree = np.einsum("yk,ckl,xl->cyx", y_used, alive, x_used, optimize=True)
+
+    def table(lists: list, width: int) -> tuple[Array, Array]:
+        ptr = np.concatenate([[0], np.cumsum([len(entry) for entry in lists])])
+        return ptr, np.array([run for entry in lists for run in entry], np.int64).reshape(-1, width)
+
+    y_ptr, y_flat = table(y_runs, 2)
+    x_ptr, x_flat = table(x_runs, 3)
+    head = [source[1], source[2], target[2], out, per_group, group_out, height_k, width_k]
+    y_at = kernels.G_HEAD + len(y_ptr) + len(x_ptr)
+    geometry = np.concatenate(
+        [head, [y_at, y_at + y_flat.size], y_ptr, x_ptr, y_flat.ravel(), x_flat.ravel()]
+    ).astype(np.int64)
+    found: dict[str, Any] = {
+        "delay": projection.delay,
+        "degree": degree.astype(np.int32).ravel(),
+        "geometry": geometry,
+        "reach": int(np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0)),
+    }
+    # (in, kernel row, slot, out within the group)
+    grouped = by_slot.reshape(projection.groups, group_out, per_group, height_k, width_k)
+    laid = np.ascontiguousarray(grouped.transpose(0, 2, 3, 4, 1), np.int16)
+    if np.count_nonzero(weight) >= SPARSE_KERNEL_BELOW * weight.size:
+        return {"form": kernels.CONV, "weight": laid, **found}
+    alive_at = np.nonzero(laid)
+    group_of, slot_of, to = alive_at[0], alive_at[3], alive_at[4]
+    ptr = np.concatenate([[0], np.cumsum(np.count_nonzero(laid.reshape(-1, group_out), axis=1))])
+    post = slot_of * out + group_of * group_out + to
+    return {
+        "form": kernels.CONV_SPARSE,
+        "weight": laid[laid != 0] if post.size else np.zeros(1, np.int16),
+        "post": post.astype(np.int32),
+        "ptr": ptr.astype(np.int64),
+        **found,
+    }
+
+
+def _reach(
+    n_in: int, n_out: int, kernel: int, axis: int, projection: ConvProjection
+) -> tuple[list[list[tuple[int, int, int]]], Array]:
+    """For every input place along an axis its (output place, kernel place, slot), and the kernel by slot."""
+    stride, padding = projection.stride[axis], projection.padding[axis]
+    dilation = projection.dilation[axis]
+    phase = stride // math.gcd(stride, dilation)
+    slot_order = np.array(sorted(range(kernel), key=lambda k: (k % phase, -k)), np.int64)
+    slot_of = np.argsort(slot_order)
+    places = []
+    for i in range(n_in):
+        found = []
+        for k in range(kernel):
+            o, rest = divmod(i + padding - k * dilation, stride)
+            if rest == 0 and 0 <= o < n_out:
+                found.append((o, k, int(slot_of[k])))
+        places.append(sorted(found))
+    return places, slot_order
+
+
+# --- what comes in -----------------------------------------------------------------------------------------
+
+
+def _events(rasters: dict[str, Array], b: int, steps: int) -> tuple[Array, Array, Array]:
+    """The entries of sample b that are not zero, step by step: where each step's start, neurons, counts."""
+    pointers, indices, values = [], [], []
+    start = 0
+    for raster in rasters.values():
+        flat = raster[b].reshape(-1)
+        size = flat.size // max(steps, 1)
+        at = np.flatnonzero(flat != 0)  # of booleans, which NumPy counts much faster
+        pointers.append(start + np.searchsorted(at, np.arange(steps + 1) * size))
+        indices.append((at % max(size, 1)).astype(np.int32))
+        values.append(flat[at].astype(np.int32))
+        start += len(at)
+    if not pointers:
+        return np.zeros((0, steps + 1), np.int64), np.zeros(1, np.int32), np.zeros(1, np.int32)
+    return np.array(pointers, np.int64), np.concatenate(indices), np.concatenate(values)
+
+
+def check_rasters(network: Network, raster: Rasters) -> tuple[dict[str, Array], int, int]:
+    """The rasters by name of the input, batch and steps. Raises HardwareError where they do not fit."""
+    shapes = {entry.name: tuple(entry.shape) for entry in network.inputs}
+    if not isinstance(raster, Mapping):
+        if len(shapes) != 1:
+            raise HardwareError(f"the network has {len(shapes)} inputs: give a raster for each, by name")
+        raster = {next(iter(shapes)): raster}
+    if set(raster) != set(shapes):
+        raise HardwareError(
+            f"rasters are given for {sorted(raster)}, the network's inputs are {sorted(shapes)}"
+        )
+    checked = {}
+    for name, shape in shapes.items():
+        array = np.asarray(raster[name])
+        if array.ndim != 2 + len(shape) or array.shape[2:] != shape:
+            raise HardwareError(
+                f"the raster for {name!r} has shape {array.shape}, expected (batch, steps, "
+                f"{', '.join(map(str, shape))})"
+            )
+        if array.dtype.kind not in "biuf":
+            raise HardwareError(f"the raster for {name!r} holds {array.dtype}, expected whole numbers")
+        if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.trunc(array))).all():
+            raise HardwareError(f"the raster for {name!r} holds values that are no whole numbers")
+        if array.size and (array.min() < 0 or array.max() > MAX_COUNT):
+            raise HardwareError(
+                f"the raster for {name!r} holds counts from {array.min():g} to {array.max():g}, expected "
+                f"0 to {MAX_COUNT}"
+            )
+        checked[name] = array
+    sizes = {array.shape[:2] for array in checked.values()}
+    if len(sizes) != 1:
+        raise HardwareError(f"the rasters differ in batch or steps: {sorted(sizes)}")
+    batch, steps = sizes.pop()
+    return checked, batch, steps
+
+
+def wanted_variables(network: Network, record: Record) -> dict[str, tuple[str, ...]]:
+    """The variables to record of each population named; HardwareError for a name or a variable unknown."""
+    names = [population.name for population in network.populations]
+    if isinstance(record, str):
+        record = [record]
+    if not isinstance(record, Mapping):
+        record = dict.fromkeys(record, VARIABLES)
+    for name, variables in record.items():
+        if name not in names:
+            raise HardwareError(f"record names {name!r}, the network has {', '.join(names)[:300]}")
+        if isinstance(variables, str) or not set(variables) <= set(VARIABLES):
+            raise HardwareError(f"record asks for {variables!r} of {name!r}, expected some of {VARIABLES}")
+    return {name: tuple(v for v in VARIABLES if v in variables) for name, variables in record.items()}
