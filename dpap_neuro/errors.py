@@ -1,7 +1,19 @@
-"""The one exception for bad input on the learning side."""
+"""Exceptions for bad input on the learning side."""
+
+from __future__ import annotations
+
+try:
+    from hardware.errors import BadInput
+except ImportError:
+    import hardware
+
+    where = getattr(hardware, "__file__", None) or "a folder of that name"
+    raise ImportError(
+        f"another package named hardware ({where}) hides the one of dpap-neuro; uninstall it, or start from another folder"
+    ) from None
 
 
-class InputError(ValueError):
+class InputError(BadInput):
     """Bad input: one line that names the thing, what was found and what was expected."""
 
 

@@ -17,7 +17,7 @@ from dpap_neuro.exchange.nir_export import to_nir, write_nir
 from dpap_neuro.networks.neurons import LIF, NeuronSettings
 from dpap_neuro.pruning import make_pruner
 from hardware.compile.compiler import compile_graph
-from hardware.graph.graph import read_graph
+from hardware.graph.parsing import read_graph
 from hardware.placement import place
 from hardware.simulate import fidelity, reference, simulator
 

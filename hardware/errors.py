@@ -1,5 +1,9 @@
-"""The one exception for bad input on the deployment side."""
+"""Exceptions for bad input, on both sides of the door."""
 
 
-class HardwareError(ValueError):
-    """Bad input: one line that names the thing, what was found and what was expected."""
+class BadInput(ValueError):
+    """One line that names the thing, what was found and what was expected. The parent of all of this project's."""
+
+
+class HardwareError(BadInput):
+    """Bad input on the deployment side."""

@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from dpap_neuro.networks import scan_triton
-from dpap_neuro.networks.scan import DYNAMICS
+from dpap_neuro.networks.dynamics import DYNAMICS
 
 # (T, B, neurons), columns of constants, type: one set for all; sizes of one, which Triton builds in; a set for each.
 CASES = [

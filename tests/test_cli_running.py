@@ -24,7 +24,7 @@ from dpap_neuro.deploy import evaluation
 from hardware.compile.compiler import compile_graph
 from hardware.files.network_file import load, save
 from hardware.files.netx import read_net
-from hardware.graph.graph import read_graph
+from hardware.graph.parsing import read_graph
 from hardware.network.integer import DenseProjection, InputPopulation, Network, Population
 from hardware.simulate import lava, simulator
 

@@ -148,7 +148,7 @@ def test_dropped_time_bins_shorten_the_run_on_the_chip(folder, tmp_path):
 
     from dpap_neuro.exchange.nir_export import to_nir
     from dpap_neuro.exchange.nir_import import from_graph
-    from hardware.graph.graph import read_graph
+    from hardware.graph.parsing import read_graph
 
     network = from_graph(read_graph(model))
     again = to_nir(network, network.input_shape, network.dt, kept_bins=network.metadata["kept_bins"])

@@ -12,7 +12,7 @@ from nmnist_samples import FOLDER, recordings
 
 from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
-from hardware.graph.graph import from_nir, read_graph
+from hardware.graph.parsing import from_nir, read_graph
 from hardware.network.connectivity import unroll
 from hardware.network.integer import ConvProjection, DenseProjection, SparseProjection, weight_grid
 from hardware.simulate import reference

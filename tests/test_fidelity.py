@@ -9,7 +9,7 @@ from graph_samples import graph, inp, lif, out
 
 from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
-from hardware.graph.graph import from_nir
+from hardware.graph.parsing import from_nir
 from hardware.simulate import fidelity, reference
 from hardware.simulate.fidelity import (
     Agreement,

@@ -16,7 +16,8 @@ from graph_samples import SHARED, cuba_lif, graph, inp, lif, mixed, out
 from hardware.errors import HardwareError
 from hardware.files import guarded
 from hardware.files.guarded import Reader
-from hardware.graph.graph import from_nir, padding_of, read_graph, time_step
+from hardware.graph.graph import padding_of, time_step
+from hardware.graph.parsing import from_nir, read_graph
 
 F4 = np.float32
 

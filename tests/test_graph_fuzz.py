@@ -15,7 +15,8 @@ from graph_samples import SHARED, graph, inp, lif, mixed, out
 
 from hardware.errors import HardwareError
 from hardware.files.guarded import Reader
-from hardware.graph.graph import Graph, from_nir, read_graph, time_step
+from hardware.graph.graph import Graph, time_step
+from hardware.graph.parsing import from_nir, read_graph
 from hardware.graph.summary import describe
 from hardware.simulate.reference import simulate
 

@@ -21,7 +21,7 @@ from hardware.compile.linear import (
     symmetric,
     to_matrix,
 )
-from hardware.graph.graph import from_nir
+from hardware.graph.parsing import from_nir
 from hardware.network.integer import ConvProjection, conv_output_shape
 from hardware.simulate.reference import simulate
 

@@ -23,7 +23,7 @@ from dpap_neuro.networks.neurons import LI, LIF, NeuronSettings
 from dpap_neuro.pruning import make_pruner
 from dpap_neuro.train import loop, runs
 from hardware.compile.compiler import compile_graph
-from hardware.graph.graph import read_graph
+from hardware.graph.parsing import read_graph
 from hardware.simulate import fidelity, reference, simulator
 
 SETTINGS = NeuronSettings(dt=0.01, tau_mem=0.03, v_th=0.4)

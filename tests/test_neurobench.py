@@ -10,7 +10,7 @@ import pytest
 from graph_samples import graph, inp, lif, out
 
 from hardware.compile.compiler import compile_graph
-from hardware.graph.graph import from_nir
+from hardware.graph.parsing import from_nir
 from hardware.network.integer import DenseProjection, InputPopulation, Network, Population
 from hardware.simulate import neurobench, reference, simulator
 

@@ -30,7 +30,7 @@ from dpap_neuro.networks.neurons import IF, LIF, Recurrent, Scale
 from dpap_neuro.pruning.structure import find_structure
 from dpap_neuro.train.loop import History
 from dpap_neuro.train.runs import save_run
-from hardware.graph.graph import from_nir, read_graph
+from hardware.graph.parsing import from_nir, read_graph
 from hardware.graph.summary import synapses
 
 

@@ -17,7 +17,7 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_export import to_nir
 from dpap_neuro.exchange.nir_import import from_graph
 from hardware.errors import HardwareError
-from hardware.graph.graph import from_nir, read_graph
+from hardware.graph.parsing import from_nir, read_graph
 from hardware.simulate.reference import simulate
 
 

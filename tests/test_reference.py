@@ -12,8 +12,11 @@ from graph_samples import SHARED, cuba_lif, graph, inp, lif, mixed, out
 
 import hardware.simulate.reference as reference
 from hardware.errors import HardwareError
-from hardware.graph.graph import from_nir, read_graph
-from hardware.simulate.reference import avg_pool, conv, delay_steps, simulate, sum_pool
+from hardware.graph.graph import delay_steps
+from hardware.graph.parsing import from_nir, read_graph
+from hardware.network import geometry
+from hardware.network.geometry import conv
+from hardware.simulate.reference import avg_pool, simulate, sum_pool
 
 RESETS = ("to_v_reset", "by_subtraction")
 
@@ -70,7 +73,7 @@ def test_conv2d_against_loops(kernel, stride, padding, dilation, groups):
 def test_conv_in_blocks_is_the_same(monkeypatch):
     x, weight, bias = normal(0, 7, 2, 6, 6), normal(1, 3, 2, 3, 3), normal(2, 3)
     whole = conv(x, weight, bias, (1, 1), ((1, 1), (1, 1)), (1, 1))
-    monkeypatch.setattr(reference, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(geometry, "BLOCK_BYTES", 1)
     np.testing.assert_allclose(conv(x, weight, bias, (1, 1), ((1, 1), (1, 1)), (1, 1)), whole, atol=1e-12)
 
 

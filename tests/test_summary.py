@@ -12,7 +12,8 @@ import pytest
 from graph_samples import SHARED, graph, inp, lif, mixed, out
 
 from hardware.errors import HardwareError
-from hardware.graph.graph import from_nir, padding_of, read_graph
+from hardware.graph.graph import padding_of
+from hardware.graph.parsing import from_nir, read_graph
 from hardware.graph.summary import as_json, describe, draw, parameters, synapses
 
 

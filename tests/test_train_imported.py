@@ -21,7 +21,7 @@ from dpap_neuro.cli import app, main
 from dpap_neuro.networks.models import ModelSettings, build_model
 from dpap_neuro.train import runs
 from dpap_neuro.train.loop import History
-from hardware.graph.graph import from_nir, read_graph
+from hardware.graph.parsing import from_nir, read_graph
 from hardware.graph.summary import parameters
 
 

@@ -18,7 +18,7 @@ from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.pruning import make_pruner
 from dpap_neuro.train import runs, sweeps
 from dpap_neuro.train.loop import TrainSettings, train
-from hardware.graph.graph import read_graph
+from hardware.graph.parsing import read_graph
 
 CPU = torch.device("cpu")
 MODEL = ModelSettings("mlp", (2, 8, 8), 3, NeuronSettings(0.01, 0.02))

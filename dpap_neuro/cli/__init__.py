@@ -9,8 +9,7 @@ import sys
 from typing import NoReturn
 
 from dpap_neuro.cli.shared import app, stderr
-from dpap_neuro.errors import InputError
-from hardware.errors import HardwareError
+from hardware.errors import BadInput
 
 # In the order in which --help lists them.
 # isort: off
@@ -25,7 +24,7 @@ def main() -> None:
     """Entry point: bad input is one line on stderr and exit status 2."""
     try:
         app()
-    except (InputError, HardwareError) as error:
+    except BadInput as error:
         _fail(str(error))
     except OSError as error:  # a full disk behind stdout, say
         _fail(str(error))

@@ -54,7 +54,7 @@ def inspect(
     Example: dpap-neuro inspect demo/pruned.nir
     """
     from hardware.graph import summary
-    from hardware.graph.graph import read_graph
+    from hardware.graph.parsing import read_graph
 
     graph = read_graph(model)
     found = summary.describe(graph, dt)

@@ -182,7 +182,8 @@ def train(
     from dpap_neuro.pruning import make_pruner
     from dpap_neuro.train import distributed, loop, runs
     from hardware.chip.chips import load_chip
-    from hardware.graph.graph import read_graph, time_constants
+    from hardware.graph.graph import time_constants
+    from hardware.graph.parsing import read_graph
     from hardware.placement.budget import Budget
 
     defaults = data.dataset(dataset).defaults

@@ -53,7 +53,7 @@ def compile_(
     Example: dpap-neuro compile demo/pruned.nir --chip loihi2 --out demo/pruned.net
     """
     from dpap_neuro.deploy.evaluation import compile_file
-    from hardware.graph.graph import read_graph
+    from hardware.graph.parsing import read_graph
 
     graph = read_graph(model)
     say_time_step(graph, dt)

@@ -22,7 +22,7 @@ from dpap_neuro.networks.models import Network
 from dpap_neuro.pruning import Pruner, make_pruner
 from dpap_neuro.train import loop, runs
 from hardware.compile.compiler import compile_graph
-from hardware.graph.graph import read_graph
+from hardware.graph.parsing import read_graph
 from hardware.graph.summary import parameters
 from hardware.placement import place
 from hardware.simulate import fidelity, reference, simulator

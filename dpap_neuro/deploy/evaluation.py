@@ -19,7 +19,8 @@ from hardware.compile.compiler import LayerReport, compile_graph
 from hardware.errors import HardwareError
 from hardware.files.network_file import load, save
 from hardware.files.netx import read_net, write_net
-from hardware.graph.graph import Graph, read_graph, time_step
+from hardware.graph.graph import Graph, time_step
+from hardware.graph.parsing import read_graph
 from hardware.network.integer import Network
 from hardware.network.timing import depths
 from hardware.placement import Placement, energy, place

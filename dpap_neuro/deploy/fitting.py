@@ -18,7 +18,7 @@ from dpap_neuro.train import runs
 from dpap_neuro.train.loop import History
 from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
-from hardware.graph.graph import from_nir
+from hardware.graph.parsing import from_nir
 from hardware.placement import budget as budgets
 from hardware.placement.budget import Budget
 

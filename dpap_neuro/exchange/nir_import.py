@@ -30,8 +30,8 @@ from dpap_neuro.networks.neurons import (
     Threshold,
 )
 from hardware.graph.cycles import components
-from hardware.graph.graph import SPIKING, Graph, read_graph, time_constants, time_step
-from hardware.simulate.reference import delay_steps
+from hardware.graph.graph import SPIKING, Graph, delay_steps, time_constants, time_step
+from hardware.graph.parsing import read_graph
 
 _POPULATIONS: dict[type, type[Neuron]] = {
     nir.LIF: LIF,
@@ -113,7 +113,7 @@ class ImportedNetwork(Network):
 
 
 def from_graph(graph: Graph, dt: float | None = None) -> ImportedNetwork:
-    """A graph, as `hardware.graph.graph.read_graph` returns it, as a network that can be trained and pruned.
+    """A graph, as `hardware.graph.parsing.read_graph` returns it, as a network that can be trained and pruned.
 
     dt: seconds per step; None: from the graph's metadata, else assumed as `hardware.graph.graph.time_step` says.
     Raises InputError, naming the node, for what Norse cannot train, HardwareError for a dt that does not fit.
@@ -122,7 +122,7 @@ def from_graph(graph: Graph, dt: float | None = None) -> ImportedNetwork:
 
 
 def from_file(path: str | Path, dt: float | None = None) -> ImportedNetwork:
-    """As `from_graph`, of a `.nir` file; also raises HardwareError as `hardware.graph.graph.read_graph` does."""
+    """As `from_graph`, of a `.nir` file; also raises HardwareError as `hardware.graph.parsing.read_graph` does."""
     return from_graph(read_graph(path), dt)
 
 

@@ -3,7 +3,7 @@
 All step by Norse's functions, or by `scan`, which gives what a loop over them would, faster. A parameter is one number
 for the whole population or a tensor of its shape (without batch); it moves with the module, and only what is learned is
 part of the state dict. To add a neuron: a subclass of `Neuron`, its name in `NEURONS`, its NIR node in `nir_export.py`,
-and the way back in `nir_import.py`; it loops until `scan.DYNAMICS` knows its step.
+and the way back in `nir_import.py`; it loops until `dynamics.DYNAMICS` knows its step.
 """
 
 from __future__ import annotations

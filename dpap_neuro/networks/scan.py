@@ -9,42 +9,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 import torch
-from norse.torch.functional.iaf import iaf_feed_forward_step
-from norse.torch.functional.leaky_integrator import li_feed_forward_step
-from norse.torch.functional.leaky_integrator_box import li_box_feed_forward_step
-from norse.torch.functional.lif import lif_feed_forward_step
-from norse.torch.functional.lif_box import lif_box_feed_forward_step
 from norse.torch.functional.reset import reset_value
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dpap_neuro.networks import scan_cpu
-
-
-@dataclass(frozen=True)
-class Dynamics:
-    """What a step does. current: the input adds to a current that decays, and that drives the membrane; otherwise the
-    input does. leak: the membrane follows its drive by a time constant; otherwise it adds it up. spikes: the output
-    is spikes, with a reset to a value; otherwise the membrane."""
-
-    current: bool
-    leak: bool
-    spikes: bool
-
-
-DYNAMICS: dict[Callable[..., Any], Dynamics] = {
-    lif_box_feed_forward_step: Dynamics(current=False, leak=True, spikes=True),
-    lif_feed_forward_step: Dynamics(current=True, leak=True, spikes=True),
-    iaf_feed_forward_step: Dynamics(current=False, leak=False, spikes=True),
-    li_box_feed_forward_step: Dynamics(current=False, leak=True, spikes=False),
-    li_feed_forward_step: Dynamics(current=True, leak=True, spikes=False),
-}
+from dpap_neuro.networks.dynamics import DYNAMICS, Dynamics
 
 
 def covers(step: Callable[..., Any], x: Tensor, p: Any) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from dpap_neuro.networks.scan import Dynamics
+    from dpap_neuro.networks.dynamics import Dynamics
 
 
 def _flat(x: Tensor, constants: Tensor) -> Tensor:

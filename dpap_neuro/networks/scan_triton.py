@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from dpap_neuro.networks.scan import Dynamics
+    from dpap_neuro.networks.dynamics import Dynamics
 
 BLOCK = 256
 

@@ -37,7 +37,7 @@ from hardware.compile.linear import (
 )
 from hardware.errors import HardwareError
 from hardware.files.netx import BIAS_EXP
-from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, time_step
+from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, delay_steps, time_step
 from hardware.network.integer import (
     MAX_DELAY,
     MAX_THRESHOLD,
@@ -52,7 +52,6 @@ from hardware.network.integer import (
     weight_grid,
 )
 from hardware.network.timing import depths, is_recurrent, skipped_layers
-from hardware.simulate.reference import delay_steps
 
 Array = np.ndarray
 NEURONS = (*SPIKING, *INTEGRATORS)

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from hardware.errors import HardwareError
 from hardware.graph.graph import padding_of
-from hardware.simulate.reference import conv
+from hardware.network.geometry import conv, positions
 
 Shape = tuple[int, ...]
 MAX_SYNAPSES = 1 << 28
@@ -291,10 +291,14 @@ def symmetric(map_: Convolution) -> Convolution | None:
             (before, behind)
             for before in range(8)
             for behind in range(8)
-            if (n_in + 2 * (padding[axis] + before * step) - step * (size + before + behind - 1) - 1)
-            // stride
-            + 1
-            == n_out
+            if positions(
+                (n_in,),
+                (size + before + behind,),
+                (stride,),
+                ((padding[axis] + before * step,) * 2,),
+                (step,),
+            )
+            == (n_out,)
         ]
         if not fits:
             return None

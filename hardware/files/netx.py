@@ -33,6 +33,7 @@ from hardware.errors import HardwareError
 from hardware.files.guarded import Reader
 from hardware.files.metadata import decode_metadata
 from hardware.files.network_file import write_atomically
+from hardware.network.geometry import positions
 from hardware.network.integer import (
     ConvProjection,
     DenseProjection,
@@ -618,10 +619,9 @@ class _Reading:
             raise HardwareError(f"{layer.where}: a convolution with delays, which lava-dl ignores")
         stride, padding = layer.pair("stride", 1, 1), layer.pair("padding", 0, 0)
         dilation = layer.pair("dilation", 1, 1)
-        reach = [
-            self.shape[k + 1] + 2 * padding[k] - dilation[k] * (weight.shape[k + 2] - 1) - 1 for k in (0, 1)
-        ]
-        out = (weight.shape[0], *(reach[k] // stride[k] + 1 if reach[k] >= 0 else 0 for k in (0, 1)))
+        around = tuple((p, p) for p in padding)
+        places = positions(self.shape[1:], weight.shape[2:], stride, around, dilation)
+        out = (weight.shape[0], *(max(0, n) for n in places))
         if out != shape:
             raise HardwareError(f"{layer.where}: shape {shape}, its convolution gives {out}")
         bias = layer.integers("bias") if "bias" in layer else np.zeros((1, 1, 1), np.int64)

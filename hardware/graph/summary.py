@@ -18,6 +18,7 @@ import numpy as np
 
 from hardware.errors import HardwareError
 from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, padding_of, time_step
+from hardware.network.geometry import positions
 
 _TIME_CONSTANTS = ("tau", "tau_mem", "tau_syn", "delay")
 
@@ -189,7 +190,7 @@ def _synapses(node: nir.NIRNode, input_shape: tuple[int, ...]) -> tuple[int, int
     axes = node.weight.ndim - 2
     stride = node.stride if axes == 2 else (node.stride,)
     dilation = node.dilation if axes == 2 else (node.dilation,)
-    positions = np.ones((1,) * axes, np.int64)
+    places = np.ones((1,) * axes, np.int64)
     for axis, (before, after) in enumerate(padding_of(node)):
         counts = _inside(
             input_shape[1 + axis],
@@ -199,10 +200,10 @@ def _synapses(node: nir.NIRNode, input_shape: tuple[int, ...]) -> tuple[int, int
             before,
             after,
         )
-        positions = positions * counts.reshape(-1, *(1,) * (axes - 1 - axis))
+        places = places * counts.reshape(-1, *(1,) * (axes - 1 - axis))
     taps = np.count_nonzero(node.weight, axis=(0, 1))
     per_tap = node.weight.shape[0] * node.weight.shape[1]
-    return per_tap * int(positions.sum()), int((taps * positions).sum())
+    return per_tap * int(places.sum()), int((taps * places).sum())
 
 
 def _inside(size: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> np.ndarray:
@@ -210,7 +211,7 @@ def _inside(size: int, kernel: int, stride: int, dilation: int, before: int, aft
 
     Position p puts tap k on p * stride + k * dilation - before; inside is 0 .. size - 1.
     """
-    outputs = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+    (outputs,) = positions((size,), (kernel,), (stride,), ((before, after),), (dilation,))
     offset = np.arange(kernel, dtype=np.int64) * dilation - before
     first = np.maximum(0, -(offset // stride))  # ceil(-offset / stride)
     last = np.minimum(outputs - 1, (size - 1 - offset) // stride)

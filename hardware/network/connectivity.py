@@ -15,7 +15,14 @@ from numba import njit
 from scipy import sparse
 
 from hardware.errors import HardwareError
-from hardware.network.integer import ConvProjection, DenseProjection, Network, Projection, SparseProjection
+from hardware.network.integer import (
+    ConvProjection,
+    DenseProjection,
+    Network,
+    Projection,
+    SparseProjection,
+    conv_output_shape,
+)
 
 Shape = tuple[int, ...]
 
@@ -121,14 +128,10 @@ def _taps(
             f"{label}: kernel {weight.shape} from {source_shape} to {target_shape}; "
             "expected a 4-dimensional kernel between (channel, height, width) shapes"
         )
-    channels_out, per_group, k_y, k_x = weight.shape
+    channels_out, per_group = weight.shape[:2]
     (c_in, h_in, w_in), (_, h_out, w_out) = source_shape, target_shape
     (s_y, s_x), (p_y, p_x), (d_y, d_x) = projection.stride, projection.padding, projection.dilation
-    expected = (
-        channels_out,
-        (h_in + 2 * p_y - d_y * (k_y - 1) - 1) // s_y + 1,
-        (w_in + 2 * p_x - d_x * (k_x - 1) - 1) // s_x + 1,
-    )
+    expected = conv_output_shape(projection, source_shape)
     if (
         per_group * projection.groups != c_in
         or channels_out % projection.groups

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hardware.errors import HardwareError
+from hardware.network.geometry import positions
 
 MAX_DECAY = 4096
 MAX_THRESHOLD = 2**17 - 1
@@ -217,10 +218,8 @@ class Network:
 def conv_output_shape(projection: ConvProjection, source: tuple[int, ...]) -> tuple[int, ...]:
     """(out channels, height, width) of a convolution of a source of shape (channels, height, width)."""
     out, _, *kernel = projection.weight.shape
-    geometry = zip(
-        source[1:], kernel, projection.stride, projection.padding, projection.dilation, strict=True
-    )
-    return (out, *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in geometry))
+    around = tuple((p, p) for p in projection.padding)
+    return (out, *positions(source[1:], kernel, projection.stride, around, projection.dilation))
 
 
 def weight_grid(sign_mode: SignMode, weight_bits: int) -> tuple[int, int, int]:

@@ -23,8 +23,8 @@ import numpy as np
 
 from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, padding_of
 from hardware.network.connectivity import by_post, out_degrees, shapes
+from hardware.network.geometry import conv
 from hardware.network.integer import ConvProjection, DenseProjection, Network, Projection, conv_output_shape
-from hardware.simulate.reference import conv
 
 _WEIGHTED = (nir.Affine, nir.Linear, nir.Conv1d, nir.Conv2d)
 _NONE: Mapping[str, np.ndarray] = MappingProxyType({})

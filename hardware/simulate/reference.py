@@ -23,13 +23,13 @@ import numpy as np
 
 from hardware.errors import HardwareError
 from hardware.graph.cycles import components
-from hardware.graph.graph import SPIKING, Graph, padding_of, time_step
+from hardware.graph.graph import SPIKING, Graph, delay_steps, padding_of, time_step
+from hardware.network.geometry import conv, positions
 
 Reset = Literal["to_v_reset", "by_subtraction"]
 Array = np.ndarray
-# Values kept at once: for one stretch of samples and steps, for one block of unfolded windows.
+# Values kept at once, for one stretch of samples and steps.
 CHUNK_BYTES = 256 << 20
-BLOCK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -108,50 +108,12 @@ def affine(x: Array, weight: Array, bias: Array | None = None) -> Array:
     return y if bias is None else y + bias
 
 
-def conv(
-    x: Array,
-    weight: Array,
-    bias: Array,
-    stride: tuple[int, ...],
-    padding: tuple[tuple[int, int], ...],
-    dilation: tuple[int, ...],
-    groups: int = 1,
-) -> Array:
-    """Conv1d, Conv2d: cross-correlation, as PyTorch's.
-
-    x: (batch, in, *space); weight: (out, in / groups, *kernel); padding: zeros before and after each axis.
-    With g(o) the first input channel of o's group, and zeros outside::
-
-        y[o, p] = b[o] + sum over c, k of w[o, c, k] x[g(o) + c, p stride + k dilation - padding]
-    """
-    axes = weight.ndim - 2
-    out, within, *kernel = weight.shape
-    x = np.pad(x, ((0, 0), (0, 0), *padding)) if any(p != (0, 0) for p in padding) else x
-    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
-    windows = np.lib.stride_tricks.sliding_window_view(x, reach, axis=tuple(range(2, 2 + axes)))
-    steps = tuple(slice(None, None, s) for s in stride)
-    taps = tuple(slice(None, None, d) for d in dilation)
-    windows = windows[(slice(None), slice(None), *steps, *taps)]
-    space = windows.shape[2 : 2 + axes]
-    # (batch, in, *kernel, *space): the innermost axes are copied in long runs, and matmul needs no transpose.
-    windows = np.moveaxis(windows, tuple(range(2 + axes, 2 + 2 * axes)), tuple(range(2, 2 + axes)))
-    inner, positions = within * math.prod(kernel), math.prod(space)
-    matrix = weight.reshape(groups, out // groups, inner).astype(x.dtype, copy=False)
-    y = np.empty((len(x), groups, out // groups, positions), x.dtype)
-    block = max(1, BLOCK_BYTES // (groups * inner * positions * x.dtype.itemsize))
-    for at in range(0, len(x), block):
-        part = windows[at : at + block]
-        np.matmul(matrix, part.reshape(len(part), groups, inner, positions), out=y[at : at + block])
-    y = y.reshape(len(x), out, *space)
-    return y + bias.astype(x.dtype, copy=False).reshape(-1, *(1,) * axes) if bias.any() else y
-
-
 def sum_pool(x: Array, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> Array:
     """SumPool2d: the sum over each window of x (batch, channels, height, width), zeros outside."""
     x = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding))) if any(padding) else x
     for axis in (0, 1):
         x = x.swapaxes(2 + axis, 3)
-        count = (x.shape[3] - kernel[axis]) // stride[axis] + 1
+        (count,) = positions(x.shape[3:], kernel[axis : axis + 1], stride[axis : axis + 1], ((0, 0),), (1,))
         last = (count - 1) * stride[axis] + 1
         y = x[..., 0 : last : stride[axis]]
         for k in range(1, kernel[axis]):
@@ -173,18 +135,6 @@ def threshold(x: Array, v_threshold: Array) -> Array:
 def scale(x: Array, factor: Array) -> Array:
     """Scale: y = s x, element by element."""
     return x * factor
-
-
-def delay_steps(delay: Array, dt: float, name: str = "delay") -> Array:
-    """Delay in whole steps. Raises HardwareError where delay / dt is not within 0.001 of a whole number."""
-    steps = np.asarray(delay, float) / dt
-    whole = np.rint(steps)
-    if np.abs(steps - whole).max() > 1e-3:
-        worst = float(np.asarray(delay, float).flat[np.abs(steps - whole).argmax()])
-        raise HardwareError(
-            f"node {name!r} (Delay): a delay of {worst:g} s, expected whole steps of dt = {dt:g} s"
-        )
-    return whole.astype(np.int64)
 
 
 # --- the simulator -----------------------------------------------------------------------------------------

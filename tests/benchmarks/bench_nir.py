@@ -19,7 +19,7 @@ from dpap_neuro.exchange.nir_export import to_nir, write_nir
 from dpap_neuro.exchange.nir_import import from_graph
 from dpap_neuro.networks.models import SpikingNetwork
 from dpap_neuro.networks.neurons import LIF, NeuronSettings
-from hardware.graph.graph import read_graph
+from hardware.graph.parsing import read_graph
 
 SETTINGS = NeuronSettings(dt=0.01, tau_mem=0.03)
 

@@ -19,7 +19,7 @@ from neurobench.models import TorchModel
 
 from dpap_neuro.exchange.nir_import import from_graph
 from dpap_neuro.networks.neurons import LIF
-from hardware.graph.graph import from_nir
+from hardware.graph.parsing import from_nir
 from hardware.simulate import neurobench, reference
 
 
