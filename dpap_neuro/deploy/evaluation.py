@@ -37,7 +37,7 @@ _CHUNK = 50
 @dataclass(frozen=True)
 class Model:
     """A file's network. graph: of a `.nir` file, None for an integer network. dt: seconds per step, where known.
-    chip: what a graph is compiled for, None: any (8 bits, one scale per population)."""
+    chip: what a graph is compiled for, None: `DEFAULT`."""
 
     path: Path
     graph: Graph | None
@@ -47,13 +47,11 @@ class Model:
     chip: Chip | None = None
 
     def integers(self) -> Network:
-        """The integer network: as it stands, or compiled, see `hardware.compile.compiler.compile_graph`."""
+        """The integer network: as it stands, or compiled for the chip, with one scale per population."""
         if self.network is not None:
             return self.network
         assert self.graph is not None
-        if self.chip is None:
-            return compile_graph(self.graph, DEFAULT, self.dt, per_channel=False)[0]
-        return compile_graph(self.graph, self.chip, self.dt)[0]
+        return compile_graph(self.graph, self.chip or DEFAULT, self.dt, per_channel=False)[0]
 
 
 def open_model(path: str | Path, dt: float | None = None, chip: Chip | str | Path | None = None) -> Model:
