@@ -15,11 +15,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
-import tonic.datasets
-from tonic.io import read_aedat4, read_mnist_file
 
 from dpap_neuro.data.events import checked
 from dpap_neuro.errors import InputError, NoRecordings
@@ -27,8 +26,20 @@ from dpap_neuro.errors import InputError, NoRecordings
 SensorSize = tuple[int, int, int]
 
 DIGITS = tuple(str(d) for d in range(10))
-GESTURES = tuple(tonic.datasets.DVSGesture.classes)
-CIFAR10 = tuple(tonic.datasets.CIFAR10DVS.classes)
+GESTURES = (
+    "Hand clapping",
+    "Right hand wave",
+    "Left hand wave",
+    "Right arm cw",
+    "Right arm ccw",
+    "Left arm cw",
+    "Left arm ccw",
+    "Arm roll",
+    "Air drums",
+    "Air guitar",
+    "Other gestures",
+)
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Caltech101 without the class Faces, in the order of a file listing.
 CALTECH101 = tuple(
     """BACKGROUND_Google Faces_easy Leopards Motorbikes accordion airplanes anchor ant barrel bass beaver binocular
@@ -50,6 +61,9 @@ SPOKEN_DIGITS = tuple(
 def _mnist(file: Path, sensor_size: SensorSize) -> np.ndarray:
     if file.stat().st_size % 5:
         raise InputError(f"{file}: found {file.stat().st_size} bytes, expected a multiple of 5 per event")
+    import tonic.datasets
+    from tonic.io import read_mnist_file
+
     events = read_mnist_file(str(file), dtype=tonic.datasets.NMNIST.dtype)
     return checked(events["x"], events["y"], events["t"], events["p"], sensor_size, file)
 
@@ -76,6 +90,8 @@ def _gesture(file: Path, sensor_size: SensorSize) -> np.ndarray:
 
 
 def _aedat4(file: Path, sensor_size: SensorSize) -> np.ndarray:
+    from tonic.io import read_aedat4
+
     try:
         events = read_aedat4(str(file))
     except ImportError:
@@ -173,26 +189,27 @@ class LocalRecordings:
             raise InputError(f"{file}: cannot be read ({type(error).__name__}: {_line(error)})") from None
 
 
-class SHD(tonic.datasets.SHD):
-    """tonic's, of a file that is there already."""
-
-    def _check_exists(self) -> bool:
-        return True
-
-
 class HeidelbergDigits:
     """Spiking Heidelberg Digits: 700 channels of a cochlea, as one row of pixels of one polarity. See `LocalRecordings`."""
 
     SENSOR_SIZE = (700, 1, 1)
 
     def __init__(self, data_dir: str | Path | None, split: str = "train") -> None:
+        import tonic.datasets
+
+        class SHD(tonic.datasets.SHD):
+            """tonic's, of a file that is there already."""
+
+            def _check_exists(self) -> bool:
+                return True
+
         how = _help("SHD", split)
         root = _root("SHD", data_dir, "shd_train.h5", how)
         wanted = [root / name for name in _chosen(("shd_train.h5", "shd_test.h5"), split)]
         self.sources = [file for file in wanted if file.is_file()]
         if not self.sources:
             raise NoRecordings(f"SHD: found no file at {' and '.join(map(str, wanted))}; {how}")
-        self._items: list[tuple[SHD, int]] = []
+        self._items: list[tuple[Any, int]] = []
         labels: list[int] = []
         for file in self.sources:
             try:

@@ -28,17 +28,46 @@ the weights that read from dead neurons).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.pruning.base import Pruner, PruneReport
-from dpap_neuro.pruning.baselines import Magnitude, Random, Rewiring
-from dpap_neuro.pruning.budget import Fill, Meter
-from dpap_neuro.pruning.dpap import DPAP
-from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings
-from dpap_neuro.pruning.weighted import WeightedDPAP
+from dpap_neuro.registry import Registry, lazily
 
-PRUNERS = ("none", "dpap", "dpap-weighted", "magnitude", "magnitude-layer", "random", "set", "rigl")
+if TYPE_CHECKING:
+    from dpap_neuro.pruning.base import Pruner, PruneReport
+    from dpap_neuro.pruning.baselines import Magnitude, Random, Rewiring
+    from dpap_neuro.pruning.budget import Fill, Meter
+    from dpap_neuro.pruning.dpap import DPAP
+    from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings
+    from dpap_neuro.pruning.weighted import WeightedDPAP
+
+# To add a pruner: a subclass of `Pruner`, and its line here. Imported when it is asked for: `--help` names them without PyTorch.
+_BASELINES = "dpap_neuro.pruning.baselines"
+PRUNERS = Registry(
+    "pruner",
+    {
+        "none": "dpap_neuro.pruning.base:Pruner",
+        "dpap": "dpap_neuro.pruning.dpap:DPAP",
+        "dpap-weighted": "dpap_neuro.pruning.weighted:WeightedDPAP",
+        "magnitude": f"{_BASELINES}:Magnitude",
+        "magnitude-layer": f"{_BASELINES}:Magnitude",
+        "random": f"{_BASELINES}:Random",
+        "set": f"{_BASELINES}:Rewiring",
+        "rigl": f"{_BASELINES}:Rewiring",
+    },
+)
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "base": ("Pruner", "PruneReport"),
+        "baselines": ("Magnitude", "Random", "Rewiring"),
+        "budget": ("Fill", "Meter"),
+        "dpap": ("DPAP",),
+        "survival": ("SurvivalRule", "SurvivalSettings"),
+        "weighted": ("WeightedDPAP",),
+    },
+)
 
 
 def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Pruner:
@@ -51,31 +80,28 @@ def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Prun
         raise InputError(
             f"pruner {name}: cannot prune towards a budget, expected dpap, dpap-weighted or magnitude"
         )
+    cls = PRUNERS[name]
     try:
         if name == "dpap":
-            pruner = DPAP.from_paper(epochs=epochs, **options)
+            pruner = cls.from_paper(epochs=epochs, **options)
             return pruner if epochs is None else pruner.scaled_to(epochs)
-        if name == "dpap-weighted":
-            return WeightedDPAP(epochs=epochs, **options)
         if name == "none":
             if options:
                 raise InputError(
                     f"pruner none: found {', '.join(options)}, expected no option (it removes nothing)"
                 )
-            return Pruner(epochs=epochs)
+            return cls(epochs=epochs)
         if name in ("magnitude", "magnitude-layer"):
-            return Magnitude(epochs=epochs, per_layer=name.endswith("layer"), **options)
-        if name == "random":
-            return Random(epochs=epochs, **options)
+            return cls(epochs=epochs, per_layer=name.endswith("layer"), **options)
         if name in ("set", "rigl"):
-            return Rewiring(epochs=epochs, growth="random" if name == "set" else "gradient", **options)
+            return cls(epochs=epochs, growth="random" if name == "set" else "gradient", **options)
+        return cls(epochs=epochs, **options)
     except TypeError as error:
         # "DPAP.__init__() got an unexpected keyword argument 'colour'"
         said = str(error).partition("() ")[2] or str(error)
         raise InputError(
             f"pruner {name}: {said.replace('got an unexpected keyword argument', 'has no option')}"
         ) from None
-    raise InputError(f"pruner: found {name!r}, expected one of {', '.join(PRUNERS)}")
 
 
 __all__ = [

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from dpap_neuro.data import every_nth
+from dpap_neuro.data.binning import only_bins
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, write_json, write_whole
 from dpap_neuro.networks.models import ModelSettings, build_model
@@ -158,7 +159,7 @@ def sweep(
         network = build_model(model, seed)
         history = loop.train(network, pruner, train_data, None, own, device)
         last = history.epochs[-1]
-        tested = test_data[0] if history.kept_bins is None else test_data[0][:, list(history.kept_bins)]
+        tested = only_bins(test_data[0], history.kept_bins)
         correct = int((loop.predict(network, tested, device) == test_data[1]).sum())
         row = Run(
             label(name),
