@@ -14,7 +14,6 @@ import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +36,7 @@ def cached_rasters(
     """What `rasters` returns, from `folder` where it is there already; changes to the array never reach the disk.
 
     name: begins the file's name; it says which of the recordings of a data set these are. A source of another path,
-    size or time of change makes another entry, and so does other code in this package or another tonic. Raises
+    size or time of change makes another entry, and so does other code in this package. Raises
     InputError where the folder cannot be written.
     """
     path = make_folder(folder) / f"{name}-{_digest(name, recordings, binning, sensor_size)}.npy"
@@ -61,7 +60,6 @@ def _digest(name: str, recordings: LabelledRecordings, binning: Binning, sensor_
         "n": len(recordings),
         "binning": asdict(binning),
         "sensor_size": sensor_size,
-        "tonic": version("tonic"),
         "code": [state(module) for module in sorted(Path(__file__).parent.glob("*.py"))],
         "sources": [state(file) for file in recordings.sources],
     }
