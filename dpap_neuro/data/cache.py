@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
@@ -22,7 +23,7 @@ from numpy.lib.format import write_array_header_1_0
 from dpap_neuro.data.binning import Binning, Recordings, SensorSize, frames
 from dpap_neuro.data.splits import LabelledRecordings
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import make_folder, write_whole
+from dpap_neuro.files import make_folder, write_stream
 
 
 def cached_rasters(
@@ -43,7 +44,7 @@ def cached_rasters(
     step = binning.shape(sensor_size)
     found = _opened(path, len(recordings), step)
     if found is None:
-        write_whole(path, lambda temporary: _write(temporary, recordings, binning, sensor_size, progress))
+        write_stream(path, lambda file: _write(file, path.parent, recordings, binning, sensor_size, progress))
         found = _opened(path, len(recordings), step)
         if found is None:
             raise InputError(f"{path}: cannot be read back")
@@ -78,7 +79,8 @@ def _opened(path: Path, n: int, step: tuple[int, int, int]) -> np.ndarray | None
 
 
 def _write(
-    path: Path,
+    file: IO[bytes],
+    folder: Path,
     recordings: Recordings,
     binning: Binning,
     sensor_size: SensorSize,
@@ -87,7 +89,7 @@ def _write(
     """Recordings are spooled first: with bin_us the longest decides the number of steps."""
     step = binning.shape(sensor_size)
     size = math.prod(step)
-    with tempfile.TemporaryFile(dir=path.parent) as spool, open(path, "wb") as file:
+    with tempfile.TemporaryFile(dir=folder) as spool:
         lengths = []
         for frame in frames(recordings, binning, sensor_size, progress):
             spool.write(frame.tobytes())
