@@ -14,8 +14,8 @@ import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
@@ -23,7 +23,7 @@ from numpy.lib.format import write_array_header_1_0
 from dpap_neuro.data.binning import Binning, Recordings, SensorSize, frames
 from dpap_neuro.data.splits import LabelledRecordings
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import make_folder, write_whole
+from dpap_neuro.files import make_folder, write_stream
 
 
 def cached_rasters(
@@ -39,14 +39,14 @@ def cached_rasters(
     All time bins are kept on disk, so that networks that are shown some of them share an entry.
 
     name: begins the file's name; it says which of the recordings of a data set these are. A source of another path,
-    size or time of change makes another entry, and so does other code in this package or another tonic. Raises
+    size or time of change makes another entry, and so does other code in this package. Raises
     InputError where the folder cannot be written.
     """
     path = _entry(make_folder(folder), name, recordings, binning, sensor_size)
     step = binning.shape(sensor_size)
     found = _opened(path, len(recordings), step)
     if found is None:
-        write_whole(path, lambda temporary: _write(temporary, recordings, binning, sensor_size, progress))
+        write_stream(path, lambda file: _write(file, path.parent, recordings, binning, sensor_size, progress))
         found = _opened(path, len(recordings), step)
         if found is None:
             raise InputError(f"{path}: cannot be read back")
@@ -77,7 +77,6 @@ def _digest(name: str, recordings: LabelledRecordings, binning: Binning, sensor_
         "n": len(recordings),
         "binning": replace(binning, kept_bins=None).to_dict(),
         "sensor_size": sensor_size,
-        "tonic": version("tonic"),
         "code": [state(module) for module in sorted(Path(__file__).parent.glob("*.py"))],
         "sources": [state(file) for file in recordings.sources],
     }
@@ -96,7 +95,8 @@ def _opened(path: Path, n: int, step: tuple[int, int, int]) -> np.ndarray | None
 
 
 def _write(
-    path: Path,
+    file: IO[bytes],
+    folder: Path,
     recordings: Recordings,
     binning: Binning,
     sensor_size: SensorSize,
@@ -105,7 +105,7 @@ def _write(
     """Recordings are spooled first: with bin_us the longest decides the number of steps."""
     step = binning.shape(sensor_size)
     size = math.prod(step)
-    with tempfile.TemporaryFile(dir=path.parent) as spool, open(path, "wb") as file:
+    with tempfile.TemporaryFile(dir=folder) as spool:
         lengths = []
         for frame in frames(recordings, binning, sensor_size, progress):
             spool.write(frame.tobytes())
