@@ -274,7 +274,7 @@ def train(
                 lambda e, report: stderr.print(
                     f"epoch {e.epoch + 1}: loss {e.loss:.3f}, test accuracy {e.accuracy:.2%}, "
                     f"{e.remaining:,} of {e.parameters:,} parameters"
-                    + ("" if report.fill is None else f"; {report.fill.text}"),
+                    + ("" if report.reading is None else f"; {report.reading.text}"),
                     highlight=False,
                 ),
                 checkpoint=out / "checkpoint" if resume else None,

@@ -144,6 +144,11 @@ class Masks:
         masks = self.weights if masks is None else masks
         return sum(connections(p, masks[p.name]) for p in self.structure.projections.values())
 
+    def neuron_count(self, units: dict[str, Tensor] | None = None) -> int:
+        """Neurons of the channels that the (given) units leave alive, over all populations."""
+        structure = self.structure
+        return structure.neurons(structure.alive_labels(self.units if units is None else units))
+
     def layers(self) -> tuple[LayerCount, ...]:
         """Counts of each projection, in the order of the network."""
         result = []
