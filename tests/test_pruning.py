@@ -64,9 +64,31 @@ def test_statistics_agree_with_the_loops(seed, batch):
             )
         np.testing.assert_allclose(m, layer.m, rtol=1e-3, atol=1e-3 * np.abs(layer.m).max())
         p = pruner.structure.projections[synapse]
-        np.testing.assert_allclose(pruner.statistics.activity(p), layer.a, rtol=1e-4)
+        np.testing.assert_allclose(pruner.statistics.accumulated_activity(p), layer.a, rtol=1e-4)
         np.testing.assert_allclose(pruner.statistics.spines(p), layer.spines(), atol=1e-3)
     pruner.detach()
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_statistics_of_a_grouped_convolution_agree_with_the_loops(groups):
+    """Over several batches, so that the threshold theta is not zero."""
+    torch.manual_seed(0)
+    model, x = (
+        Folded(nn.Conv2d(4, 8, 3, groups=groups), Lif(), nn.Flatten(), nn.Linear(288, 3)),
+        data(channels=4),
+    )
+    pruner = make_pruner("dpap").attach(model, x)
+    layer = oracle.Layer(8, 4, groups)
+    for seen in recorded(model.train(), ["stages.0", "stages.1"], x, 4):
+        pre, post = seen["stages.0"][0], seen["stages.1"][1]
+        layer.batch(oracle.activity(post, 0.5), oracle.activity(pre.reshape(-1, 4, *pre.shape[1:]), 0.5))
+    pruner.step()
+    pruner.statistics.end_epoch()
+    np.testing.assert_allclose(
+        pruner.statistics.m["stages.0"], layer.m, rtol=1e-3, atol=1e-3 * np.abs(layer.m).max()
+    )
+    p = pruner.structure.projections["stages.0"]
+    np.testing.assert_allclose(pruner.statistics.spines(p), layer.spines(), atol=1e-3)
 
 
 def test_recurrent_synapses_see_the_spikes_of_one_step_before():
