@@ -15,12 +15,13 @@ from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.budget import approach, check_possible
+from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.pruning.goal import Goal, Meter, Reading
 from dpap_neuro.pruning.masks import LayerCount, Masks, clear
 from dpap_neuro.pruning.plasticity import DELTA
 from dpap_neuro.pruning.shrinking import Plan, Shrunk, check_moments, plan_for_dead, put
 from dpap_neuro.pruning.statistics import Statistics, average_over_ranks, check_finite, finite_or
-from dpap_neuro.pruning.structure import Projection, Structure, call_network, evaluating, find_structure
+from dpap_neuro.pruning.structure import Projection, Structure, call_network, evaluating
 
 
 @dataclass(frozen=True)

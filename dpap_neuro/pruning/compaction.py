@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.pruning.labels import tensors
 from dpap_neuro.pruning.shrinking import Plan, Shrunk, plan_of
 from dpap_neuro.pruning.structure import (
@@ -24,7 +25,6 @@ from dpap_neuro.pruning.structure import (
     Structure,
     call_network,
     evaluating,
-    find_structure,
 )
 
 _CONSTANT_STEPS = 64

@@ -176,7 +176,7 @@ class Statistics:
                 continue
 
             def spikes(
-                module: nn.Module, args: Any, result: Any, name: str = name, turns: list[str] = turns
+                _module: nn.Module, _args: Any, result: Any, name: str = name, turns: list[str] = turns
             ) -> None:
                 if not self._recording:
                     return
@@ -199,7 +199,7 @@ class Statistics:
                 )
 
             def inputs(
-                module: nn.Module,
+                _module: nn.Module,
                 args: Any,
                 kwargs: Any,
                 key: str = p.name,
@@ -213,8 +213,8 @@ class Statistics:
             if p.population is None:
 
                 def outputs(
-                    module: nn.Module,
-                    args: Any,
+                    _module: nn.Module,
+                    _args: Any,
                     out: Tensor,
                     key: str = self.post_key(p),
                     layout: str = layout,
@@ -246,7 +246,7 @@ class Statistics:
             self._shape = (x.shape[0], x.shape[1])
         self._last = None
 
-    def _end(self, module: nn.Module, args: tuple, result: Any) -> None:
+    def _end(self, *_: Any) -> None:
         if self._recording and not self.loop:
             self._finish()
         self._recording = False
