@@ -310,7 +310,7 @@ REFUSED = {
         _refused(lambda s, x: s.lif(x), lif=LIF(SETTINGS, v_th=torch.ones(5))),
         ["lif", "v_th", "fits"],
     ),
-    "folded time": (_refused(lambda s, x: s.lif(x.flatten(0, 1)), lif=LIF(SETTINGS)), ["lif", "folded"]),
+    "merged time": (_refused(lambda s, x: s.lif(x.flatten(0, 1)), lif=LIF(SETTINGS)), ["lif", "merged"]),
     "norm on an input": (
         _refused(lambda s, x: s.bn(x.flatten(0, 1)), bn=nn.BatchNorm2d(2)),
         ["bn", "synapse"],

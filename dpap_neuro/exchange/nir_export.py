@@ -1,7 +1,7 @@
 """A trained network as a `.nir` graph (Pedersen et al. 2024, doi 10.1038/s41467-024-52259-9).
 
-The forward pass is traced once (`torch.fx`), so that additions and branches are followed. Batch norm is folded into
-the synapse before it, dropout disappears, time and batch may be folded and unfolded on the way. The nodes
+The forward pass is traced once (`torch.fx`), so that additions and branches are followed. Batch norm is fused into
+the synapse before it, dropout disappears, time and batch may be merged and separated on the way. The nodes
 themselves are made in `nir_nodes.py`.
 """
 
@@ -61,8 +61,8 @@ _STEPS, _BATCH = 2, 3
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def folded(synapse: nn.Module, norm: Any, name: str) -> nn.Module:
-    """A copy of a convolution or matrix with the batch norm after it folded in: w g / sqrt(var + eps), zeros stay zero."""
+def fused(synapse: nn.Module, norm: Any, name: str) -> nn.Module:
+    """A copy of a convolution or matrix with the batch norm after it fused in: w g / sqrt(var + eps), zeros stay zero."""
     if not isinstance(synapse, nn.Conv1d | nn.Conv2d | nn.Linear):
         raise InputError(
             f"layer {name}: batch norm behind {type(synapse).__name__}, expected behind a synapse layer"
@@ -179,12 +179,12 @@ class _Flow:
     version: int = 0
 
     @property
-    def folded(self) -> bool:
+    def merged(self) -> bool:
         return self.zeros.shape[0] == _STEPS * _BATCH
 
     @property
     def shape(self) -> Shape:
-        return tuple(self.zeros.shape[1:] if self.folded else self.zeros.shape[2:])
+        return tuple(self.zeros.shape[1:] if self.merged else self.zeros.shape[2:])
 
 
 class _Tracer(fx.Tracer):
@@ -320,9 +320,9 @@ class _Walk(fx.Interpreter):
         return replace(out, zeros=out.zeros.unflatten(0, (_STEPS, _BATCH)))
 
     def _scans(self, name: str, flow: _Flow) -> None:
-        if flow.folded and not self.by_step:
+        if flow.merged and not self.by_step:
             raise InputError(
-                f"layer {name}: its input has time and batch folded together, expected (T, B, ...)"
+                f"layer {name}: its input has time and batch merged into one axis, expected (T, B, ...)"
             )
 
     def _norm(self, name: str, norm: nn.Module, flow: _Flow) -> _Flow:
@@ -331,14 +331,14 @@ class _Walk(fx.Interpreter):
             before = " + ".join(flow.sources)
             raise InputError(
                 f"layer {name}: {type(norm).__name__} behind {before} cannot be exported: "
-                "expected behind a synapse layer, into which it is folded"
+                "expected behind a synapse layer, into which it is fused"
             )
         source = flow.sources[0]
         if source in self.summed or any(edge[0] == source for edge in self.edges) or version != flow.version:
             raise InputError(
                 f"layer {name}: what it normalises is also used without it; give it its own synapse"
             )
-        synapse = folded(synapse, norm, name)
+        synapse = fused(synapse, norm, name)
         self.nodes[source] = SYNAPSES[self._kind(source, synapse, flow)](source, synapse, shape)
         self.made[source] = (synapse, shape, version + 1)
         return _Flow(flow.sources, flow.zeros, version + 1)

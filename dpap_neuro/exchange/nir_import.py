@@ -79,7 +79,7 @@ class ImportedNetwork(Network):
         before = graph.predecessors()
         self.settings = _settings(graph, self.dt, before[self.sink])
         self.node_names: dict[str, str] = {}
-        self.plan: list[tuple[str, str, list[str]]] = []
+        self.calls: list[tuple[str, str, list[str]]] = []
         for name in graph.order:
             if name == self.source or (name in feedback.values() and name not in feedback):
                 continue
@@ -96,11 +96,11 @@ class ImportedNetwork(Network):
             self.node_names[attribute] = name
             if feedback.get(name, name) != name:
                 self.node_names[f"{attribute}_feedback"] = feedback[name]
-            self.plan.append((name, attribute, sources))
+            self.calls.append((name, attribute, sources))
 
     def forward(self, x: Tensor) -> Tensor:
         values = {self.source: x}
-        for name, attribute, sources in self.plan:
+        for name, attribute, sources in self.calls:
             layer = getattr(self, attribute)
             total = values[sources[0]]
             for source in sources[1:]:

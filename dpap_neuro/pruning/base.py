@@ -19,7 +19,7 @@ from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.pruning.goal import Goal, Meter, Reading
 from dpap_neuro.pruning.masks import LayerCount, Masks, clear
 from dpap_neuro.pruning.plasticity import DELTA
-from dpap_neuro.pruning.shrinking import Plan, Shrunk, check_moments, plan_for_dead, put
+from dpap_neuro.pruning.shrinking import Cut, Shrunk, check_moments, cut_of_dead, put
 from dpap_neuro.pruning.statistics import Statistics, average_over_ranks, check_finite, finite_or
 from dpap_neuro.pruning.structure import Projection, Structure, call_network, evaluating
 
@@ -183,11 +183,11 @@ class Pruner:
 
     def _whole(self, name: str, part: Tensor) -> Tensor:
         """A tensor of the weight of projection `name`, with zeros where the network is cut down."""
-        plan = self.masks.plan
-        if plan is None:
+        cut = self.masks.cut
+        if cut is None:
             return part
         whole = part.new_zeros(self.structure.projections[name].shape)
-        return put(whole, plan.axes(name), part)
+        return put(whole, cut.axes(name), part)
 
     # training
 
@@ -283,14 +283,14 @@ class Pruner:
         on the sizes that change, and for an optimizer whose state does not have its parameters' shapes.
         """
         self._check_attached()
-        plan = plan_for_dead(self.structure, self.masks.units)
-        if plan.removes_nothing if self._shrunk is None else plan.same_as(self._shrunk.plan):
+        cut = cut_of_dead(self.structure, self.masks.units)
+        if cut.removes_nothing if self._shrunk is None else cut.same_as(self._shrunk.cut):
             return False
         assert self.model is not None
         if optimizer is not None:
             check_moments(optimizer)
         self.expand(optimizer)
-        self._shrunk = Shrunk(plan, optimizer)
+        self._shrunk = Shrunk(cut, optimizer)
         try:
             with evaluating(self.model), torch.no_grad():
                 call_network(self.model, self._sample, self._loop)
@@ -300,7 +300,7 @@ class Pruner:
                 f"compact: the smaller network does not run ({str(error).splitlines()[0]}), expected a forward pass "
                 "that does not fix the sizes of its layers"
             ) from None
-        self._fit(plan)
+        self._fit(cut)
         return True
 
     def expand(self, optimizer: Optimizer | None = None) -> None:
@@ -321,14 +321,14 @@ class Pruner:
             if shrunk is not None:
                 self.compact(optimizer)
 
-    def _fit(self, plan: Plan | None) -> None:
+    def _fit(self, cut: Cut | None) -> None:
         if self.model is not None:
             self._unwatch_gradients()
             self._watch_gradients()
-        self.masks.plan = plan
+        self.masks.cut = cut
         self.masks.refresh()
         if self.statistics is not None:
-            self.statistics.shrink(plan)
+            self.statistics.shrink(cut)
 
     def _check_attached(self, *, ever: bool = False) -> None:
         """ever: what was detached again has its masks still."""

@@ -22,7 +22,7 @@ from dpap_neuro.pruning.plasticity import (
     sum_over_space,
     trace_step,
 )
-from dpap_neuro.pruning.shrinking import Plan
+from dpap_neuro.pruning.shrinking import Cut
 from dpap_neuro.pruning.structure import Projection, Structure
 
 
@@ -136,22 +136,22 @@ class Statistics:
                 self._bins_new[key] = torch.zeros_like(self.bin_counts[key])
         self.shrink(None)
 
-    def shrink(self, plan: Plan | None) -> None:
-        """From now on the network has what `plan` leaves of it (None: all); between epochs."""
+    def shrink(self, cut: Cut | None) -> None:
+        """From now on the network has what `cut` leaves of it (None: all); between epochs."""
         populations = self.structure.populations
         for p in self.structure.prunable:
             device = p.weight.device
             key = self.post_key(p)
             size = self.totals[key].numel()
-            rows = torch.arange(p.shape[0]) if plan is None else plan.rows[p.name]
-            columns = torch.arange(p.pre.numel()) if plan is None else plan.columns[p.name]
+            rows = torch.arange(p.shape[0]) if cut is None else cut.rows[p.name]
+            columns = torch.arange(p.pre.numel()) if cut is None else cut.columns[p.name]
             channels = rows if key not in populations else torch.arange(size)
-            if plan is not None and key in populations:
-                channels = plan.channels[key]
+            if cut is not None and key in populations:
+                channels = cut.channels[key]
             place = torch.zeros(size, dtype=torch.long)
             place[channels] = torch.arange(channels.numel())
             post = place[p.post[rows] if p.post.numel() else rows]
-            groups = p.groups if plan is None else plan.groups[p.name]
+            groups = p.groups if cut is None else cut.groups[p.name]
             self._channels[key] = channels.to(device)
             self._present[p.name] = _Present(rows.to(device), columns.to(device), post.to(device), groups)
             if p.name in self.m:
