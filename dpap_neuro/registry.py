@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from importlib import import_module
 from typing import Any
 
 from dpap_neuro.errors import InputError
 
 
-class Registry(Mapping[str, Any]):
-    """Names to objects. what: the thing, for errors. places: of each name "module:object"; to add one, add a line.
+class Registry(MutableMapping[str, Any]):
+    """Names to objects. what: the thing, for errors. places: of each name "module:object"; to add one, add a line, or set
+    `registry[name]` to an object of one's own.
 
     `registry[name]` raises InputError for an unknown name; a registry knows its names without importing anything.
     """
 
     def __init__(self, what: str, places: Mapping[str, str]) -> None:
         self.what = what
-        self._places = dict(places)
+        self._places: dict[str, Any] = dict(places)
 
     def __getitem__(self, name: str) -> Any:
-        module, _, attribute = self._places[self.checked(name)].partition(":")
+        place = self._places[self.checked(name)]
+        if not isinstance(place, str):
+            return place
+        module, _, attribute = place.partition(":")
         return getattr(import_module(module), attribute)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._places[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._places[name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._places

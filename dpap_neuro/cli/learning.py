@@ -145,7 +145,7 @@ def _epoch(epoch: Epoch, report: PruneReport) -> str:
         f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}, test accuracy {epoch.accuracy:.2%}, "
         f"{epoch.remaining:,} of {epoch.parameters:,} parameters"
     )
-    return line if report.fill is None else f"{line}; {report.fill.text}"
+    return line if report.reading is None else f"{line}; {report.reading.text}"
 
 
 def _say_fit(pruner: str, found: Fill) -> None:

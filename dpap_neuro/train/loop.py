@@ -266,7 +266,7 @@ def _train(
                 report.synapses_remaining,
                 report.synapses,
                 seconds,
-                None if report.fill is None else dict(report.fill.values),
+                None if report.reading is None else dict(report.reading.values),
             )
         )
         history.kept_bins = report.kept_bins
