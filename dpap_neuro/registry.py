@@ -33,6 +33,9 @@ class Registry(MutableMapping[str, Any]):
     def __delitem__(self, name: str) -> None:
         del self._places[name]
 
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self._places else default
+
     def __contains__(self, name: object) -> bool:
         return name in self._places
 

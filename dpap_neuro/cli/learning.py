@@ -39,6 +39,7 @@ from dpap_neuro.data import dataset as known_dataset
 from dpap_neuro.deploy.request import TrainRequest
 from dpap_neuro.networks import MODELS
 from dpap_neuro.pruning import PRUNERS
+from hardware.chip.chips import BUILT_IN
 
 if TYPE_CHECKING:
     from dpap_neuro.pruning import PruneReport
@@ -50,6 +51,10 @@ if TYPE_CHECKING:
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
     epochs: Annotated[int, typer.Option(help="Epochs of each of the two trainings.")] = 24,
+    chip: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(BUILT_IN)}, or the TOML file of a chip; loihi1 and loihi2 without."),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -61,18 +66,29 @@ def demo(
     from dpap_neuro.deploy.report import core_table, demo_table
     from dpap_neuro.errors import InputError
     from dpap_neuro.train import distributed
+    from hardware.chip.chips import load_chip
 
     if distributed.started() > 1:
         raise InputError(
             f"demo: found {distributed.started()} processes, expected one (start it without torchrun)"
         )
     with progress() as tell:
-        summary = run_demo(out, epochs, seed, device, tell, lambda line: stderr.print(line, highlight=False))
+        summary = run_demo(
+            out,
+            epochs,
+            seed,
+            device,
+            tell,
+            lambda line: stderr.print(line, highlight=False),
+            None if chip is None else load_chip(chip),
+        )
     stdout.print(demo_table(summary))
-    for chip in summary["cores_dense"]:
+    for name in summary["cores_dense"]:
         stdout.print(
             core_table(
-                chip, summary["synapses_per_core_dense"][chip], summary["synapses_per_core_pruned"][chip]
+                plain(name),
+                summary["synapses_per_core_dense"][name],
+                summary["synapses_per_core_pruned"][name],
             )
         )
     stdout.print(
@@ -152,7 +168,7 @@ def _say_fit(pruner: str, found: Fill) -> None:
     """What model.nir takes of its budget; exit status 3 where that is too much."""
     placement = found.placement
     stdout.print(
-        f"model.nir: {placement.synapses:,} synapses on {placement.cores} cores of {found.budget.chip.name}",
+        f"model.nir: {placement.synapses:,} synapses on {placement.cores} cores of {plain(found.budget.chip.name)}",
         highlight=False,
     )
     for broken in found.broken:

@@ -29,6 +29,12 @@ def either(*names: str) -> str:
 
 Model = Annotated[Path, typer.Argument(help="A .nir file, or a .net or .h5 file of `dpap-neuro compile`.")]
 Chip = Annotated[str, typer.Option(help=f"{', '.join(BUILT_IN)}, or the TOML file of a chip.")]
+ForChip = Annotated[
+    str | None,
+    typer.Option(
+        "--chip", help=f"Compile a .nir file for it: {', '.join(BUILT_IN)}, or the TOML file of a chip."
+    ),
+]
 Dt = Annotated[float | None, typer.Option(help="Seconds per step, for a .nir file that does not say.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 Dataset = Annotated[str, typer.Option(help=f"{either(*DATASETS)}.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -12,12 +12,16 @@ from rich.table import Table
 from dpap_neuro.cli.options import Budgets, Chip, Dt, Json, Model, command
 from dpap_neuro.cli.shared import plain, say, say_time_step, stdout
 from dpap_neuro.deploy.recordings import Recordings
+from hardware.chip.chips import DEFAULT
+
+if TYPE_CHECKING:
+    from hardware.placement import Placement
 
 
 @command(limit=10)
 def cores(
     model: Model,
-    chip: Chip = "loihi2",
+    chip: Chip = DEFAULT,
     max_cores: Budgets = None,
     max_synapses: Budgets = None,
     max_synapses_per_core: Budgets = None,
@@ -36,7 +40,7 @@ def cores(
     from hardware.placement.budget import Budget, fill
 
     budget = Budget(load_chip(chip), max_cores, max_synapses, max_synapses_per_core)
-    opened = open_model(model, dt)
+    opened = open_model(model, dt, budget.chip)
     if opened.graph is not None:
         say_time_step(opened.graph, dt)
     rates = None if shown is None else measured_rates(opened, shown)
@@ -47,13 +51,8 @@ def cores(
     if as_json:
         print(json.dumps(values))
     else:
-        table = Table(title=plain(f"{model} on {chip}"), title_justify="left")
-        for heading in ("core", "neurons", "synapses", "memory bits", "axons in", "axons out"):
-            table.add_column(heading, justify="right")
-        keys = ("neurons", "synapses", "memory_bits", "axons_in", "axons_out")
-        for core in range(placement.cores):
-            table.add_row(str(core), *(f"{values[f'{key}_per_core'][core]:,}" for key in keys))
-        stdout.print(table)
+        title = plain(f"{model} on {budget.chip.name}")
+        stdout.print(_layers(title, placement) if placement.layers else _cores(title, placement))
         crossing = "where each neuron fires once" if rates is None else "per recording"
         plural = "s" if placement.cores > 1 else ""
         stdout.print(
@@ -70,10 +69,46 @@ def cores(
         raise typer.Exit(3)
 
 
+def _cores(title: str, placement: Placement) -> Table:
+    """A row per core."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("core", "neurons", "synapses", "memory bits", "axons in", "axons out"):
+        table.add_column(heading, justify="right")
+    keys = ("neurons", "synapses", "memory_bits", "axons_in", "axons_out")
+    for core in range(placement.cores):
+        table.add_row(str(core), *(f"{getattr(placement, f'{key}_per_core')[core]:,}" for key in keys))
+    return table
+
+
+def _layers(title: str, placement: Placement) -> Table:
+    """A row per layer, on a chip whose cores take one each: the words it takes of each memory, and those of its core."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption="kernel, neuron, bias: words of memory, needed/there.",
+        caption_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("layer")
+    for heading in ("core", "neurons", "synapses", "kernel", "neuron", "bias"):
+        table.add_column(heading, justify="right")
+    cores = placement.chip.layers
+    assert cores is not None
+    for row, (layer, core) in enumerate((placed.layer, placed.core) for placed in placement.layers):
+        words = [
+            f"{getattr(layer, key):,}" + ("" if core is None else f"/{getattr(cores, key)[core]:,}")
+            for key in ("kernel_words", "neuron_words", "bias_words")
+        ]
+        counts = (f"{placement.neurons_per_core[row]:,}", f"{placement.synapses_per_core[row]:,}")
+        table.add_row(plain(layer.name), "none" if core is None else str(core), *counts, *words)
+    return table
+
+
 @command()
 def compare(
     models: Annotated[list[Path], typer.Argument(help="Files .nir, .net or .h5, two or more.")],
-    chip: Chip = "loihi2",
+    chip: Chip = DEFAULT,
     out: Annotated[Path | None, typer.Option(help="Draw synapses per core here (.png, .svg, .pdf).")] = None,
     shown: Recordings | None = None,
     dt: Dt = None,
@@ -119,9 +154,9 @@ def energy(
 
     Example: dpap-neuro energy demo/pruned.nir --dataset digits
     """
-    from dpap_neuro.deploy.evaluation import estimate_energy, open_model
+    from dpap_neuro.deploy.evaluation import CHIP, estimate_energy, open_model
 
-    found, placement = estimate_energy(open_model(model, dt), shown)
+    found, placement = estimate_energy(open_model(model, dt, CHIP), shown)
     values = {"model": str(model), "chip": placement.chip.name, "cores": placement.cores, **found.to_dict()}
     if as_json:
         print(json.dumps(values))

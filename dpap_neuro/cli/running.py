@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.options import Dt, Json, LavaPython, Model, command
+from dpap_neuro.cli.options import Chip, Dt, ForChip, Json, LavaPython, Model, command
 from dpap_neuro.cli.shared import plain, progress, say, say_time_step, stdout
 from dpap_neuro.deploy.recordings import Recordings
+from hardware.chip.chips import DEFAULT
 
 if TYPE_CHECKING:
     from hardware.compile.compiler import LayerReport
@@ -24,23 +25,28 @@ def compile_(
     out: Annotated[
         Path, typer.Option(help="The file to write: .net (NETX, for lava-dl) or .h5 (any integer network).")
     ],
-    chip: Annotated[str, typer.Option(help="loihi1 or loihi2.")] = "loihi2",
-    weight_bits: Annotated[int, typer.Option(help="Bits of a weight, 1 to 8.")] = 8,
+    chip: Chip = DEFAULT,
+    weight_bits: Annotated[
+        int | None, typer.Option(help="Bits of a weight, 1 to 8; as wide as the chip stores them without.")
+    ] = None,
     dt: Dt = None,
     as_json: Json = False,
 ) -> None:
     """Turn a .nir file into the integers of a chip, and show what rounding did to each layer.
 
-    NETX and Loihi 1 have one threshold per population; an .h5 file for Loihi 2 has one per output channel.
+    In an .h5 file for a chip with a threshold per neuron (Loihi 2) every output channel has its own; NETX and Loihi 1 have one
+    per population.
 
     Example: dpap-neuro compile demo/pruned.nir --chip loihi2 --out demo/pruned.net
     """
     from dpap_neuro.deploy.evaluation import compile_file
+    from hardware.chip.chips import load_chip
     from hardware.graph.parsing import read_graph
 
     graph = read_graph(model)
     say_time_step(graph, dt)
-    network, reports = compile_file(graph, chip, out, dt, weight_bits)
+    found_chip = load_chip(chip)
+    network, reports = compile_file(graph, found_chip, out, dt, weight_bits)
     if as_json:
         layers = [dataclasses.asdict(report) for report in reports]
         print(
@@ -49,7 +55,9 @@ def compile_(
             )
         )
         return
-    stdout.print(_layers(f"{model} for {chip}, {weight_bits}-bit weights", reports))
+    stdout.print(
+        _layers(f"{model} for {found_chip.name}, {max(r.weight_bits for r in reports)}-bit weights", reports)
+    )
     for note in dict.fromkeys(f"{r.source} -> {r.target}: {note}" for r in reports for note in r.notes):
         say(note)
     stdout.print(f"Written: {out}", highlight=False, markup=False)
@@ -96,6 +104,7 @@ def simulate(
     lava_python: LavaPython = None,
     record: Annotated[list[str] | None, typer.Option(help="A population to record; repeat for more.")] = None,
     out: Annotated[Path | None, typer.Option(help="The .npz file for output and recorded spikes.")] = None,
+    chip: ForChip = None,
     dt: Dt = None,
     as_json: Json = False,
 ) -> None:
@@ -112,13 +121,15 @@ def simulate(
         e.check_spikes_path(out)
     elif record:
         raise InputError(f"record: nothing is kept of {', '.join(record)} without --out SPIKES.npz")
-    opened_model = e.open_model(model, dt)
+    opened_model = e.open_model(model, dt, chip)
     if opened_model.graph is not None:
         say_time_step(opened_model.graph, dt)
     network = opened_model.integers()
     wanted = {name: ("spikes",) for name in record or ()}
     counts = shown_to.open(opened_model, classes=False).together()
     simulator.check_rasters(network, counts)
+    for note in e.input_notes(opened_model, int(counts.max(initial=0))):
+        say(note)
     differing = None
     if backend == "lava":
         run, differing = e.run_lava(network, counts, wanted, lava_python)
@@ -162,6 +173,7 @@ def evaluate(
     backend: Annotated[
         str, typer.Option(help="float, fixed (the chip's integers) or lava (the same on lava-nc).")
     ] = "float",
+    chip: ForChip = None,
     dt: Dt = None,
     lava_python: LavaPython = None,
     as_json: Json = False,
@@ -173,7 +185,7 @@ def evaluate(
     from dpap_neuro.deploy import evaluation as e
 
     e.check_backend(backend, lava_python)
-    opened_model = e.open_model(model, dt)
+    opened_model = e.open_model(model, dt, chip)
     if opened_model.graph is not None:
         say_time_step(opened_model.graph, dt)
     with progress() as tell:
@@ -184,8 +196,8 @@ def evaluate(
             lambda done, total: tell(f"simulating ({backend})", done, total),
             lava_python,
         )
-    if result.note:
-        say(result.note)
+    for note in result.notes:
+        say(note)
     if as_json:
         print(json.dumps(result.to_dict()))
         return

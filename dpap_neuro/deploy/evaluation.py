@@ -17,10 +17,11 @@ import numpy as np
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import write_stream
+from hardware.chip.chips import DEFAULT, Chip, as_chip
 from hardware.compile.compiler import LayerReport, compile_graph
 from hardware.errors import HardwareError
 from hardware.files.network_file import load, save
-from hardware.files.netx import read_net, write_net
+from hardware.files.netx import read_net, restrict, write_net
 from hardware.graph.graph import Graph, time_step
 from hardware.graph.parsing import read_graph
 from hardware.network.connectivity import shapes
@@ -31,20 +32,24 @@ from hardware.simulate import fidelity, lava, neurobench, reference, simulator
 
 BACKENDS = ("float", "fixed", "lava")
 INTEGER_FILES = (".net", ".h5")
+# The one that SANA-FE's costs are of.
+CHIP = "loihi1"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A file's network. graph: of a `.nir` file, None for an integer network. dt: seconds per step, where known."""
+    """A file's network. graph: of a `.nir` file, None for an integer network. dt: seconds per step, where known.
+    chip: what a graph is compiled for, None: any (8 bits, one scale per population)."""
 
     path: Path
     graph: Graph | None
     network: Network | None
     dt: float | None
     metadata: Mapping[str, Any]
+    chip: Chip | None = None
 
     def integers(self) -> Network:
-        """The integer network: as it stands, or compiled to 8 bits with one threshold per population, once."""
+        """The integer network: as it stands, or compiled once, see `hardware.compile.compiler.compile_graph`."""
         return self._integers
 
     @cached_property
@@ -52,7 +57,9 @@ class Model:
         if self.network is not None:
             return self.network
         assert self.graph is not None
-        return compile_graph(self.graph, self.dt)[0]
+        if self.chip is None:
+            return compile_graph(self.graph, DEFAULT, self.dt, per_channel=False)[0]
+        return compile_graph(self.graph, self.chip, self.dt)[0]
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -72,45 +79,42 @@ class Model:
         return math.prod(shapes(network)[network.outputs[0]])
 
 
-def open_model(path: str | Path, dt: float | None = None) -> Model:
+def open_model(path: str | Path, dt: float | None = None, chip: Chip | str | Path | None = None) -> Model:
     """Read a `.nir` graph, a NETX `.net` file or an integer network in an `.h5` file.
 
-    dt: seconds per step of a graph that does not say. Raises HardwareError or InputError.
+    dt: seconds per step of a graph that does not say. chip: to compile a graph for, itself, its name or its file.
+    Raises HardwareError or InputError.
     """
-    path = Path(path)
+    path, chip = Path(path), None if chip is None else as_chip(chip)
     if path.suffix in INTEGER_FILES:
         if dt is not None:
             raise InputError(f"{path}: an integer network has its time constants in steps; leave out --dt")
         network = read_net(path) if path.suffix == ".net" else load(path)
-        return Model(path, None, network, network.dt, network.metadata)
+        return Model(path, None, network, network.dt, network.metadata, chip)
     graph = read_graph(path)
-    return Model(path, graph, None, time_step(graph, dt)[0], graph.metadata)
+    return Model(path, graph, None, time_step(graph, dt)[0], graph.metadata, chip)
 
 
 def compile_file(
-    model: str | Path | Graph, chip: str, out: str | Path, dt: float | None = None, weight_bits: int = 8
+    model: str | Path | Graph,
+    chip: Chip | str | Path,
+    out: str | Path,
+    dt: float | None = None,
+    weight_bits: int | None = None,
 ) -> tuple[Network, list[LayerReport]]:
     """Compile a `.nir` file, or the graph that was read from it, for a chip and write it: `.net` (NETX) or `.h5` (all that an integer network can say).
 
-    chip: "loihi1" has one threshold per population; so has NETX. For "loihi2" in an `.h5` file every output
-    channel gets its own scale and threshold. Returns the network and a report per projection; nothing is written where
+    Where the chip has a threshold per neuron, every output channel in an `.h5` file gets its own scale and threshold;
+    NETX has one per population. Returns the network and a report per projection; nothing is written where
     an error is raised (HardwareError, InputError).
     """
     out = Path(out)
-    if chip not in ("loihi1", "loihi2"):
-        raise InputError(f"chip: found {chip!r}, expected loihi1 or loihi2")
+    chip = as_chip(chip)
     if out.suffix not in INTEGER_FILES:
         raise InputError(f"{out}: expected a name that ends in .net (NETX) or .h5 (any integer network)")
     graph = model if isinstance(model, Graph) else read_graph(model)
     netx = out.suffix == ".net"
-    per_channel = chip == "loihi2" and not netx
-    network, reports = compile_graph(graph, dt, weight_bits, per_channel, netx)
-    for population in network.populations:
-        if chip == "loihi1" and population.spiking and np.ndim(population.vth):
-            raise InputError(
-                f"node {population.name!r}: its thresholds differ from neuron to neuron, loihi1 has one per "
-                "population; give its neurons the same constants, or compile for loihi2"
-            )
+    network, reports = compile_graph(graph, restrict(chip) if netx else chip, dt, weight_bits)
     (write_net if netx else save)(network, out)
     return network, reports
 
@@ -120,7 +124,8 @@ class Evaluation:
     """accuracy = correct / n, both None where there are no labels. steps: time steps of the longest recording. spikes: of all
     neurons (inputs not counted) over all recordings. dt: seconds per step, None where the file does not say. seconds: of the
     simulation alone. predictions: class per recording. rates: spikes of every neuron and input per recording, by population.
-    neurobench: see `hardware.simulate.neurobench`, of the network that was run. note: what a reader must know besides."""
+    neurobench: see `hardware.simulate.neurobench`, of the network that was run. notes: what keeps these numbers from being the
+    chip's, or from saying what they seem to say."""
 
     accuracy: float | None
     correct: int | None
@@ -133,10 +138,10 @@ class Evaluation:
     neurobench: dict[str, Any]
     predictions: np.ndarray = field(repr=False)
     rates: dict[str, np.ndarray] = field(repr=False)
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict:
-        left_out = {"predictions", "rates"} | (set() if self.note else {"note"})
+        left_out = {"predictions", "rates"} | (set() if self.notes else {"notes"})
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
 
 
@@ -159,7 +164,7 @@ def estimate_energy(model: Model, shown_to: Recordings) -> tuple[energy.Estimate
     network = model.integers()
     spikes = energy.chip_spikes(network, shown_to.open(model, classes=False).together())
     rates = {name: values.sum(axis=1).mean(axis=0) for name, values in spikes.items()}
-    placement = place(network, "loihi1", firing_rates=rates)
+    placement = place(network, CHIP, firing_rates=rates)
     return energy.estimate(network, placement, spikes), placement
 
 
@@ -236,7 +241,7 @@ def evaluate(
         inputs, tally = [entry.name for entry in network.inputs], neurobench.of_network(network)
     simulation = simulator.Simulator(network) if network is not None and backend == "fixed" else None
     shown = shown_to.open(model, classes)
-    predicted, steps, seconds, done = [], 0, 0.0, 0
+    predicted, steps, seconds, done, most = [], 0, 0.0, 0, 0
     total: dict[str, np.ndarray] = {}
     for raster in shown.parts():
         begin = time.perf_counter()
@@ -262,6 +267,7 @@ def evaluate(
         for name, spikes in {**counts, **arrived}.items():
             total[name] = total.get(name, 0) + spikes.sum(axis=0, dtype=np.int64)
         steps = max(steps, raster.shape[1])
+        most = max(most, int(raster.max(initial=0)))
         done += len(raster)
         if progress is not None:
             progress(done, shown.n)
@@ -279,7 +285,17 @@ def evaluate(
         tally.to_dict(),
         predictions,
         {name: spikes / shown.n for name, spikes in total.items()},
-        shown.note,
+        (*shown.notes, *(() if network is None else input_notes(model, most))),
+    )
+
+
+def input_notes(model: Model, most: int) -> tuple[str, ...]:
+    """What is to be said where the model's chip takes no counts at its inputs and the highest in a step is `most`."""
+    if model.chip is None or model.chip.neuron.graded_inputs or most <= 1:
+        return ()
+    return (
+        f"inputs carry counts of up to {most} per step, {model.chip.name} takes single spikes: "
+        "the chip would not see what was simulated (train with --clip 1)",
     )
 
 

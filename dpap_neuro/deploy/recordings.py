@@ -21,13 +21,13 @@ class Shown:
     """Recordings as one network is shown them.
 
     labels: (n,) of the classes, None where they are not known. parts(): rasters (some, steps, *shape) in order, some tens at a
-    time. note: what a reader of the results must know, empty where there is nothing.
+    time. notes: what a reader of the results must know.
     """
 
     n: int
     labels: np.ndarray | None
     parts: Callable[[], Iterator[np.ndarray]]
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
     def together(self) -> np.ndarray:
         """All in one array (n, steps, *shape); shorter ones end in silent steps."""
@@ -89,9 +89,9 @@ class Recordings:
             len(chosen),
             np.asarray(opened.recordings.labels)[chosen],
             lambda: opened.parts(binning, chosen, self.cache_dir),
-            f"{model.path} was trained on {known}, not on {opened.name}"
-            if known not in (None, opened.name)
-            else "",
+            ()
+            if known in (None, opened.name)
+            else (f"{model.path} was trained on {known}, not on {opened.name}",),
         )
 
     def _of_file(self, file: Path, model: Model, classes: bool) -> Shown:

@@ -17,7 +17,7 @@ from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
 from dpap_neuro.networks.models import ModelSettings, Network
 from dpap_neuro.pruning import Pruner, PruneReport, make_pruner
 from dpap_neuro.train import loop, runs
-from hardware.chip.chips import load_chip
+from hardware.chip.chips import DEFAULT, load_chip
 from hardware.graph.graph import Graph
 from hardware.graph.parsing import read_graph
 from hardware.placement import budget as budgets
@@ -114,7 +114,7 @@ def resolve(asked: TrainRequest) -> Training:
     limits = (asked.max_cores, asked.max_synapses, asked.max_synapses_per_core)
     budget = None
     if asked.chip is not None or any(limit is not None for limit in limits):
-        budget = Budget(load_chip(asked.chip or "loihi2"), *limits)
+        budget = Budget(load_chip(asked.chip or DEFAULT), *limits)
     wanted = {
         "sparsity": asked.sparsity,
         "count": None if asked.sparsity is None else asked.count,
