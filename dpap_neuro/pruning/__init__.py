@@ -29,20 +29,46 @@ the weights that read from dead neurons).
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.pruning.base import Pruner, PruneReport
-from dpap_neuro.pruning.baselines import SET, Magnitude, MagnitudePerLayer, Random, RigL, Unpruned
-from dpap_neuro.pruning.dpap import DPAP
-from dpap_neuro.pruning.goal import Goal, Meter, Reading
-from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings
-from dpap_neuro.pruning.weighted import WeightedDPAP
+from dpap_neuro.registry import Registry, lazily
 
-# To add a pruner: a subclass of `Pruner`, and its line here. The first line of its docstring says what it does.
-PRUNERS: dict[str, type[Pruner]] = {
-    cls.name: cls for cls in (Unpruned, DPAP, WeightedDPAP, Magnitude, MagnitudePerLayer, Random, SET, RigL)
-}
+if TYPE_CHECKING:
+    from dpap_neuro.pruning.base import Pruner, PruneReport
+    from dpap_neuro.pruning.baselines import SET, Magnitude, MagnitudePerLayer, Random, RigL, Unpruned
+    from dpap_neuro.pruning.dpap import DPAP
+    from dpap_neuro.pruning.goal import Goal, Meter, Reading
+    from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings
+    from dpap_neuro.pruning.weighted import WeightedDPAP
+
+# To add a pruner: a subclass of `Pruner`, and its line here under its name. The first line of its docstring says what it does.
+_BASELINES = "dpap_neuro.pruning.baselines"
+PRUNERS = Registry(
+    "pruner",
+    {
+        "none": f"{_BASELINES}:Unpruned",
+        "dpap": "dpap_neuro.pruning.dpap:DPAP",
+        "dpap-weighted": "dpap_neuro.pruning.weighted:WeightedDPAP",
+        "magnitude": f"{_BASELINES}:Magnitude",
+        "magnitude-layer": f"{_BASELINES}:MagnitudePerLayer",
+        "random": f"{_BASELINES}:Random",
+        "set": f"{_BASELINES}:SET",
+        "rigl": f"{_BASELINES}:RigL",
+    },
+)
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "base": ("Pruner", "PruneReport"),
+        "baselines": ("SET", "Magnitude", "MagnitudePerLayer", "Random", "RigL", "Unpruned"),
+        "dpap": ("DPAP",),
+        "goal": ("Goal", "Meter", "Reading"),
+        "survival": ("SurvivalRule", "SurvivalSettings"),
+        "weighted": ("WeightedDPAP",),
+    },
+)
 
 
 def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Pruner:
@@ -51,8 +77,6 @@ def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Prun
     epochs: length of the run. `dpap` scales its schedule to it (without `epochs`, or from 300 on: the
     authors' constants). Raises InputError for an unknown name or option, or a goal outside its range.
     """
-    if name not in PRUNERS:
-        raise InputError(f"pruner: found {name!r}, expected one of {', '.join(PRUNERS)}")
     cls = PRUNERS[name]
     if options.get("meter") is not None and not cls.takes_budget:
         able = ", ".join(other for other, kind in PRUNERS.items() if kind.takes_budget)

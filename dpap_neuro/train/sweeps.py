@@ -7,6 +7,7 @@ interrupted sweep goes on where it stopped. What all runs of a table share lies 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 
 from dpap_neuro.data import every_nth
+from dpap_neuro.data.binning import only_bins
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import make_folder, write_json, write_whole
+from dpap_neuro.files import make_folder, write_json, write_picture, write_text
 from dpap_neuro.networks.models import ModelSettings, build_model
 from dpap_neuro.pruning import PRUNERS, Pruner, make_pruner
 from dpap_neuro.train import distributed, loop
@@ -71,8 +73,7 @@ def plan(
     """(pruner, sparsity, seed) of every run; `none` runs once per seed. Raises InputError for an unknown pruner."""
     pruners, sparsities, seeds = list(pruners), list(sparsities), list(seeds)
     for name in pruners:
-        if name not in PRUNERS:
-            raise InputError(f"pruner: found {name!r}, expected one of {', '.join(PRUNERS)}")
+        PRUNERS.checked(name)
     for share in sparsities:
         if not 0 <= share < 1:
             raise InputError(
@@ -158,7 +159,7 @@ def sweep(
         network = build_model(model, seed)
         history = loop.train(network, pruner, train_data, None, own, device)
         last = history.epochs[-1]
-        tested = test_data[0] if history.kept_bins is None else test_data[0][:, list(history.kept_bins)]
+        tested = only_bins(test_data[0], history.kept_bins)
         correct = int((loop.predict(network, tested, device) == test_data[1]).sum())
         row = Row(
             label(name),
@@ -208,13 +209,11 @@ def write_table(rows: Sequence[Row] | Sequence[Summary], path: str | Path) -> No
     """Rows (at least one) as CSV, whole or not at all."""
     make_folder(Path(path).parent)
 
-    def write(temporary: str | Path) -> None:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [f.name for f in fields(rows[0])])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
-
-    write_whole(path, write)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [f.name for f in fields(rows[0])])
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_text(path, text.getvalue())
 
 
 def read_table(path: str | Path) -> list[Row]:
@@ -307,4 +306,4 @@ def draw(rows: Sequence[Row], path: str | Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="test accuracy, %")
     axes[1].legend(frameon=False)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    write_picture(figure, path)
