@@ -39,7 +39,7 @@ CHIP = "loihi1"
 @dataclass(frozen=True)
 class Model:
     """A file's network. graph: of a `.nir` file, None for an integer network. dt: seconds per step, where known.
-    chip: what a graph is compiled for, None: any (8 bits, one scale per population)."""
+    chip: what a graph is compiled for, None: `DEFAULT`."""
 
     path: Path
     graph: Graph | None
@@ -49,7 +49,7 @@ class Model:
     chip: Chip | None = None
 
     def integers(self) -> Network:
-        """The integer network: as it stands, or compiled once, see `hardware.compile.compiler.compile_graph`."""
+        """The integer network: as it stands, or compiled once for the chip, with one scale per population."""
         return self._integers
 
     @cached_property
@@ -57,9 +57,7 @@ class Model:
         if self.network is not None:
             return self.network
         assert self.graph is not None
-        if self.chip is None:
-            return compile_graph(self.graph, DEFAULT, self.dt, per_channel=False)[0]
-        return compile_graph(self.graph, self.chip, self.dt)[0]
+        return compile_graph(self.graph, self.chip or DEFAULT, self.dt, per_channel=False)[0]
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:

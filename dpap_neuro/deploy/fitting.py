@@ -44,7 +44,9 @@ class BudgetMeter:
     def __call__(self, network: nn.Module) -> Reading:
         twin = _twin(network)
         exported = without_dead_units(twin, twin.settings.input_shape)
-        integers = compile_graph(from_nir(runs.graph_of(exported, {})), self.budget.chip)[0]
+        integers = compile_graph(from_nir(runs.graph_of(exported, {})), self.budget.chip, per_channel=False)[
+            0
+        ]
         try:
             found = budgets.fill(integers, self.budget, effort=self.effort)
         except HardwareError as error:
