@@ -479,7 +479,7 @@ def run_elsewhere(
     Raises HardwareError where it cannot be started, has no lava-nc, or Lava cannot run the network.
     """
     rasters, _, _, wanted = _check(network, raster, record, reset_interval)
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[3]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     options: dict[str, Any] = {"record": _needed(network, wanted)}
     options |= {"reset_interval": reset_interval, "reset_offset": reset_offset}
@@ -558,7 +558,3 @@ def _load_raster(path: str) -> dict[str, np.ndarray]:
         if "index" not in file:
             return {name: file[name] for name in file.files}
     return {name: array for (name, _), array in _load_arrays(path).items()}
-
-
-if __name__ == "__main__":
-    sys.exit(main())
