@@ -139,7 +139,7 @@ def time_step(graph: Graph, dt: float | None = None) -> tuple[float, str]:
     return ASSUMED_DT, "dt = 0.0001 s assumed, as in the NIR paper and in snnTorch: the file names none"
 
 
-def reset_of(graph: Graph, reset: Reset | None = None) -> tuple[Reset, str]:
+def reset_of(graph: Graph, reset: str | None = None) -> tuple[Reset, str]:
     """What a spike does to a membrane, and one line that says where it comes from.
 
     "zero": it goes to v_reset. "subtract": v_threshold is taken from it, whatever v_reset is (as snnTorch does). The
@@ -148,9 +148,10 @@ def reset_of(graph: Graph, reset: Reset | None = None) -> tuple[Reset, str]:
     Raises HardwareError for another word.
     """
     if reset is not None:
-        if not isinstance(reset, str) or reset not in RESETS:
-            raise HardwareError(f"reset is {str(reset)[:40]!r}, expected 'zero' or 'subtract'")
-        return reset, f"reset = {reset} as given"
+        for known in RESETS:
+            if reset == known:
+                return known, f"reset = {known} as given"
+        raise HardwareError(f"reset is {str(reset)[:40]!r}, expected 'zero' or 'subtract'")
     said = graph.metadata.get("reset")
     if said is not None:
         return said, f"reset = {said} from the file's metadata"
