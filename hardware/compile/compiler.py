@@ -39,7 +39,15 @@ from hardware.compile.linear import (
 )
 from hardware.errors import HardwareError
 from hardware.files.netx import BIAS_EXP
-from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, delay_steps, reset_of, time_step
+from hardware.graph.graph import (
+    INTEGRATORS,
+    SPIKING,
+    Graph,
+    check_time_step,
+    delay_steps,
+    reset_of,
+    time_step,
+)
 from hardware.network.integer import (
     MAX_DELAY,
     MAX_THRESHOLD,
@@ -117,6 +125,7 @@ def compile_graph(
     if not isinstance(weight_bits, int) or not 1 <= weight_bits <= 8:
         raise HardwareError(f"weights of {weight_bits} bits, expected 1 to 8")
     step, _ = time_step(graph, dt)
+    check_time_step(graph, step)
     reset, _ = reset_of(graph, reset)
     inputs = tuple(InputPopulation(name, graph.output_shape[name]) for name in graph.inputs)
     layers = [
@@ -280,8 +289,8 @@ def _neurons(graph: Graph, name: str, dt: float, reset: Reset) -> _Neurons:
         leak, rest = zero, zero
     else:
         rest = p("v_leak")
-        leak = _share(dt, p("tau_mem" if hasattr(node, "tau_mem") else "tau"), where, "tau")
-    forget = _share(dt, p("tau_syn"), where, "tau_syn") if hasattr(node, "tau_syn") else one
+        leak = np.minimum(dt / p("tau_mem" if hasattr(node, "tau_mem") else "tau"), 1.0)
+    forget = np.minimum(dt / p("tau_syn"), 1.0) if hasattr(node, "tau_syn") else one
     steady = r if isinstance(node, nir.IF | nir.I) else leak * r
     if hasattr(node, "tau_syn"):
         steady = steady * p("w_in")
@@ -312,16 +321,6 @@ def _neurons(graph: Graph, name: str, dt: float, reset: Reset) -> _Neurons:
     return _Neurons(
         name, shape, forget, leak, steady * forget, steady, drive, threshold, offset, tuple(notes), reset
     )
-
-
-def _share(dt: float, tau: Array, where: str, key: str) -> Array:
-    share = dt / tau
-    if (share > 1 + 1e-9).any():
-        raise HardwareError(
-            f"{where}: {key} is {tau.min():g} s at its lowest, below the time step of {dt:g} s; "
-            "use a shorter step"
-        )
-    return np.minimum(share, 1.0)
 
 
 # --- integers ----------------------------------------------------------------------------------------------

@@ -160,6 +160,20 @@ def reset_of(graph: Graph, reset: str | None = None) -> tuple[Reset, str]:
     return "zero", "reset = zero assumed, to v_reset: the file names none (--reset subtract for the other)"
 
 
+def check_time_step(graph: Graph, dt: float) -> None:
+    """One Euler step may forget a membrane or a current, no more: raises HardwareError, naming the node, where dt is above
+    a time constant. Files hold time constants in float32, so that equal ones may differ by a millionth.
+    """
+    for name, node in graph.nodes.items():
+        for key in ("tau", "tau_syn", "tau_mem"):
+            tau = getattr(node, key, None)
+            if tau is not None and dt > np.min(tau) * (1 + 1e-6):
+                raise HardwareError(
+                    f"node {name!r} ({type(node).__name__}): {key} is {np.min(tau):g} s at its lowest, below the time step "
+                    f"of {dt:g} s; use a shorter step"
+                )
+
+
 def time_constants(graph: Graph) -> list[float]:
     """The lowest of each time constant and delay of each node, in seconds; none: the graph counts in steps."""
     return [
