@@ -24,7 +24,8 @@ from hardware.graph.parsing import read_graph
 from hardware.network.integer import Network
 from hardware.network.timing import depths
 from hardware.placement import Placement, energy, place
-from hardware.simulate import fidelity, lava, neurobench, reference, simulator
+from hardware.simulate import fidelity, lava, neurobench, simulator
+from hardware.simulate.float_simulator import FloatSimulator
 
 BACKENDS = ("float", "fixed", "lava")
 INTEGER_FILES = (".net", ".h5")
@@ -284,7 +285,7 @@ def evaluate(
 ) -> Evaluation:
     """Classify recordings by the largest spike count, or membrane sum, over time.
 
-    model: a `.nir`, `.net` or `.h5` file, or what `open_model` made of it. backend: "float" (the reference simulator;
+    model: a `.nir`, `.net` or `.h5` file, or what `open_model` made of it. backend: "float" (the float simulator;
     of a `.nir` file only), "fixed" (8-bit weights, the chip's integers) or "lava" (the same integers on real Lava,
     in `lava_python` where given). limit: only so many recordings, spread evenly. progress(done, total).
     Raises InputError or HardwareError for what cannot be read or run.
@@ -299,8 +300,10 @@ def evaluate(
             f"{opened_model.path}: holds integers; give --backend fixed or --backend lava, or its .nir file"
         )
     network = None if backend == "float" else opened_model.integers()
+    exactly = None
     if network is None:
         assert graph is not None
+        exactly = FloatSimulator(graph, opened_model.dt)
         tally = neurobench.of_graph(graph)
     else:
         tally = neurobench.of_network(network)
@@ -312,8 +315,8 @@ def evaluate(
     for raster in recordings(opened, chosen, binning, metadata):
         begin = time.perf_counter()
         if network is None:
-            assert graph is not None
-            exact = reference.simulate(graph, raster, dt=opened_model.dt, record=tally.recorded)
+            assert exactly is not None
+            exact = exactly.run(raster, record=tally.recorded, membranes=False)
             output, counts, values = exact.output, exact.counts, exact.spikes
         else:
             if backend == "lava":
