@@ -32,7 +32,8 @@ from hardware.network.integer import (
     Network,
     Population,
 )
-from hardware.simulate import lava, simulator
+from hardware.simulate import simulator
+from hardware.simulate.lava import running
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -99,10 +100,10 @@ def spikes_of_lava_dl(path, raster, graded=False):
     logs = {}
     for k, layer in enumerate(network.layers):
         layer.neuron.proc_params.overwrite("name", str(k))
-        logs[str(k), "spikes"] = lava._shared((len(raster), *layer.neuron.s_out.shape), np.uint8)
-    models = {**lava._recording_models(logs), RecurrentDense: PyRecurrentDenseModel}
+        logs[str(k), "spikes"] = running.shared((len(raster), *layer.neuron.s_out.shape), np.uint8)
+    models = {**running.recording_models(logs), RecurrentDense: PyRecurrentDenseModel}
     config = Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=models, loglevel=logging.ERROR)
-    with lava._watched(network):
+    with running.watched(network):
         network.run(condition=RunSteps(num_steps=len(raster)), run_cfg=config)
     network.stop()
     found = [log.transpose(0, 3, 2, 1) if log.ndim == 4 else log for log in logs.values()]
