@@ -24,7 +24,6 @@ from hardware.network.integer import RESETS, Reset
 Array = np.ndarray
 Shape = tuple[int, ...]
 
-MAX_NEURONS = 1 << 28
 MAX_AXES = 8
 ASSUMED_DT = 1e-4
 

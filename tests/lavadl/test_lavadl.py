@@ -21,9 +21,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from lava_samples import networks
 from nmnist_samples import FOLDER, recordings
 
+from hardware.chip.chips import load_chip
 from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
-from hardware.files.netx import read_net, write_net
+from hardware.files.netx import read_net, restrict, write_net
 from hardware.graph.parsing import read_graph
 from hardware.network.integer import (
     ConvProjection,
@@ -226,7 +227,7 @@ def test_a_pruned_network_of_the_demos_kind(tmp_path):
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
 def test_the_nir_papers_convolutional_network(tmp_path):
     graph = read_graph(next(SHARED.rglob("cnn_sinabs.nir")))
-    network, _ = compile_graph(graph, netx=True)
+    network, _ = compile_graph(graph, restrict(load_chip("loihi2")))
     raster = (
         recordings(1, 40)[0][0]
         if FOLDER.is_dir()

@@ -9,15 +9,20 @@ from typing import Any
 import numpy as np
 
 from hardware.errors import HardwareError
-from hardware.network.integer import ConvProjection, DenseProjection, Network, Projection, SparseProjection
+from hardware.network.integer import (
+    NEVER,
+    ConvProjection,
+    DenseProjection,
+    Network,
+    Projection,
+    SparseProjection,
+)
 from hardware.network.timing import depths
 
 # lava-nc keeps stride, padding, dilation and kernel size in 8 bit.
 MAX_GEOMETRY = 127
 # Graded spikes of up to 24 bit; 0 would have Lava take every count as one spike.
 MESSAGE_BITS = 24
-# << 6 and still 32 bit, above every 24-bit membrane.
-NEVER = 1 << 18
 
 
 def build(
