@@ -64,7 +64,7 @@ class NeuronModel:
     delay_steps: int = integer.MAX_DELAY
     graded_inputs: bool = True
     membrane_readout: bool = True
-    resets: tuple[str, ...] = ("zero",)
+    resets: tuple[str, ...] = integer.RESETS
 
     @property
     def largest_threshold(self) -> int:
@@ -343,7 +343,7 @@ _GROUPS: dict[str, dict[str, _Key]] = {
         "delay_steps": _whole(0, "time steps|steps"),
         "graded_inputs": _truth("whether"),
         "membrane_readout": _truth("whether"),
-        "resets": _some_of(("zero", "subtract"), "what"),
+        "resets": _some_of(integer.RESETS, "what"),
     },
     "layers": {
         "kernel_words": _sizes("words"),
