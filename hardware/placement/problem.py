@@ -10,7 +10,7 @@ import numpy as np
 from hardware.chip import memory
 from hardware.chip.chips import Chip
 from hardware.errors import HardwareError
-from hardware.network.connectivity import Incoming, by_post, in_degrees, out_degrees, shapes
+from hardware.network.connectivity import Incoming, Shape, by_post, in_degrees, out_degrees, shapes, unroll
 from hardware.network.integer import ConvProjection, DenseProjection, Network
 from hardware.placement import bounds, packing
 
@@ -44,7 +44,8 @@ class Problem:
                         f"projection {projection.source!r} -> {projection.target!r}: no population {end!r}"
                     )
             incoming = by_post(projection, self.shape[projection.source], self.shape[projection.target])
-            self.wires.append(Wire(len(self.wires), incoming, chip, self.shape[projection.source]))
+            ends = self.shape[projection.source], self.shape[projection.target]
+            self.wires.append(Wire(len(self.wires), incoming, chip, *ends))
         self.into = {n: [w for w in self.wires if w.target == n] for n in self.names}
         self.shifted = {w.target for w in self.wires if w.share == 1 and w.incoming.taps is not None}
         self.out_of = {n: [w for w in self.wires if w.source == n] for n in self.size}
@@ -145,8 +146,11 @@ class Problem:
 class Wire:
     """One projection with its axons and scratch arrays. group: the axon of each pre neuron."""
 
-    def __init__(self, number: int, incoming: Incoming, chip: Chip, source_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, number: int, incoming: Incoming, chip: Chip, source_shape: Shape, target_shape: Shape
+    ) -> None:
         projection = incoming.projection
+        self.source_shape, self.target_shape = source_shape, target_shape
         self.number = number
         self.incoming = incoming
         self.source, self.target = projection.source, projection.target
@@ -249,6 +253,15 @@ class Wire:
             each = [packing.axon_bits(a * neurons, a * neurons, self.plain, width, form) for a in atoms]
             self.known_full_bits[neurons] = int(np.dot(each, lists))
         return self.known_full_bits[neurons]
+
+    def synapses(self) -> tuple[np.ndarray, np.ndarray]:
+        """(pre, post) of every synapse, a convolution's too: for small networks."""
+        into = self.incoming
+        if into.taps is None:
+            return into.pre, np.repeat(np.arange(into.n_post), np.diff(into.indptr))
+        shape = self.source_shape, self.target_shape
+        matrix = unroll(into.projection, *shape).tocoo()
+        return matrix.row, matrix.col
 
     def reach(self, neurons: np.ndarray) -> np.ndarray:
         """The pre neurons with a synapse onto these post neurons, in no order."""

@@ -14,6 +14,7 @@ from hardware.errors import HardwareError
 from hardware.placement import hypergraph, packing
 from hardware.placement.filling import Cores, FanOut, Plan, Segment, fill, fill_mixed
 from hardware.placement.measuring import Found, measure, resources
+from hardware.placement.moving import fewer_cores
 from hardware.placement.orders import Order, grown_order, spatial_orders
 from hardware.placement.problem import Problem, Wire
 
@@ -49,7 +50,7 @@ def _settle(
     found = None
     for extra in (0, 0, 0, 1, 2, 4, 8):
         if extra == 1 and found is not None:
-            halved = _halve(problem, found)
+            halved = _halve(problem, found, 1.05)
             if halved is not None:
                 return halved
         segments = attempt(fan_out)
@@ -62,14 +63,14 @@ def _settle(
     return found
 
 
-def _halve(problem: Problem, found: Found) -> Found | None:
-    """Cut the cores that break a limit in two, and those that break one by that; None where a twentieth more cores do not
-    suffice.
+def _halve(problem: Problem, found: Found, growth: float) -> Found | None:
+    """Cut the cores that break a limit in two, and those that break one by that; None where `growth` times as many cores do
+    not suffice.
 
     A core in a network that talks to itself gains little from giving up a few neurons, which its others then have to reach
     outside: only cores much smaller send less.
     """
-    most = 1.05 * len(found.segments)
+    most = growth * len(found.segments)
     while found.broken:
         over = {broken.core for broken in found.broken}
         if len(found.segments) + len(over) > most:
@@ -103,7 +104,7 @@ def find_best(problem: Problem, strategy: str, limit: float, bound: int, seed: i
     }
     best: Found | None = None
     if strategy in ("best", "greedy", "hypergraph"):
-        best = _greedy(problem, natural, limit, bound, seed)
+        best = fewer_cores(problem, _greedy(problem, natural, limit, bound, seed), 2 * limit, bound, seed)
     if strategy in ("best", "hypergraph"):
         assert best is not None
         best = _hypergraph(problem, natural, limit, bound, seed, best, always=strategy == "hypergraph")
@@ -118,6 +119,9 @@ def find_best(problem: Problem, strategy: str, limit: float, bound: int, seed: i
         if found is not None and (best is None or found.rank() < best.rank()):
             best = found
     assert best is not None
+    if best.broken:
+        # Many cores are better than a refusal.
+        best = _halve(problem, best, math.inf) or best
     return best
 
 
