@@ -4,24 +4,26 @@ Neurons become populations, everything between two of them one projection. The r
 `hardware.compile.quantise`'s, the folding `hardware.compile.linear`'s. A neuron's membrane, threshold and bias scale
 together, so that one factor per neuron is free; its synapses bind those factors:
 
-- one per population (the default): one threshold for all where the graph has one, as Lava and Loihi 1 need;
-- one per output channel (`per_channel`): every channel uses the whole range of its weights, and thresholds
-  differ from neuron to neuron, which Loihi 2's programmable neurons allow. A read-out's membranes are
-  compared with each other, so that a population that does not spike always has one.
+- one per population, where the chip has a threshold per population: one for all where the graph has one;
+- one per output channel, where it has a threshold per neuron: every channel uses the whole range of its weights, and
+  thresholds differ from neuron to neuron. A read-out's membranes are compared with each other, so that a
+  population that does not spike always has one.
 
-Membranes are shifted so that a reset goes to zero, the only one the chip has.
+Membranes are shifted so that a reset goes to zero. What the chip can do to a neuron is `hardware.chip.chips.NeuronModel`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import nir
 import numpy as np
 from scipy import sparse
 
+from hardware.chip.chips import Chip, NeuronModel, as_chip
 from hardware.compile import quantise
 from hardware.compile.linear import (
     Convolution,
@@ -36,11 +38,11 @@ from hardware.compile.linear import (
     to_matrix,
 )
 from hardware.errors import HardwareError
-from hardware.files.netx import BIAS_EXP
 from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, delay_steps, time_step
 from hardware.network.integer import (
     MAX_DELAY,
-    MAX_THRESHOLD,
+    MAX_WEIGHT_BITS,
+    MAX_WEIGHT_EXP,
     ConvProjection,
     DenseProjection,
     InputPopulation,
@@ -98,20 +100,30 @@ class LayerReport:
 
 def compile_graph(
     graph: Graph,
+    chip: Chip | str | Path,
     dt: float | None = None,
-    weight_bits: int = 8,
-    per_channel: bool = False,
-    netx: bool = False,
+    weight_bits: int | None = None,
+    per_channel: bool | None = None,
 ) -> tuple[Network, list[LayerReport]]:
-    """The integer network of a graph, and a report for each projection, in the network's order.
+    """The integer network of a graph on a chip, and a report for each projection, in the network's order.
 
-    dt: seconds per step; None: as `hardware.graph.graph.time_step` finds it. weight_bits: 1..8 of the mantissas.
-    netx: keep to what a NETX file can say: weights without an exponent, biases with the exponent 6.
+    chip: itself, its name or its file. dt: seconds per step; None: as `hardware.graph.graph.time_step` finds it.
+    weight_bits: of the mantissas; None: as wide as the chip stores them, at most 8. per_channel: whether every output channel
+    has a scale and a threshold of its own; None: where the chip has a threshold per neuron.
     Raises HardwareError, naming the node, for what the chip cannot do. A spike resets the membrane to v_reset
     (NIR says no other); zeros stay zeros.
     """
-    if not isinstance(weight_bits, int) or not 1 <= weight_bits <= 8:
-        raise HardwareError(f"weights of {weight_bits} bits, expected 1 to 8")
+    chip = as_chip(chip)
+    widest = min(max(chip.weight_bits), MAX_WEIGHT_BITS)
+    if weight_bits is None:
+        weight_bits = widest
+    if not isinstance(weight_bits, int) or not 1 <= weight_bits <= widest:
+        raise HardwareError(f"weights of {weight_bits} bits, expected 1 to {widest} for {chip.name}")
+    one_each = chip.neuron.thresholds_per == "neuron"
+    if per_channel is None:
+        per_channel = one_each
+    elif per_channel and not one_each:
+        raise HardwareError(f"a scale per channel: {chip.name} has one threshold per population")
     step, _ = time_step(graph, dt)
     inputs = tuple(InputPopulation(name, graph.output_shape[name]) for name in graph.inputs)
     layers = [_layer(graph, name, step) for name in graph.order if isinstance(graph.nodes[name], NEURONS)]
@@ -121,7 +133,9 @@ def compile_graph(
     if isinstance(output, _Layer):
         layers.append(output)
         output = output.neurons.name
-    quantised = [_quantise(layer, weight_bits, per_channel, netx) for layer in layers]
+    for layer in layers:
+        _check_neurons(layer.neurons, chip)
+    quantised = [_quantise(layer, weight_bits, per_channel, chip) for layer in layers]
     network = Network(
         inputs=inputs,
         populations=tuple(q.population for q in quantised),
@@ -130,7 +144,7 @@ def compile_graph(
         dt=step,
         metadata=dict(graph.metadata),
     )
-    network, notes = _aligned(network, [path.latency for layer in layers for path in layer.paths])
+    network, notes = _aligned(network, [path.latency for layer in layers for path in layer.paths], chip)
     reports = [report for q in quantised for report in q.reports]
     return network, [
         replace(report, delay=int(np.max(projection.delay)), notes=(*report.notes, *more))
@@ -332,8 +346,30 @@ class _Weights:
     total: Array  # sum of |weight| per row
 
 
-def _quantise(layer: _Layer, bits: int, per_channel: bool, netx: bool) -> _Quantised:
-    neurons = layer.neurons
+def _check_neurons(neurons: _Neurons, chip: Chip) -> None:
+    """Raise HardwareError for neurons that the chip has not."""
+    where, model = f"node {neurons.name!r}", chip.neuron
+    if model.membrane_decay_bits == 0 and neurons.leak.any():
+        raise HardwareError(
+            f"{where}: its membranes leak, those of {chip.name} cannot; use neurons without a leak (IF)"
+        )
+    if model.current_decay_bits == 0 and (neurons.forget < 1).any():
+        raise HardwareError(
+            f"{where}: its synaptic currents have a memory, those of {chip.name} have none; use a LIF or IF"
+        )
+    if neurons.threshold is None:
+        if not model.membrane_readout:
+            raise HardwareError(
+                f"{where}: its membranes are read out, {chip.name} gives out spikes only; let spiking neurons be last"
+            )
+    elif "zero" not in model.resets:
+        raise HardwareError(
+            f"{where}: a spike resets its membranes to v_reset, those of {chip.name} can only {', '.join(model.resets)}"
+        )
+
+
+def _quantise(layer: _Layer, bits: int, per_channel: bool, chip: Chip) -> _Quantised:
+    neurons, model = layer.neurons, chip.neuron
     maps, residual = _folded_gain(layer)
     n, channels = math.prod(neurons.shape), neurons.shape[0]
     each = n // channels
@@ -341,7 +377,9 @@ def _quantise(layer: _Layer, bits: int, per_channel: bool, netx: bool) -> _Quant
     if per_channel and neurons.threshold is not None:
         by_channel = any(isinstance(m, Convolution) for m in maps)
         group = np.arange(n) // each if by_channel else np.arange(n)
-    weights = [_rows(path, m, group, each) for path, m in zip(layer.paths, maps, strict=True)]
+    weights = [
+        _rows(path, m, group, each, chip, neurons.name) for path, m in zip(layer.paths, maps, strict=True)
+    ]
     for w in weights:
         if w.mode == "mixed" and bits == 1:
             raise HardwareError(
@@ -349,19 +387,25 @@ def _quantise(layer: _Layer, bits: int, per_channel: bool, netx: bool) -> _Quant
             )
     drive = neurons.steady * layer.bias + neurons.drive
     lattice = ((neurons.leak == 0) | (neurons.leak == 1)) & (neurons.forget == 1) & (drive == 0)
-    scale, exponents = _scales(neurons, group, residual, drive, lattice, weights, bits, netx)
+    scale, exponents = _scales(neurons, group, residual, drive, lattice, weights, bits, model)
 
     per_neuron = scale[group] / residual
     exact_threshold = np.zeros(n) if neurons.threshold is None else neurons.threshold * per_neuron
-    if (exact_threshold > MAX_THRESHOLD).any():
+    if (exact_threshold > model.largest_threshold).any():
         raise HardwareError(
             f"node {neurons.name!r}: its highest threshold is {exact_threshold.max():.3g} steps of its weights, "
-            f"the chip's thresholds have 17 bit (at most {MAX_THRESHOLD})"
+            f"the chip's thresholds have {model.largest_threshold.bit_length()} bit (at most {model.largest_threshold})"
         )
     exact_bias = drive * per_neuron * quantise.ACTIVATION_UNIT
-    vth = quantise.threshold_mantissa(exact_threshold, lattice)
-    bias, bias_exp = quantise.bias_mantissa(exact_bias, BIAS_EXP if netx else None)
-    du, dv = quantise.current_decay(neurons.forget), quantise.membrane_decay(neurons.leak)
+    vth = quantise.threshold_mantissa(exact_threshold, lattice, model.largest_threshold)
+    if neurons.threshold is not None and model.thresholds_per == "population" and (vth != vth[0]).any():
+        raise HardwareError(
+            f"node {neurons.name!r}: its thresholds differ from neuron to neuron, {chip.name} has one per "
+            "population; give its neurons the same constants, or take a chip with a threshold per neuron"
+        )
+    bias, bias_exp = quantise.bias_mantissa(exact_bias, model.network_bias_exponents, model.largest_bias)
+    du = quantise.current_decay(neurons.forget, model.current_decay_bits)
+    dv = quantise.membrane_decay(neurons.leak, model.membrane_decay_bits)
     population = Population(
         neurons.name,
         neurons.shape,
@@ -399,7 +443,7 @@ def _scales(
     lattice: Array,
     weights: list[_Weights],
     bits: int,
-    netx: bool,
+    model: NeuronModel,
 ) -> tuple[Array, Array]:
     """The scale of each group, at which the most demanding projection uses its whole range, and the exponents."""
     groups = int(group.max()) + 1
@@ -407,12 +451,10 @@ def _scales(
     for fit, w in zip(fits, weights, strict=True):
         low, high, _ = weight_grid(w.mode, bits)
         np.minimum.at(fit, w.row_scale, quantise.scale_that_fits(w.top, w.bottom, low, high))
-    cap = _highest_scale(neurons, group, residual, drive, weights, groups, BIAS_EXP if netx else None)
+    cap = _highest_scale(neurons, group, residual, drive, weights, groups, model)
     scale = np.minimum(fits.min(axis=0, initial=np.inf), cap)
     known = scale[np.isfinite(scale)]
     scale = np.where(np.isfinite(scale), scale, known.min() if known.size else 1.0)
-    if netx:
-        return scale, np.zeros(len(weights), int)
     lowest = 0.0
     if neurons.threshold is not None:
         lowest = float((neurons.threshold * scale[group] / residual).min())
@@ -424,6 +466,8 @@ def _scales(
         lowest,
         float((cap / scale).min()),
         leaky=bool((~lattice).any()) and neurons.threshold is not None,
+        highest=min(model.weight_exponents[1], MAX_WEIGHT_EXP),
+        largest_input=model.largest_input,
     )
     return scale * 2.0**shift, exponents
 
@@ -462,7 +506,9 @@ def _folded_gain(layer: _Layer) -> tuple[list[Convolution | Matrix], Array]:
     return folded, residual
 
 
-def _rows(path: _Path, map_: Convolution | Matrix, group: Array, each: int) -> _Weights:
+def _rows(
+    path: _Path, map_: Convolution | Matrix, group: Array, each: int, chip: Chip, target: str
+) -> _Weights:
     if isinstance(map_, Convolution):
         flat: Any = map_.weight.reshape(len(map_.weight), -1)
         row_scale = group[::each][: len(flat)]
@@ -479,6 +525,12 @@ def _rows(path: _Path, map_: Convolution | Matrix, group: Array, each: int) -> _
         top, bottom = flat.max(axis=1, initial=0.0), flat.min(axis=1, initial=0.0)
         total = np.abs(flat).sum(axis=1)
     mode = quantise.sign_mode(np.concatenate([top, bottom]))
+    if mode not in chip.neuron.sign_modes:
+        if "mixed" not in chip.neuron.sign_modes:
+            raise HardwareError(
+                f"node {target!r}: {mode} weights from {path.source!r}, {chip.name} has {' and '.join(chip.neuron.sign_modes)} ones"
+            )
+        mode = "mixed"
     return _Weights(path, map_, mode, row_scale, top, bottom, total)
 
 
@@ -494,7 +546,7 @@ def _highest_scale(
     drive: Array,
     weights: list[_Weights],
     scales: int,
-    bias_exp: int | None,
+    model: NeuronModel,
 ) -> Array:
     """The scale of each group above which a threshold, a bias or a read-out's membrane has no room."""
     cap = np.full(scales, np.inf)
@@ -504,13 +556,18 @@ def _highest_scale(
             np.minimum.at(cap, index, np.where(value > 0, highest / value, np.inf))
 
     if neurons.threshold is not None:
-        limit(group, quantise.HIGH_THRESHOLD, neurons.threshold / residual)
+        limit(
+            group,
+            quantise.high_threshold(model.largest_threshold, model.largest_input),
+            neurons.threshold / residual,
+        )
     else:
         steps = min(1 / max(float(neurons.leak.min()), 1 / READOUT_STEPS), READOUT_STEPS)
         share = READOUT_ACTIVITY * steps / max(float(neurons.forget.min()), 1e-3)
         for w in weights:
-            limit(w.row_scale, quantise.MAX_INPUT, w.total * max(share, 1.0) * len(weights))
-    limit(group, quantise.largest_bias(bias_exp) / quantise.ACTIVATION_UNIT, np.abs(drive) / residual)
+            limit(w.row_scale, model.largest_input, w.total * max(share, 1.0) * len(weights))
+    most = quantise.largest_bias(model.network_bias_exponents[1], model.largest_bias)
+    limit(group, most / quantise.ACTIVATION_UNIT, np.abs(drive) / residual)
     return cap
 
 
@@ -578,9 +635,10 @@ def _relative(error: Array, exact: Array) -> float:
     return float(np.abs(error[alive] / exact[alive]).max(initial=0.0))
 
 
-def _aligned(network: Network, latencies: list[int]) -> tuple[Network, list[tuple[str, ...]]]:
+def _aligned(network: Network, latencies: list[int], chip: Chip) -> tuple[Network, list[tuple[str, ...]]]:
     """Delays that make every way to a population take as long on the chip as the longest, and notes."""
     depth = depths(network)
+    most = min(chip.neuron.delay_steps, MAX_DELAY)
     projections, notes = [], []
     for projection, latency in zip(network.projections, latencies, strict=True):
         more: tuple[str, ...] = ()
@@ -591,10 +649,10 @@ def _aligned(network: Network, latencies: list[int]) -> tuple[Network, list[tupl
                 more = (f"this loop takes {around} more steps on the chip, where each projection takes one",)
         else:
             delay = latency + skipped_layers(network, projection, depth)
-        if not 0 <= delay <= MAX_DELAY:
+        if not 0 <= delay <= most:
             raise HardwareError(
                 f"projection {projection.source!r} -> {projection.target!r}: needs a delay of {delay} steps "
-                f"on the chip, which has at most {MAX_DELAY}; put neurons on the way or use longer time steps"
+                f"on {chip.name}, which has at most {most}; put neurons on the way or use longer time steps"
             )
         projections.append(replace(projection, delay=delay) if delay else projection)
         notes.append(more)

@@ -23,7 +23,6 @@ from hardware.graph.cycles import (
 Array = np.ndarray
 Shape = tuple[int, ...]
 
-MAX_NEURONS = 1 << 28
 MAX_AXES = 8
 ASSUMED_DT = 1e-4
 

@@ -25,12 +25,23 @@ import numpy as np
 from hardware.errors import HardwareError
 from hardware.network.geometry import positions
 
-MAX_DECAY = 4096
+DECAY_BITS, STATE_BITS = 12, 24
+# Bits by which a synaptic input is shifted up as it joins u, and a threshold when v is compared with it.
+INPUT_SHIFT = 6
+# u and v lie between -STATE_LIMIT and STATE_LIMIT, one end or both left out.
+STATE_LIMIT = 2 ** (STATE_BITS - 1)
+MAX_DECAY = 2**DECAY_BITS
 MAX_THRESHOLD = 2**17 - 1
+# The lowest threshold mantissa that no membrane passes: that of a population that does not spike, where a file or a simulator needs one.
+NEVER = STATE_LIMIT >> INPUT_SHIFT
+MAX_WEIGHT_BITS = 8
 MIN_BIAS, MAX_BIAS = -(2**12), 2**12 - 1
 MAX_BIAS_EXP = 7
 MIN_WEIGHT_EXP, MAX_WEIGHT_EXP = -8, 7
 MAX_DELAY = 63
+# Of a graph or a file; more is a mistake or an attack.
+MAX_NEURONS = 1 << 28
+MAX_SYNAPSES = 1 << 28
 
 SignMode = Literal["mixed", "excitatory", "inhibitory"]
 
@@ -270,7 +281,7 @@ def _check_projection(projection: Any, axes: int) -> str:
             f"{label}: sign mode is {_brief(projection.sign_mode)!r}, "
             "expected mixed, excitatory or inhibitory"
         )
-    _check_range(projection.weight_bits, 1, 8, f"{label}: weight_bits", scalar=True)
+    _check_range(projection.weight_bits, 1, MAX_WEIGHT_BITS, f"{label}: weight_bits", scalar=True)
     _check_range(projection.weight_exp, MIN_WEIGHT_EXP, MAX_WEIGHT_EXP, f"{label}: weight_exp", scalar=True)
     _check_range(projection.delay, 0, MAX_DELAY, f"{label}: delay")
     if not isinstance(weight, np.ndarray) or weight.ndim != axes or weight.dtype.kind not in "iu":

@@ -41,7 +41,14 @@ import numpy as np
 from hardware.errors import HardwareError
 from hardware.files.network_file import load, save
 from hardware.files.netx import read_net
-from hardware.network.integer import ConvProjection, DenseProjection, Network, Projection, SparseProjection
+from hardware.network.integer import (
+    NEVER,
+    ConvProjection,
+    DenseProjection,
+    Network,
+    Projection,
+    SparseProjection,
+)
 from hardware.network.timing import depths
 from hardware.simulate.simulator import VARIABLES, Rasters, Record, Run, check_rasters, wanted_variables
 
@@ -50,8 +57,6 @@ DTYPES: dict[str, type] = {"spikes": np.uint8, "u": np.int32, "v": np.int32}
 MAX_GEOMETRY = 127
 # Graded spikes of up to 24 bit; 0 would have Lava take every count as one spike.
 MESSAGE_BITS = 24
-# << 6 and still 32 bit, above every 24-bit membrane.
-NEVER = 1 << 18
 
 NO_LAVA = (
     "lava-nc is not installed for {python}: name a Python 3.10 with lava-nc 0.10.0 by --lava-python PATH"

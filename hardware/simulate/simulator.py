@@ -19,6 +19,7 @@ import numpy as np
 
 from hardware.errors import HardwareError
 from hardware.network.integer import (
+    STATE_LIMIT,
     ConvProjection,
     InputPopulation,
     Network,
@@ -35,14 +36,13 @@ Record = Collection[str] | Mapping[str, Collection[str]]
 
 VARIABLES = ("spikes", "u", "v")
 # Lava's graded messages have 24 bit.
-MAX_COUNT = 2**23 - 1
+MAX_COUNT = STATE_LIMIT - 1
 # Below these shares of non-zero weights a matrix (one that caches hold, one they do not) and a kernel are run
 # as lists of their synapses: vector instructions add many more weights a second, zeros among them.
 SPARSE_BELOW, SPARSE_BELOW_LARGE, SPARSE_KERNEL_BELOW = 0.12, 0.4, 0.2
 LARGE = 1 << 24
 # A larger list of synapses is not packed, so that it is not in memory twice.
 MOST_PACKED = 1 << 25
-_LIMIT = 2**23
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ class Simulator:
             projection = link.projection
             conv = isinstance(projection, ConvProjection)
             counts = largest if link.source < len(network.inputs) else 1
-            wrap = conv and (link.reach * counts << max(projection.weight_exp, 0)) >= _LIMIT
+            wrap = conv and (link.reach * counts << max(projection.weight_exp, 0)) >= STATE_LIMIT
             steps = latency(network, projection, link.delay, timing, self.depth)
             slots[link.target] = max(slots[link.target], steps + 1)
             row[kernels.L_KIND] = link.form
