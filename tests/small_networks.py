@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -22,7 +23,7 @@ def random_sparse(seed):
     names = [f"p{k}" for k in range(1, len(sizes) + 1)]
     n_in = int(rng.integers(4, 12))
     size = {"in": n_in, **dict(zip(names, (int(s) for s in sizes), strict=True))}
-    pairs = [("in", names[0]), *zip(names[:-1], names[1:], strict=True)]
+    pairs = [("in", names[0]), *itertools.pairwise(names)]
     pairs += [(name, name) for name in names if rng.random() < 0.4]
     projections, fan_in, fan_out = [], dict.fromkeys(names, 0), dict.fromkeys(size, 0)
     for source, target in pairs:
@@ -34,7 +35,7 @@ def random_sparse(seed):
         fan_in[target] = fan_in[target] + joined.sum(axis=0)
         fan_out[source] = fan_out[source] + joined.sum(axis=1)
     heard = max(int(np.max(value)) for value in fan_in.values())
-    axons_in = int(math.ceil(heard * rng.uniform(1.0, 2.5)))
+    axons_in = math.ceil(heard * rng.uniform(1.0, 2.5))
     axons_out, neurons = math.inf, math.inf
     if rng.random() < 0.3:
         axons_out = int(max(np.max(fan_out[name]) for name in names) * rng.uniform(0.8, 2.0)) + 1

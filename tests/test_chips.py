@@ -55,7 +55,8 @@ def test_the_limits_of_both_generations():
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_limit_has_its_unit_and_source(name):
     chip = load_chip(name)
-    assert {key for _, key in KEYS} == set(chip.units) == set(chip.sources)
+    known = {key for group, key in KEYS if group != "costs" or chip.costs}
+    assert known == set(chip.units) == set(chip.sources)
     assert all(chip.units.values()) and all(chip.sources.values())
 
 
@@ -142,3 +143,24 @@ def test_a_folder_is_no_chip(tmp_path):
     with pytest.raises(HardwareError) as error:
         load_chip(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+def test_costs_may_be_left_out_but_not_halved(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(text_of()[: text_of().index("[costs.")])
+    assert load_chip(path).costs is None
+    message = refusal(tmp_path, with_value("costs", "hop_x_pj", -3))
+    assert "'costs.hop_x_pj' is -3" in message and "not negative" in message
+    assert "'costs.hop_x_pj' is missing" in refusal(
+        tmp_path, text_of().replace(table("costs", "hop_x_pj"), "")
+    )
+    assert "'costs.message_ns.unit'" in refusal(
+        tmp_path,
+        text_of().replace(table("costs", "message_ns"), table("costs", "message_ns").replace('"ns', '"us')),
+    )
+
+
+def test_costs_that_are_assumed_are_marked():
+    one, two = load_chip("loihi1").costs, load_chip("loihi2").costs
+    assert one.assumed == ("tiles_per_row",) and one.synaptic_event_ns == 3.5
+    assert set(two.assumed) == {key for group, key in KEYS if group == "costs"}

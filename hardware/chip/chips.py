@@ -1,8 +1,9 @@
 """Neuromorphic chips as data: one TOML file per chip, every value with its unit and its source.
 
-A chip file has a `name` and three groups of tables, `[limits.<key>]`, `[format.<key>]` and `[neuron.<key>]`, each with
-`value`, `unit` and `source`. The built-in ones lie beside this module; `load_chip` takes their names or the path of
-a file of the same form. A file may leave the neurons out: then they are taken to be those of `NeuronModel()`.
+A chip file has a `name` and four groups of tables, `[limits.<key>]`, `[format.<key>]`, `[neuron.<key>]` and `[costs.<key>]`,
+each with `value`, `unit` and `source`. The built-in ones lie beside this module; `load_chip` takes their names or the path of
+a file of the same form. A file may leave the neurons out: then they are taken to be those of `NeuronModel()`;
+or the costs: then there are loads but no times.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hardware.chip.costs import COSTS, Costs
 from hardware.errors import HardwareError
 from hardware.network import integer
 
@@ -115,7 +117,7 @@ class Chip:
     population_axon_atoms: how many channels at one position of a convolution's input share an axon.
     population_axon_slots: entries of the table of outgoing axons that an axon of several pre neurons takes.
     dense_axon_atoms: how many consecutive pre neurons of a dense projection share an axon.
-    neuron: what it can do to a neuron.
+    neuron: what it can do to a neuron. costs: time and energy per event, None where the file says nothing of them.
     units, sources: per key, as in the file.
     """
 
@@ -141,6 +143,7 @@ class Chip:
     population_axon_slots: int
     dense_axon_atoms: int
     neuron: NeuronModel = NeuronModel()
+    costs: Costs | None = None
     units: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
     sources: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -250,6 +253,13 @@ def _truth(units: str) -> _Key:
     return _Key(lambda value: value if type(value) is bool else None, "true or false", (units,))
 
 
+def _number(units: str) -> _Key:
+    def read(value: Any) -> float | None:
+        return float(value) if type(value) in (int, float) and 0 <= value < math.inf else None
+
+    return _Key(read, "a number that is not negative", (units,))
+
+
 _GROUPS: dict[str, dict[str, _Key]] = {
     "limits": {
         "cores": _whole_or_inf("neuro cores|cores|processing elements"),
@@ -291,8 +301,13 @@ _GROUPS: dict[str, dict[str, _Key]] = {
         "membrane_readout": _truth("whether"),
         "resets": _some_of(("zero", "subtract"), "what"),
     },
+    "costs": {
+        **{key: _number("ns" if key.endswith("_ns") else "pJ") for key in COSTS},
+        "cores_per_tile": _whole(1, "cores"),
+        "tiles_per_row": _whole(1, "tiles"),
+    },
 }
-_OPTIONAL = ("neuron",)
+_OPTIONAL = ("neuron", "costs")
 _LONGEST_NAME = 60
 
 
@@ -346,8 +361,12 @@ def _from_table(table: dict[str, Any], path: Path) -> Chip:
             f"{where}: unknown key {_brief(unknown[0])}; expected only the keys of loihi1.toml"
         )
     neuron = NeuronModel(**values.pop("neuron", {}))
+    costs = None
+    if "costs" in values:
+        assumed = tuple(key for key in values["costs"] if sources[key].startswith("assumption"))
+        costs = Costs(**values.pop("costs"), assumed=assumed)
     own = {key: value for group in values.values() for key, value in group.items()}
-    return Chip(name=name, neuron=neuron, units=units, sources=sources, **own)
+    return Chip(name=name, neuron=neuron, costs=costs, units=units, sources=sources, **own)
 
 
 def _brief(value: Any) -> str:

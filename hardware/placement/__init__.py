@@ -13,7 +13,6 @@ inputs sit on no core, so each of theirs crosses to every core that listens.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from hardware.network.connectivity import shapes
 from hardware.network.integer import Network
 from hardware.placement.measuring import Broken, Found, resources
 from hardware.placement.problem import EFFORT, Problem
+from hardware.placement.rates import Rates
 from hardware.placement.search import find_best
 
 __all__ = ["EFFORT", "STRATEGIES", "Broken", "Placement", "Rates", "lower_bound", "place"]
@@ -34,8 +34,6 @@ STRATEGIES = ("best", "sequential", "greedy", "hypergraph")
 
 # Large networks are looked at a few times more, that a search gets beyond its first placement.
 LOOKS = 5.0
-
-Rates = Mapping[str, float | np.ndarray]
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,8 @@ import numpy as np
 from hardware.errors import HardwareError
 from hardware.network.connectivity import shapes, unroll
 from hardware.network.integer import ConvProjection, DenseProjection, Network, Projection
-from hardware.network.timing import depths
 from hardware.placement import Placement
-from hardware.simulate import simulator
+from hardware.placement.loads import spike_trains
 
 NEEDS = "energy estimates need SANA-FE: pip install 'dpap-neuro[energy]'"
 # SANA-FE's Loihi.
@@ -134,16 +133,9 @@ def _cores(
 
 
 def _spikes(network: Network, raster: np.ndarray) -> dict[str, np.ndarray]:
-    """Spikes (batch, steps, neurons) of inputs and populations on the chip's clock, until the last has arrived."""
-    late = max(depths(network).values())
-    source = network.inputs[0].name
-    checked, _, _ = simulator.check_rasters(network, raster)
-    padded = np.pad(checked[source], [(0, 0), (0, late), *[(0, 0)] * (raster.ndim - 2)])
-    names = [p.name for p in network.populations if p.spiking]
-    run = simulator.simulate(network, padded, "chip", {name: ("spikes",) for name in names})
-    # A count above 1 enters as one graded spike.
-    found = {source: padded != 0, **run.spikes}
-    return {name: values.reshape(*values.shape[:2], -1).astype(bool) for name, values in found.items()}
+    """Whether each input and neuron spikes, (batch, steps, neurons); a count above 1 enters as one graded spike."""
+    found = spike_trains(network, raster)
+    return {name: values.reshape(*values.shape[:2], -1) != 0 for name, values in found.items()}
 
 
 def _mapped(

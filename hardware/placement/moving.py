@@ -100,7 +100,7 @@ def _attempt(
     axon_post = posts[np.argsort(tables.in_axon, kind="stable")]
     core_of, left, made = _anneal(
         tuple(tables), axon_ptr, axon_post, problem.form, state, limits, scale, cores, moves, HOT, COLD,
-        rng.randrange(2**31),
+        np.random.default_rng(rng.randrange(2**31)),
     )  # fmt: skip
     if left > 1e-9:
         return None, made
@@ -222,9 +222,8 @@ def _move(i, to, core_of, used, count, reach, out, tables, form, state, limits, 
 
 
 @njit(cache=True)
-def _anneal(tables, axon_ptr, axon_post, form, state, limits, scale, cores, moves, hot, cold, seed):
+def _anneal(tables, axon_ptr, axon_post, form, state, limits, scale, cores, moves, hot, cold, draw):
     """(core of each neuron, what is over the limits, moves made); ends at the first placement that breaks none."""
-    np.random.seed(seed)
     in_ptr, in_axon = tables[0], tables[1]
     n = len(in_ptr) - 1
     core_of = np.full(n, -1, dtype=np.int64)
@@ -234,7 +233,7 @@ def _anneal(tables, axon_ptr, axon_post, form, state, limits, scale, cores, move
     out = np.zeros(len(tables[5]), dtype=np.int64)
     over = 0.0
     for i in range(n):
-        to = np.random.randint(cores)
+        to = draw.integers(0, cores)
         over += _move(i, to, core_of, used, count, reach, out, tables, form, state, limits, scale)
     cooling = (cold / hot) ** (1.0 / moves)
     heat = hot
@@ -242,22 +241,22 @@ def _anneal(tables, axon_ptr, axon_post, form, state, limits, scale, cores, move
         if over <= 1e-9:
             return core_of, over, made
         heat *= cooling
-        i, other, kind = np.random.randint(n), -1, np.random.random()
-        at, to = core_of[i], np.random.randint(cores)
+        i, other, kind = draw.integers(0, n), -1, draw.random()
+        at, to = core_of[i], draw.integers(0, cores)
         if kind < 0.4:
             # Two neurons change places, since a full core takes none without giving one.
-            other = np.random.randint(n)
+            other = draw.integers(0, n)
             to = core_of[other]
         elif kind < 0.7 and in_ptr[i + 1] > in_ptr[i]:
             # To where one that hears the same sits.
-            a = in_axon[np.random.randint(in_ptr[i], in_ptr[i + 1])]
-            to = core_of[axon_post[np.random.randint(axon_ptr[a], axon_ptr[a + 1])]]
+            a = in_axon[draw.integers(in_ptr[i], in_ptr[i + 1])]
+            to = core_of[axon_post[draw.integers(axon_ptr[a], axon_ptr[a + 1])]]
         if to == at:
             continue
         more = _move(i, to, core_of, used, count, reach, out, tables, form, state, limits, scale)
         if other >= 0:
             more += _move(other, at, core_of, used, count, reach, out, tables, form, state, limits, scale)
-        if more <= 0 or np.random.random() < np.exp(-more / heat):
+        if more <= 0 or draw.random() < np.exp(-more / heat):
             over += more
             continue
         _move(i, at, core_of, used, count, reach, out, tables, form, state, limits, scale)
