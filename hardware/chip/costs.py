@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hardware.errors import HardwareError
+
+if TYPE_CHECKING:
+    from hardware.chip.chips import Chip
 
 
 @dataclass(frozen=True)
@@ -38,3 +45,21 @@ class Costs:
 
 # Keys that are times or energies.
 COSTS = tuple(key for key in Costs.__annotations__ if key.endswith(("_ns", "_pj")))
+
+
+def needed(chip: Chip) -> Costs:
+    """The costs of a chip. Raises HardwareError where its file has none."""
+    if chip.costs is None:
+        raise HardwareError(
+            f"chip {chip.name!r}: its file has no costs, so there are loads but no times; expected [costs.<key>] tables"
+        )
+    return chip.costs
+
+
+def barrier(chip: Chip, cores: int) -> float:
+    """Nanoseconds that so many cores take to end a step together: linear in their tiles, between one and all of the chip."""
+    costs = needed(chip)
+    tiles = -(-cores // costs.cores_per_tile)
+    every = math.ceil(chip.cores / costs.cores_per_tile) if chip.cores < math.inf else math.inf
+    share = min(1.0, (tiles - 1) / (every - 1)) if every > 1 else 0.0
+    return costs.barrier_one_tile_ns + share * (costs.barrier_all_tiles_ns - costs.barrier_one_tile_ns)

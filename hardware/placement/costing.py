@@ -10,15 +10,13 @@ Left out: static power, the embedded processors, getting data onto the chip and 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hardware.chip.chips import Chip
-from hardware.chip.costs import Costs
-from hardware.errors import HardwareError
+from hardware.chip.costs import barrier, needed
 from hardware.placement.loads import Loads
 
 LEFT_OUT = "static power, the embedded processors, input and output of the chip"
@@ -85,25 +83,6 @@ class Spent:
             "core_s": (self.busy.mean(axis=0) * 1e-9).tolist(),
             "left_out": LEFT_OUT,
         }
-
-
-def needed(chip: Chip) -> Costs:
-    """The costs of a chip. Raises HardwareError where its file has none."""
-    if chip.costs is None:
-        raise HardwareError(
-            f"chip {chip.name!r}: its file has no costs, so there are loads but no times; expected [costs.<key>] tables"
-        )
-    return chip.costs
-
-
-def barrier(chip: Chip, cores: int) -> float:
-    """Nanoseconds that so many cores take to end a step together: linear in their tiles, between one and all of the chip."""
-    costs = needed(chip)
-    every = chip.cores / costs.cores_per_tile
-    share = 0.0
-    if not math.isinf(every) and every > 1:
-        share = min(1.0, (math.ceil(cores / costs.cores_per_tile) - 1) / (math.ceil(every) - 1))
-    return costs.barrier_one_tile_ns + share * (costs.barrier_all_tiles_ns - costs.barrier_one_tile_ns)
 
 
 def spent(loads: Loads, chip: Chip) -> Spent:

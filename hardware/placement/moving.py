@@ -14,7 +14,7 @@ from numba import njit
 
 from hardware.placement import packing
 from hardware.placement.measuring import Found, measure
-from hardware.placement.problem import Problem
+from hardware.placement.problem import RESOURCES, Problem
 
 # Larger networks are left alone: neurons times synapses looked at in moving would outgrow what filling takes.
 MOST_SYNAPSES = 20_000
@@ -24,8 +24,11 @@ MOVES, LEAST_MOVES = 1500, 30_000
 STARTS = 4
 # From where a move that breaks two axons more is as good as free, to where hardly any is taken that breaks one.
 HOT, COLD = 2.0, 0.15
-# What a move takes beyond its synapses, in synapses looked at.
-VISITS_PER_MOVE = 40.0
+LEAST_MOVES_PER_NEURON = 200
+# What a move takes, and each synapse of its neuron there, in synapses looked at.
+VISITS_PER_MOVE, VISITS_PER_SYNAPSE = 150.0, 60.0
+# A refusal is worth that many times the effort.
+TO_FIT = 3.0
 
 
 class _Tables(NamedTuple):
@@ -55,35 +58,35 @@ def fewer_cores(problem: Problem, best: Found, limit: float, bound: int, seed: i
     synapses = sum(wire.incoming.synapses for wire in problem.wires)
     if synapses > MOST_SYNAPSES or neurons < 2:
         return best
-    per_move = VISITS_PER_MOVE + 8.0 * synapses / neurons
-    moves = max(LEAST_MOVES, MOVES * neurons)
-    if problem.visits + moves * per_move > limit:
+    most_visits = (TO_FIT if best.broken else 1.0) * (limit - problem.visits)
+    per_move = VISITS_PER_MOVE + VISITS_PER_SYNAPSE * synapses / neurons
+    moves = int(min(max(LEAST_MOVES, MOVES * neurons), most_visits / per_move))
+    if moves < LEAST_MOVES_PER_NEURON * neurons:
         return best
     tables = _tables(problem)
     cells = len(tables.each) + len(tables.home)
     rng = random.Random(seed)
-    cores = len(best.segments) if best.broken else len(best.segments) - 1
-    while (bound <= cores < len(best.segments) or best.broken) and 1 < cores <= neurons:
-        if cells * cores > MOST_CELLS:
-            break
+    until = problem.visits + most_visits
+    refused = bool(best.broken)
+    cores = len(best.segments) if refused else len(best.segments) - 1
+    while max(1, bound - 1) < cores <= neurons and cells * cores <= MOST_CELLS:
         found = None
         for _ in range(STARTS):
-            if problem.visits + moves * per_move > limit and found is None and not best.broken:
-                break
+            if problem.visits > until:
+                return best
             found, made = _attempt(problem, tables, cores, moves, rng)
-            problem.visits += made * (per_move + 8.0 * cores)
+            problem.visits += made * per_move
             if found is not None:
                 break
-        if found is None and not best.broken:
-            break
         if found is not None:
             best = found
             cores = len(found.segments) - 1
-        elif problem.visits > limit:
-            # A refusal should not stand where room is left: more cores in larger steps.
+            if refused:
+                break
+        elif refused:
             cores += max(1, cores // 8)
         else:
-            cores += 1
+            break
     return best
 
 
@@ -92,7 +95,7 @@ def _attempt(
 ) -> tuple[Found | None, int]:
     """A placement on `cores` cores that breaks no limit, or None; and the moves that it took."""
     chip = problem.chip
-    limits = np.minimum(problem.capacity, 2.0**60)
+    limits = np.minimum(problem.capacity[: len(RESOURCES)], 2.0**60)
     scale = np.array([1.0, chip.word_bits + chip.axon_in_bits, 1.0, 1.0])
     state = np.array([chip.neuron_state_bits, chip.axon_in_bits, chip.axon_out_bits], dtype=np.int64)
     axon_ptr = _starts(tables.in_axon, len(tables.each))

@@ -14,6 +14,8 @@ from hardware.network.connectivity import Incoming, Shape, by_post, in_degrees, 
 from hardware.network.integer import ConvProjection, DenseProjection, Network
 from hardware.placement import bounds, packing
 
+# What every chip's cores have so much of; `Problem.capacity` holds them in this order.
+RESOURCES = ("neurons_per_core", "memory_bits_per_core", "axons_in_per_core", "axons_out_per_core")
 # Synapses that a search may look at: about a second on one core of 2024.
 EFFORT = 2e8
 # A trial's fixed cost, in synapses looked at.
@@ -52,6 +54,10 @@ class Problem:
         # Synapses looked at so far in trials: what a search spends, counted and not timed.
         self.visits = 0.0
         self.most_synapses = math.inf
+        # Cores that fewer crossing spikes may take; None where fewer cores come first.
+        self.most_cores: float | None = None
+        # Per population what each neuron keeps its core busy with, and what a core may be; see `set_work`.
+        self.work: dict[str, np.ndarray] = {}
         self.visits_of_neuron = {n: 2.0 + sum(wire.visits for wire in self.into[n]) for n in self.names}
         limit = min(chip.neurons_per_core, 2 ** max(chip.index_bits))
         self.capacity = np.array(
@@ -62,6 +68,14 @@ class Problem:
         self.most = {name: self._most(name) for name in self.names}
         for wire in self.wires:
             wire.least_fan_out = wire.least_targets(self.most[wire.target])
+
+    def set_work(self, work: dict[str, np.ndarray], most: float) -> None:
+        """Let a core's time be a resource like its memory: each neuron takes `work`, all together `most` at most. Without work it
+        is none again."""
+        self.work = work
+        self.capacity = self.capacity[: len(RESOURCES)]
+        if work:
+            self.capacity = np.append(self.capacity, most)
 
     def unit(self, name: str) -> int:
         """Neurons that cost a core as much memory as any one of them: an output channel, where kernels are stored once."""
@@ -101,7 +115,7 @@ class Problem:
         return max(1, most)
 
     def usage(self, name: str, neurons: np.ndarray, fan_out: Sequence[np.ndarray]) -> np.ndarray:
-        """[neurons, bits, axons in, axons out] that a core spends on `neurons` of population `name`, `numbered`.
+        """[neurons, bits, axons in, axons out], with `set_work` also the time, that a core spends on `neurons` of population `name`, `numbered`.
 
         fan_out: per wire the assumed number of target cores of each axon group.
         """
@@ -116,7 +130,10 @@ class Problem:
         for wire in self.out_of[name]:
             axons_out += wire.slots * packing.sum_once(neurons, wire.group, fan_out[wire.number], wire.seen)
         total = memory.core_bits(chip, bits, len(neurons), axons_in, axons_out)
-        return np.array([len(neurons), total, axons_in, axons_out], dtype=np.float64)
+        used = [len(neurons), total, axons_in, axons_out]
+        if self.work:
+            used.append(self.work[name][neurons].sum())
+        return np.array(used, dtype=np.float64)
 
     def lower_bound(self) -> int:
         """Cores that no placement can undercut; see `hardware.placement.lower_bound`."""
@@ -140,7 +157,7 @@ class Problem:
             least = max(least, alone)
         total = memory.core_bits(chip, 0, neurons, axons_in, axons_out) + bits
         needs = np.array([neurons, total, axons_in, axons_out])
-        return math.ceil(max(least, float(np.max(needs / self.capacity))) - 1e-9)
+        return math.ceil(max(least, float(np.max(needs / self.capacity[: len(needs)]))) - 1e-9)
 
 
 class Wire:
