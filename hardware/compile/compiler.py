@@ -24,6 +24,7 @@ import numpy as np
 from scipy import sparse
 
 from hardware.chip.chips import Chip, NeuronModel, as_chip
+from hardware.chip.layers import layers_of
 from hardware.compile import quantise
 from hardware.compile.linear import (
     Convolution,
@@ -145,6 +146,8 @@ def compile_graph(
         metadata=dict(graph.metadata),
     )
     network, notes = _aligned(network, [path.latency for layer in layers for path in layer.paths], chip)
+    if chip.layers is not None:
+        layers_of(network, chip)
     reports = [report for q in quantised for report in q.reports]
     return network, [
         replace(report, delay=int(np.max(projection.delay)), notes=(*report.notes, *more))
@@ -643,13 +646,15 @@ def _aligned(network: Network, latencies: list[int], chip: Chip) -> tuple[Networ
     for projection, latency in zip(network.projections, latencies, strict=True):
         more: tuple[str, ...] = ()
         if is_recurrent(network, projection):
-            delay = latency - 1
+            beyond = delay = latency - 1
             around = depth[projection.source] - depth[projection.target]
             if around:
                 more = (f"this loop takes {around} more steps on the chip, where each projection takes one",)
         else:
             delay = latency + skipped_layers(network, projection, depth)
-        if not 0 <= delay <= most:
+            # Without a clock no way takes longer than another.
+            beyond = delay if chip.neuron.projection_steps else latency
+        if not (0 <= beyond <= most and 0 <= delay <= MAX_DELAY):
             raise HardwareError(
                 f"projection {projection.source!r} -> {projection.target!r}: needs a delay of {delay} steps "
                 f"on {chip.name}, which has at most {most}; put neurons on the way or use longer time steps"
