@@ -102,7 +102,7 @@ def test_what_does_not_fit_says_which_limit_where_and_by_how_much(models):
     assert result.exit_code == 3
     said = " ".join(result.stderr.split())
     assert "network: cores 2 > 1 (1 over)" in said
-    assert "1 core holds 1,024 neurons, the network has 1,810 (177%)" in said
+    assert "1 core holds 1,024 neurons, the network has 1,810 (786 over, 176.8%)" in said
     found = run("cores", models[0], "--chip", "loihi1", "--max-synapses-per-core", 1000, code=3)
     most = max(found["synapses_per_core"])
     core = found["synapses_per_core"].index(most)

@@ -24,7 +24,6 @@ from hardware.graph.graph import Graph, time_step
 from hardware.graph.parsing import read_graph
 from hardware.network.integer import Network
 from hardware.network.timing import depths
-from hardware.placement import Placement, energy, place
 from hardware.simulate import fidelity, lava, neurobench, reference, simulator
 
 BACKENDS = ("float", "fixed", "lava")
@@ -206,27 +205,6 @@ def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
         for name in names:
             total[name] = total.get(name, 0) + counts[name].sum(axis=0, dtype=np.int64)
     return {name: spikes / samples for name, spikes in total.items()}
-
-
-def estimate_energy(
-    path: str | Path, shown_to: Recordings, dt: float | None = None
-) -> tuple[energy.Estimate, Placement]:
-    """Energy and latency on Loihi 1, see `hardware.placement.energy`, and the placement that they are of.
-
-    Neurons are placed so that as few spikes of these recordings as possible cross cores.
-    Raises InputError or HardwareError for what cannot be read, run or estimated.
-    """
-    if not energy.available():
-        raise InputError(energy.NEEDS)
-    model = open_model(path, dt, CHIP)
-    network = model.integers()
-    parts = list(shown_to.rasters(model.metadata))
-    steps = max(part.shape[1] for part in parts)
-    raster = np.concatenate(
-        [np.pad(x, [(0, 0), (0, steps - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]) for x in parts]
-    )
-    placement = place(network, CHIP, firing_rates=measured_rates(model, shown_to))
-    return energy.estimate(network, placement, raster), placement
 
 
 def run_lava(

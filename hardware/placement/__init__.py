@@ -27,12 +27,11 @@ from hardware.network.integer import Network
 from hardware.placement import layers
 from hardware.placement.balancing import Work, fastest, work_of
 from hardware.placement.measuring import Broken, Found, resources
-from hardware.placement.problem import EFFORT, Problem
+from hardware.placement.problem import VISITS_PER_SECOND, Problem
 from hardware.placement.rates import Rates, step_rates
 from hardware.placement.search import find_best
 
 __all__ = [
-    "EFFORT",
     "OBJECTIVES",
     "STRATEGIES",
     "Broken",
@@ -46,8 +45,9 @@ __all__ = [
 OBJECTIVES = ("cores", "time", "crossings")
 STRATEGIES = ("best", "sequential", "greedy", "hypergraph")
 
-# Large networks are looked at a few times more, that a search gets beyond its first placement.
-LOOKS = 5.0
+# Seconds of searching where nothing is said; large networks are looked at a few times more, that a search gets beyond its first
+# placement, but not for longer than that.
+EFFORT, LOOKS, MOST_EFFORT = 1.0, 5.0, 9.0
 # How many times the fewest cores a table of cores against time goes through.
 TRADE_OFF = (1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 16)
 
@@ -128,7 +128,7 @@ def place(
     network: Network,
     chip: Chip | str | Path,
     strategy: str = "best",
-    effort: float = EFFORT,
+    effort: float | None = None,
     firing_rates: Rates | None = None,
     max_cores: int | None = None,
     seed: int = 0,
@@ -143,9 +143,10 @@ def place(
         takes, when, and over how many cores), "hypergraph" (sparse populations cut by mtkahypar, the `placement` extra, and
         placed so), or "best": all of them, fewest cores first, then fewest crossing spikes; without mtkahypar where it is
         not installed or the effort is too little for it.
-    effort: synapses looked at in trials, beyond five looks at each of the network's (and thirty for growing cores along
-        synapses), after which no further attempt begins; the default takes about a second. The result is the same for the
-        same arguments on every machine, which a limit in seconds would not give.
+    effort: about how many seconds are searched, after which no further attempt begins. What is counted is synapses looked at,
+        `VISITS_PER_SECOND` to a second of a core of 2024, so that the result is the same for the same arguments on every machine.
+        Reading the network, a first placement and growing cores along synapses come on top. None: a second and a few looks at every
+        synapse, nine seconds at most; or none where the bound already exceeds the budget.
     firing_rates: spikes of each neuron (scalar or array) per population and input, missing ones 1.
     seed: of the hypergraph partitioner and of the search. max_synapses_per_core: of two placements the one that keeps to it is
         taken, whatever its cores; it is no limit of the chip and none that `fits` knows.
@@ -180,7 +181,7 @@ def place(
         problem.most_cores = allowed
     work = work_of(problem, step_rates(network, firing_rates, steps)) if objective == "time" else None
     bound = problem.lower_bound()
-    limit = effort + LOOKS * sum(wire.incoming.synapses for wire in problem.wires)
+    limit = _limit(problem, effort, bound, allowed)
     found = find_best(problem, strategy, limit, bound, seed)
     if work is None:
         return _placement(problem, found, bound, max_cores, objective=objective)
@@ -193,7 +194,7 @@ def trade_off(
     firing_rates: Rates | None = None,
     steps: float = 1.0,
     max_cores: int | None = None,
-    effort: float = EFFORT,
+    effort: float | None = None,
     seed: int = 0,
 ) -> list[Placement]:
     """Placements on more and more cores and with shorter and shorter steps, from the fewest cores up to `max_cores`; arguments and
@@ -206,10 +207,10 @@ def trade_off(
     problem = Problem(network, chip, _rates(network, firing_rates))
     work = work_of(problem, step_rates(network, firing_rates, steps))
     bound = problem.lower_bound()
-    limit = effort + LOOKS * sum(wire.incoming.synapses for wire in problem.wires)
+    most = chip.cores if max_cores is None else max_cores
+    limit = _limit(problem, effort, bound, most)
     first = find_best(problem, "best", limit, bound, seed)
     least = len(first.segments)
-    most = chip.cores if max_cores is None else max_cores
     wanted = {min(most, math.ceil(least * share)) for share in TRADE_OFF}
     if not math.isinf(most):
         wanted.add(most)
@@ -220,6 +221,17 @@ def trade_off(
         if found.step_ns < points[-1].step_ns:
             points.append(found)
     return points
+
+
+def _limit(problem: Problem, effort: float | None, bound: int, allowed: float) -> float:
+    """Synapses that a search may look at, see `place`."""
+    synapses = sum(wire.incoming.synapses for wire in problem.wires)
+    if effort is not None:
+        return effort * VISITS_PER_SECOND
+    if bound > allowed:
+        # However it is placed, it does not fit.
+        return 0.0
+    return min(EFFORT * VISITS_PER_SECOND + LOOKS * synapses, MOST_EFFORT * VISITS_PER_SECOND)
 
 
 def _for_time(

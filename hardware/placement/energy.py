@@ -20,6 +20,7 @@ import io
 import math
 import re
 import tempfile
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from hardware.chip.chips import Chip
 from hardware.errors import HardwareError
 from hardware.network.connectivity import shapes, unroll
 from hardware.network.integer import ConvProjection, DenseProjection, Network, Projection
@@ -67,10 +69,23 @@ def available() -> bool:
     return importlib.util.find_spec("sanafe") is not None
 
 
-def estimate(network: Network, placement: Placement, raster: np.ndarray) -> Estimate:
+def check(chip: Chip) -> None:
+    """Raises HardwareError where SANA-FE is not installed, or the chip is another one than it knows."""
+    if not available():
+        raise HardwareError(NEEDS)
+    if chip.name != "loihi1":
+        raise HardwareError(f"SANA-FE describes Loihi 1, not {chip.name!r}; expected chip loihi1")
+
+
+def estimate(
+    network: Network,
+    placement: Placement,
+    raster: np.ndarray,
+    progress: Callable[[int, int], None] | None = None,
+) -> Estimate:
     """Energy and latency of `network` on the cores of `placement`, for the recordings of `raster`.
 
-    raster: (batch, steps, *shape of the only input), counts. Raises HardwareError: no SANA-FE, a raster that does not fit, a
+    raster: (batch, steps, *shape of the only input), counts. progress(recordings done, of how many). Raises HardwareError: no SANA-FE, a raster that does not fit, a
     placement that SANA-FE's Loihi does not hold (128 cores of 1,024 neurons, inputs included).
     """
     if not available():
@@ -92,8 +107,16 @@ def estimate(network: Network, placement: Placement, raster: np.ndarray) -> Esti
     # SANA-FE prints its progress.
     with redirect_stdout(io.StringIO()):
         chip.load(mapped)
-        result = chip.sim(samples * steps)
-    parts = {key: result["energy"][key] / samples for key in ("total", "soma", "synapse", "network")}
+        runs = []
+        for sample in range(samples):
+            runs.append(chip.sim(steps))
+            if progress is not None:
+                progress(sample + 1, samples)
+    parts = {
+        key: sum(run["energy"][key] for run in runs) / samples
+        for key in ("total", "soma", "synapse", "network")
+    }
+    seconds = sum(run["sim_time"] for run in runs)
     neurons = sum(int(spikes[p.name].sum()) for p in network.populations if p.name in spikes)
     return Estimate(
         samples=samples,
@@ -102,10 +125,10 @@ def estimate(network: Network, placement: Placement, raster: np.ndarray) -> Esti
         soma=parts["soma"],
         synapse=parts["synapse"],
         network=parts["network"],
-        latency=result["sim_time"] / samples,
-        power=result["energy"]["total"] / result["sim_time"],
+        latency=seconds / samples,
+        power=parts["total"] * samples / seconds,
         spikes=neurons / samples,
-        events=result["spikes"] / samples,
+        events=sum(run["spikes"] for run in runs) / samples,
     )
 
 

@@ -9,7 +9,7 @@ to another tile makes hops, first along the row and then from row to row; spikes
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -93,17 +93,22 @@ def measure(network: Network, placement: Placement, raster: np.ndarray) -> Loads
         count(network, placement, spike_trains(network, raster[first : first + each]))
         for first in range(0, len(raster), each)
     ]
-    if len(parts) == 1:
-        return parts[0]
-    weights = np.array([part.samples for part in parts]) / len(raster)
-    joined = {}
+    return joined(parts)
+
+
+def joined(parts: Sequence[Loads]) -> Loads:
+    """Loads of recordings that were counted one after the other, of equal steps."""
+    samples = sum(part.samples for part in parts)
+    weights = np.array([part.samples for part in parts]) / samples
+    values: dict[str, np.ndarray] = {}
     for field in fields(Loads):
-        values = [getattr(part, field.name) for part in parts]
+        each = [getattr(part, field.name) for part in parts]
         if field.name.startswith("layer_"):
-            joined[field.name] = np.tensordot(weights, np.stack(values), axes=1)
-        elif isinstance(values[0], np.ndarray):
-            joined[field.name] = np.concatenate(values)
-    return Loads(**joined, layers=parts[0].layers, samples=len(raster), measured=True)
+            values[field.name] = np.tensordot(weights, np.stack(each), axes=1)
+        elif isinstance(each[0], np.ndarray):
+            values[field.name] = np.concatenate(each)
+    measured = all(part.measured for part in parts)
+    return Loads(**values, layers=parts[0].layers, samples=samples, measured=measured)
 
 
 def count(network: Network, placement: Placement, spikes: Mapping[str, np.ndarray]) -> Loads:

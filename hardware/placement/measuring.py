@@ -25,9 +25,7 @@ class Broken:
     core: int | None = None
 
     def __str__(self) -> str:
-        return (
-            f"{self.where}: {self.limit} {self.used:g} > {self.allowed:g} ({self.used - self.allowed:g} over)"
-        )
+        return f"{self.where}: {self.limit} {self.used:.10g} > {self.allowed:.10g} ({self.used - self.allowed:.10g} over)"
 
 
 @dataclass

@@ -16,8 +16,8 @@ from hardware.placement import bounds, packing
 
 # What every chip's cores have so much of; `Problem.capacity` holds them in this order.
 RESOURCES = ("neurons_per_core", "memory_bits_per_core", "axons_in_per_core", "axons_out_per_core")
-# Synapses that a search may look at: about a second on one core of 2024.
-EFFORT = 2e8
+# Synapses that a search looks at in about a second, on one core of 2024.
+VISITS_PER_SECOND = 2e8
 # A trial's fixed cost, in synapses looked at.
 VISITS_PER_CALL = 5000.0
 # A bound counts the pre neurons that post neurons share where they are joined by less than that share of all pairs, so that
@@ -252,7 +252,7 @@ class Wire:
             into.taps is None
             and self.atoms == 1
             and into.synapses < SPARSE * into.n_pre * into.n_post
-            and float(np.square(self.out_degrees, dtype=np.float64).sum()) <= EFFORT
+            and float(np.square(self.out_degrees, dtype=np.float64).sum()) <= VISITS_PER_SECOND
         ):
             self.shared = bounds.shared_pre_neurons(into, most)
 
