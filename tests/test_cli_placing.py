@@ -16,7 +16,9 @@ from graph_samples import graph, inp, lif, out
 from typer.testing import CliRunner
 
 from dpap_neuro.cli import app, main, placing
+from dpap_neuro.data import Binning, open_dataset, rasters
 from dpap_neuro.deploy import comparison, evaluation
+from dpap_neuro.deploy.recordings import Recordings
 from hardware.chip.chips import load_chip
 from hardware.files.network_file import save
 from hardware.network.integer import Network, Population
@@ -115,11 +117,11 @@ def test_measured_spikes_weigh_what_crosses(models):
     assert plain["crossing_spikes_unit"] == "each neuron once"
     assert found["crossing_spikes_unit"] == "per recording"
     opened = evaluation.open_model(models[0])
-    rates = evaluation.measured_rates(opened, evaluation.Recordings("digits", limit=5))
+    rates = evaluation.measured_rates(opened, Recordings("digits", limit=5))
     network = opened.integers()
-    digits = evaluation.open_dataset("digits", None, "test")
-    chosen = evaluation.chosen_recordings(digits, 5)
-    raster = np.concatenate(list(evaluation.recordings(digits, chosen, evaluation.Binning(5, None, 4), {})))
+    digits = open_dataset("digits", None, "test").recordings
+    few = [digits[i] for i in np.linspace(0, len(digits) - 1, 5).astype(int)]
+    raster = rasters(few, Binning(5, None, 4), (34, 34, 2))
     counts = simulator.simulate(network, raster).counts["n1"]
     np.testing.assert_allclose(rates["n1"], counts.mean(axis=0))
     np.testing.assert_allclose(rates["input"], (raster > 0).sum(axis=1).mean(axis=0))

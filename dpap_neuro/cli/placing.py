@@ -13,21 +13,9 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dpap_neuro.cli.shared import (
-    Bins,
-    BinUs,
-    Chip,
-    DataDir,
-    Dt,
-    Json,
-    Model,
-    app,
-    plain,
-    progress,
-    say_time_step,
-    stderr,
-    stdout,
-)
+from dpap_neuro.cli.options import Budgets, Chip, Dt, Json, Model, command
+from dpap_neuro.cli.shared import plain, progress, say, say_time_step, stdout
+from dpap_neuro.deploy.recordings import Recordings
 from hardware.chip.chips import DEFAULT
 
 if TYPE_CHECKING:
@@ -35,18 +23,12 @@ if TYPE_CHECKING:
     from hardware.chip.chips import Chip as ChipData
     from hardware.placement import Placement
 
-Dataset = Annotated[
-    str | None, typer.Option(help="Weigh crossing spikes by the spikes of this data set's recordings.")
-]
-Split = Annotated[str, typer.Option(help="train, test or all.")]
-Limit = Annotated[int, typer.Option(help="Recordings of the data set, spread evenly.")]
 Objective = Annotated[
     str, typer.Option(help="What to place for: cores, time or crossings (spikes between cores).")
 ]
-Budgets = Annotated[int | None, typer.Option(help="Budget; exit status 3 where it does not suffice.")]
 
 
-@app.command()
+@command(limit=10)
 def cores(
     model: Model,
     chip: Chip = DEFAULT,
@@ -61,24 +43,19 @@ def cores(
     out: Annotated[
         Path | None, typer.Option(help="Draw cores against time here (.png, .svg, .pdf); with --trade-off.")
     ] = None,
-    dataset: Dataset = None,
-    data_dir: DataDir = None,
-    split: Split = "test",
-    bins: Bins = None,
-    bin_us: BinUs = None,
-    limit: Limit = 10,
+    shown: Recordings | None = None,
     dt: Dt = None,
     as_json: Json = False,
 ) -> None:
     """Place a network on the cores of a chip; exit status 0 where it fits, 3 where it does not.
 
-    Crossing spikes: per recording with --dataset, else as if every neuron fired once. Time needs firing rates: those of the
+    Crossing spikes: per recording with --dataset or --input, else as if every neuron fired once. Time needs firing rates: those of the
     recordings, else assumed ones, which is said. A step takes as long as its slowest core, so more cores are faster.
 
     Example: dpap-neuro cores demo/pruned.nir --chip loihi1 --objective time --max-cores 8 --dataset digits
     """
     from dpap_neuro.deploy import charging, comparison
-    from dpap_neuro.deploy.evaluation import Recordings, measured_rates, open_model
+    from dpap_neuro.deploy.evaluation import evaluate, open_model
     from dpap_neuro.errors import InputError
     from hardware import placement as placing
     from hardware.chip.chips import load_chip
@@ -94,10 +71,10 @@ def cores(
     opened = open_model(model, dt, budget.chip)
     if opened.graph is not None:
         say_time_step(opened.graph, dt)
-    rates, steps = None, 1.0
-    if dataset is not None:
-        shown = Recordings(dataset, data_dir, split, bins, bin_us, limit)
-        rates, steps = measured_rates(opened, shown), charging.recorded_steps(model, shown, dt)
+    rates, steps = None, 1
+    if shown is not None:
+        run = evaluate(opened, shown, "fixed", classes=False)
+        rates, steps = run.rates, run.steps
     network = opened.integers()
     found = fill(network, budget, rates, effort, objective, steps)
     placement = found.placement
@@ -154,9 +131,9 @@ def cores(
             for line in _caveats(budget.chip, rates is not None):
                 stdout.print(line, highlight=False)
     for broken in found.broken:
-        stderr.print(f"does not fit: {plain(str(broken))}", highlight=False)
+        say(f"does not fit: {broken}")
     if explanation := found.explain():
-        stderr.print(plain(explanation), highlight=False)
+        say(explanation)
     if not found.fits:
         raise typer.Exit(3)
 
@@ -256,39 +233,28 @@ def _layers(title: str, placement: Placement) -> Table:
     return table
 
 
-@app.command()
+@command()
 def compare(
     models: Annotated[list[Path], typer.Argument(help="Files .nir, .net or .h5, two or more.")],
     chip: Chip = DEFAULT,
     out: Annotated[Path | None, typer.Option(help="Draw synapses per core here (.png, .svg, .pdf).")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Measure accuracy and crossing spikes on this data set.")
-    ] = None,
-    data_dir: DataDir = None,
-    split: Split = "test",
-    bins: Bins = None,
-    bin_us: BinUs = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many recordings, spread evenly.")] = None,
+    shown: Recordings | None = None,
     dt: Dt = None,
     as_json: Json = False,
 ) -> None:
     """Put networks side by side: parameters, synapses, cores, synapses per core, crossing spikes, accuracy.
 
-    Without --dataset the accuracy is what a run.json or summary.json beside the file says.
+    With --dataset or --input, accuracy and crossing spikes are measured there; without, the accuracy is what a run.json or summary.json beside the file says.
 
     Example: dpap-neuro compare demo/dense.nir demo/pruned.nir --chip loihi1 --out cores.png
     """
     from dpap_neuro.deploy import comparison
-    from dpap_neuro.deploy.evaluation import Recordings
     from dpap_neuro.deploy.report import compare_table
     from hardware.chip.chips import load_chip
 
     found_chip = load_chip(chip)
     if out is not None:
         comparison.check_picture(out)
-    shown = None
-    if dataset is not None:
-        shown = Recordings(dataset, data_dir, split, bins, bin_us, limit)
     networks = comparison.compare(models, found_chip, shown, dt)
     if out is not None:
         comparison.draw(networks, found_chip, out)
@@ -303,10 +269,10 @@ def compare(
         stdout.print(f"Written: {plain(str(out))}", highlight=False)
 
 
-@app.command()
+@command(limit=10)
 def energy(
     model: Model,
-    dataset: Annotated[str, typer.Option(help="Name of the data set.")],
+    shown: Recordings,
     chip: Annotated[str, typer.Option(help="A chip whose file has costs.")] = "loihi1",
     objective: Objective = "cores",
     max_cores: Budgets = None,
@@ -314,11 +280,6 @@ def energy(
         bool, typer.Option("--sanafe", help="By SANA-FE too (Loihi 1; extra `energy`; slow).")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Draw the floorline here (.png, .svg, .pdf).")] = None,
-    data_dir: DataDir = None,
-    split: Split = "test",
-    bins: Bins = None,
-    bin_us: BinUs = None,
-    limit: Limit = 10,
     dt: Dt = None,
     as_json: Json = False,
 ) -> None:
@@ -330,15 +291,21 @@ def energy(
     Example: dpap-neuro energy demo/pruned.nir --dataset digits --objective time --max-cores 8
     """
     from dpap_neuro.deploy import charging, comparison
-    from dpap_neuro.deploy.evaluation import Recordings
+    from dpap_neuro.deploy.evaluation import open_model
     from hardware.chip.chips import load_chip
 
     if out is not None:
         comparison.check_picture(out)
-    shown = Recordings(dataset, data_dir, split, bins, bin_us, limit)
+    found_chip = load_chip(chip)
     with progress() as tell:
         found = charging.charge(
-            model, shown, load_chip(chip), objective, max_cores, dt, sanafe, None if as_json else tell
+            open_model(model, dt, found_chip),
+            shown,
+            found_chip,
+            objective,
+            max_cores,
+            sanafe,
+            None if as_json else tell,
         )
     if out is not None:
         charging.draw_floorline(found, out)
@@ -355,7 +322,7 @@ def energy(
         if out is not None:
             stdout.print(f"Written: {plain(str(out))}", highlight=False)
     for broken in found.placement.broken:
-        stderr.print(f"does not fit: {plain(str(broken))}", highlight=False)
+        say(f"does not fit: {broken}")
 
 
 def _charged(title: str, found: Charged) -> Table:

@@ -10,35 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.shared import (
-    Bins,
-    BinUs,
-    Chip,
-    DataDir,
-    Dataset,
-    Downsample,
-    Dt,
-    ForChip,
-    Json,
-    Model,
-    app,
-    plain,
-    progress,
-    say_time_step,
-    stderr,
-    stdout,
-)
+from dpap_neuro.cli.options import Chip, Dt, ForChip, Json, LavaPython, Model, command
+from dpap_neuro.cli.shared import plain, progress, say, say_time_step, stdout
+from dpap_neuro.deploy.recordings import Recordings
 from hardware.chip.chips import DEFAULT
 
 if TYPE_CHECKING:
     from hardware.compile.compiler import LayerReport
 
-LavaPython = Annotated[
-    str | None, typer.Option(help="A Python 3.10 with lava-nc 0.10.0, where this one has none.")
-]
 
-
-@app.command("compile")
+@command("compile")
 def compile_(
     model: Annotated[Path, typer.Argument(help="A .nir file.")],
     out: Annotated[
@@ -78,7 +59,7 @@ def compile_(
         _layers(f"{model} for {found_chip.name}, {max(r.weight_bits for r in reports)}-bit weights", reports)
     )
     for note in dict.fromkeys(f"{r.source} -> {r.target}: {note}" for r in reports for note in r.notes):
-        stderr.print(plain(note), highlight=False)
+        say(note)
     stdout.print(f"Written: {out}", highlight=False, markup=False)
 
 
@@ -115,20 +96,10 @@ def _layers(title: str, reports: list[LayerReport]) -> Table:
     return table
 
 
-@app.command()
+@command(limit=10)
 def simulate(
     model: Model,
-    dataset: Annotated[str | None, typer.Option(help="A data set, as `evaluate` takes it.")] = None,
-    data_dir: DataDir = None,
-    split: Annotated[str, typer.Option(help="train, test or all.")] = "test",
-    bins: Bins = None,
-    bin_us: BinUs = None,
-    downsample: Downsample = None,
-    limit: Annotated[int, typer.Option(help="Recordings of the data set, spread evenly.")] = 10,
-    raster: Annotated[
-        Path | None,
-        typer.Option("--input", help="An .npy file of counts, (steps, *shape), instead of a data set."),
-    ] = None,
+    shown_to: Recordings,
     backend: Annotated[str, typer.Option(help="fixed (our simulator) or lava (and compare).")] = "fixed",
     lava_python: LavaPython = None,
     record: Annotated[list[str] | None, typer.Option(help="A population to record; repeat for more.")] = None,
@@ -141,7 +112,6 @@ def simulate(
 
     Example: dpap-neuro simulate demo/pruned.nir --dataset digits --record 9_lif --out spikes.npz
     """
-    from dpap_neuro.data import open_dataset, rasters
     from dpap_neuro.deploy import evaluation as e
     from dpap_neuro.errors import InputError
     from hardware.simulate import simulator
@@ -151,23 +121,15 @@ def simulate(
         e.check_spikes_path(out)
     elif record:
         raise InputError(f"record: nothing is kept of {', '.join(record)} without --out SPIKES.npz")
-    if (raster is None) == (dataset is None):
-        raise InputError("input: give either --dataset NAME or --input RASTER.npy")
     opened_model = e.open_model(model, dt, chip)
     if opened_model.graph is not None:
         say_time_step(opened_model.graph, dt)
     network = opened_model.integers()
     wanted = {name: ("spikes",) for name in record or ()}
-    if raster is not None:
-        counts = e.read_raster(raster, next((tuple(entry.shape) for entry in network.inputs), ()))
-    else:
-        binning = e.binning_of(opened_model.metadata, bins, bin_us, downsample)
-        opened = open_dataset(str(dataset), data_dir, split)
-        part = [opened.recordings[i] for i in e.chosen_recordings(opened, limit)]
-        counts = e.shown(opened_model.metadata, rasters(part, binning, opened.sensor_size))
+    counts = shown_to.open(opened_model, classes=False).together()
     simulator.check_rasters(network, counts)
     for note in e.input_notes(opened_model, int(counts.max(initial=0))):
-        stderr.print(plain(note), highlight=False)
+        say(note)
     differing = None
     if backend == "lava":
         run, differing = e.run_lava(network, counts, wanted, lava_python)
@@ -204,21 +166,15 @@ def simulate(
         raise typer.Exit(1)
 
 
-@app.command()
+@command()
 def evaluate(
     model: Model,
-    dataset: Dataset,
-    data_dir: DataDir = None,
-    split: Annotated[str, typer.Option(help="train, test or all.")] = "test",
-    bins: Bins = None,
-    bin_us: BinUs = None,
-    downsample: Downsample = None,
+    shown_to: Recordings,
     backend: Annotated[
         str, typer.Option(help="float, fixed (the chip's integers) or lava (the same on lava-nc).")
     ] = "float",
     chip: ForChip = None,
     dt: Dt = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many recordings, spread evenly.")] = None,
     lava_python: LavaPython = None,
     as_json: Json = False,
 ) -> None:
@@ -235,25 +191,19 @@ def evaluate(
     with progress() as tell:
         result = e.evaluate(
             opened_model,
-            dataset,
-            data_dir,
-            split,
-            bins,
-            bin_us,
+            shown_to,
             backend,
-            dt,
-            limit,
             lambda done, total: tell(f"simulating ({backend})", done, total),
             lava_python,
-            downsample,
         )
     for note in result.notes:
-        stderr.print(plain(note), highlight=False)
+        say(note)
     if as_json:
         print(json.dumps(result.to_dict()))
         return
     table = Table(title=plain(str(model)), title_justify="left", show_header=False)
-    table.add_row("accuracy", f"{result.accuracy:.2%} ({result.correct:,} of {result.n:,})")
+    if result.accuracy is not None:
+        table.add_row("accuracy", f"{result.accuracy:.2%} ({result.correct:,} of {result.n:,})")
     step = "" if result.dt is None else f" of {result.dt:g} s"
     table.add_row("time steps", f"{result.steps:,}{step}")
     table.add_row("spikes", f"{result.spikes:,}")

@@ -1,18 +1,16 @@
-"""What every command shares: the application, where it prints, options and progress bars."""
+"""What every command shares: the application, where it prints, and progress bars."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-from hardware.chip.chips import BUILT_IN
 
 if TYPE_CHECKING:
     from hardware.graph.graph import Graph
@@ -26,33 +24,6 @@ app = typer.Typer(
 )
 stdout = Console()
 stderr = Console(stderr=True)
-
-Model = Annotated[Path, typer.Argument(help="A .nir file, or a .net or .h5 file of `dpap-neuro compile`.")]
-Chip = Annotated[str, typer.Option(help=f"{', '.join(BUILT_IN)}, or the TOML file of a chip.")]
-ForChip = Annotated[
-    str | None,
-    typer.Option(
-        "--chip", help=f"Compile a .nir file for it: {', '.join(BUILT_IN)}, or the TOML file of a chip."
-    ),
-]
-Dt = Annotated[float | None, typer.Option(help="Seconds per step, for a .nir file that does not say.")]
-Bins = Annotated[int | None, typer.Option(help="Time steps per recording.")]
-BinUs = Annotated[float | None, typer.Option(help="Microseconds per time step.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-Dataset = Annotated[
-    str, typer.Option(help="digits, motion, nmnist, dvsgesture, cifar10dvs, ncaltech101 or shd.")
-]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the data set, in tonic's layout.")]
-CacheDir = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="DPAP_NEURO_CACHE",
-        help="Folder for recordings turned into counts; may be deleted. Default: the user's cache folder.",
-    ),
-]
-Downsample = Annotated[int | None, typer.Option(help="Pixels per side that become one.")]
-Seed = Annotated[int, typer.Option(help="Makes the run repeatable on one machine.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 def plain(text: str) -> str:
@@ -97,6 +68,11 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
 
         yield tell
+
+
+def say(line: str) -> None:
+    """A line beside the results, on stderr; names of strangers' files are no markup."""
+    stderr.print(plain(line), highlight=False)
 
 
 def say_time_step(graph: Graph, dt: float | None = None) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from dpap_neuro.deploy.comparison import check_picture
-from dpap_neuro.deploy.evaluation import Recordings, measured_rates, open_model
-from dpap_neuro.files import write_whole
+from dpap_neuro.deploy.evaluation import Model
+from dpap_neuro.deploy.recordings import Recordings
+from dpap_neuro.files import write_picture
 from hardware.chip.chips import Chip
 from hardware.placement import Placement, costing, energy, loads, place
 
@@ -64,53 +65,50 @@ class Charged:
 
 
 def charge(
-    path: str | Path,
+    model: Model,
     shown_to: Recordings,
     chip: Chip,
     objective: str = "cores",
     max_cores: int | None = None,
-    dt: float | None = None,
     sanafe: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Charged:
     """Loads, time and energy on `chip`, of a placement made for the spikes of these recordings.
 
-    sanafe: estimate by SANA-FE too, which has Loihi 1 only. progress(what, done, total).
+    model: opened for that chip. sanafe: estimate by SANA-FE too, which has Loihi 1 only. progress(what, done, total).
     Raises InputError or HardwareError for what cannot be read, run or estimated.
     """
     costing.needed(chip)
     if sanafe:
         energy.check(chip)
     tell = progress or (lambda what, done, total: None)
-    model = open_model(path, dt, chip)
     network = model.integers()
-    parts = list(shown_to.rasters(model.metadata))
-    steps = max(part.shape[1] for part in parts)
-    raster = np.concatenate(
-        [np.pad(x, [(0, 0), (0, steps - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]) for x in parts]
-    )
-    tell("placing", 0, 2)
-    rates = measured_rates(model, shown_to)
-    tell("placing", 1, 2)
+    raster = shown_to.open(model, classes=False).together()
+    spikes = []
+    for number, sample in enumerate(raster):
+        spikes.append(loads.spike_trains(network, sample[None]))
+        tell("running", number + 1, len(raster))
+    rates = {
+        name: np.mean([(each[name] != 0).sum(axis=1)[0] for each in spikes], axis=0) for name in spikes[0]
+    }
+    steps = raster.shape[1]
     placement = place(
         network, chip, firing_rates=rates, max_cores=max_cores, objective=objective, steps=steps
     )
-    tell("placing", 2, 2)
     counted = []
-    for number, sample in enumerate(raster):
-        counted.append(loads.measure(network, placement, sample[None]))
-        tell("counting", number + 1, len(raster))
+    for number, sample in enumerate(spikes):
+        counted.append(loads.count(network, placement, sample))
+        tell("counting", number + 1, len(spikes))
     found = loads.joined(counted)
     estimate = None
     if sanafe:
-        estimate = energy.estimate(network, placement, raster, lambda *done: tell("SANA-FE", *done))
+        trains = {
+            name: np.concatenate([each[name] for each in spikes]).reshape(len(spikes), found.steps, -1) != 0
+            for name in spikes[0]
+        }
+        estimate = energy.estimate(network, placement, trains, lambda *done: tell("SANA-FE", *done))
     seconds = None if model.dt is None else steps * model.dt
     return Charged(placement, found, costing.spent(found, chip), seconds, estimate)
-
-
-def recorded_steps(path: str | Path, shown_to: Recordings, dt: float | None = None) -> int:
-    """Time steps of the longest recording."""
-    return max(part.shape[1] for part in shown_to.rasters(open_model(path, dt).metadata))
 
 
 def draw_floorline(charged: Charged, path: str | Path) -> None:
@@ -149,7 +147,7 @@ def draw_floorline(charged: Charged, path: str | Path) -> None:
         parse_math=False,
     )
     axis.legend(frameon=False, loc="lower right")
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    write_picture(figure, path)
 
 
 def draw_trade_off(points: Sequence[Placement], path: str | Path) -> None:
@@ -171,4 +169,4 @@ def draw_trade_off(points: Sequence[Placement], path: str | Path) -> None:
     axis.set_yscale("log")
     axis.set(xlabel=f"cores of {points[0].chip.name}", ylabel="time per step, us")
     axis.legend(frameon=False)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    write_picture(figure, path)

@@ -14,13 +14,12 @@ import numpy as np
 from dpap_neuro.deploy.evaluation import (
     INTEGER_FILES,
     Model,
-    Recordings,
     evaluate,
-    measured_rates,
     open_model,
 )
+from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import write_whole
+from dpap_neuro.files import write_picture
 from hardware.chip.chips import Chip
 from hardware.graph.summary import parameters, synapses
 from hardware.placement import place
@@ -86,10 +85,9 @@ def _compare(path: Path, chip: Chip, recordings: Recordings | None, dt: float | 
         rates = None
         accuracy, source = recorded_accuracy(path)
     else:
-        r = recordings
-        rates = measured_rates(opened, r)
-        result = evaluate(opened, r.dataset, r.data_dir, r.split, r.bins, r.bin_us, "fixed", step, r.limit)
-        accuracy, source = result.accuracy, f"{result.n} recordings, chip's integers"
+        result = evaluate(opened, recordings, "fixed")
+        rates, accuracy = result.rates, result.accuracy
+        source = f"{result.n} recordings, chip's integers" if accuracy is not None else None
     placement = place(network, chip, firing_rates=rates)
     return Compared(
         str(path),
@@ -177,4 +175,4 @@ def draw(networks: Sequence[Compared], chip: Chip, path: str | Path) -> None:
         axis.set_axis_off()
     figure.supxlabel(f"core of {chip.name}", fontsize=10, parse_math=False)
     figure.supylabel("thousand synapses", fontsize=10)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    write_picture(figure, path)

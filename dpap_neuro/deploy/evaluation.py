@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dpap_neuro.data import Binning, Opened, open_dataset, rasters
+from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import write_whole
+from dpap_neuro.files import write_stream
 from hardware.chip.chips import DEFAULT, Chip, as_chip
 from hardware.compile.compiler import LayerReport, compile_graph
 from hardware.errors import HardwareError
@@ -22,6 +24,7 @@ from hardware.files.network_file import load, save
 from hardware.files.netx import read_net, restrict, write_net
 from hardware.graph.graph import Graph, time_step
 from hardware.graph.parsing import read_graph
+from hardware.network.connectivity import shapes
 from hardware.network.integer import Network
 from hardware.network.timing import depths
 from hardware.simulate import fidelity, lava, neurobench, reference, simulator
@@ -30,13 +33,12 @@ BACKENDS = ("float", "fixed", "lava")
 INTEGER_FILES = (".net", ".h5")
 # The one that SANA-FE's costs are of.
 CHIP = "loihi1"
-_CHUNK = 50
 
 
 @dataclass(frozen=True)
 class Model:
     """A file's network. graph: of a `.nir` file, None for an integer network. dt: seconds per step, where known.
-    chip: what a graph is compiled for, None: any (8 bits, one scale per population)."""
+    chip: what a graph is compiled for, None: `DEFAULT`."""
 
     path: Path
     graph: Graph | None
@@ -46,13 +48,32 @@ class Model:
     chip: Chip | None = None
 
     def integers(self) -> Network:
-        """The integer network: as it stands, or compiled, see `hardware.compile.compiler.compile_graph`."""
+        """The integer network: as it stands, or compiled once for the chip, with one scale per population."""
+        return self._integers
+
+    @cached_property
+    def _integers(self) -> Network:
         if self.network is not None:
             return self.network
         assert self.graph is not None
-        if self.chip is None:
-            return compile_graph(self.graph, DEFAULT, self.dt, per_channel=False)[0]
-        return compile_graph(self.graph, self.chip, self.dt)[0]
+        return compile_graph(self.graph, self.chip or DEFAULT, self.dt, per_channel=False)[0]
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Shape of a step of the input, None where the network has none or several."""
+        if self.graph is not None:
+            found = [tuple(self.graph.input_shape[name]) for name in self.graph.inputs]
+        else:
+            found = [tuple(entry.shape) for entry in self.integers().inputs]
+        return found[0] if len(found) == 1 else None
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network tells apart: neurons of its output."""
+        if self.graph is not None:
+            return math.prod(self.graph.output_shape[self.graph.outputs[0]])
+        network = self.integers()
+        return math.prod(shapes(network)[network.outputs[0]])
 
 
 def open_model(path: str | Path, dt: float | None = None, chip: Chip | str | Path | None = None) -> Model:
@@ -97,12 +118,14 @@ def compile_file(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """accuracy = correct / n. steps: time steps of the longest recording. spikes: of all neurons (inputs not counted) over all
-    recordings. dt: seconds per step, None where the file does not say. seconds: of the simulation alone. predictions: class per recording.
-    neurobench: see `hardware.simulate.neurobench`, of the network that was run. notes: what keeps these numbers from being the chip's."""
+    """accuracy = correct / n, both None where there are no labels. steps: time steps of the longest recording. spikes: of all
+    neurons (inputs not counted) over all recordings. dt: seconds per step, None where the file does not say. seconds: of the
+    simulation alone. predictions: class per recording. rates: spikes of every neuron and input per recording, by population.
+    neurobench: see `hardware.simulate.neurobench`, of the network that was run. notes: what keeps these numbers from being the
+    chip's, or from saying what they seem to say."""
 
-    accuracy: float
-    correct: int
+    accuracy: float | None
+    correct: int | None
     n: int
     steps: int
     spikes: int
@@ -111,79 +134,12 @@ class Evaluation:
     dt: float | None
     neurobench: dict[str, Any]
     predictions: np.ndarray = field(repr=False)
+    rates: dict[str, np.ndarray] = field(repr=False)
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict:
-        left_out = {"predictions"} if self.notes else {"predictions", "notes"}
-        return {k: v for k, v in asdict(self).items() if k not in left_out}
-
-
-def binning_of(
-    metadata: Mapping[str, Any],
-    bins: int | None = None,
-    bin_us: float | None = None,
-    downsample: int | None = None,
-) -> Binning:
-    """What was asked for, else what a file's metadata says. Raises InputError where neither tells."""
-    clip = metadata.get("clip")
-    if downsample is None:
-        downsample = int(metadata.get("downsample") or 1)
-    if bins is None and bin_us is None:
-        bins, bin_us = metadata.get("bins"), metadata.get("bin_us")
-        if bins is None and bin_us is None:
-            raise InputError(
-                "binning: the file does not say how events become steps; give --bins N or --bin-us T"
-            )
-    return Binning(bins, bin_us, None if clip is None else int(clip), downsample)
-
-
-def shown(metadata: Mapping[str, Any], raster: np.ndarray) -> np.ndarray:
-    """The time bins that the network is shown: all, or those its metadata kept. Raises InputError where one is missing."""
-    if metadata.get("kept_bins") is None:
-        return raster
-    kept = np.asarray(metadata["kept_bins"], dtype=np.int64)
-    if kept.max(initial=-1) >= raster.shape[1]:
-        raise InputError(
-            f"kept_bins: the file keeps bin {kept.max()}, the recordings have {raster.shape[1]} bins"
-        )
-    return raster[:, kept]
-
-
-def chosen_recordings(opened: Opened, limit: int | None) -> np.ndarray:
-    """Indices of all recordings, or of `limit` of them, spread evenly."""
-    if limit is not None and limit < 1:
-        raise InputError(f"limit: found {limit}, expected at least 1")
-    n = len(opened.recordings.labels)
-    if limit is None or limit >= n:
-        return np.arange(n)
-    return np.linspace(0, n - 1, limit).astype(int)
-
-
-def recordings(
-    opened: Opened, chosen: np.ndarray, binning: Binning, metadata: Mapping[str, Any]
-) -> Iterator[np.ndarray]:
-    """Rasters (n, steps, *shape) of the chosen recordings, as the network is shown them, some tens at a time."""
-    for first in range(0, len(chosen), _CHUNK):
-        part = [opened.recordings[i] for i in chosen[first : first + _CHUNK]]
-        yield shown(metadata, rasters(part, binning, opened.sensor_size))
-
-
-@dataclass(frozen=True)
-class Recordings:
-    """Recordings to run a network on. bins, bin_us: None: as the network's file says. limit: only so many, spread evenly."""
-
-    dataset: str
-    data_dir: str | Path | None = None
-    split: str = "test"
-    bins: int | None = None
-    bin_us: float | None = None
-    limit: int | None = None
-
-    def rasters(self, metadata: Mapping[str, Any]) -> Iterator[np.ndarray]:
-        """As `recordings` gives them. Raises InputError for an unknown data set, or a file that does not say its binning."""
-        binning = binning_of(metadata, self.bins, self.bin_us)
-        opened = open_dataset(self.dataset, self.data_dir, self.split)
-        return recordings(opened, chosen_recordings(opened, self.limit), binning, metadata)
+        left_out = {"predictions", "rates"} | (set() if self.notes else {"notes"})
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
 
 
 def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
@@ -191,20 +147,7 @@ def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
 
     For `hardware.placement.place`. Raises InputError or HardwareError for what cannot be read or run.
     """
-    network = model.integers()
-    inputs = [entry.name for entry in network.inputs]
-    names = [*inputs, *(p.name for p in network.populations if p.spiking)]
-    total: dict[str, np.ndarray] = {}
-    samples = 0
-    simulation = simulator.Simulator(network)
-    for raster in shown_to.rasters(model.metadata):
-        samples += len(raster)
-        counts = simulation.run(raster).counts
-        # A count above 1 enters as one graded spike.
-        counts |= dict.fromkeys(inputs, np.count_nonzero(raster, axis=1))
-        for name in names:
-            total[name] = total.get(name, 0) + counts[name].sum(axis=0, dtype=np.int64)
-    return {name: spikes / samples for name, spikes in total.items()}
+    return evaluate(model, shown_to, "fixed", classes=False).rates
 
 
 def run_lava(
@@ -253,85 +196,78 @@ def run_lava(
 
 
 def evaluate(
-    model: str | Path | Model,
-    dataset: str,
-    data_dir: str | Path | None = None,
-    split: str = "test",
-    bins: int | None = None,
-    bin_us: float | None = None,
+    model: Model,
+    shown_to: Recordings,
     backend: str = "float",
-    dt: float | None = None,
-    limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     lava_python: str | None = None,
-    downsample: int | None = None,
+    classes: bool = True,
 ) -> Evaluation:
-    """Classify recordings by the largest spike count, or membrane sum, over time.
+    """Run a network on recordings once, and classify them by the largest spike count, or membrane sum, over time.
 
-    model: a `.nir`, `.net` or `.h5` file, or what `open_model` made of it. backend: "float" (the reference simulator;
-    of a `.nir` file only), "fixed" (8-bit weights, the chip's integers) or "lava" (the same integers on real Lava,
-    in `lava_python` where given). limit: only so many recordings, spread evenly. progress(done, total).
-    Raises InputError or HardwareError for what cannot be read or run.
+    backend: "float" (the reference simulator; of a `.nir` file only), "fixed" (8-bit weights, the chip's integers) or "lava"
+    (the same integers on real Lava, in `lava_python` where given). progress(done, total). classes: whether the data's
+    classes must be the network's. Raises InputError or HardwareError for what cannot be read or run.
     """
     check_backend(backend, lava_python)
-    opened_model = model if isinstance(model, Model) else open_model(model, dt)
-    metadata = opened_model.metadata
-    binning = binning_of(metadata, bins, bin_us, downsample)
-    graph = opened_model.graph
+    graph = model.graph
     if backend == "float" and graph is None:
         raise InputError(
-            f"{opened_model.path}: holds integers; give --backend fixed or --backend lava, or its .nir file"
+            f"{model.path}: holds integers; give --backend fixed or --backend lava, or its .nir file"
         )
-    network = None if backend == "float" else opened_model.integers()
+    network = None if backend == "float" else model.integers()
     if network is None:
         assert graph is not None
-        tally = neurobench.of_graph(graph)
+        inputs, tally = list(graph.inputs), neurobench.of_graph(graph)
     else:
-        tally = neurobench.of_network(network)
-    opened = open_dataset(dataset, data_dir, split)
-    labels = opened.recordings.labels
-    chosen = chosen_recordings(opened, limit)
-    predicted, spikes, steps, seconds, most = [], 0, 0, 0.0, 0
-    done = 0
-    for raster in recordings(opened, chosen, binning, metadata):
+        inputs, tally = [entry.name for entry in network.inputs], neurobench.of_network(network)
+    simulation = simulator.Simulator(network) if network is not None and backend == "fixed" else None
+    shown = shown_to.open(model, classes)
+    predicted, steps, seconds, done, most = [], 0, 0.0, 0, 0
+    total: dict[str, np.ndarray] = {}
+    for raster in shown.parts():
         begin = time.perf_counter()
         if network is None:
             assert graph is not None
-            exact = reference.simulate(graph, raster, dt=opened_model.dt, record=tally.recorded)
+            exact = reference.simulate(graph, raster, dt=model.dt, record=tally.recorded)
             output, counts, values = exact.output, exact.counts, exact.spikes
         else:
-            if backend == "lava":
+            if simulation is None:
                 run, differing = run_lava(network, raster, python=lava_python)
                 if differing:
                     raise HardwareError(
-                        f"{opened_model.path}: {differing:,} values differ between Lava and our simulator"
+                        f"{model.path}: {differing:,} values differ between Lava and our simulator"
                     )
             else:
-                run = simulator.simulate(network, raster)
+                run = simulation.run(raster)
             output, counts, values = run.output, run.counts, {}
         seconds += time.perf_counter() - begin
         tally.add(raster, counts, values)
         predicted.append(fidelity.predictions(output))
-        spikes += sum(int(c.sum(dtype=np.int64)) for c in counts.values())
+        # A count above 1 enters as one graded spike.
+        arrived = dict.fromkeys(inputs, np.count_nonzero(raster, axis=1))
+        for name, spikes in {**counts, **arrived}.items():
+            total[name] = total.get(name, 0) + spikes.sum(axis=0, dtype=np.int64)
         steps = max(steps, raster.shape[1])
         most = max(most, int(raster.max(initial=0)))
         done += len(raster)
         if progress is not None:
-            progress(done, len(chosen))
+            progress(done, shown.n)
     predictions = np.concatenate(predicted)
-    correct = int((predictions == labels[chosen]).sum())
+    correct = None if shown.labels is None else int((predictions == shown.labels).sum())
     return Evaluation(
-        correct / len(chosen),
+        None if correct is None else correct / shown.n,
         correct,
-        len(chosen),
+        shown.n,
         steps,
-        spikes,
+        sum(int(total[name].sum()) for name in total if name not in inputs),
         round(seconds, 3),
         backend,
-        opened_model.dt,
+        model.dt,
         tally.to_dict(),
         predictions,
-        () if network is None else input_notes(opened_model, most),
+        {name: spikes / shown.n for name, spikes in total.items()},
+        (*shown.notes, *(() if network is None else input_notes(model, most))),
     )
 
 
@@ -355,38 +291,13 @@ def check_backend(backend: str, lava_python: str | None, known: tuple[str, ...] 
         raise InputError(lava.NO_LAVA.format(python=sys.executable))
 
 
-def read_raster(path: str | Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Counts (batch, steps, *shape) of an `.npy` file, which may leave out the batch. Raises InputError."""
-    try:
-        raster = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, EOFError, MemoryError) as error:
-        raise InputError(
-            f"{path}: not an .npy file of numbers ({' '.join(str(error).split())[:120]})"
-        ) from None
-    if not isinstance(raster, np.ndarray):
-        raise InputError(f"{path}: an archive, expected one array of an .npy file")
-    if raster.shape[1:] == shape:
-        raster = raster[None]
-    if raster.ndim != 2 + len(shape) or raster.shape[2:] != shape:
-        raise InputError(
-            f"{path}: has shape {raster.shape}, expected (steps, {', '.join(map(str, shape))}), "
-            "or that with the samples before"
-        )
-    return raster
-
-
 def write_spikes(run: simulator.Run, path: str | Path) -> None:
     """An `.npz` of ``output`` and of ``spikes/NAME`` of what was recorded, (batch, steps, *shape) each."""
     path = Path(path)
     check_spikes_path(path)
     arrays: dict[str, Any] = {f"spikes/{name}": values for name, values in run.spikes.items()}
 
-    def write(temporary: Path) -> None:
-        np.savez_compressed(temporary, output=run.output, **arrays)
-
-    write_whole(path, write)
+    write_stream(path, lambda file: np.savez_compressed(file, output=run.output, **arrays))
 
 
 def check_spikes_path(path: str | os.PathLike[str]) -> None:

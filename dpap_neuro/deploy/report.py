@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from dpap_neuro.deploy.comparison import Compared
-from dpap_neuro.files import write_whole
-from dpap_neuro.train.sweeps import Summary
+from dpap_neuro.files import write_picture
 from hardware.placement.budget import RESOURCES, percent
+
+if TYPE_CHECKING:
+    from dpap_neuro.train.sweeps import Summary
 
 
 def demo_table(summary: dict[str, Any]) -> Table:
@@ -150,4 +152,4 @@ def draw_demo(summary: dict[str, Any], path: str | Path) -> None:
         axis.set_title(f"Synapses per core, {chip}", parse_math=False)
         axis.set_xticks(range(widest))
         axis.legend(frameon=False)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    write_picture(figure, path)

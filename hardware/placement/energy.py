@@ -20,7 +20,7 @@ import io
 import math
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -80,13 +80,13 @@ def check(chip: Chip) -> None:
 def estimate(
     network: Network,
     placement: Placement,
-    raster: np.ndarray,
+    spikes: Mapping[str, np.ndarray],
     progress: Callable[[int, int], None] | None = None,
 ) -> Estimate:
-    """Energy and latency of `network` on the cores of `placement`, for the recordings of `raster`.
+    """Energy and latency of `network` on the cores of `placement`, for recordings that were run: `chip_spikes` of them.
 
-    raster: (batch, steps, *shape of the only input), counts. progress(recordings done, of how many). Raises HardwareError: no SANA-FE, a raster that does not fit, a
-    placement that SANA-FE's Loihi does not hold (128 cores of 1,024 neurons, inputs included).
+    progress(recordings done, of how many). Raises HardwareError: no SANA-FE, a placement that SANA-FE's Loihi does not hold (128
+    cores of 1,024 neurons, inputs included).
     """
     if not available():
         raise HardwareError(NEEDS)
@@ -94,7 +94,6 @@ def estimate(
 
     shape = shapes(network)
     cores = _cores(network, placement, shape)
-    spikes = _spikes(network, raster)
     samples, steps = next(iter(spikes.values())).shape[:2]
     fullest = [int(np.bincount(cores[p.name]).max()) for p in network.inputs]
     replayed, inputs = int(placement.neurons_per_core.max()), max(fullest)
@@ -155,8 +154,11 @@ def _cores(
     return cores
 
 
-def _spikes(network: Network, raster: np.ndarray) -> dict[str, np.ndarray]:
-    """Whether each input and neuron spikes, (batch, steps, neurons); a count above 1 enters as one graded spike."""
+def chip_spikes(network: Network, raster: np.ndarray) -> dict[str, np.ndarray]:
+    """Whether each input and neuron spikes, bool (batch, steps, neurons), on the chip's clock; see `loads.spike_trains`.
+
+    A count above 1 enters as one graded spike.
+    """
     found = spike_trains(network, raster)
     return {name: values.reshape(*values.shape[:2], -1) != 0 for name, values in found.items()}
 
@@ -166,7 +168,7 @@ def _mapped(
     network: Network,
     shape: dict[str, tuple[int, ...]],
     cores: dict[str, np.ndarray],
-    spikes: dict[str, np.ndarray],
+    spikes: Mapping[str, np.ndarray],
     hardware: Any,
 ) -> Any:
     """The network as SANA-FE has it: weights of zero, neurons that fire when they are told."""
