@@ -27,7 +27,6 @@ from hardware.graph.parsing import read_graph
 from hardware.network.connectivity import shapes
 from hardware.network.integer import Network
 from hardware.network.timing import depths
-from hardware.placement import Placement, energy, place
 from hardware.simulate import fidelity, lava, neurobench, simulator
 from hardware.simulate.float_simulator import FloatSimulator
 
@@ -150,21 +149,6 @@ def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
     For `hardware.placement.place`. Raises InputError or HardwareError for what cannot be read or run.
     """
     return evaluate(model, shown_to, "fixed", classes=False).rates
-
-
-def estimate_energy(model: Model, shown_to: Recordings) -> tuple[energy.Estimate, Placement]:
-    """Energy and latency on Loihi 1, see `hardware.placement.energy`, and the placement that they are of.
-
-    Neurons are placed so that as few spikes of these recordings as possible cross cores.
-    Raises InputError or HardwareError for what cannot be read, run or estimated.
-    """
-    if not energy.available():
-        raise InputError(energy.NEEDS)
-    network = model.integers()
-    spikes = energy.chip_spikes(network, shown_to.open(model, classes=False).together())
-    rates = {name: values.sum(axis=1).mean(axis=0) for name, values in spikes.items()}
-    placement = place(network, CHIP, firing_rates=rates)
-    return energy.estimate(network, placement, spikes), placement
 
 
 def run_lava(
