@@ -151,7 +151,7 @@ def simulate(
     network = opened_model.integers()
     wanted = {name: ("spikes",) for name in record or ()}
     if raster is not None:
-        counts = e.read_raster(raster, next((tuple(entry.shape) for entry in network.inputs), ()))
+        counts = e.read_raster(raster, next((tuple(entry.shape) for entry in network.stimulated), ()))
     else:
         binning = e.binning_of(opened_model.metadata, bins, bin_us, downsample)
         opened = open_dataset(str(dataset), data_dir, split)

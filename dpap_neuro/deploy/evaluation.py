@@ -184,8 +184,9 @@ def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
     For `hardware.placement.place`. Raises InputError or HardwareError for what cannot be read or run.
     """
     network = model.integers()
-    inputs = [entry.name for entry in network.inputs]
-    names = [*inputs, *(p.name for p in network.populations if p.spiking)]
+    inputs = [entry.name for entry in network.stimulated]
+    always_on = [entry for entry in network.inputs if entry.constant]
+    names = [*inputs, *(entry.name for entry in always_on), *(p.name for p in network.populations if p.spiking)]
     total: dict[str, np.ndarray] = {}
     samples = 0
     simulation = simulator.Simulator(network)
@@ -194,6 +195,9 @@ def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
         counts = simulation.run(raster).counts
         # A count above 1 enters as one graded spike.
         counts |= dict.fromkeys(inputs, np.count_nonzero(raster, axis=1))
+        counts |= {
+            entry.name: np.full((len(raster), *entry.shape), entry.constant * raster.shape[1]) for entry in always_on
+        }
         for name in names:
             total[name] = total.get(name, 0) + counts[name].sum(axis=0, dtype=np.int64)
     return {name: spikes / samples for name, spikes in total.items()}

@@ -4,7 +4,7 @@ A chain of layers, groups ``layer/0`` ..., input first: `input`, `dense`, `dense
 integers in the file are the effective weights; the loader makes du = iDecay - 1, dv = vDecay, a bias exponent
 of 6. What the format, or the loader's own arithmetic, cannot say is refused with the reason:
 
-- skip connections, several inputs or outputs, delays but in a `dense` layer, convolutions that are recurrent
+- inputs that are always on, skip connections, several inputs or outputs, delays but in a `dense` layer, convolutions that are recurrent
   or follow a fully connected layer;
 - parameters per neuron other than the bias; a bias that is no multiple of 64;
 - weights of a fully connected layer beyond 8 bit, and the few matrices that the loader's search for an
@@ -112,6 +112,12 @@ def _write_group(group: h5py.Group, values: dict[str, Any]) -> None:
 
 def _layers(network: Network) -> list[dict[str, Any]]:
     """The groups of the file, or HardwareError."""
+    for always_on in network.inputs:
+        if always_on.constant:
+            raise HardwareError(
+                f"NETX has no input that is always on, as '{always_on.name}' is, through which biases of current-based "
+                "neurons act: write an .h5 file, or compile for NETX, which puts these biases on the membrane"
+            )
     if len(network.inputs) != 1:
         raise HardwareError(f"NETX is a chain with one input, the network has {len(network.inputs)}")
     forward, recurrent = _chain(network)
