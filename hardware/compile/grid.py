@@ -105,7 +105,8 @@ class Group:
     """What shares one scale: weights by projection, and of each of its neurons the bias per step and the threshold.
 
     thresholds: empty for a read-out. exact_thresholds: whether they must lie on the grid as well (soft reset) and not
-    only sums on their right side; loose_thresholds: whether the nearest will do (leaks).
+    only sums on their right side; loose_thresholds: whether the nearest will do (leaks). accumulates: whether a
+    membrane keeps all of what it has.
     """
 
     paths: tuple[Path, ...]
@@ -113,6 +114,7 @@ class Group:
     thresholds: Array
     exact_thresholds: bool = False
     loose_thresholds: bool = False
+    accumulates: bool = True
 
 
 @dataclass(frozen=True)
@@ -157,10 +159,11 @@ class _Units:
     ties: Array
 
 
-def solve(groups: Sequence[Group], limits: Limits, fine: bool) -> Solution | None:
+def solve(groups: Sequence[Group], limits: Limits, fine: Array | None) -> Solution | None:
     """Scales and exponents at which nothing is rounded, or None where the chip has none.
 
-    fine: whether to take the largest such scales (leaks: less is cut off) and not the smallest.
+    fine: None for the smallest such scales; otherwise the largest that are not above these, one per group (leaks: less is cut
+    off).
     """
     found = [_in_units(group) for group in groups]
     units = [u for u in found if u is not None]
@@ -178,10 +181,10 @@ def solve(groups: Sequence[Group], limits: Limits, fine: bool) -> Solution | Non
         ]  # fmt: skip
         if not full:
             placed = _placed(groups, units, subunits, exponents, limits)
-            if placed is None and best is not None:
+            if best is not None and (placed is None or fine is None or (placed.scales > fine).any()):
                 break
             best = placed if placed is not None else best
-            if best is not None and not fine:
+            if best is not None and fine is None:
                 break
             # Twice as fine, all together.
             full = list(range(len(exponents)))
@@ -189,7 +192,7 @@ def solve(groups: Sequence[Group], limits: Limits, fine: bool) -> Solution | Non
                 sum(p.total * n for p, n in zip(g.paths, u.steps, strict=True)) * k / SUBUNITS
                 for g, u, k in zip(groups, units, subunits, strict=True)
             )
-            if 2 * heaviest > limits.summed:
+            if best is not None and 2 * heaviest > limits.summed:
                 break
         for p in full:
             exponents[p] += 1
@@ -224,7 +227,8 @@ def _in_units(group: Group) -> _Units | None:
     if not (group.exact_thresholds or group.loose_thresholds):
         for k in np.flatnonzero((drives > 0) & (below > 0)) if len(below) else ():
             alone, rest = divmod(int(below[k]), int(drives[k]))
-            ties[k] = rest == 0 and steps_to_fire(float(group.drives[k]), float(thresholds[k])) == alone
+            reached = rest == 0 and (group.accumulates or alone == 1)
+            ties[k] = reached and steps_to_fire(float(group.drives[k]), float(thresholds[k])) == alone
     return _Units(unit, steps, drives, below, ties)
 
 

@@ -44,6 +44,9 @@ MAX_NEURONS = 1 << 28
 MAX_SYNAPSES = 1 << 28
 
 SignMode = Literal["mixed", "excitatory", "inhibitory"]
+# What a spike does to the membrane: it becomes zero (in floats v_reset), or the threshold is taken from it.
+Reset = Literal["zero", "subtract"]
+RESETS: tuple[Reset, ...] = ("zero", "subtract")
 
 
 @dataclass(frozen=True)
