@@ -42,7 +42,8 @@ class NeuronModel:
     state_bits: of current and membrane, signed. input_shift: bits by which a synaptic input is shifted up as it joins them,
         so that a membrane has 2**input_shift units for one of a weight.
     delay_steps: the longest delay of a synapse beyond the step that every projection takes.
-    graded_inputs: whether an input spike carries a count. membrane_readout: whether the membranes of an output can be read.
+    graded_inputs: whether an input spike carries a count. always_on_inputs: whether an input can spike in every step without
+        being told, through which biases of synaptic currents act. membrane_readout: whether the membranes of an output can be read.
     resets: what a spike does to its membrane: "zero", "subtract" (takes the threshold off).
     """
 
@@ -58,6 +59,7 @@ class NeuronModel:
     input_shift: int = integer.INPUT_SHIFT
     delay_steps: int = integer.MAX_DELAY
     graded_inputs: bool = True
+    always_on_inputs: bool = True
     membrane_readout: bool = True
     resets: tuple[str, ...] = ("zero",)
 
@@ -288,6 +290,7 @@ _GROUPS: dict[str, dict[str, _Key]] = {
         "input_shift": _whole(0, "bits", 64),
         "delay_steps": _whole(0, "time steps|steps"),
         "graded_inputs": _truth("whether"),
+        "always_on_inputs": _truth("whether"),
         "membrane_readout": _truth("whether"),
         "resets": _some_of(("zero", "subtract"), "what"),
     },

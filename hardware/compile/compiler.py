@@ -67,7 +67,6 @@ def compile_graph(
     per_channel: bool | None = None,
     reset: Reset | None = None,
     pairs: Pairs = False,
-    always_on: bool = True,
 ) -> tuple[Network, list[LayerReport]]:
     """The integer network of a graph on a chip, and a report for each projection, in the network's order.
 
@@ -76,11 +75,10 @@ def compile_graph(
     has a scale and a threshold of its own; None: where the chip has a threshold per neuron.
     reset: what a spike does to the membrane; None: as `hardware.graph.graph.reset_of` finds it.
     pairs: which projections, (source, target), have two synapses per weight, of different exponents; True: all. Where
-    weights are on a grid one is enough. always_on: whether biases may come from an input that spikes in every step (a NETX file
-    has none: there they drive the membrane at once).
+    weights are on a grid one is enough.
     Raises HardwareError, naming the node, for what the chip cannot do. Zeros stay zeros.
     """
-    done = compile_layers(graph, chip, dt, weight_bits, per_channel, reset, pairs, always_on)
+    done = compile_layers(graph, chip, dt, weight_bits, per_channel, reset, pairs)
     return done.network, done.reports
 
 
@@ -92,7 +90,6 @@ def compile_layers(
     per_channel: bool | None = None,
     reset: Reset | None = None,
     pairs: Pairs = False,
-    always_on: bool = True,
     fits: Mapping[str, Fit] | None = None,
 ) -> Compiled:
     """As `compile_graph`, with what was rounded. fits: of populations by name, integers to take as they are."""
@@ -112,7 +109,7 @@ def compile_layers(
     name = ALWAYS_ON
     while name in graph.nodes:
         name += "'"
-    layers, output = layers_of(graph, step, reset, name if always_on else None)
+    layers, output = layers_of(graph, step, reset, name if chip.neuron.always_on_inputs else None)
     counts = _counts(graph, chip)
     rounded = []
     for layer in layers:
