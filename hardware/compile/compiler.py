@@ -31,7 +31,7 @@ from hardware.chip.chips import Chip, as_chip
 from hardware.compile.layers import Layer, Neurons, layers_of
 from hardware.compile.report import LayerReport
 from hardware.compile.rounding import Fit, Rounded, round_layer
-from hardware.compile.scaling import Demand, scaled
+from hardware.compile.scaling import Demand, Seen, scaled
 from hardware.compile.warning import warnings_of
 from hardware.compile.weights import folded_gain, groups_of, rows_of
 from hardware.errors import HardwareError
@@ -46,6 +46,7 @@ __all__ = ["Compiled", "LayerReport", "compile_graph", "compile_layers"]
 ASSUMED_COUNT = 4
 ALWAYS_ON = "always on"
 
+Array = np.ndarray
 # (source, target) of projections, or all of them.
 Pairs = bool | Collection[tuple[str, str]]
 
@@ -91,8 +92,12 @@ def compile_layers(
     reset: Reset | None = None,
     pairs: Pairs = False,
     fits: Mapping[str, Fit] | None = None,
+    seen: Mapping[str, Seen] | None = None,
 ) -> Compiled:
-    """As `compile_graph`, with what was rounded. fits: of populations by name, integers to take as they are."""
+    """As `compile_graph`, with what was rounded.
+
+    fits: of populations by name, integers to take as they are. seen: of populations by name, see `hardware.compile.pairs.seen_on`.
+    """
     chip = as_chip(chip)
     widest = min(max(chip.weight_bits), MAX_WEIGHT_BITS)
     if weight_bits is None:
@@ -115,6 +120,8 @@ def compile_layers(
     for layer in layers:
         _check_neurons(layer.neurons, chip)
         demand = _demand(layer, chip, weight_bits, widest, per_channel, pairs, counts, name)
+        if seen is not None:
+            demand = replace(demand, seen=seen[layer.neurons.name])
         fit = (fits or {}).get(layer.neurons.name)
         scaling = scaled(demand, chip.neuron) if fit is None else fit.scaling
         rounded.append(round_layer(layer, demand, scaling, chip, () if fit is None else fit.mantissas))
@@ -183,8 +190,6 @@ def _demand(
     paired = [
         pairs if isinstance(pairs, bool) else (path.source, neurons.name) in pairs for path in layer.paths
     ]
-    # A bias that is rounded more coarsely than the weights beside it would waste their second synapse.
-    paired = [p or (any(paired) and path.source == always_on) for p, path in zip(paired, layer.paths, strict=True)]
     return Demand(
         neurons,
         group,
@@ -193,6 +198,7 @@ def _demand(
         weights,
         paired,
         [counts.get(path.source, 1) for path in layer.paths],
+        [path.source == always_on for path in layer.paths],
     )
 
 
