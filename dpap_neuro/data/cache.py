@@ -14,8 +14,8 @@ import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
@@ -23,7 +23,7 @@ from numpy.lib.format import write_array_header_1_0
 from dpap_neuro.data.binning import Binning, Recordings, SensorSize, frames
 from dpap_neuro.data.splits import LabelledRecordings
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import make_folder, write_whole
+from dpap_neuro.files import make_folder, write_stream
 
 
 def cached_rasters(
@@ -37,14 +37,14 @@ def cached_rasters(
     """What `rasters` returns, from `folder` where it is there already; changes to the array never reach the disk.
 
     name: begins the file's name; it says which of the recordings of a data set these are. A source of another path,
-    size or time of change makes another entry, and so does other code in this package or another tonic. Raises
+    size or time of change makes another entry, and so does other code in this package. Raises
     InputError where the folder cannot be written.
     """
     path = make_folder(folder) / f"{name}-{_digest(name, recordings, binning, sensor_size)}.npy"
     step = binning.shape(sensor_size)
     found = _opened(path, len(recordings), step)
     if found is None:
-        write_whole(path, lambda temporary: _write(temporary, recordings, binning, sensor_size, progress))
+        write_stream(path, lambda file: _write(file, path.parent, recordings, binning, sensor_size, progress))
         found = _opened(path, len(recordings), step)
         if found is None:
             raise InputError(f"{path}: cannot be read back")
@@ -61,7 +61,6 @@ def _digest(name: str, recordings: LabelledRecordings, binning: Binning, sensor_
         "n": len(recordings),
         "binning": asdict(binning),
         "sensor_size": sensor_size,
-        "tonic": version("tonic"),
         "code": [state(module) for module in sorted(Path(__file__).parent.glob("*.py"))],
         "sources": [state(file) for file in recordings.sources],
     }
@@ -80,7 +79,8 @@ def _opened(path: Path, n: int, step: tuple[int, int, int]) -> np.ndarray | None
 
 
 def _write(
-    path: Path,
+    file: IO[bytes],
+    folder: Path,
     recordings: Recordings,
     binning: Binning,
     sensor_size: SensorSize,
@@ -89,7 +89,7 @@ def _write(
     """Recordings are spooled first: with bin_us the longest decides the number of steps."""
     step = binning.shape(sensor_size)
     size = math.prod(step)
-    with tempfile.TemporaryFile(dir=path.parent) as spool, open(path, "wb") as file:
+    with tempfile.TemporaryFile(dir=folder) as spool:
         lengths = []
         for frame in frames(recordings, binning, sensor_size, progress):
             spool.write(frame.tobytes())

@@ -20,7 +20,7 @@ from dpap_neuro.deploy.evaluation import (
     open_model,
 )
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import write_whole
+from dpap_neuro.files import write_picture
 from hardware.chip.chips import Chip
 from hardware.graph.summary import parameters
 from hardware.placement import place
@@ -170,4 +170,4 @@ def draw(networks: Sequence[Compared], chip: Chip, path: str | Path) -> None:
         axis.set_axis_off()
     figure.supxlabel(f"core of {chip.name}", fontsize=10)
     figure.supylabel("thousand synapses", fontsize=10)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    write_picture(figure, path)

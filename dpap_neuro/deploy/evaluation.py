@@ -14,7 +14,7 @@ import numpy as np
 
 from dpap_neuro.data import Binning, Opened, open_dataset, rasters
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import write_whole
+from dpap_neuro.files import write_stream
 from hardware.chip.chips import DEFAULT, Chip, as_chip
 from hardware.compile.compiler import LayerReport, compile_graph
 from hardware.errors import HardwareError
@@ -388,10 +388,7 @@ def write_spikes(run: simulator.Run, path: str | Path) -> None:
     check_spikes_path(path)
     arrays: dict[str, Any] = {f"spikes/{name}": values for name, values in run.spikes.items()}
 
-    def write(temporary: Path) -> None:
-        np.savez_compressed(temporary, output=run.output, **arrays)
-
-    write_whole(path, write)
+    write_stream(path, lambda file: np.savez_compressed(file, output=run.output, **arrays))
 
 
 def check_spikes_path(path: str | os.PathLike[str]) -> None:

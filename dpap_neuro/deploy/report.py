@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from dpap_neuro.deploy.comparison import Compared
-from dpap_neuro.files import write_whole
+from dpap_neuro.files import write_picture
 from dpap_neuro.train.sweeps import Summary
 
 
@@ -129,4 +129,4 @@ def draw_demo(summary: dict[str, Any], path: str | Path) -> None:
         axis.set(xlabel="core", ylabel="thousand synapses", title=f"Synapses per core, {chip}")
         axis.set_xticks(range(widest))
         axis.legend(frameon=False)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    write_picture(figure, path)

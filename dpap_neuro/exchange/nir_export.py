@@ -8,6 +8,7 @@ themselves are made in `nir_nodes.py`.
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 import operator
@@ -28,7 +29,7 @@ from torch.nn.parameter import is_lazy
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_nodes import POPULATIONS, SYNAPSES, Shape, array, full, population
-from dpap_neuro.files import write_whole
+from dpap_neuro.files import write_bytes
 from dpap_neuro.networks import neurons
 from dpap_neuro.pruning.compaction import compact as compacted
 
@@ -121,14 +122,13 @@ def write_nir(graph: nir.NIRGraph, path: str | Path) -> None:
     type_check=False.
     """
 
-    def write(temporary: Path) -> None:
-        nir.write(temporary, graph)
-        with h5py.File(temporary, "r+") as file:
-            for node in file["node/nodes"].values():
-                if "v_reset" in node and not node["v_reset"][()].any():
-                    del node["v_reset"]
-
-    write_whole(path, write)
+    memory = io.BytesIO()
+    nir.write(memory, graph)
+    with h5py.File(memory, "r+") as file:
+        for node in file["node/nodes"].values():
+            if "v_reset" in node and not node["v_reset"][()].any():
+                del node["v_reset"]
+    write_bytes(path, memory.getbuffer())
 
 
 def _check_parameters(name: str, module: nn.Module) -> None:

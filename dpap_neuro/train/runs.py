@@ -15,13 +15,13 @@ import nir
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from dpap_neuro.data import Binning, Opened, open_both
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_export import to_nir, without_dead_units, write_nir
 from dpap_neuro.exchange.nir_import import IMPORTED, ImportedNetwork, from_file
-from dpap_neuro.files import make_folder, write_json, write_whole
+from dpap_neuro.files import make_folder, write_bytes, write_json
 from dpap_neuro.networks.models import RELU, ModelSettings, Network, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.pruning import Pruner, PruneReport
@@ -154,14 +154,11 @@ def save_run(
     """
     folder = make_folder(folder)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
-    write_whole(folder / "weights.safetensors", lambda path: save_file(tensors, path))
+    write_bytes(folder / "weights.safetensors", save(tensors))
     if history.kept_bins is not None:
         before = metadata.get("kept_bins")  # the pruner counted in these
         kept = [int(i) if before is None else before[i] for i in history.kept_bins]
         metadata = {**metadata, "kept_bins": kept}
-    if network.settings.spiking:
-        exported = without_dead_units(network, network.settings.input_shape) if compact else network
-        write_nir(graph_of(exported, metadata), folder / "model.nir")
     write_json(
         folder / "run.json",
         {
@@ -172,6 +169,10 @@ def save_run(
             "compact": compact,
         },
     )
+    # Last: it can be made again from the two before.
+    if network.settings.spiking:
+        exported = without_dead_units(network, network.settings.input_shape) if compact else network
+        write_nir(graph_of(exported, metadata), folder / "model.nir")
 
 
 def add_to_record(folder: str | Path, **values: Any) -> None:

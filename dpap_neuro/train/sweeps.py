@@ -7,6 +7,7 @@ interrupted sweep goes on where it stopped. What all runs of a table share lies 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +20,7 @@ import torch
 
 from dpap_neuro.data import every_nth
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import make_folder, write_json, write_whole
+from dpap_neuro.files import make_folder, write_json, write_picture, write_text
 from dpap_neuro.networks.models import ModelSettings, build_model
 from dpap_neuro.pruning import PRUNERS, Pruner, make_pruner
 from dpap_neuro.train import distributed, loop
@@ -208,13 +209,11 @@ def write_table(rows: Sequence[Run] | Sequence[Summary], path: str | Path) -> No
     """Rows (at least one) as CSV, whole or not at all."""
     make_folder(Path(path).parent)
 
-    def write(temporary: str | Path) -> None:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [f.name for f in fields(rows[0])])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
-
-    write_whole(path, write)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [f.name for f in fields(rows[0])])
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_text(path, text.getvalue())
 
 
 def read_table(path: str | Path) -> list[Run]:
@@ -307,4 +306,4 @@ def draw(rows: Sequence[Run], path: str | Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="test accuracy, %")
     axes[1].legend(frameon=False)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    write_picture(figure, path)
