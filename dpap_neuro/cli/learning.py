@@ -25,6 +25,7 @@ from dpap_neuro.cli.shared import (
     stderr,
     stdout,
 )
+from hardware.chip.chips import BUILT_IN, DEFAULT
 
 if TYPE_CHECKING:
     from hardware.placement.budget import Fill
@@ -51,6 +52,10 @@ Bins = Annotated[int | None, typer.Option(help="Time steps per recording; defaul
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
     epochs: Annotated[int, typer.Option(help="Epochs of each of the two trainings.")] = 24,
+    chip: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(BUILT_IN)}, or the TOML file of a chip; loihi1 and loihi2 without."),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -62,18 +67,29 @@ def demo(
     from dpap_neuro.deploy.report import core_table, demo_table
     from dpap_neuro.errors import InputError
     from dpap_neuro.train import distributed
+    from hardware.chip.chips import load_chip
 
     if distributed.started() > 1:
         raise InputError(
             f"demo: found {distributed.started()} processes, expected one (start it without torchrun)"
         )
     with progress() as tell:
-        summary = run_demo(out, epochs, seed, device, tell, lambda line: stderr.print(line, highlight=False))
+        summary = run_demo(
+            out,
+            epochs,
+            seed,
+            device,
+            tell,
+            lambda line: stderr.print(line, highlight=False),
+            None if chip is None else load_chip(chip),
+        )
     stdout.print(demo_table(summary))
-    for chip in summary["cores_dense"]:
+    for name in summary["cores_dense"]:
         stdout.print(
             core_table(
-                chip, summary["synapses_per_core_dense"][chip], summary["synapses_per_core_pruned"][chip]
+                plain(name),
+                summary["synapses_per_core_dense"][name],
+                summary["synapses_per_core_pruned"][name],
             )
         )
     stdout.print(
@@ -110,7 +126,8 @@ def train(
         int | None, typer.Option(help="Time steps to keep of each recording; dpap drops the others.")
     ] = None,
     chip: Annotated[
-        str | None, typer.Option(help="Prune until it fits: loihi1, loihi2, or the TOML file of a chip.")
+        str | None,
+        typer.Option(help=f"Prune until it fits: {', '.join(BUILT_IN)}, or the TOML file of a chip."),
     ] = None,
     max_cores: Annotated[int | None, typer.Option(help="Cores to fit on; all of one chip without.")] = None,
     max_synapses: Annotated[int | None, typer.Option(help="Synapses to have at most.")] = None,
@@ -208,7 +225,7 @@ def train(
     )
     budget = None
     if any(limit is not None for limit in (chip, max_cores, max_synapses, max_synapses_per_core)):
-        budget = Budget(load_chip(chip or "loihi2"), max_cores, max_synapses, max_synapses_per_core)
+        budget = Budget(load_chip(chip or DEFAULT), max_cores, max_synapses, max_synapses_per_core)
     wanted = {
         "sparsity": sparsity,
         "count": None if sparsity is None else count,
@@ -263,7 +280,7 @@ def train(
                     split, name, readout, decay, threshold, surrogate_slope, neuron, current_decay
                 )
             batches = max(1, len(split.train[1]) // batch)
-            stderr.print(method.describe(), highlight=False)
+            stderr.print(plain(method.describe()), highlight=False)
             network, history = runs.train_run(
                 split,
                 description,
@@ -274,7 +291,7 @@ def train(
                 lambda e, report: stderr.print(
                     f"epoch {e.epoch + 1}: loss {e.loss:.3f}, test accuracy {e.accuracy:.2%}, "
                     f"{e.remaining:,} of {e.parameters:,} parameters"
-                    + ("" if report.fill is None else f"; {report.fill.text}"),
+                    + ("" if report.fill is None else plain(f"; {report.fill.text}")),
                     highlight=False,
                 ),
                 checkpoint=out / "checkpoint" if resume else None,
@@ -298,13 +315,15 @@ def _say_fit(pruner: str, found: Fill) -> None:
     """What model.nir takes of its budget; exit status 3 where that is too much."""
     placement = found.placement
     stdout.print(
-        f"model.nir: {placement.synapses:,} synapses on {placement.cores} cores of {found.budget.chip.name}",
+        f"model.nir: {placement.synapses:,} synapses on {placement.cores} cores of {plain(found.budget.chip.name)}",
         highlight=False,
     )
     for broken in found.broken:
-        stderr.print(f"does not fit: {broken}", highlight=False)
+        stderr.print(plain(f"does not fit: {broken}"), highlight=False)
     if not found.fits:
-        stderr.print(" ".join([f"{pruner} could not remove enough.", found.explain()]), highlight=False)
+        stderr.print(
+            plain(" ".join([f"{pruner} could not remove enough.", found.explain()])), highlight=False
+        )
         raise typer.Exit(3)
 
 

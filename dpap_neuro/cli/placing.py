@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -12,6 +12,7 @@ from rich.table import Table
 from dpap_neuro.cli.shared import (
     Bins,
     BinUs,
+    Chip,
     DataDir,
     Dt,
     Json,
@@ -22,8 +23,11 @@ from dpap_neuro.cli.shared import (
     stderr,
     stdout,
 )
+from hardware.chip.chips import DEFAULT
 
-Chip = Annotated[str, typer.Option(help="loihi1, loihi2, or the TOML file of a chip.")]
+if TYPE_CHECKING:
+    from hardware.placement import Placement
+
 Dataset = Annotated[
     str | None, typer.Option(help="Weigh crossing spikes by the spikes of this data set's recordings.")
 ]
@@ -35,7 +39,7 @@ Budgets = Annotated[int | None, typer.Option(help="Budget; exit status 3 where i
 @app.command()
 def cores(
     model: Model,
-    chip: Chip = "loihi2",
+    chip: Chip = DEFAULT,
     max_cores: Budgets = None,
     max_synapses: Budgets = None,
     max_synapses_per_core: Budgets = None,
@@ -59,7 +63,7 @@ def cores(
     from hardware.placement.budget import Budget, fill
 
     budget = Budget(load_chip(chip), max_cores, max_synapses, max_synapses_per_core)
-    opened = open_model(model, dt)
+    opened = open_model(model, dt, budget.chip)
     if opened.graph is not None:
         say_time_step(opened.graph, dt)
     rates = None
@@ -72,13 +76,8 @@ def cores(
     if as_json:
         print(json.dumps(values))
     else:
-        table = Table(title=plain(f"{model} on {chip}"), title_justify="left")
-        for heading in ("core", "neurons", "synapses", "memory bits", "axons in", "axons out"):
-            table.add_column(heading, justify="right")
-        keys = ("neurons", "synapses", "memory_bits", "axons_in", "axons_out")
-        for core in range(placement.cores):
-            table.add_row(str(core), *(f"{values[f'{key}_per_core'][core]:,}" for key in keys))
-        stdout.print(table)
+        title = plain(f"{model} on {budget.chip.name}")
+        stdout.print(_layers(title, placement) if placement.layers else _cores(title, placement))
         crossing = "where each neuron fires once" if rates is None else "per recording"
         plural = "s" if placement.cores > 1 else ""
         stdout.print(
@@ -95,10 +94,46 @@ def cores(
         raise typer.Exit(3)
 
 
+def _cores(title: str, placement: Placement) -> Table:
+    """A row per core."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("core", "neurons", "synapses", "memory bits", "axons in", "axons out"):
+        table.add_column(heading, justify="right")
+    keys = ("neurons", "synapses", "memory_bits", "axons_in", "axons_out")
+    for core in range(placement.cores):
+        table.add_row(str(core), *(f"{getattr(placement, f'{key}_per_core')[core]:,}" for key in keys))
+    return table
+
+
+def _layers(title: str, placement: Placement) -> Table:
+    """A row per layer, on a chip whose cores take one each: the words it takes of each memory, and those of its core."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption="kernel, neuron, bias: words of memory, needed/there.",
+        caption_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("layer")
+    for heading in ("core", "neurons", "synapses", "kernel", "neuron", "bias"):
+        table.add_column(heading, justify="right")
+    cores = placement.chip.layers
+    assert cores is not None
+    for row, (layer, core) in enumerate((placed.layer, placed.core) for placed in placement.layers):
+        words = [
+            f"{getattr(layer, key):,}" + ("" if core is None else f"/{getattr(cores, key)[core]:,}")
+            for key in ("kernel_words", "neuron_words", "bias_words")
+        ]
+        counts = (f"{placement.neurons_per_core[row]:,}", f"{placement.synapses_per_core[row]:,}")
+        table.add_row(plain(layer.name), "none" if core is None else str(core), *counts, *words)
+    return table
+
+
 @app.command()
 def compare(
     models: Annotated[list[Path], typer.Argument(help="Files .nir, .net or .h5, two or more.")],
-    chip: Chip = "loihi2",
+    chip: Chip = DEFAULT,
     out: Annotated[Path | None, typer.Option(help="Draw synapses per core here (.png, .svg, .pdf).")] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Measure accuracy and crossing spikes on this data set.")

@@ -13,10 +13,12 @@ from rich.table import Table
 from dpap_neuro.cli.shared import (
     Bins,
     BinUs,
+    Chip,
     DataDir,
     Dataset,
     Downsample,
     Dt,
+    ForChip,
     Json,
     Model,
     app,
@@ -26,6 +28,7 @@ from dpap_neuro.cli.shared import (
     stderr,
     stdout,
 )
+from hardware.chip.chips import DEFAULT
 
 if TYPE_CHECKING:
     from hardware.compile.compiler import LayerReport
@@ -41,7 +44,7 @@ def compile_(
     out: Annotated[
         Path, typer.Option(help="The file to write: .net (NETX, for lava-dl) or .h5 (any integer network).")
     ],
-    chip: Annotated[str, typer.Option(help="loihi1, loihi2, or the TOML file of a chip.")] = "loihi2",
+    chip: Chip = DEFAULT,
     weight_bits: Annotated[
         int | None, typer.Option(help="Bits of a weight, 1 to 8; as wide as the chip stores them without.")
     ] = None,
@@ -56,11 +59,13 @@ def compile_(
     Example: dpap-neuro compile demo/pruned.nir --chip loihi2 --out demo/pruned.net
     """
     from dpap_neuro.deploy.evaluation import compile_file
+    from hardware.chip.chips import load_chip
     from hardware.graph.parsing import read_graph
 
     graph = read_graph(model)
     say_time_step(graph, dt)
-    network, reports = compile_file(graph, chip, out, dt, weight_bits)
+    found_chip = load_chip(chip)
+    network, reports = compile_file(graph, found_chip, out, dt, weight_bits)
     if as_json:
         layers = [dataclasses.asdict(report) for report in reports]
         print(
@@ -69,7 +74,9 @@ def compile_(
             )
         )
         return
-    stdout.print(_layers(f"{model} for {chip}, {max(r.weight_bits for r in reports)}-bit weights", reports))
+    stdout.print(
+        _layers(f"{model} for {found_chip.name}, {max(r.weight_bits for r in reports)}-bit weights", reports)
+    )
     for note in dict.fromkeys(f"{r.source} -> {r.target}: {note}" for r in reports for note in r.notes):
         stderr.print(plain(note), highlight=False)
     stdout.print(f"Written: {out}", highlight=False, markup=False)
@@ -126,6 +133,7 @@ def simulate(
     lava_python: LavaPython = None,
     record: Annotated[list[str] | None, typer.Option(help="A population to record; repeat for more.")] = None,
     out: Annotated[Path | None, typer.Option(help="The .npz file for output and recorded spikes.")] = None,
+    chip: ForChip = None,
     dt: Dt = None,
     as_json: Json = False,
 ) -> None:
@@ -145,7 +153,7 @@ def simulate(
         raise InputError(f"record: nothing is kept of {', '.join(record)} without --out SPIKES.npz")
     if (raster is None) == (dataset is None):
         raise InputError("input: give either --dataset NAME or --input RASTER.npy")
-    opened_model = e.open_model(model, dt)
+    opened_model = e.open_model(model, dt, chip)
     if opened_model.graph is not None:
         say_time_step(opened_model.graph, dt)
     network = opened_model.integers()
@@ -158,6 +166,8 @@ def simulate(
         part = [opened.recordings[i] for i in e.chosen_recordings(opened, limit)]
         counts = e.shown(opened_model.metadata, rasters(part, binning, opened.sensor_size))
     simulator.check_rasters(network, counts)
+    for note in e.input_notes(opened_model, int(counts.max(initial=0))):
+        stderr.print(plain(note), highlight=False)
     differing = None
     if backend == "lava":
         run, differing = e.run_lava(network, counts, wanted, lava_python)
@@ -206,6 +216,7 @@ def evaluate(
     backend: Annotated[
         str, typer.Option(help="float, fixed (the chip's integers) or lava (the same on lava-nc).")
     ] = "float",
+    chip: ForChip = None,
     dt: Dt = None,
     limit: Annotated[int | None, typer.Option(help="Only so many recordings, spread evenly.")] = None,
     lava_python: LavaPython = None,
@@ -218,7 +229,7 @@ def evaluate(
     from dpap_neuro.deploy import evaluation as e
 
     e.check_backend(backend, lava_python)
-    opened_model = e.open_model(model, dt)
+    opened_model = e.open_model(model, dt, chip)
     if opened_model.graph is not None:
         say_time_step(opened_model.graph, dt)
     with progress() as tell:
@@ -236,6 +247,8 @@ def evaluate(
             lava_python,
             downsample,
         )
+    for note in result.notes:
+        stderr.print(plain(note), highlight=False)
     if as_json:
         print(json.dumps(result.to_dict()))
         return

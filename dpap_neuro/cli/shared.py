@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hardware.chip.chips import BUILT_IN
+
 if TYPE_CHECKING:
     from hardware.graph.graph import Graph
 
@@ -26,6 +28,13 @@ stdout = Console()
 stderr = Console(stderr=True)
 
 Model = Annotated[Path, typer.Argument(help="A .nir file, or a .net or .h5 file of `dpap-neuro compile`.")]
+Chip = Annotated[str, typer.Option(help=f"{', '.join(BUILT_IN)}, or the TOML file of a chip.")]
+ForChip = Annotated[
+    str | None,
+    typer.Option(
+        "--chip", help=f"Compile a .nir file for it: {', '.join(BUILT_IN)}, or the TOML file of a chip."
+    ),
+]
 Dt = Annotated[float | None, typer.Option(help="Seconds per step, for a .nir file that does not say.")]
 Bins = Annotated[int | None, typer.Option(help="Time steps per recording.")]
 BinUs = Annotated[float | None, typer.Option(help="Microseconds per time step.")]

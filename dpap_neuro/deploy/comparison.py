@@ -77,7 +77,7 @@ def compare(
 def _compare(path: Path, chip: Chip, recordings: Recordings | None, dt: float | None) -> Compared:
     # Integer networks have their time constants in steps.
     step = None if path.suffix in INTEGER_FILES else dt
-    opened = open_model(path, step)
+    opened = open_model(path, step, chip)
     network = opened.integers()
     if recordings is None:
         rates = None
@@ -85,7 +85,7 @@ def _compare(path: Path, chip: Chip, recordings: Recordings | None, dt: float | 
     else:
         r = recordings
         rates = measured_rates(opened, r)
-        result = evaluate(path, r.dataset, r.data_dir, r.split, r.bins, r.bin_us, "fixed", step, r.limit)
+        result = evaluate(opened, r.dataset, r.data_dir, r.split, r.bins, r.bin_us, "fixed", step, r.limit)
         accuracy, source = result.accuracy, f"{result.n} recordings, chip's integers"
     placement = place(network, chip, firing_rates=rates)
     return Compared(
@@ -163,11 +163,13 @@ def draw(networks: Sequence[Compared], chip: Chip, path: str | Path) -> None:
         axis.plot([-0.5, len(counts) - 0.5], [median, median], color="black", linewidth=1, linestyle="--")
         known = "" if network.accuracy is None else f", {network.accuracy:.1%} right"
         cores = f"{network.cores} core{'s' if network.cores > 1 else ''}"
-        axis.set_title(f"{name}\n{network.synapses:,} synapses on {cores}{known}", fontsize=9)
+        axis.set_title(
+            f"{name}\n{network.synapses:,} synapses on {cores}{known}", fontsize=9, parse_math=False
+        )
         axis.set_xlim(-0.7, widest - 0.3)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes.flat[len(networks) :]:
         axis.set_axis_off()
-    figure.supxlabel(f"core of {chip.name}", fontsize=10)
+    figure.supxlabel(f"core of {chip.name}", fontsize=10, parse_math=False)
     figure.supylabel("thousand synapses", fontsize=10)
     write_picture(figure, path)

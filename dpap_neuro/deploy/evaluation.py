@@ -29,40 +29,47 @@ from hardware.simulate import fidelity, lava, neurobench, reference, simulator
 
 BACKENDS = ("float", "fixed", "lava")
 INTEGER_FILES = (".net", ".h5")
+# The one that SANA-FE's costs are of.
+CHIP = "loihi1"
 _CHUNK = 50
 
 
 @dataclass(frozen=True)
 class Model:
-    """A file's network. graph: of a `.nir` file, None for an integer network. dt: seconds per step, where known."""
+    """A file's network. graph: of a `.nir` file, None for an integer network. dt: seconds per step, where known.
+    chip: what a graph is compiled for, None: any (8 bits, one scale per population)."""
 
     path: Path
     graph: Graph | None
     network: Network | None
     dt: float | None
     metadata: Mapping[str, Any]
+    chip: Chip | None = None
 
-    def integers(self, chip: Chip | str | Path = DEFAULT, per_channel: bool | None = False) -> Network:
-        """The integer network: as it stands, or compiled for a chip, see `hardware.compile.compiler.compile_graph`."""
+    def integers(self) -> Network:
+        """The integer network: as it stands, or compiled, see `hardware.compile.compiler.compile_graph`."""
         if self.network is not None:
             return self.network
         assert self.graph is not None
-        return compile_graph(self.graph, chip, self.dt, per_channel=per_channel)[0]
+        if self.chip is None:
+            return compile_graph(self.graph, DEFAULT, self.dt, per_channel=False)[0]
+        return compile_graph(self.graph, self.chip, self.dt)[0]
 
 
-def open_model(path: str | Path, dt: float | None = None) -> Model:
+def open_model(path: str | Path, dt: float | None = None, chip: Chip | str | Path | None = None) -> Model:
     """Read a `.nir` graph, a NETX `.net` file or an integer network in an `.h5` file.
 
-    dt: seconds per step of a graph that does not say. Raises HardwareError or InputError.
+    dt: seconds per step of a graph that does not say. chip: to compile a graph for, itself, its name or its file.
+    Raises HardwareError or InputError.
     """
-    path = Path(path)
+    path, chip = Path(path), None if chip is None else as_chip(chip)
     if path.suffix in INTEGER_FILES:
         if dt is not None:
             raise InputError(f"{path}: an integer network has its time constants in steps; leave out --dt")
         network = read_net(path) if path.suffix == ".net" else load(path)
-        return Model(path, None, network, network.dt, network.metadata)
+        return Model(path, None, network, network.dt, network.metadata, chip)
     graph = read_graph(path)
-    return Model(path, graph, None, time_step(graph, dt)[0], graph.metadata)
+    return Model(path, graph, None, time_step(graph, dt)[0], graph.metadata, chip)
 
 
 def compile_file(
@@ -93,7 +100,7 @@ def compile_file(
 class Evaluation:
     """accuracy = correct / n. steps: time steps of the longest recording. spikes: of all neurons (inputs not counted) over all
     recordings. dt: seconds per step, None where the file does not say. seconds: of the simulation alone. predictions: class per recording.
-    neurobench: see `hardware.simulate.neurobench`, of the network that was run."""
+    neurobench: see `hardware.simulate.neurobench`, of the network that was run. notes: what keeps these numbers from being the chip's."""
 
     accuracy: float
     correct: int
@@ -105,9 +112,11 @@ class Evaluation:
     dt: float | None
     neurobench: dict[str, Any]
     predictions: np.ndarray = field(repr=False)
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict:
-        return {k: v for k, v in asdict(self).items() if k != "predictions"}
+        left_out = {"predictions"} if self.notes else {"predictions", "notes"}
+        return {k: v for k, v in asdict(self).items() if k not in left_out}
 
 
 def binning_of(
@@ -213,14 +222,14 @@ def estimate_energy(
     """
     if not energy.available():
         raise InputError(energy.NEEDS)
-    model = open_model(path, dt)
+    model = open_model(path, dt, CHIP)
     network = model.integers()
     parts = list(shown_to.rasters(model.metadata))
     steps = max(part.shape[1] for part in parts)
     raster = np.concatenate(
         [np.pad(x, [(0, 0), (0, steps - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]) for x in parts]
     )
-    placement = place(network, "loihi1", firing_rates=measured_rates(model, shown_to))
+    placement = place(network, CHIP, firing_rates=measured_rates(model, shown_to))
     return energy.estimate(network, placement, raster), placement
 
 
@@ -308,7 +317,7 @@ def evaluate(
     opened = open_dataset(dataset, data_dir, split)
     labels = opened.recordings.labels
     chosen = chosen_recordings(opened, limit)
-    predicted, spikes, steps, seconds = [], 0, 0, 0.0
+    predicted, spikes, steps, seconds, most = [], 0, 0, 0.0, 0
     done = 0
     for raster in recordings(opened, chosen, binning, metadata):
         begin = time.perf_counter()
@@ -331,6 +340,7 @@ def evaluate(
         predicted.append(fidelity.predictions(output))
         spikes += sum(int(c.sum(dtype=np.int64)) for c in counts.values())
         steps = max(steps, raster.shape[1])
+        most = max(most, int(raster.max(initial=0)))
         done += len(raster)
         if progress is not None:
             progress(done, len(chosen))
@@ -347,6 +357,17 @@ def evaluate(
         opened_model.dt,
         tally.to_dict(),
         predictions,
+        () if network is None else input_notes(opened_model, most),
+    )
+
+
+def input_notes(model: Model, most: int) -> tuple[str, ...]:
+    """What is to be said where the model's chip takes no counts at its inputs and the highest in a step is `most`."""
+    if model.chip is None or model.chip.neuron.graded_inputs or most <= 1:
+        return ()
+    return (
+        f"inputs carry counts of up to {most} per step, {model.chip.name} takes single spikes: "
+        "the chip would not see what was simulated (train with --clip 1)",
     )
 
 

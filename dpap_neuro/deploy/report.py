@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from dpap_neuro.deploy.comparison import Compared
@@ -32,7 +33,7 @@ def demo_table(summary: dict[str, Any]) -> Table:
     counts("parameters", "parameters")
     counts("synapses", "synapses")
     for chip, cores in summary["cores_dense"].items():
-        table.add_row(f"cores, {chip}", str(cores), str(summary["cores_pruned"][chip]), "")
+        table.add_row(escape(f"cores, {chip}"), str(cores), str(summary["cores_pruned"][chip]), "")
     return table
 
 
@@ -126,7 +127,8 @@ def draw_demo(summary: dict[str, Any], path: str | Path) -> None:
                 label=name,
             )
         widest = max(len(summary[f"synapses_per_core_{name}"][chip]) for name in ("dense", "pruned"))
-        axis.set(xlabel="core", ylabel="thousand synapses", title=f"Synapses per core, {chip}")
+        axis.set(xlabel="core", ylabel="thousand synapses")
+        axis.set_title(f"Synapses per core, {chip}", parse_math=False)
         axis.set_xticks(range(widest))
         axis.legend(frameon=False)
     write_picture(figure, path)

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hardware.chip import layers as on_layers
 from hardware.chip.chips import Chip, as_chip
 from hardware.compile.layers import Layer, Neurons, layers_of
 from hardware.compile.report import LayerReport
@@ -143,6 +144,8 @@ def compile_layers(
         metadata={key: reset if key == "reset" else value for key, value in graph.metadata.items()},
     )
     network, notes = _aligned(network, [path.latency for _, path, _ in parts], chip)
+    if chip.layers is not None:
+        on_layers.layers_of(network, chip)
     warned = warnings_of(network, counts)
     shapes = {entry.name: tuple(entry.shape) for entry in (*network.inputs, *network.populations)}
     reports = []
@@ -233,13 +236,15 @@ def _aligned(network: Network, latencies: list[int], chip: Chip) -> tuple[Networ
     for projection, latency in zip(network.projections, latencies, strict=True):
         more: tuple[str, ...] = ()
         if is_recurrent(network, projection):
-            delay = latency - 1
+            beyond = delay = latency - 1
             around = depth[projection.source] - depth[projection.target]
             if around:
                 more = (f"this loop takes {around} more steps on the chip, where each projection takes one",)
         else:
             delay = latency + skipped_layers(network, projection, depth)
-        if not 0 <= delay <= most:
+            # Without a clock no way takes longer than another.
+            beyond = delay if chip.neuron.projection_steps else latency
+        if not (0 <= beyond <= most and 0 <= delay <= MAX_DELAY):
             raise HardwareError(
                 f"projection {projection.source!r} -> {projection.target!r}: needs a delay of {delay} steps "
                 f"on {chip.name}, which has at most {most}; put neurons on the way or use longer time steps"
