@@ -20,6 +20,7 @@ from dpap_neuro.cli.shared import (
     cache_folder,
     plain,
     progress,
+    say_reset,
     say_time_step,
     speaking,
     stderr,
@@ -172,6 +173,12 @@ def train(
     surrogate_slope: Annotated[
         float, typer.Option(help="Of the surrogate gradient (SuperSpike's alpha).")
     ] = 10.0,
+    reset: Annotated[
+        str | None,
+        typer.Option(
+            help="What a spike does to the membrane: zero, or subtract the threshold. Default: the .nir file's, or zero."
+        ),
+    ] = None,
     dt: Dt = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep a checkpoint in the folder and go on from it.")
@@ -272,12 +279,21 @@ def train(
             if graph is not None:
                 if time_constants(graph):
                     say_time_step(graph, dt)
+                say_reset(graph, reset)
                 shape, classes = split.train[0].shape[2:], len(split.opened.classes)
-                description = for_data(graph, shape, classes, split.dt, dt)
+                description = for_data(graph, shape, classes, split.dt, dt, reset)
             else:
                 name = chosen_or_default(model, "model")
                 description = runs.model_settings(
-                    split, name, readout, decay, threshold, surrogate_slope, neuron, current_decay
+                    split,
+                    name,
+                    readout,
+                    decay,
+                    threshold,
+                    surrogate_slope,
+                    neuron,
+                    current_decay,
+                    reset or "zero",
                 )
             batches = max(1, len(split.train[1]) // batch)
             stderr.print(plain(method.describe()), highlight=False)

@@ -36,7 +36,7 @@ from hardware.compile.scaling import Demand, Seen, scaled
 from hardware.compile.warning import warnings_of
 from hardware.compile.weights import folded_gain, groups_of, rows_of
 from hardware.errors import HardwareError
-from hardware.graph.graph import Graph, reset_of, time_step
+from hardware.graph.graph import Graph, check_time_step, reset_of, time_step
 from hardware.network.connectivity import by_post
 from hardware.network.integer import MAX_DELAY, MAX_WEIGHT_BITS, InputPopulation, Network, Reset
 from hardware.network.timing import depths, is_recurrent, skipped_layers
@@ -111,6 +111,7 @@ def compile_layers(
     elif per_channel and not one_each:
         raise HardwareError(f"a scale per channel: {chip.name} has one threshold per population")
     step, _ = time_step(graph, dt)
+    check_time_step(graph, step)
     reset, _ = reset_of(graph, reset)
     name = ALWAYS_ON
     while name in graph.nodes:
