@@ -20,7 +20,7 @@ from graph_samples import graph, inp, lif, out
 from typer.testing import CliRunner
 
 from dpap_neuro.cli import app, main
-from dpap_neuro.deploy import evaluation
+from dpap_neuro.deploy.simulation import run_lava
 from hardware.chip.chips import load_chip
 from hardware.compile.compiler import compile_graph
 from hardware.files.network_file import load, save
@@ -199,7 +199,7 @@ def test_lavas_clock_is_taken_out(model, instead_of_lava):
         assert fixed[key] == chip[key]
     network = compile_graph(read_graph(model), "loihi1")[0]
     x = np.random.default_rng(0).integers(0, 3, (2, 9, 2, 34, 34))
-    aligned, differing = evaluation.run_lava(network, x, ["n1"])
+    aligned, differing = run_lava(network, x, ["n1"])
     ours = simulator.simulate(network, x, record=["n1"])
     assert differing == 0
     np.testing.assert_array_equal(aligned.output, ours.output)

@@ -139,6 +139,19 @@ def test_the_edge_of_24_bit(counts, u):
 
 
 @needs_lava
+@pytest.mark.parametrize("interval", [None, 4])
+def test_reset_by_subtraction(interval):
+    """From a distance of many thresholds, one spike and one threshold a step; stays exact at the membrane's limit."""
+    network = one_neuron([200, -256], 7, vth=700, reset="subtract")
+    ours = agree(
+        network, np.array([[[2, 0], *[[0, 0]] * 5, [9, 0], *[[0, 0]] * 5, [0, 2], [1, 0]]]), interval
+    )
+    assert -700 * 64 in np.diff(ours.v["n"][0, :, 0]) and ours.spikes["n"].sum() > 3
+    agree(one_neuron([254], 7, vth=100, bias_mant=4095, bias_exp=7, reset="subtract"), np.full((1, 9, 1), 3))
+    agree(one_neuron([254], 7, vth=0, reset="subtract"), np.full((1, 4, 1), 1))
+
+
+@needs_lava
 def test_membrane_stops_at_its_limits():
     network = one_neuron([254, -256], 7, bias_mant=4095, bias_exp=7, spiking=False)
     ours = agree(network, np.array([[[3, 0]] * 6 + [[0, 3]] * 9]))
@@ -334,6 +347,17 @@ def test_another_python_without_lava_is_one_line():
 
 
 # --- another interpreter ---
+
+
+def test_another_python_gets_this_package_alone(tmp_path, monkeypatch):
+    """Not the folder that it is installed in, with the packages of this Python."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\necho $PYTHONPATH/* $PYTHONPATH/*/errors.py | sed "s;$PYTHONPATH/;;g" >&2\nexit 1\n'
+    )
+    python.chmod(0o755)
+    refused("python: hardware hardware/errors.py; it needs", lava.run_elsewhere, python, one_neuron([2]), ONE)
 
 
 @needs_other

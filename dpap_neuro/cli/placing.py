@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.options import Budgets, Chip, Dt, Json, Model, command
-from dpap_neuro.cli.shared import plain, say, say_time_step, stdout
+from dpap_neuro.cli.options import Budgets, Json, Model, command
+from dpap_neuro.cli.shared import plain, say, say_assumed, stdout
+from dpap_neuro.deploy.opening import CompileOptions
 from dpap_neuro.deploy.recordings import Recordings
-from hardware.chip.chips import DEFAULT
 
 if TYPE_CHECKING:
     from hardware.placement import Placement
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 @command(limit=10)
 def cores(
     model: Model,
-    chip: Chip = DEFAULT,
+    options: CompileOptions,
     max_cores: Budgets = None,
     max_synapses: Budgets = None,
     max_synapses_per_core: Budgets = None,
     shown: Recordings | None = None,
-    dt: Dt = None,
     as_json: Json = False,
 ) -> None:
     """Place a network on the cores of a chip; exit status 0 where it fits, 3 where it does not.
@@ -35,14 +34,14 @@ def cores(
 
     Example: dpap-neuro cores demo/pruned.nir --chip loihi1 --max-cores 4
     """
-    from dpap_neuro.deploy.evaluation import measured_rates, open_model
-    from hardware.chip.chips import load_chip
+    from dpap_neuro.deploy.evaluation import measured_rates
+    from dpap_neuro.deploy.opening import open_model
+    from hardware.chip.chips import as_chip
     from hardware.placement.budget import Budget, fill
 
-    budget = Budget(load_chip(chip), max_cores, max_synapses, max_synapses_per_core)
-    opened = open_model(model, dt, budget.chip)
-    if opened.graph is not None:
-        say_time_step(opened.graph, dt)
+    budget = Budget(as_chip(options.chip), max_cores, max_synapses, max_synapses_per_core)
+    opened = open_model(model, options)
+    say_assumed(opened)
     rates = None if shown is None else measured_rates(opened, shown)
     found = fill(opened.integers(), budget, rates)
     placement = found.placement
@@ -108,10 +107,9 @@ def _layers(title: str, placement: Placement) -> Table:
 @command()
 def compare(
     models: Annotated[list[Path], typer.Argument(help="Files .nir, .net or .h5, two or more.")],
-    chip: Chip = DEFAULT,
+    options: CompileOptions,
     out: Annotated[Path | None, typer.Option(help="Draw synapses per core here (.png, .svg, .pdf).")] = None,
     shown: Recordings | None = None,
-    dt: Dt = None,
     as_json: Json = False,
 ) -> None:
     """Put networks side by side: parameters, synapses, cores, synapses per core, crossing spikes, accuracy.
@@ -122,12 +120,14 @@ def compare(
     """
     from dpap_neuro.deploy import comparison
     from dpap_neuro.deploy.report import compare_table
-    from hardware.chip.chips import load_chip
+    from hardware.chip.chips import as_chip
 
-    found_chip = load_chip(chip)
+    found_chip = as_chip(options.chip)
     if out is not None:
         comparison.check_picture(out)
-    networks = comparison.compare(models, found_chip, shown, dt)
+    networks = comparison.compare(models, options, shown)
+    for note in dict.fromkeys(note for network in networks for note in network.notes):
+        say(note)
     if out is not None:
         comparison.draw(networks, found_chip, out)
     unit = "each neuron once" if shown is None else "per recording"
@@ -141,11 +141,11 @@ def compare(
         stdout.print(f"Written: {plain(str(out))}", highlight=False)
 
 
-@command(limit=10)
+@command(limit=10, chip="loihi1")
 def energy(
     model: Model,
     shown: Recordings,
-    dt: Dt = None,
+    options: CompileOptions,
     as_json: Json = False,
 ) -> None:
     """Estimate energy and latency per recording on Loihi 1, by SANA-FE (extra `energy`).
@@ -154,9 +154,12 @@ def energy(
 
     Example: dpap-neuro energy demo/pruned.nir --dataset digits
     """
-    from dpap_neuro.deploy.evaluation import CHIP, estimate_energy, open_model
+    from dpap_neuro.deploy.evaluation import estimate_energy
+    from dpap_neuro.deploy.opening import open_model
 
-    found, placement = estimate_energy(open_model(model, dt, CHIP), shown)
+    opened = open_model(model, options)
+    say_assumed(opened)
+    found, placement = estimate_energy(opened, shown)
     values = {"model": str(model), "chip": placement.chip.name, "cores": placement.cores, **found.to_dict()}
     if as_json:
         print(json.dumps(values))

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from dpap_neuro.deploy.evaluation import open_model
+from dpap_neuro.deploy.opening import CompileOptions, open_model
 from dpap_neuro.exchange.nir_export import without_dead_units
 from dpap_neuro.networks.models import Network
 from dpap_neuro.pruning import Reading
@@ -71,7 +71,7 @@ def save_fitted(
     """
     runs.save_run(folder, network, history, metadata, compact=True)
     found = budgets.fill(
-        open_model(Path(folder) / "model.nir", chip=budget.chip).integers(), budget, effort=effort
+        open_model(Path(folder) / "model.nir", CompileOptions(budget.chip)).integers(), budget, effort=effort
     )
     runs.add_to_record(folder, budget={"chip": budget.chip.name, **values_of(found)})
     return found

@@ -15,6 +15,7 @@ class TrainRequest:
 
     dataset: str = "digits"
     data_dir: Path | None = None
+    sensor: str | None = None
     model: str | None = None
     pruner: str = "dpap"
     sparsity: float | None = None
@@ -43,5 +44,6 @@ class TrainRequest:
     current_decay: float | None = None
     threshold: float | None = None
     surrogate_slope: float | None = None
+    reset: str | None = None
     dt: float | None = None
     seed: int = 0
