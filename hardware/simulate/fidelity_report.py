@@ -324,7 +324,9 @@ class _Alone:
         rasters = {}
         for name, (source, late) in self.given.items():
             x = spikes[source]
-            rasters[name] = np.pad(x, [(0, 0), (late, 0), *[(0, 0)] * (x.ndim - 2)])[:, : x.shape[1]]
+            if late:
+                x = np.pad(x, [(0, 0), (late, 0), *[(0, 0)] * (x.ndim - 2)])[:, : x.shape[1]]
+            rasters[name] = x
         return self.simulator.run(rasters).output
 
 
