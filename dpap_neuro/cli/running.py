@@ -31,6 +31,7 @@ from dpap_neuro.cli.shared import (
 from hardware.chip.chips import DEFAULT
 
 if TYPE_CHECKING:
+    from dpap_neuro.deploy.compilation import Fitting
     from hardware.compile.compiler import LayerReport
 
 LavaPython = Annotated[
@@ -49,6 +50,35 @@ def compile_(
         int | None, typer.Option(help="Bits of a weight, 1 to 8; as wide as the chip stores them without.")
     ] = None,
     dt: Dt = None,
+    pairs: Annotated[
+        str,
+        typer.Option(
+            help="Two synapses per weight, of different exponents: none, all, or auto: for the projections that rounding costs most."
+        ),
+    ] = "none",
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            help="A data set; scales, weights and thresholds are fitted to a few of its recordings."
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="A data set for --pairs auto where nothing is calibrated.")
+    ] = None,
+    data_dir: DataDir = None,
+    split: Annotated[str, typer.Option(help="train, test or all.")] = "train",
+    bins: Bins = None,
+    bin_us: BinUs = None,
+    limit: Annotated[
+        int, typer.Option(help="Recordings, spread evenly; every second one is held out to report on.")
+    ] = 20,
+    min_agreement: Annotated[
+        float, typer.Option(help="Share of spikes alike at which --pairs auto has enough.")
+    ] = 0.99,
+    max_synapses: Annotated[int | None, typer.Option(help="Synapses that the network may have.")] = None,
+    exponents: Annotated[
+        int, typer.Option(help="Over how many exponents a calibrated projection may be spread.")
+    ] = 3,
     as_json: Json = False,
 ) -> None:
     """Turn a .nir file into the integers of a chip, and show what rounding did to each layer.
@@ -58,28 +88,69 @@ def compile_(
 
     Example: dpap-neuro compile demo/pruned.nir --chip loihi2 --out demo/pruned.net
     """
-    from dpap_neuro.deploy.evaluation import compile_file
+    from dpap_neuro.deploy.compilation import Wish, compile_file
+    from dpap_neuro.deploy.evaluation import Recordings
     from hardware.chip.chips import load_chip
     from hardware.graph.parsing import read_graph
 
+    shown_to = calibrate or dataset
+    recordings = None if shown_to is None else Recordings(shown_to, data_dir, split, bins, bin_us, limit)
+    wish = Wish(pairs, min_agreement, max_synapses, recordings, calibrate is not None, exponents)  # type: ignore[arg-type]
     graph = read_graph(model)
     say_time_step(graph, dt)
     found_chip = load_chip(chip)
-    network, reports = compile_file(graph, found_chip, out, dt, weight_bits)
+    network, reports, fitting = compile_file(graph, found_chip, out, dt, weight_bits, wish)
+    warnings = list(dict.fromkeys(warning for r in reports for warning in r.warnings))
+    if fitting is not None and fitting.choice is not None and not fitting.choice.reached:
+        warnings.append(
+            f"agreement {fitting.choice.agreement[-1]:.2%} on the recordings it was fitted to, {min_agreement:.2%} was asked for"
+        )
     if as_json:
         layers = [dataclasses.asdict(report) for report in reports]
-        print(
-            json.dumps(
-                {"model": str(model), "chip": chip, "out": str(out), "dt": network.dt, "layers": layers}
-            )
-        )
+        values = {"model": str(model), "chip": chip, "out": str(out), "dt": network.dt, "layers": layers}
+        values["warnings"] = warnings
+        if fitting is not None:
+            values["fitting"] = fitting.to_dict()
+        print(json.dumps(values))
         return
     stdout.print(
         _layers(f"{model} for {found_chip.name}, {max(r.weight_bits for r in reports)}-bit weights", reports)
     )
+    if fitting is not None:
+        stdout.print(_fitting(fitting))
+    for warning in warnings:
+        stderr.print(f"[bold]warning:[/bold] {plain(warning)}", highlight=False)
     for note in dict.fromkeys(f"{r.source} -> {r.target}: {note}" for r in reports for note in r.notes):
         stderr.print(plain(note), highlight=False)
     stdout.print(f"Written: {out}", highlight=False, markup=False)
+
+
+def _fitting(fitting: Fitting) -> Table:
+    """Rounded plainly, and fitted: a row per figure."""
+    table = Table(
+        title=f"fitted to {fitting.fitted_on} recordings, {fitting.held_out} held out", title_justify="left"
+    )
+    for heading in ("", "rounded", "fitted"):
+        table.add_column(heading, justify="right" if heading else "left")
+    if fitting.agreement is not None:
+        table.add_row("spikes alike, held out", *(f"{share:.2%}" for share in fitting.agreement))
+    if fitting.calibration is not None:
+        for (source, target), before in fitting.calibration.before.items():
+            after = fitting.calibration.after[source, target]
+            table.add_row(
+                f"membrane error, {plain(source)} -> {plain(target)}", f"{before:.2%}", f"{after:.2%}"
+            )
+    first, last = fitting.price
+    table.add_row("synapses", f"{first.synapses:,}", f"{last.synapses:,}")
+    if first.cores is not None and last.cores is not None:
+        table.add_row("cores", f"{first.cores:,}", f"{last.cores:,}")
+        table.add_row("memory, bits", f"{first.memory_bits:,}", f"{last.memory_bits:,}")
+    if fitting.choice is not None:
+        for source, target in fitting.choice.pairs:
+            table.add_row("in pairs", "", plain(f"{source} -> {target}"))
+        if fitting.choice.saturated:
+            table.add_row("currents wrapped, membranes at their limit", "", f"{fitting.choice.saturated:,}")
+    return table
 
 
 def _layers(title: str, reports: list[LayerReport]) -> Table:
@@ -88,6 +159,8 @@ def _layers(title: str, reports: list[LayerReport]) -> Table:
         "parameters": [f"{r.parameters:,}" for r in reports],
         "to 0": [f"{r.zeroed:,}" for r in reports],
     }
+    if any(r.weight_exp for r in reports):
+        columns["exp"] = [str(r.weight_exp) for r in reports]
     if any(r.delay for r in reports):
         columns["delay"] = [str(r.delay) for r in reports]
     columns |= {

@@ -16,10 +16,10 @@ from dpap_neuro.data import Binning, Opened, open_dataset, rasters
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import write_stream
 from hardware.chip.chips import DEFAULT, Chip, as_chip
-from hardware.compile.compiler import LayerReport, compile_graph
+from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
-from hardware.files.network_file import load, save
-from hardware.files.netx import read_net, restrict, write_net
+from hardware.files.network_file import load
+from hardware.files.netx import read_net
 from hardware.graph.graph import Graph, time_step
 from hardware.graph.parsing import read_graph
 from hardware.network.integer import Network
@@ -70,30 +70,6 @@ def open_model(path: str | Path, dt: float | None = None, chip: Chip | str | Pat
         return Model(path, None, network, network.dt, network.metadata, chip)
     graph = read_graph(path)
     return Model(path, graph, None, time_step(graph, dt)[0], graph.metadata, chip)
-
-
-def compile_file(
-    model: str | Path | Graph,
-    chip: Chip | str | Path,
-    out: str | Path,
-    dt: float | None = None,
-    weight_bits: int | None = None,
-) -> tuple[Network, list[LayerReport]]:
-    """Compile a `.nir` file, or the graph that was read from it, for a chip and write it: `.net` (NETX) or `.h5` (all that an integer network can say).
-
-    Where the chip has a threshold per neuron, every output channel in an `.h5` file gets its own scale and threshold;
-    NETX has one per population. Returns the network and a report per projection; nothing is written where
-    an error is raised (HardwareError, InputError).
-    """
-    out = Path(out)
-    chip = as_chip(chip)
-    if out.suffix not in INTEGER_FILES:
-        raise InputError(f"{out}: expected a name that ends in .net (NETX) or .h5 (any integer network)")
-    graph = model if isinstance(model, Graph) else read_graph(model)
-    netx = out.suffix == ".net"
-    network, reports = compile_graph(graph, restrict(chip) if netx else chip, dt, weight_bits)
-    (write_net if netx else save)(network, out)
-    return network, reports
 
 
 @dataclass(frozen=True)
@@ -195,7 +171,11 @@ def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
     network = model.integers()
     inputs = [entry.name for entry in network.stimulated]
     always_on = [entry for entry in network.inputs if entry.constant]
-    names = [*inputs, *(entry.name for entry in always_on), *(p.name for p in network.populations if p.spiking)]
+    names = [
+        *inputs,
+        *(entry.name for entry in always_on),
+        *(p.name for p in network.populations if p.spiking),
+    ]
     total: dict[str, np.ndarray] = {}
     samples = 0
     simulation = simulator.Simulator(network)
@@ -205,7 +185,8 @@ def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
         # A count above 1 enters as one graded spike.
         counts |= dict.fromkeys(inputs, np.count_nonzero(raster, axis=1))
         counts |= {
-            entry.name: np.full((len(raster), *entry.shape), entry.constant * raster.shape[1]) for entry in always_on
+            entry.name: np.full((len(raster), *entry.shape), entry.constant * raster.shape[1])
+            for entry in always_on
         }
         for name in names:
             total[name] = total.get(name, 0) + counts[name].sum(axis=0, dtype=np.int64)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hardware.compile.compiler import Compiled
 from hardware.compile.emulation import APPROXIMATIONS, Approximation, float_graph
+from hardware.compile.linear import Convolution
 from hardware.simulate import fidelity, reference
 from hardware.simulate.fidelity import Agreement
 from hardware.simulate.simulator import check_rasters
@@ -13,7 +16,9 @@ from hardware.simulate.simulator import check_rasters
 Array = np.ndarray
 
 
-def attribution(compiled: Compiled, rasters: Array, dtype: type = np.float32) -> dict[Approximation, Agreement]:
+def attribution(
+    compiled: Compiled, rasters: Array, dtype: type = np.float32
+) -> dict[Approximation, Agreement]:
     """Agreement of all populations' spikes where only that was rounded, with none rounded.
 
     Keys: (source, target) for the weights of a projection, and "biases", "thresholds", "decays" of all populations; only what
@@ -47,8 +52,8 @@ def _changed(compiled: Compiled) -> list[Approximation]:
     return [*keys, *(name for name, differs in others.items() if differs)]
 
 
-def _differs(exact: object, rounded: object) -> bool:
-    a, b = (getattr(m, "weight", None) if hasattr(m, "weight") else m.matrix for m in (exact, rounded))  # type: ignore[attr-defined]
+def _differs(exact: Any, rounded: Any) -> bool:
+    a, b = (m.weight if isinstance(m, Convolution) else m.matrix for m in (exact, rounded))
     off = abs(a - b)
     return bool(off.max() > 1e-9 * abs(a).max()) if min(off.shape) else False
 
@@ -58,6 +63,9 @@ def _spikes(
 ) -> dict[str, Array]:
     graph, ones = float_graph(compiled.layers, compiled.network, rounded)
     given, batch, steps = check_rasters(compiled.network, rasters)
-    given = {**given, **{name: np.broadcast_to(np.uint8(1), (batch, steps, *shape)) for name, shape in ones.items()}}
+    given = {
+        **given,
+        **{name: np.broadcast_to(np.uint8(1), (batch, steps, *shape)) for name, shape in ones.items()},
+    }
     names = [p.name for p in compiled.network.populations if p.spiking]
     return reference.simulate(graph, given, record=names, dtype=dtype).spikes

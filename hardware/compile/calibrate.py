@@ -120,7 +120,9 @@ def calibrate(
 # --- what arrives --------------------------------------------------------------------------------------------
 
 
-def _traces(layer: Rounded, w: Weights, spikes: dict[str, Array], leak: float, times: set[int]) -> list[Array]:
+def _traces(
+    layer: Rounded, w: Weights, spikes: dict[str, Array], leak: float, times: set[int]
+) -> list[Array]:
     """What has arrived of each source neuron, (batch, *source shape), at some of the steps."""
     raster = spikes[w.path.source]
     current = np.zeros((len(raster), *raster.shape[2:]))
@@ -144,14 +146,18 @@ def _moments(
     """Of one path; None where it is too large to be looked at."""
     steps = spikes[w.path.source].shape[1]
     d = math.prod(w.map.weight.shape[1:]) if isinstance(w.map, Convolution) else w.map.matrix.shape[1]
-    if d > MOST_SYNAPSES or (not isinstance(w.map, Convolution) and math.prod(w.map.matrix.shape) > MOST_ENTRIES):
+    if d > MOST_SYNAPSES or (
+        not isinstance(w.map, Convolution) and math.prod(w.map.matrix.shape) > MOST_ENTRIES
+    ):
         return None
     groups = w.map.groups if isinstance(w.map, Convolution) else 1
     products, seen = np.zeros((groups, d, d)), 0
     times = set(rng.choice(steps, min(TIMES, steps), replace=False).tolist())
     for trace in _traces(layer, w, spikes, leak, times):
         arrived = (
-            _patches(trace, w.map, rng) if isinstance(w.map, Convolution) else trace.reshape(1, len(trace), -1)
+            _patches(trace, w.map, rng)
+            if isinstance(w.map, Convolution)
+            else trace.reshape(1, len(trace), -1)
         )
         products += arrived.transpose(0, 2, 1) @ arrived
         seen += arrived.shape[1]
@@ -164,7 +170,10 @@ def _patches(trace: Array, map_: Convolution, rng: np.random.Generator) -> Array
     _, within, rows, columns = map_.weight.shape
     y = rng.integers(0, map_.target[1], POSITIONS)
     x = rng.integers(0, map_.target[2], POSITIONS)
-    room = [(p, p + k * d + s) for p, k, d, s in zip(map_.padding, (rows, columns), map_.dilation, map_.stride, strict=True)]
+    room = [
+        (p, p + k * d + s)
+        for p, k, d, s in zip(map_.padding, (rows, columns), map_.dilation, map_.stride, strict=True)
+    ]
     padded = np.pad(trace, ((0, 0), (0, 0), *room))
     at_y = (y * map_.stride[0])[:, None] + np.arange(rows) * map_.dilation[0]
     at_x = (x * map_.stride[1])[:, None] + np.arange(columns) * map_.dilation[1]
@@ -332,7 +341,9 @@ def _threshold_factors(
                 around = tuple((p, p) for p in map_.padding)
                 none = np.zeros(len(flat))
                 kernel = flat.reshape(map_.weight.shape)
-                total += conv(stacked, kernel, none, map_.stride, around, map_.dilation, map_.groups).reshape(len(stacked), -1)
+                total += conv(stacked, kernel, none, map_.stride, around, map_.dilation, map_.groups).reshape(
+                    len(stacked), -1
+                )
             else:
                 total += stacked.reshape(len(stacked), -1) @ flat.T
     rising = before > 0
@@ -360,7 +371,9 @@ def _rescaled(
         vth = np.clip(np.rint(exact), 0, model.largest_threshold).astype(np.int64)
     # A bias must fire a neuron as often as before: it keeps its ratio to the threshold.
     exact_drives = demand.drives * per_neuron * factor * quantise.ACTIVATION_UNIT
-    mantissas, bias_exp = quantise.bias_mantissa(exact_drives, model.network_bias_exponents, model.largest_bias)
+    mantissas, bias_exp = quantise.bias_mantissa(
+        exact_drives, model.network_bias_exponents, model.largest_bias
+    )
     return replace(
         layer.scaling,
         scale=scale,

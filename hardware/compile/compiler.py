@@ -20,7 +20,6 @@ where an IF starts. What the chip can do to a neuron is `hardware.chip.chips.Neu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from hardware.compile.warning import warnings_of
 from hardware.compile.weights import folded_gain, groups_of, rows_of
 from hardware.errors import HardwareError
 from hardware.graph.graph import Graph, check_time_step, reset_of, time_step
-from hardware.network.connectivity import by_post
+from hardware.network.connectivity import by_post, shapes
 from hardware.network.integer import MAX_DELAY, MAX_WEIGHT_BITS, InputPopulation, Network, Reset
 from hardware.network.timing import depths, is_recurrent, skipped_layers
 
@@ -148,12 +147,15 @@ def compile_layers(
     if chip.layers is not None:
         on_layers.layers_of(network, chip)
     warned = warnings_of(network, counts)
-    shapes = {entry.name: tuple(entry.shape) for entry in (*network.inputs, *network.populations)}
+    shape = shapes(network)
     reports = []
     for (_, _, report), projection, more in zip(parts, network.projections, notes, strict=True):
-        synapses = by_post(projection, shapes[projection.source], shapes[projection.target]).synapses
+        synapses = by_post(projection, shape[projection.source], shape[projection.target]).synapses
         if projection.source == name:
-            more = (*more, f"the bias acts through the synaptic current: an input that is always on, {synapses:,} synapses")
+            more = (
+                *more,
+                f"the bias acts through the synaptic current: an input that is always on, {synapses:,} synapses",
+            )
         reports.append(
             replace(
                 report,
@@ -188,7 +190,9 @@ def _demand(
     group = groups_of(neurons.shape, maps, per_channel and neurons.threshold is not None)
     # Biases are few synapses: they take all bits.
     weights = [
-        rows_of(path, m, group, neurons.shape[0], chip, widest if path.source == always_on else bits, neurons.name)
+        rows_of(
+            path, m, group, neurons.shape[0], chip, widest if path.source == always_on else bits, neurons.name
+        )
         for path, m in zip(layer.paths, maps, strict=True)
     ]
     paired = [
@@ -223,7 +227,11 @@ def _check_neurons(neurons: Neurons, chip: Chip) -> None:
                 f"{where}: its membranes are read out, {chip.name} gives out spikes only; let spiking neurons be last"
             )
     elif neurons.reset not in model.resets:
-        does = "resets its membranes to v_reset" if neurons.reset == "zero" else "takes the threshold off its membranes"
+        does = (
+            "resets its membranes to v_reset"
+            if neurons.reset == "zero"
+            else "takes the threshold off its membranes"
+        )
         raise HardwareError(
             f"{where}: a spike {does} (reset {neurons.reset!r}), those of {chip.name} can only {', '.join(model.resets)}"
         )

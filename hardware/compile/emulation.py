@@ -101,7 +101,13 @@ class _Parts:
         first = name
         if isinstance(map_, Convolution):
             node = nir.Conv2d(
-                None, map_.weight, map_.stride, map_.padding, map_.dilation, map_.groups, np.zeros(len(map_.weight))
+                None,
+                map_.weight,
+                map_.stride,
+                map_.padding,
+                map_.dilation,
+                map_.groups,
+                np.zeros(len(map_.weight)),
             )
             self.add(name, node, map_.source, target, source)
         else:

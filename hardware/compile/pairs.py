@@ -21,7 +21,7 @@ from hardware.compile.scaling import Seen
 from hardware.errors import HardwareError
 from hardware.graph.graph import Graph
 from hardware.network.connectivity import shapes, unroll
-from hardware.network.integer import STATE_BITS, ConvProjection, Network
+from hardware.network.integer import STATE_BITS, Network, Reset
 from hardware.network.timing import depths, latency
 from hardware.simulate import fidelity, reference
 from hardware.simulate.fidelity import Agreement
@@ -59,14 +59,16 @@ def choose_pairs(
 
     rasters: (batch, steps, *input shape), whole numbers. min_agreement: share of spikes, all populations together, 0 to 1.
     max_synapses: that the network may have, biases counted. options: as `compile_layers` takes them.
-    Raises HardwareError: a network that already has more synapses, an agreement that is no share.
+    Raises HardwareError: so few synapses that no projection can be in pairs though one is needed, an agreement that is no share.
     """
     if not 0 <= min_agreement <= 1:
         raise HardwareError(f"an agreement of {min_agreement:g}, expected 0 to 1")
     compiled = compile_layers(graph, chip, **options)
     count = _synapses(compiled)
     if count > max_synapses:
-        raise HardwareError(f"the network has {count:,} synapses without pairs, at most {max_synapses:,} are given")
+        raise HardwareError(
+            f"the network has {count:,} synapses without pairs, at most {max_synapses:,} are given"
+        )
     names = _compared(graph, compiled.network)
     exact = reference.simulate(graph, rasters, compiled.network.dt, options.get("reset"), names).spikes
     shares = [_agreement(compiled.network, rasters, exact)]
@@ -76,12 +78,16 @@ def choose_pairs(
     if shares[0] < min_agreement:
         costs = attribution(compiled, rasters)
         open_ = [key for key in sorted(costs, key=lambda key: costs[key].share) if isinstance(key, tuple)]
+        too_many = 0
         for key in open_:
             if costs[key].share >= 1:
                 continue
             more = compile_layers(graph, chip, pairs=(*chosen, key), seen=seen, **options)
             count = _synapses(more)
-            if count == counts[-1] or count > max_synapses:
+            if count > max_synapses:
+                too_many = min(too_many or count, count)
+                continue
+            if count == counts[-1]:
                 continue
             share = _agreement(more.network, rasters, exact)
             if share <= shares[-1]:
@@ -92,10 +98,22 @@ def choose_pairs(
             counts.append(count)
             if share >= min_agreement:
                 break
+        if too_many and not chosen:
+            raise HardwareError(
+                f"at most {max_synapses:,} synapses hold no pairs: with the smallest projection in pairs the network has {too_many:,}"
+            )
     saturated = sum(saturation(compiled.network, rasters).values())
     return compiled, Choice(
         tuple(chosen), tuple(shares), tuple(counts), shares[-1] >= min_agreement, saturated
     )
+
+
+def agreement_with(graph: Graph, network: Network, rasters: Array, reset: Reset | None = None) -> Agreement:
+    """Of all populations' spikes with the float graph's; rasters as for `choose_pairs`."""
+    names = _compared(graph, network)
+    exact = reference.simulate(graph, rasters, network.dt, reset, names)
+    run = Simulator(network).run(rasters, record={name: ("spikes",) for name in names})
+    return fidelity.overall(fidelity.agreements(exact.spikes, run.spikes))
 
 
 def seen_on(compiled: Compiled, rasters: Array) -> dict[str, Seen]:
@@ -151,10 +169,18 @@ def saturation(network: Network, rasters: Array) -> dict[str, int]:
             if q.target != p.name:
                 continue
             for delay in np.unique(q.delay):
-                part = q if np.ndim(q.delay) == 0 else replace(q, weight=np.where(q.delay == delay, q.weight, 0), delay=0)
+                part = (
+                    q
+                    if np.ndim(q.delay) == 0
+                    else replace(q, weight=np.where(q.delay == delay, q.weight, 0), delay=0)
+                )
                 late = latency(network, q, int(delay), "zero_delay", depth)
                 x = spikes[q.source].reshape(batch, steps, -1)
-                x = np.pad(x, ((0, 0), (late, 0), (0, 0)))[:, :steps].reshape(batch * steps, -1).astype(np.int64)
+                x = (
+                    np.pad(x, ((0, 0), (late, 0), (0, 0)))[:, :steps]
+                    .reshape(batch * steps, -1)
+                    .astype(np.int64)
+                )
                 a = np.asarray(x @ unroll(part, shape[q.source], shape[q.target])).astype(np.int64)
                 a = a << q.weight_exp if q.weight_exp >= 0 else a >> -q.weight_exp
                 summed += a.reshape(batch, steps, n)

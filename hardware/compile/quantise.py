@@ -157,9 +157,7 @@ def round_pairs(
     return split_pairs(np.rint(weights * (scale / (step * 2.0 ** exponents[1]))), exponents, mode, bits)
 
 
-def split_pairs(
-    whole: Array, exponents: tuple[int, ...], mode: SignMode, bits: int
-) -> tuple[Array, Array]:
+def split_pairs(whole: Array, exponents: tuple[int, ...], mode: SignMode, bits: int) -> tuple[Array, Array]:
     """Mantissas as `round_pairs`, of weights in steps of the fine synapse."""
     low, high, step = weight_grid(mode, bits)
     ratio = 1 << (exponents[0] - exponents[1])

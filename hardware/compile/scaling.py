@@ -195,7 +195,9 @@ def _rounded(demand: Demand, model: NeuronModel) -> Scaling:
         whole_sums = keeps & (demand.drive == 0) & (neurons.reset == "zero")
         vth = quantise.threshold_mantissa(exact, whole_sums, model.largest_threshold).astype(np.int64)
     exact_drive = demand.drives * per_neuron * quantise.ACTIVATION_UNIT
-    mantissas, bias_exp = quantise.bias_mantissa(exact_drive, model.network_bias_exponents, model.largest_bias)
+    mantissas, bias_exp = quantise.bias_mantissa(
+        exact_drive, model.network_bias_exponents, model.largest_bias
+    )
     drives = mantissas.astype(np.float64) * 2**bias_exp
     if thresholds is not None and demand.neurons.reset == "zero":
         drives = _as_often(drives, bias_exp, vth, demand.drives, thresholds, neurons)
@@ -297,7 +299,9 @@ def _pair_scales(demand: Demand, model: NeuronModel) -> tuple[Array, tuple[tuple
     fits, cap = _fits(demand), _highest_scale(demand, model)
     most = np.zeros(len(demand.group))
     for w, count in zip(demand.weights, demand.counts, strict=True):
-        most += np.repeat(w.total * count, len(most) // len(w.total)) / np.maximum(demand.neurons.forget, 1e-3)
+        most += np.repeat(w.total * count, len(most) // len(w.total)) / np.maximum(
+            demand.neurons.forget, 1e-3
+        )
     if demand.seen is not None:
         most = np.minimum(most, SEEN_MARGIN * demand.seen.current)
         with np.errstate(divide="ignore"):
