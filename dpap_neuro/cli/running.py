@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -107,7 +107,7 @@ def compile_(
         )
     if as_json:
         layers = [dataclasses.asdict(report) for report in reports]
-        values = {"model": str(model), "chip": chip, "out": str(out), "dt": network.dt, "layers": layers}
+        values: dict[str, Any] = {"model": str(model), "chip": chip, "out": str(out), "dt": network.dt, "layers": layers}
         values["warnings"] = warnings
         if fitting is not None:
             values["fitting"] = fitting.to_dict()

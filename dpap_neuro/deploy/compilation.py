@@ -120,7 +120,7 @@ def compile_file(
     if wish is not None and wish.pairs != "none" and netx:
         raise InputError(f"{out}: a NETX file has one synapse per weight; for pairs write an .h5 file")
     target = restrict(chip) if netx else chip
-    options = {"dt": dt, "weight_bits": weight_bits}
+    options: dict[str, Any] = {"dt": dt, "weight_bits": weight_bits}
     compiled = compile_layers(graph, target, **options)
     fitting = None
     if wish is not None and (wish.pairs != "none" or wish.calibrated):

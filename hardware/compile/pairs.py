@@ -175,13 +175,10 @@ def saturation(network: Network, rasters: Array) -> dict[str, int]:
                     else replace(q, weight=np.where(q.delay == delay, q.weight, 0), delay=0)
                 )
                 late = latency(network, q, int(delay), "zero_delay", depth)
-                x = spikes[q.source].reshape(batch, steps, -1)
-                x = (
-                    np.pad(x, ((0, 0), (late, 0), (0, 0)))[:, :steps]
-                    .reshape(batch * steps, -1)
-                    .astype(np.int64)
-                )
-                a = np.asarray(x @ unroll(part, shape[q.source], shape[q.target])).astype(np.int64)
+                x = np.asarray(spikes[q.source]).reshape(batch, steps, -1)
+                late_x = np.pad(x, ((0, 0), (late, 0), (0, 0)))[:, :steps].astype(np.int64)
+                synapses = unroll(part, shape[q.source], shape[q.target])
+                a = np.asarray(late_x.reshape(batch * steps, -1) @ synapses).astype(np.int64)
                 a = a << q.weight_exp if q.weight_exp >= 0 else a >> -q.weight_exp
                 summed += a.reshape(batch, steps, n)
         u = run.u[p.name].reshape(batch, steps, n).astype(np.int64)

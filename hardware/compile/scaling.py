@@ -137,7 +137,7 @@ def _on_grid(demand: Demand, model: NeuronModel) -> Scaling | None:
             )
             for p, at in zip(paths, at_group, strict=True)
         ]
-        found = grid.solve(parts, limits, cap if demand.decays else None)
+        found = grid.solve(parts, limits, _deepest(demand, cap, model) if demand.decays else None)
         if found is not None and (thresholds is not None or (found.scales <= cap * (1 + 1e-9)).all()):
             break
     else:
@@ -149,6 +149,14 @@ def _on_grid(demand: Demand, model: NeuronModel) -> Scaling | None:
         drives[at] = d
     exponents = tuple((int(e),) for e in found.exponents)
     return Scaling(found.scales, exponents, vth, drives, found.bias_exponent, True)
+
+
+def _deepest(demand: Demand, cap: Array, model: NeuronModel) -> Array:
+    """`cap`, lowered so that no membrane meets its lower limit."""
+    cap = cap.copy()
+    with np.errstate(divide="ignore"):
+        np.minimum.at(cap, demand.group, (model.largest_input + 1) / _lowest(demand))
+    return cap
 
 
 def members(group: Array, groups: int) -> list[Array]:
