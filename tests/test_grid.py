@@ -48,7 +48,10 @@ def test_what_is_on_no_grid_has_no_step():
 
 
 @EXAMPLES
-@given(st.lists(st.fractions(Fraction(1, 60), 50, max_denominator=60), min_size=1, max_size=4), st.floats(0.01, 100))
+@given(
+    st.lists(st.fractions(Fraction(1, 60), 50, max_denominator=60), min_size=1, max_size=4),
+    st.floats(0.01, 100),
+)
 def test_the_common_unit_is_the_largest(fractions, factor):
     found = grid.common_unit([float(f) * factor for f in fractions])
     assume(found is not None)

@@ -105,9 +105,17 @@ def compile_(
         warnings.append(
             f"agreement {fitting.choice.agreement[-1]:.2%} on the recordings it was fitted to, {min_agreement:.2%} was asked for"
         )
+    if fitting is not None and fitting.choice is not None and fitting.choice.wrapped:
+        warnings.append(f"{fitting.choice.wrapped:,} synaptic currents wrapped at 24 bit on the recordings")
     if as_json:
         layers = [dataclasses.asdict(report) for report in reports]
-        values: dict[str, Any] = {"model": str(model), "chip": chip, "out": str(out), "dt": network.dt, "layers": layers}
+        values: dict[str, Any] = {
+            "model": str(model),
+            "chip": chip,
+            "out": str(out),
+            "dt": network.dt,
+            "layers": layers,
+        }
         values["warnings"] = warnings
         if fitting is not None:
             values["fitting"] = fitting.to_dict()
@@ -148,8 +156,7 @@ def _fitting(fitting: Fitting) -> Table:
     if fitting.choice is not None:
         for source, target in fitting.choice.pairs:
             table.add_row("in pairs", "", plain(f"{source} -> {target}"))
-        if fitting.choice.saturated:
-            table.add_row("currents wrapped, membranes at their limit", "", f"{fitting.choice.saturated:,}")
+        table.add_row("membranes at their limit", "", f"{fitting.choice.at_limit:,}")
     return table
 
 

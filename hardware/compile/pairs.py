@@ -36,15 +36,16 @@ class Choice:
     """pairs: (source, target) of the projections with two synapses per weight, in the order they were chosen.
 
     agreement: of the recordings' spikes, with that many pairs, from none on. synapses: of the network, likewise.
-    reached: whether the agreement that was asked for is. saturated: currents that wrapped and membranes at their limit, over
-    neurons and steps of the recordings.
+    reached: whether the agreement that was asked for is. wrapped, at_limit: see `Saturation`, over all
+    populations of the network that was chosen.
     """
 
     pairs: tuple[tuple[str, str], ...]
     agreement: tuple[float, ...]
     synapses: tuple[int, ...]
     reached: bool
-    saturated: int
+    wrapped: int
+    at_limit: int
 
 
 def choose_pairs(
@@ -102,9 +103,14 @@ def choose_pairs(
             raise HardwareError(
                 f"at most {max_synapses:,} synapses hold no pairs: with the smallest projection in pairs the network has {too_many:,}"
             )
-    saturated = sum(saturation(compiled.network, rasters).values())
+    saturated = saturation(compiled.network, rasters).values()
     return compiled, Choice(
-        tuple(chosen), tuple(shares), tuple(counts), shares[-1] >= min_agreement, saturated
+        tuple(chosen),
+        tuple(shares),
+        tuple(counts),
+        shares[-1] >= min_agreement,
+        sum(s.wrapped for s in saturated),
+        sum(s.at_limit for s in saturated),
     )
 
 
@@ -151,8 +157,17 @@ def depth_needed(v: Array, fired: Array, threshold: Array) -> Array:
     return needed
 
 
-def saturation(network: Network, rasters: Array) -> dict[str, int]:
-    """Of each population, over neurons and steps: synaptic currents that wrapped at 24 bit, membranes at their limit.
+@dataclass(frozen=True)
+class Saturation:
+    """Over neurons and steps: synaptic currents that wrapped at 24 bit, which ruins a run, and membranes at a limit, which
+    only matters to those that come back from it (see `depth_needed`)."""
+
+    wrapped: int
+    at_limit: int
+
+
+def saturation(network: Network, rasters: Array) -> dict[str, Saturation]:
+    """Of each population; rasters as for `choose_pairs`.
 
     Currents are summed again, from the spikes, without a limit.
     """
@@ -187,7 +202,7 @@ def saturation(network: Network, rasters: Array) -> dict[str, int]:
         kept = np.sign(before) * ((np.abs(before) * keep) >> 12)
         wrapped = kept + (summed << 6) != u
         stuck = np.abs(run.v[p.name].reshape(batch, steps, n)) >= LIMIT - 1
-        found[p.name] = int(wrapped.sum() + stuck.sum())
+        found[p.name] = Saturation(int(wrapped.sum()), int(stuck.sum()))
     return found
 
 
