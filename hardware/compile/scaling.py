@@ -310,9 +310,7 @@ def _pair_scales(demand: Demand, model: NeuronModel) -> tuple[Array, tuple[tuple
     most = np.zeros(len(demand.group))
     forget = (quantise.current_decay(demand.neurons.forget, model.current_decay_bits) + 1) / MAX_DECAY
     for w, count in zip(demand.weights, demand.counts, strict=True):
-        most += np.repeat(w.total * count, len(most) // len(w.total)) / np.maximum(
-            demand.neurons.forget, 1e-3
-        )
+        most += np.repeat(w.total * count, len(most) // len(w.total)) / forget
     if demand.seen is not None:
         most = np.minimum(most, SEEN_MARGIN * demand.seen.current)
         with np.errstate(divide="ignore"):
