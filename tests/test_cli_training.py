@@ -24,6 +24,8 @@ from typer.testing import CliRunner
 from dpap_neuro.cli import app, main
 from dpap_neuro.data import Binning, open_dataset
 from dpap_neuro.deploy.evaluation import evaluate
+from dpap_neuro.deploy.opening import open_model
+from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.train import loop, runs, sweeps
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +103,7 @@ def test_every_neuron_learns_and_does_in_the_file_what_it_did_in_training(folder
     network, _ = runs.load_run(tmp_path)
     rasters = open_dataset("nmnist", folder, "all").rasters(Binning(bins=6, clip=4))
     expected = loop.predict(network, rasters, torch.device("cpu"))
-    exact = evaluate(tmp_path / "model.nir", "nmnist", folder, "all")
+    exact = evaluate(open_model(tmp_path / "model.nir"), Recordings("nmnist", folder, "all"))
     assert (exact.predictions == expected).sum() >= 29
     chip = evaluated(folder, tmp_path / "model.nir", "fixed")
     assert exact.spikes > 0 and chip["spikes"] == pytest.approx(exact.spikes, rel=0.15)

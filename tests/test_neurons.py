@@ -13,11 +13,11 @@ import norse.torch as norse
 import torch
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.networks import NEURONS
 from dpap_neuro.networks.neurons import (
     IF,
     LI,
     LIF,
-    NEURONS,
     READOUTS,
     CubaLI,
     CubaLIF,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -34,8 +34,8 @@ class Binning:
 
     clip: counts above are cut to it (None: to 255, with a warning). downsample: pixels per side that become one; their
     events add up. clock: time begins with the "first-event", or with the "recording", at 0 microseconds, so that a late
-    first event leaves silent steps before it. Raises InputError where not exactly one of `bins` and `bin_us` is given, or
-    for a number that is not above 0.
+    first event leaves silent steps before it. kept_bins: rising indices of the time bins that a network is shown, None: all.
+    Raises InputError where not exactly one of `bins` and `bin_us` is given, or for a number that is not above 0.
     """
 
     bins: int | None = None
@@ -43,6 +43,7 @@ class Binning:
     clip: int | None = None
     downsample: int = 1
     clock: Clock = "first-event"
+    kept_bins: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.bins is None) == (self.bin_us is None):
@@ -64,6 +65,60 @@ class Binning:
         """(polarities, rows, columns) of a step, for a sensor of (columns, rows, polarities)."""
         columns, rows, polarities = sensor_size
         return polarities, -(-rows // self.downsample), -(-columns // self.downsample)
+
+    def shown(self, rasters: np.ndarray) -> np.ndarray:
+        """Of rasters (n, steps, ...) the time bins that are kept. Raises InputError where one is missing."""
+        return only_bins(rasters, self.kept_bins)
+
+    def keeping(self, kept: Sequence[int] | None) -> Binning:
+        """The same with only some of the bins that are shown, counted among these (None: all of them)."""
+        if kept is None:
+            return self
+        own = tuple(int(i) for i in kept)
+        return replace(
+            self, kept_bins=own if self.kept_bins is None else tuple(self.kept_bins[i] for i in own)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As metadata and records hold it; without `kept_bins` where all are kept."""
+        values = asdict(self)
+        kept = values.pop("kept_bins")
+        return values if kept is None else {**values, "kept_bins": list(kept)}
+
+
+def only_bins(rasters: Any, kept: Sequence[int] | None) -> Any:
+    """Of an array or tensor (n, steps, ...) the time bins of these rising indices, all of them where None.
+
+    Raises InputError where one is missing.
+    """
+    if kept is None:
+        return rasters
+    if kept[-1] >= rasters.shape[1]:
+        raise InputError(
+            f"kept_bins: found {kept[-1]}, expected below the {rasters.shape[1]} time bins of a recording"
+        )
+    return rasters[:, list(kept)]
+
+
+def binning_of(
+    metadata: Mapping[str, Any],
+    bins: int | None = None,
+    bin_us: float | None = None,
+    downsample: int | None = None,
+    clock: Clock | None = None,
+) -> Binning:
+    """What was asked for, else what a file's metadata says. Raises InputError where neither tells."""
+    clip, kept = metadata.get("clip"), metadata.get("kept_bins")
+    began: Any = clock or metadata.get("clock") or "first-event"
+    if downsample is None:
+        downsample = int(metadata.get("downsample") or 1)
+    if bins is None and bin_us is None:
+        bins, bin_us = metadata.get("bins"), metadata.get("bin_us")
+        if bins is None and bin_us is None:
+            raise InputError(
+                "binning: the file does not say how events become steps; give --bins N or --bin-us T"
+            )
+    return Binning(bins, bin_us, None if clip is None else int(clip), downsample, began).keeping(kept)
 
 
 def steps_of(t: np.ndarray, binning: Binning) -> tuple[np.ndarray, int]:
@@ -118,7 +173,7 @@ def frames(
 ) -> Iterator[np.ndarray]:
     """Each recording as uint8 counts (steps, polarity, y, x).
 
-    progress(done, total) is called now and then. Warns, once, where counts above 255 were cut without a `clip`.
+    All time bins: which are shown is another matter (`Binning.shown`). progress(done, total) is called now and then. Warns, once, where counts above 255 were cut without a `clip`.
     """
     limit = MAX_COUNT if binning.clip is None else min(MAX_COUNT, binning.clip)
     warned = False

@@ -13,7 +13,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -36,11 +36,13 @@ def cached_rasters(
 ) -> np.ndarray:
     """What `rasters` returns, from `folder` where it is there already; changes to the array never reach the disk.
 
+    All time bins are kept on disk, so that networks that are shown some of them share an entry.
+
     name: begins the file's name; it says which of the recordings of a data set these are. A source of another path,
     size or time of change makes another entry, and so does other code in this package. Raises
     InputError where the folder cannot be written.
     """
-    path = make_folder(folder) / f"{name}-{_digest(name, recordings, binning, sensor_size)}.npy"
+    path = _entry(make_folder(folder), name, recordings, binning, sensor_size)
     step = binning.shape(sensor_size)
     found = _opened(path, len(recordings), step)
     if found is None:
@@ -51,6 +53,20 @@ def cached_rasters(
     return found
 
 
+def kept_rasters(
+    folder: str | Path, name: str, recordings: LabelledRecordings, binning: Binning, sensor_size: SensorSize
+) -> np.ndarray | None:
+    """What `cached_rasters` has kept, None where it has kept nothing."""
+    path = _entry(Path(folder), name, recordings, binning, sensor_size)
+    return _opened(path, len(recordings), binning.shape(sensor_size))
+
+
+def _entry(
+    folder: Path, name: str, recordings: LabelledRecordings, binning: Binning, sensor_size: SensorSize
+) -> Path:
+    return folder / f"{name}-{_digest(name, recordings, binning, sensor_size)}.npy"
+
+
 def _digest(name: str, recordings: LabelledRecordings, binning: Binning, sensor_size: SensorSize) -> str:
     def state(file: Path) -> list:
         status = file.stat()
@@ -59,7 +75,7 @@ def _digest(name: str, recordings: LabelledRecordings, binning: Binning, sensor_
     key = {
         "name": name,
         "n": len(recordings),
-        "binning": asdict(binning),
+        "binning": replace(binning, kept_bins=None).to_dict(),
         "sensor_size": sensor_size,
         "code": [state(module) for module in sorted(Path(__file__).parent.glob("*.py"))],
         "sources": [state(file) for file in recordings.sources],

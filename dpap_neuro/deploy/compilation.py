@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from dpap_neuro.deploy.evaluation import INTEGER_FILES, Recordings
+from dpap_neuro.deploy.opening import INTEGER_FILES, CompileOptions, Model
+from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.errors import InputError
 from hardware.chip.chips import Chip, as_chip
 from hardware.compile.calibrate import Calibration, calibrate
@@ -24,35 +25,29 @@ from hardware.graph.parsing import read_graph
 from hardware.network.integer import Network
 from hardware.placement import place
 
-Pairs = Literal["none", "auto", "all"]
-PAIRS = ("none", "auto", "all")
-
 
 @dataclass(frozen=True)
 class Wish:
-    """How to spend synapses and recordings. pairs: which projections get two synapses per weight: "none", "all", or "auto",
-    those that rounding costs most, until `min_agreement` of the spikes are alike or the network has `max_synapses`.
-    recordings: to fit to, every second one held out to report on. calibrated: whether scales, weights and thresholds follow
-    them. exponents: over how many a calibrated projection's weights may be spread."""
+    """How to spend recordings and synapses. recordings: to fit to, every second one held out to report on. calibrated: whether
+    scales, weights and thresholds follow them; exponents: over how many a calibrated projection's weights may be spread.
+    min_agreement, max_synapses: with the pairs "auto", two synapses per weight go to the projections that rounding costs most,
+    until that share of the spikes is alike or the network has so many synapses."""
 
-    pairs: Pairs = "none"
-    min_agreement: float = 0.99
-    max_synapses: int | None = None
     recordings: Recordings | None = None
     calibrated: bool = False
     exponents: int = 3
+    min_agreement: float = 0.99
+    max_synapses: int | None = None
 
     def __post_init__(self) -> None:
-        if self.pairs not in PAIRS:
-            raise InputError(f"pairs: found {self.pairs!r}, expected one of {', '.join(PAIRS)}")
         if not 0 <= self.min_agreement <= 1:
             raise InputError(f"min-agreement: found {self.min_agreement:g}, expected a share, 0 to 1")
         if self.max_synapses is not None and self.max_synapses < 1:
             raise InputError(f"max-synapses: found {self.max_synapses}, expected at least 1")
         if not 1 <= self.exponents <= 8:
             raise InputError(f"exponents: found {self.exponents}, expected 1 to 8")
-        if self.recordings is None and (self.pairs == "auto" or self.calibrated):
-            raise InputError("pairs auto and calibration need recordings: give --calibrate or --dataset NAME")
+        if self.calibrated and self.recordings is None:
+            raise InputError("calibrate: needs recordings, a data set")
 
 
 @dataclass(frozen=True)
@@ -98,70 +93,73 @@ class Fitting:
 
 
 def compile_file(
-    model: str | Path | Graph,
-    chip: Chip | str | Path,
-    out: str | Path,
-    dt: float | None = None,
-    weight_bits: int | None = None,
-    wish: Wish | None = None,
+    model: str | Path | Graph, out: str | Path, options: CompileOptions, wish: Wish | None = None
 ) -> tuple[Network, list[LayerReport], Fitting | None]:
-    """Compile a `.nir` file, or the graph that was read from it, for a chip and write it: `.net` (NETX) or `.h5` (all that an integer network can say).
+    """Compile a `.nir` file, or the graph that was read from it, and write it: `.net` (NETX) or `.h5` (all that an integer network
+    can say).
 
     Where the chip has a threshold per neuron, every output channel in an `.h5` file gets its own scale and threshold;
-    NETX has one per population. Returns the network, a report per projection and, where there is a wish, what it came to; nothing
-    is written where an error is raised (HardwareError, InputError).
+    NETX has one per population. Returns the network, a report per projection and, where it was calibrated or has pairs, what that
+    came to; nothing is written where an error is raised (HardwareError, InputError).
     """
-    out = Path(out)
-    chip = as_chip(chip)
+    out, wish = Path(out), wish or Wish()
     if out.suffix not in INTEGER_FILES:
         raise InputError(f"{out}: expected a name that ends in .net (NETX) or .h5 (any integer network)")
     graph = model if isinstance(model, Graph) else read_graph(model)
     netx = out.suffix == ".net"
-    if wish is not None and wish.pairs != "none" and netx:
+    if options.pairs != "none" and netx:
         raise InputError(f"{out}: a NETX file has one synapse per weight; for pairs write an .h5 file")
+    if options.pairs == "auto" and wish.recordings is None:
+        raise InputError("pairs auto: needs recordings, give --calibrate or --dataset NAME")
+    chip = as_chip(options.chip)
     target = restrict(chip) if netx else chip
-    options: dict[str, Any] = {"dt": dt, "weight_bits": weight_bits}
-    compiled = compile_layers(graph, target, **options)
-    fitting = None
-    if wish is not None and (wish.pairs != "none" or wish.calibrated):
-        compiled, fitting = _fitted(graph, target, compiled, wish, options)
+    if options.pairs != "none" and target.neuron.weight_exponents[1] < 1:
+        raise InputError(
+            f"pairs: {chip.name} has no exponents of weights, so that two synapses are no finer than one"
+        )
+    name = Path(model) if not isinstance(model, Graph) else out
+    opened = Model(name, graph, None, None, graph.metadata, target, replace(options, pairs="none"))
+    compiled, fitting = opened.compiled, None
+    if options.pairs != "none" or wish.calibrated:
+        compiled, fitting = _fitted(opened, options, wish)
     (write_net if netx else save)(compiled.network, out)
     return compiled.network, compiled.reports, fitting
 
 
-def _fitted(
-    graph: Graph, chip: Chip, plain: Compiled, wish: Wish, options: dict[str, Any]
-) -> tuple[Compiled, Fitting]:
-    rasters = _rasters(wish.recordings, graph) if wish.recordings is not None else None
-    if wish.pairs != "none" and chip.neuron.weight_exponents[1] < 1:
-        raise InputError(
-            f"pairs: {chip.name} has no exponents of weights, so that two synapses are no finer than one"
-        )
-    own, other = (None, None) if rasters is None else (rasters[::2], rasters[1::2])
+def _fitted(opened: Model, options: CompileOptions, wish: Wish) -> tuple[Compiled, Fitting]:
+    graph, chip, plain = opened.graph, opened.chip, opened.compiled
+    assert graph is not None
+    own, other = (None, None) if wish.recordings is None else _rasters(wish.recordings, opened)
+    common: dict[str, Any] = {"dt": options.dt, "weight_bits": options.weight_bits, "reset": opened.reset}
     choice, calibration, compiled, seen = None, None, plain, None
-    pairs: Any = wish.pairs == "all"
-    if own is not None and wish.pairs != "none":
+    pairs: Any = () if options.pairs == "auto" else options.paired
+    if own is not None and options.pairs != "none":
         seen = seen_on(plain, own)
-    if wish.pairs == "auto":
+    if options.pairs == "auto":
         assert own is not None
         most = math.inf if wish.max_synapses is None else wish.max_synapses
-        compiled, choice = choose_pairs(graph, chip, own, wish.min_agreement, most, **options)
+        compiled, choice = choose_pairs(graph, chip, own, wish.min_agreement, most, **common)
         pairs = choice.pairs
-    elif wish.pairs == "all":
-        compiled = compile_layers(graph, chip, pairs=True, seen=seen, **options)
+    elif options.pairs != "none":
+        named = replace(opened, options=options)
+        compiled = (
+            named.compiled if seen is None else compile_layers(graph, chip, pairs=pairs, seen=seen, **common)
+        )
         count = sum(report.synapses for report in compiled.reports)
         if wish.max_synapses is not None and count > wish.max_synapses:
-            raise HardwareError(f"all pairs take {count:,} synapses, at most {wish.max_synapses:,} are given")
+            raise HardwareError(
+                f"these pairs take {count:,} synapses, at most {wish.max_synapses:,} are given"
+            )
     if wish.calibrated:
         assert own is not None
         compiled, calibration = calibrate(
-            graph, chip, own, pairs=pairs, seen=seen if pairs else None, exponents=wish.exponents, **options
+            graph, chip, own, pairs=pairs, seen=seen if pairs else None, exponents=wish.exponents, **common
         )
     agreement = None
     if other is not None:
         agreement = (
-            agreement_with(graph, plain.network, other).share,
-            agreement_with(graph, compiled.network, other).share,
+            agreement_with(graph, plain.network, other, opened.reset).share,
+            agreement_with(graph, compiled.network, other, opened.reset).share,
         )
     return compiled, Fitting(
         0 if own is None else len(own),
@@ -173,17 +171,14 @@ def _fitted(
     )
 
 
-def _rasters(recordings: Recordings, graph: Graph) -> np.ndarray:
-    """All in one array, the shorter ones followed by silence."""
-    parts = list(recordings.rasters(graph.metadata))
-    if sum(map(len, parts)) < 2:
+def _rasters(recordings: Recordings, opened: Model) -> tuple[np.ndarray, np.ndarray]:
+    """To fit to and to report on, every second one each."""
+    x = recordings.open(opened, classes=False).together()
+    if len(x) < 2:
         raise InputError(
             "calibrate: found one recording, expected two at least: every second one is held out"
         )
-    steps = max(part.shape[1] for part in parts)
-    return np.concatenate(
-        [np.pad(x, [(0, 0), (0, steps - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]) for x in parts]
-    )
+    return x[::2], x[1::2]
 
 
 def _price(compiled: Compiled, chip: Chip) -> Price:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from dpap_neuro.deploy.comparison import Compared
 from dpap_neuro.files import write_picture
-from dpap_neuro.train.sweeps import Summary
+
+if TYPE_CHECKING:
+    from dpap_neuro.train.sweeps import Summary
 
 
 def demo_table(summary: dict[str, Any]) -> Table:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.networks.kinds import nearest
 from dpap_neuro.networks.models import ModelSettings, Network
 from dpap_neuro.networks.neurons import (
     IF,
@@ -80,7 +81,7 @@ class ImportedNetwork(Network):
         before = graph.predecessors()
         self.settings = _settings(graph, self.dt, kind, before[self.sink])
         self.node_names: dict[str, str] = {}
-        self.plan: list[tuple[str, str, list[str]]] = []
+        self.calls: list[tuple[str, str, list[str]]] = []
         for name in graph.order:
             if name == self.source or (name in feedback.values() and name not in feedback):
                 continue
@@ -97,11 +98,11 @@ class ImportedNetwork(Network):
             self.node_names[attribute] = name
             if feedback.get(name, name) != name:
                 self.node_names[f"{attribute}_feedback"] = feedback[name]
-            self.plan.append((name, attribute, sources))
+            self.calls.append((name, attribute, sources))
 
     def forward(self, x: Tensor) -> Tensor:
         values = {self.source: x}
-        for name, attribute, sources in self.plan:
+        for name, attribute, sources in self.calls:
             layer = getattr(self, attribute)
             total = values[sources[0]]
             for source in sources[1:]:
@@ -173,7 +174,7 @@ def _feedback(graph: Graph) -> dict[str, str]:
         loops = [name for name in part if (name, name) in graph.edges]
         if len(part) == 1 and not loops:
             continue
-        neurons = [n for n in part if type(graph.nodes[n]) in _POPULATIONS]
+        neurons = [n for n in part if isinstance(graph.nodes[n], tuple(_POPULATIONS))]
         weights = [n for n in part if isinstance(graph.nodes[n], nir.Linear | nir.Affine | nir.Scale)]
         simple = len(part) == 1 or (not loops and len(part) == 2 and len(neurons) == len(weights) == 1)
         if not simple or len(neurons) != 1 or len(graph.input_shape[neurons[0]]) != 1:
@@ -222,8 +223,9 @@ def _synapse(module: Any, node: Any) -> nn.Module:
 
 def _layer(name: str, graph: Graph, dt: float, reset: Reset) -> nn.Module:
     node: Any = graph.nodes[name]
-    if type(node) in _POPULATIONS:
-        return _population(name, node, dt, reset)
+    kind = nearest(_POPULATIONS, node)
+    if kind is not None:
+        return _population(name, node, _POPULATIONS[kind], dt, reset)
     if isinstance(node, nir.Linear | nir.Affine):
         post, pre = node.weight.shape
         return _synapse(nn.Linear(pre, post, isinstance(node, nir.Affine), device="meta"), node)
@@ -255,7 +257,7 @@ def _number(values: np.ndarray) -> Tensor | float:
     return first if (values == values.flat[0]).all() else torch.as_tensor(np.array(values, np.float64))
 
 
-def _population(name: str, node: Any, dt: float, reset: Reset) -> Neuron:
+def _population(name: str, node: Any, kind: type[Neuron], dt: float, reset: Reset) -> Neuron:
     changed = {ours: _number(getattr(node, key)) for key, ours in _NAMES.items() if hasattr(node, key)}
     gain = np.asarray(getattr(node, "r", 1.0), np.float64)
     if hasattr(node, "w_in"):
@@ -272,4 +274,4 @@ def _population(name: str, node: Any, dt: float, reset: Reset) -> Neuron:
     v_th = changed.get("v_th", 0.5)
     if not isinstance(v_th, float) or v_th <= 0:
         v_th = 0.5  # `changed` holds what counts
-    return _POPULATIONS[type(node)](NeuronSettings(dt=dt, v_th=v_th, reset=reset, **taus), **changed)
+    return kind(NeuronSettings(dt=dt, v_th=v_th, reset=reset, **taus), **changed)

@@ -7,7 +7,7 @@ Norse adds its input to the current as it is. To add a module: a line in `SYNAPS
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import nir
 import norse.torch as norse
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.networks import neurons
+from dpap_neuro.networks.kinds import nearest
 
 Shape = tuple[int, ...]
 
@@ -67,11 +68,11 @@ def _conv1d(name: str, m: nn.Conv1d, shape: Shape) -> nir.NIRNode:
     return nir.Conv1d(shape[1], array(m.weight), m.stride[0], padding, m.dilation[0], m.groups, _bias(m))
 
 
-def _linear(name: str, m: nn.Linear, shape: Shape) -> nir.NIRNode:
+def _linear(_name: str, m: nn.Linear, _shape: Shape) -> nir.NIRNode:
     return nir.Linear(array(m.weight)) if m.bias is None else nir.Affine(array(m.weight), array(m.bias))
 
 
-def _avg_pool(name: str, m: nn.AvgPool2d, shape: Shape) -> nir.NIRNode:
+def _avg_pool(name: str, m: nn.AvgPool2d, _shape: Shape) -> nir.NIRNode:
     uncounted = not m.count_include_pad and m.padding not in (0, (0, 0))
     if m.ceil_mode or m.divisor_override not in (None, 1) or uncounted:
         raise InputError(
@@ -82,7 +83,7 @@ def _avg_pool(name: str, m: nn.AvgPool2d, shape: Shape) -> nir.NIRNode:
     return kind(*(np.array(_pair(v)) for v in (m.kernel_size, stride, m.padding)))
 
 
-def _sum_pool(name: str, m: nn.LPPool2d, shape: Shape) -> nir.NIRNode:
+def _sum_pool(name: str, m: nn.LPPool2d, _shape: Shape) -> nir.NIRNode:
     if m.norm_type != 1 or m.ceil_mode:
         raise InputError(f"layer {name}: found a pooling of norm {m.norm_type}, expected 1 (a sum)")
     stride = m.kernel_size if m.stride is None else m.stride
@@ -161,7 +162,7 @@ def population(name: str, module: Any, shape: Shape, dt: float) -> nir.NIRNode:
     NIR has one time step, `dt`, for all: a cell of another step gets the time constants that decay alike.
     Raises InputError for parameters that do not fit. What its spike does to the membrane NIR cannot say: see `reset`.
     """
-    kind = POPULATIONS[type(module)]
+    kind = POPULATIONS[cast(type, nearest(POPULATIONS, module))]
     own = isinstance(module, neurons.Neuron)
     gain = module.gain if own and module.gain is not None else 1.0
     if kind is nir.I:

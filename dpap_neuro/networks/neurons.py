@@ -3,7 +3,7 @@
 All step by Norse's functions, or by `scan`, which gives what a loop over them would, faster. A parameter is one number
 for the whole population or a tensor of its shape (without batch); it moves with the module, and only what is learned is
 part of the state dict. By default a spike resets the membrane to v_reset; by `NeuronSettings.reset` the threshold is
-subtracted. To add a neuron: a subclass of `Neuron`, its name in `NEURONS`, its NIR node in `nir_export.py`,
+subtracted. To add a neuron: a subclass of `Neuron`, its name in `networks.NEURONS`, its NIR node in `nir_export.py`,
 and the way back in `nir_import.py`; it loops until `dynamics.DYNAMICS` knows its step.
 """
 
@@ -288,6 +288,5 @@ class Delay(nn.Module):
         return torch.where(time >= 0, x.gather(0, time.clamp(min=0).expand(x.shape)), 0.0)
 
 
-# For hidden populations and spiking read-outs, and for read-outs by membrane.
-NEURONS: dict[str, type[Neuron]] = {"lif": LIF, "cubalif": CubaLIF, "if": IF, "plif": ParametricLIF}
+# For read-outs by membrane.
 READOUTS: dict[str, type[Neuron]] = {"li": LI, "cubali": CubaLI}
