@@ -173,14 +173,14 @@ def test_compile_calibrates_and_spends_synapses(digits, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--pairs", "some"], "pairs: found 'some'"),
-        (["--pairs", "auto"], "need recordings"),
+        (["--pairs", "some"], "pairs: found 'some', expected all, none"),
+        (["--pairs", "auto"], "needs recordings"),
         (["--pairs", "auto", "--dataset", "digits", "--min-agreement", 2], "min-agreement: found 2"),
         (
             ["--pairs", "auto", "--dataset", "digits", "--max-synapses", 10, "--limit", 4],
             "without pairs, at most 10",
         ),
-        (["--pairs", "all", "--max-synapses", 47000], "all pairs take"),
+        (["--pairs", "all", "--max-synapses", 47000], "these pairs take"),
         (["--calibrate", "digits", "--limit", 1], "found one recording"),
         (["--calibrate", "digits", "--exponents", 0], "exponents: found 0"),
     ],

@@ -163,7 +163,7 @@ def test_with_nothing_rounded_the_emulation_is_the_graph(loop):
 def test_one_approximation_at_a_time():
     checked, x = small(), spikes()
     compiled = compile_layers(checked, "loihi2", weight_bits=3)
-    costs = attribution(compiled, x, np.float64)
+    costs = attribution(compiled, x)
     assert {("input", "n1"), ("n1", "n2"), "biases"} <= set(costs)
     # By hand: the graph with only the first weights replaced.
     w = compiled.layers[0]

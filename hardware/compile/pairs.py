@@ -23,7 +23,7 @@ from hardware.graph.graph import Graph
 from hardware.network.connectivity import shapes, unroll
 from hardware.network.integer import STATE_BITS, Network, Reset
 from hardware.network.timing import depths, latency
-from hardware.simulate import fidelity, reference
+from hardware.simulate import fidelity, float_simulator
 from hardware.simulate.fidelity import Agreement
 from hardware.simulate.simulator import Simulator, check_rasters
 
@@ -71,7 +71,9 @@ def choose_pairs(
             f"the network has {count:,} synapses without pairs, at most {max_synapses:,} are given"
         )
     names = _compared(graph, compiled.network)
-    exact = reference.simulate(graph, rasters, compiled.network.dt, options.get("reset"), names).spikes
+    exact = float_simulator.simulate(
+        graph, rasters, compiled.network.dt, options.get("reset"), names, membranes=False
+    ).spikes
     shares = [_agreement(compiled.network, rasters, exact)]
     counts = [count]
     chosen: list[tuple[str, str]] = []
@@ -117,7 +119,7 @@ def choose_pairs(
 def agreement_with(graph: Graph, network: Network, rasters: Array, reset: Reset | None = None) -> Agreement:
     """Of all populations' spikes with the float graph's; rasters as for `choose_pairs`."""
     names = _compared(graph, network)
-    exact = reference.simulate(graph, rasters, network.dt, reset, names)
+    exact = float_simulator.simulate(graph, rasters, network.dt, reset, names, membranes=False)
     run = Simulator(network).run(rasters, record={name: ("spikes",) for name in names})
     return fidelity.overall(fidelity.agreements(exact.spikes, run.spikes))
 

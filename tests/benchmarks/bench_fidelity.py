@@ -26,7 +26,7 @@ from hardware.compile.compiler import Compiled, compile_layers  # noqa: E402
 from hardware.compile.pairs import choose_pairs, saturation, seen_on  # noqa: E402
 from hardware.graph.graph import Graph  # noqa: E402
 from hardware.graph.parsing import from_nir, read_graph  # noqa: E402
-from hardware.simulate import fidelity, reference, simulator  # noqa: E402
+from hardware.simulate import fidelity, float_simulator, reference, simulator  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
 FITTED = 12
@@ -64,7 +64,7 @@ class Judge:
             x, labels = self.x[at : at + CHUNK], self.labels[at : at + CHUNK]
             first = next(iter(networks.values())).network
             names = [p.name for p in first.populations if p.spiking]
-            exact = reference.simulate(self.graph, x, self.dt, self.reset, names, np.float32)
+            exact = float_simulator.simulate(self.graph, x, self.dt, self.reset, names, membranes=False)
             exactly += int((fidelity.predictions(exact.output) == labels).sum())
             for name, compiled in networks.items():
                 run = simulator.simulate(compiled.network, x, record={n: ("spikes",) for n in names})
