@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import nir
@@ -12,10 +11,11 @@ import pytest
 
 pytest.importorskip("sklearn")
 
+from command_line import fails, run
 from graph_samples import graph, inp, lif, out
 from typer.testing import CliRunner
 
-from dpap_neuro.cli import app, main
+from dpap_neuro.cli import app
 from hardware.compile.compiler import compile_graph
 from hardware.files.network_file import load
 from hardware.graph.parsing import read_graph
@@ -56,22 +56,6 @@ def recorded(tmp_path_factory):
     path = tmp_path_factory.mktemp("recorded") / "x.npz"
     np.savez(path, input=x, labels=labels)
     return path, x, labels
-
-
-def run(*arguments, code=0) -> dict:
-    result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
-    assert result.exit_code == code, (result.output, result.exception)
-    return json.loads(result.stdout)
-
-
-def fails(monkeypatch, capsys, *arguments) -> str:
-    monkeypatch.setattr(sys, "argv", ["dpap-neuro", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    assert exit_.value.code == 2
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err and printed.out == ""
-    return printed.err.strip().splitlines()[-1]
 
 
 # --- fidelity ---
