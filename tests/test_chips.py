@@ -99,8 +99,9 @@ WRONG = ["-1", '"many"', "true", "1.5", "nan", "-inf", "[]", "[3, 1]", "[-1, 2]"
 
 @pytest.mark.parametrize(("group", "key"), KEYS)
 def test_negative_or_wrong_kind(tmp_path, group, key):
-    right = {"graded_inputs": "true", "membrane_readout": "true", "bias_exponents": "[-1, 2]"}
-    right |= {"weight_exponents": "[-1, 2]", "input_shift": "-1", **dict.fromkeys(chips.COSTS, "1.5")}
+    right = {"graded_inputs": "true", "always_on_inputs": "true", "membrane_readout": "true"}
+    right |= {"bias_exponents": "[-1, 2]", "weight_exponents": "[-1, 2]", "input_shift": "-1"}
+    right |= dict.fromkeys(chips.COSTS, "1.5")
     for value in WRONG:
         if value != right.get(key):
             message = refusal(tmp_path, with_value(group, key, value))

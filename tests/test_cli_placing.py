@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import nir
 import numpy as np
 import pytest
@@ -12,14 +9,15 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("tonic")
 
+from command_line import fails, run
 from graph_samples import graph, inp, lif, out
 from typer.testing import CliRunner
 
-from dpap_neuro.cli import app, main, placing
+from dpap_neuro.cli import app, placing
 from dpap_neuro.data import Binning, open_dataset, rasters
 from dpap_neuro.deploy import comparison, evaluation
+from dpap_neuro.deploy.opening import CompileOptions, open_model
 from dpap_neuro.deploy.recordings import Recordings
-from hardware.chip.chips import load_chip
 from hardware.files.network_file import save
 from hardware.network.integer import Network, Population
 from hardware.placement import place
@@ -65,25 +63,9 @@ def models(tmp_path_factory):
     return write(folder / "dense.nir", 8, 1.0, 0), write(folder / "pruned.nir", 4, 0.3, 1)
 
 
-def run(*arguments, code=0) -> dict:
-    result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
-    assert result.exit_code == code, (result.output, result.exception)
-    return json.loads(result.stdout)
-
-
-def fails(monkeypatch, capsys, *arguments) -> str:
-    monkeypatch.setattr(sys, "argv", ["dpap-neuro", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    assert exit_.value.code == 2
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err and printed.out == ""
-    return printed.err.strip().splitlines()[-1]
-
-
 def test_cores_says_what_the_placement_says(models):
     found = run("cores", models[0], "--chip", "loihi1")
-    placement = place(evaluation.open_model(models[0]).integers(), "loihi1")
+    placement = place(open_model(models[0], CompileOptions("loihi1")).integers(), "loihi1")
     expected = placement.to_dict()
     assert {key: found[key] for key in KEYS} == {key: expected[key] for key in KEYS}
     assert found["cores"] == 2 and found["fits"] and sum(found["synapses_per_core"]) == found["synapses"]
@@ -116,7 +98,7 @@ def test_measured_spikes_weigh_what_crosses(models):
     found = run("cores", models[0], "--chip", "loihi1", "--dataset", "digits", "--limit", 5)
     assert plain["crossing_spikes_unit"] == "each neuron once"
     assert found["crossing_spikes_unit"] == "per recording"
-    opened = evaluation.open_model(models[0])
+    opened = open_model(models[0], CompileOptions("loihi1"))
     rates = evaluation.measured_rates(opened, Recordings("digits", limit=5))
     network = opened.integers()
     digits = open_dataset("digits", None, "test").recordings
@@ -133,7 +115,7 @@ def test_compare_puts_networks_side_by_side(models, tmp_path):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     dense, pruned = found["networks"]
     for path, values in zip(models, found["networks"], strict=True):
-        placement = place(evaluation.open_model(path).integers(), "loihi1")
+        placement = place(open_model(path, CompileOptions("loihi1")).integers(), "loihi1")
         counts = placement.synapses_per_core
         assert values["synapses_per_core"] == counts.tolist() and values["synapses"] == counts.sum()
         assert values["synapses_per_core_median"] == np.median(counts)
@@ -191,7 +173,7 @@ def test_a_network_without_an_input_is_one_line(tmp_path, monkeypatch, capsys):
 
 
 def test_labels_are_as_long_as_they_must_be(models):
-    network = comparison.compare([models[1]], load_chip("loihi2"))[0]
+    network = comparison.compare([models[1]], CompileOptions())[0]
     from dataclasses import replace
 
     def of(*names):

@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 
 from dpap_neuro.cli import app, main
 from dpap_neuro.data import Binning, open_dataset
-from dpap_neuro.deploy.evaluation import evaluate, open_model
+from dpap_neuro.deploy.evaluation import evaluate
+from dpap_neuro.deploy.opening import open_model
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.train import loop, runs, sweeps
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from dpap_neuro.cli import app
 from dpap_neuro.data import Binning, binning, binning_of, open_dataset
-from dpap_neuro.deploy import evaluation
+from dpap_neuro.deploy import evaluation, opening
 from dpap_neuro.errors import InputError
 from dpap_neuro.train import runs
 from hardware.placement import energy
@@ -56,8 +56,8 @@ def calls(monkeypatch):
 
         monkeypatch.setattr(where, name, counting)
 
-    count(evaluation, "read_graph", "read")
-    count(evaluation, "compile_graph", "compiled")
+    count(opening, "read_graph", "read")
+    count(opening, "compile_layers", "compiled")
     count(Simulator, "run", "simulated")
     count(binning, "frames", "binned")
     count(evaluation.reference, "simulate", "in float")

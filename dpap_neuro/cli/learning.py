@@ -134,9 +134,9 @@ def train(
             split = training.load(lambda what, a, b: tell(f"reading {what}", a, b), cache_folder(cache_dir))
             if split.held_out:
                 say("No recordings for testing: every fifth of each class is held out.")
-            if training.graph is not None and time_constants(training.graph):
-                say_time_step(training.graph, asked.dt)
             if training.graph is not None:
+                if time_constants(training.graph):
+                    say_time_step(training.graph, asked.dt)
                 say_reset(training.graph, asked.reset)
             model = training.model(split)
             say(training.pruner.describe())
@@ -244,11 +244,7 @@ def sweep(
         jitter=defaults.jitter,
         compact=compact,
     )
-    binning = sets.Binning(
-        defaults.bins if bins is None else bins,
-        clip=defaults.clip,
-        downsample=defaults.downsample if downsample is None else downsample,
-    )
+    binning = defaults.binning(bins, downsample=downsample)
     cache = cache_folder(cache_dir)
     planned = sweeps.plan(
         pruner or ["none", "dpap", "dpap-weighted", "magnitude"],

@@ -15,6 +15,7 @@ import typer
 
 from dpap_neuro.cli.shared import app, cache_folder
 from dpap_neuro.data import DATASETS, SPLITS
+from dpap_neuro.deploy.opening import CompileOptions
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SLOPE, THRESHOLD, TrainRequest
 from dpap_neuro.networks import CELLS, MODELS, RELU
@@ -29,16 +30,13 @@ def either(*names: str) -> str:
 
 Model = Annotated[Path, typer.Argument(help="A .nir file, or a .net or .h5 file of `dpap-neuro compile`.")]
 Chip = Annotated[str, typer.Option(help=f"{', '.join(BUILT_IN)}, or the TOML file of a chip.")]
-ForChip = Annotated[
-    str | None,
-    typer.Option(
-        "--chip", help=f"Compile a .nir file for it: {', '.join(BUILT_IN)}, or the TOML file of a chip."
-    ),
-]
 Dt = Annotated[float | None, typer.Option(help="Seconds per step, for a .nir file that does not say.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-Dataset = Annotated[str, typer.Option(help=f"{either(*DATASETS)}.")]
+Dataset = Annotated[str, typer.Option(help=f"{', '.join(DATASETS)}, or a folder of recordings.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the data set, in tonic's layout.")]
+Sensor = Annotated[
+    str | None, typer.Option(help="Columns x rows of a folder that does not say, such as 346x260.")
+]
 CacheDir = Annotated[
     Path | None,
     typer.Option(
@@ -80,7 +78,10 @@ Bins = Annotated[int | None, typer.Option(help="Time steps per recording; defaul
 Pruner = Annotated[str, typer.Option(help=f"{either(*PRUNERS)}.")]
 
 _RECORDINGS = {
-    "dataset": Annotated[str | None, typer.Option(help=f"Recordings to show: {either(*DATASETS)}.")],
+    "dataset": Annotated[
+        str | None,
+        typer.Option(help=f"Recordings to show: {', '.join(DATASETS)}, or a folder of recordings."),
+    ],
     "data_dir": DataDir,
     "split": Annotated[str, typer.Option(help=f"{either(*SPLITS)}.")],
     "bins": Annotated[int | None, typer.Option(help="Time steps per recording.")],
@@ -88,6 +89,7 @@ _RECORDINGS = {
     "downsample": Downsample,
     "limit": Annotated[int | None, typer.Option(help="Only so many recordings, spread evenly.")],
     "cache_dir": CacheDir,
+    "sensor": Sensor,
     "file": Annotated[
         Path | None,
         typer.Option(
@@ -100,6 +102,7 @@ _RECORDINGS = {
 _TRAINING = {
     "dataset": Dataset,
     "data_dir": DataDir,
+    "sensor": Sensor,
     "model": Annotated[
         str | None,
         typer.Option(
@@ -179,6 +182,25 @@ _TRAINING = {
     "dt": Dt,
     "seed": Seed,
 }
+_COMPILING = {
+    "chip": Chip,
+    "weight_bits": Annotated[
+        int | None, typer.Option(help="Bits of a weight; as wide as the chip stores them without.")
+    ],
+    "dt": Dt,
+    "reset": Annotated[
+        str | None,
+        typer.Option(
+            help="What a spike does to the membrane, for a .nir file that does not say: zero, or subtract the threshold."
+        ),
+    ],
+    "pairs": Annotated[
+        str,
+        typer.Option(
+            help="Weights as two synapses of different exponents: all, none, or source->target, ..."
+        ),
+    ],
+}
 
 
 def _recordings(**values: Any) -> Recordings:
@@ -199,6 +221,7 @@ class _Group:
 _GROUPS = {
     Recordings: _Group(_RECORDINGS, _recordings, ("dataset", "file")),
     TrainRequest: _Group(_TRAINING, TrainRequest),
+    CompileOptions: _Group(_COMPILING, CompileOptions),
 }
 
 

@@ -13,10 +13,10 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dpap_neuro.cli.options import Budgets, Chip, Dt, Json, Model, command
-from dpap_neuro.cli.shared import plain, progress, say, say_time_step, stdout
+from dpap_neuro.cli.options import Budgets, Json, Model, command
+from dpap_neuro.cli.shared import plain, progress, say, say_assumed, stdout
+from dpap_neuro.deploy.opening import CompileOptions
 from dpap_neuro.deploy.recordings import Recordings
-from hardware.chip.chips import DEFAULT
 
 if TYPE_CHECKING:
     from dpap_neuro.deploy.charging import Charged
@@ -31,7 +31,7 @@ Objective = Annotated[
 @command(limit=10)
 def cores(
     model: Model,
-    chip: Chip = DEFAULT,
+    options: CompileOptions,
     max_cores: Budgets = None,
     max_synapses: Budgets = None,
     max_synapses_per_core: Budgets = None,
@@ -44,7 +44,6 @@ def cores(
         Path | None, typer.Option(help="Draw cores against time here (.png, .svg, .pdf); with --trade-off.")
     ] = None,
     shown: Recordings | None = None,
-    dt: Dt = None,
     as_json: Json = False,
 ) -> None:
     """Place a network on the cores of a chip; exit status 0 where it fits, 3 where it does not.
@@ -55,22 +54,22 @@ def cores(
     Example: dpap-neuro cores demo/pruned.nir --chip loihi1 --objective time --max-cores 8 --dataset digits
     """
     from dpap_neuro.deploy import charging, comparison
-    from dpap_neuro.deploy.evaluation import evaluate, open_model
+    from dpap_neuro.deploy.evaluation import evaluate
+    from dpap_neuro.deploy.opening import open_model
     from dpap_neuro.errors import InputError
     from hardware import placement as placing
-    from hardware.chip.chips import load_chip
+    from hardware.chip.chips import as_chip
     from hardware.graph.summary import synapses
     from hardware.placement.budget import Budget, fill
     from hardware.placement.rates import ASSUMED_RATE
 
-    budget = Budget(load_chip(chip), max_cores, max_synapses, max_synapses_per_core)
+    budget = Budget(as_chip(options.chip), max_cores, max_synapses, max_synapses_per_core)
     if out is not None:
         comparison.check_picture(out)
         if not trade_off:
             raise InputError(f"{out}: --out draws cores against time; expected --trade-off with it")
-    opened = open_model(model, dt, budget.chip)
-    if opened.graph is not None:
-        say_time_step(opened.graph, dt)
+    opened = open_model(model, options)
+    say_assumed(opened)
     rates, steps = None, 1
     if shown is not None:
         run = evaluate(opened, shown, "fixed", classes=False)
@@ -236,10 +235,9 @@ def _layers(title: str, placement: Placement) -> Table:
 @command()
 def compare(
     models: Annotated[list[Path], typer.Argument(help="Files .nir, .net or .h5, two or more.")],
-    chip: Chip = DEFAULT,
+    options: CompileOptions,
     out: Annotated[Path | None, typer.Option(help="Draw synapses per core here (.png, .svg, .pdf).")] = None,
     shown: Recordings | None = None,
-    dt: Dt = None,
     as_json: Json = False,
 ) -> None:
     """Put networks side by side: parameters, synapses, cores, synapses per core, crossing spikes, accuracy.
@@ -250,12 +248,14 @@ def compare(
     """
     from dpap_neuro.deploy import comparison
     from dpap_neuro.deploy.report import compare_table
-    from hardware.chip.chips import load_chip
+    from hardware.chip.chips import as_chip
 
-    found_chip = load_chip(chip)
+    found_chip = as_chip(options.chip)
     if out is not None:
         comparison.check_picture(out)
-    networks = comparison.compare(models, found_chip, shown, dt)
+    networks = comparison.compare(models, options, shown)
+    for note in dict.fromkeys(note for network in networks for note in network.notes):
+        say(note)
     if out is not None:
         comparison.draw(networks, found_chip, out)
     unit = "each neuron once" if shown is None else "per recording"
@@ -269,18 +269,17 @@ def compare(
         stdout.print(f"Written: {plain(str(out))}", highlight=False)
 
 
-@command(limit=10)
+@command(limit=10, chip="loihi1")
 def energy(
     model: Model,
     shown: Recordings,
-    chip: Annotated[str, typer.Option(help="A chip whose file has costs.")] = "loihi1",
+    options: CompileOptions,
     objective: Objective = "cores",
     max_cores: Budgets = None,
     sanafe: Annotated[
         bool, typer.Option("--sanafe", help="By SANA-FE too (Loihi 1; extra `energy`; slow).")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Draw the floorline here (.png, .svg, .pdf).")] = None,
-    dt: Dt = None,
     as_json: Json = False,
 ) -> None:
     """Loads, time and energy per recording, by the costs in the chip's file; the slowest core decides how long a step takes.
@@ -291,21 +290,15 @@ def energy(
     Example: dpap-neuro energy demo/pruned.nir --dataset digits --objective time --max-cores 8
     """
     from dpap_neuro.deploy import charging, comparison
-    from dpap_neuro.deploy.evaluation import open_model
-    from hardware.chip.chips import load_chip
+    from dpap_neuro.deploy.opening import open_model
 
     if out is not None:
         comparison.check_picture(out)
-    found_chip = load_chip(chip)
+    opened = open_model(model, options)
+    say_assumed(opened)
     with progress() as tell:
         found = charging.charge(
-            open_model(model, dt, found_chip),
-            shown,
-            found_chip,
-            objective,
-            max_cores,
-            sanafe,
-            None if as_json else tell,
+            opened, shown, opened.chip, objective, max_cores, sanafe, None if as_json else tell
         )
     if out is not None:
         charging.draw_floorline(found, out)

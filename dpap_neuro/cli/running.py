@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.options import Chip, Dt, ForChip, Json, LavaPython, Model, command
-from dpap_neuro.cli.shared import plain, progress, say, say_time_step, stdout
-from dpap_neuro.deploy.recordings import Recordings
-from hardware.chip.chips import DEFAULT
+from dpap_neuro.cli.options import DataDir, Json, LavaPython, Model, command
+from dpap_neuro.cli.shared import plain, progress, say, say_assumed, say_reset, say_time_step, stdout
+from dpap_neuro.deploy.opening import CompileOptions
+from dpap_neuro.deploy.recordings import Recordings, input_notes
 
 if TYPE_CHECKING:
+    from dpap_neuro.deploy.compilation import Fitting
+    from dpap_neuro.deploy.simulation import Simulated
     from hardware.compile.compiler import LayerReport
+    from hardware.network.integer import Network
 
 
 @command("compile")
@@ -25,11 +28,32 @@ def compile_(
     out: Annotated[
         Path, typer.Option(help="The file to write: .net (NETX, for lava-dl) or .h5 (any integer network).")
     ],
-    chip: Chip = DEFAULT,
-    weight_bits: Annotated[
-        int | None, typer.Option(help="Bits of a weight, 1 to 8; as wide as the chip stores them without.")
+    options: CompileOptions,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            help="A data set; scales, weights and thresholds are fitted to a few of its recordings."
+        ),
     ] = None,
-    dt: Dt = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="A data set for --pairs auto where nothing is calibrated.")
+    ] = None,
+    data_dir: DataDir = None,
+    split: Annotated[str, typer.Option(help="train, test or all.")] = "train",
+    bins: Annotated[int | None, typer.Option(help="Time steps per recording.")] = None,
+    bin_us: Annotated[float | None, typer.Option(help="Microseconds per time step.")] = None,
+    limit: Annotated[
+        int, typer.Option(help="Recordings, spread evenly; every second one is held out to report on.")
+    ] = 20,
+    min_agreement: Annotated[
+        float, typer.Option(help="Share of spikes alike at which --pairs auto has enough.")
+    ] = 0.99,
+    max_synapses: Annotated[
+        int | None, typer.Option(help="Synapses that a network with pairs may have.")
+    ] = None,
+    exponents: Annotated[
+        int, typer.Option(help="Over how many exponents a calibrated projection may be spread.")
+    ] = 3,
     as_json: Json = False,
 ) -> None:
     """Turn a .nir file into the integers of a chip, and show what rounding did to each layer.
@@ -39,28 +63,73 @@ def compile_(
 
     Example: dpap-neuro compile demo/pruned.nir --chip loihi2 --out demo/pruned.net
     """
-    from dpap_neuro.deploy.evaluation import compile_file
-    from hardware.chip.chips import load_chip
+    from dpap_neuro.deploy.compilation import Wish, compile_file
+    from hardware.chip.chips import as_chip
     from hardware.graph.parsing import read_graph
 
+    shown_to = calibrate or dataset
+    recordings = None
+    if shown_to is not None:
+        recordings = Recordings(shown_to, data_dir, split, bins, bin_us, limit)
+    wish = Wish(recordings, calibrate is not None, exponents, min_agreement, max_synapses)
     graph = read_graph(model)
-    say_time_step(graph, dt)
-    found_chip = load_chip(chip)
-    network, reports = compile_file(graph, found_chip, out, dt, weight_bits)
+    say_time_step(graph, options.dt)
+    say_reset(graph, options.reset)
+    chip = as_chip(options.chip)
+    network, reports, fitting = compile_file(graph, out, options, wish)
+    warnings = list(dict.fromkeys(text for r in reports for text in r.warnings))
+    choice = None if fitting is None else fitting.choice
+    if choice is not None and not choice.reached:
+        warnings.append(
+            f"{choice.agreement[-1]:.2%} of the spikes are alike, {min_agreement:.2%} was asked for"
+        )
+    if choice is not None and choice.wrapped:
+        warnings.append(f"{choice.wrapped:,} synaptic currents wrapped at 24 bit on the recordings")
+    said = dict.fromkeys(f"{r.source} -> {r.target}: {note}" for r in reports for note in r.notes)
+    for warning in warnings:
+        say(f"warning: {warning}")
     if as_json:
         layers = [dataclasses.asdict(report) for report in reports]
-        print(
-            json.dumps(
-                {"model": str(model), "chip": chip, "out": str(out), "dt": network.dt, "layers": layers}
-            )
-        )
+        values: dict[str, Any] = {"model": str(model), "chip": str(options.chip), "out": str(out)}
+        values |= {"dt": network.dt, "layers": layers, "warnings": warnings}
+        if fitting is not None:
+            values["fitting"] = fitting.to_dict()
+        print(json.dumps(values))
         return
-    stdout.print(
-        _layers(f"{model} for {found_chip.name}, {max(r.weight_bits for r in reports)}-bit weights", reports)
-    )
-    for note in dict.fromkeys(f"{r.source} -> {r.target}: {note}" for r in reports for note in r.notes):
-        say(note)
+    bits = max(r.weight_bits for r in reports)
+    stdout.print(_layers(f"{model} for {chip.name}, {bits}-bit weights", reports))
+    if fitting is not None:
+        stdout.print(_fitting(fitting))
+    for line in said:
+        say(line)
     stdout.print(f"Written: {out}", highlight=False, markup=False)
+
+
+def _fitting(fitting: Fitting) -> Table:
+    """Rounded plainly, and fitted: a row per figure."""
+    table = Table(
+        title=f"fitted to {fitting.fitted_on} recordings, {fitting.held_out} held out", title_justify="left"
+    )
+    for heading in ("", "rounded", "fitted"):
+        table.add_column(heading, justify="right" if heading else "left")
+    if fitting.agreement is not None:
+        table.add_row("spikes alike, held out", *(f"{share:.2%}" for share in fitting.agreement))
+    if fitting.calibration is not None:
+        for (source, target), before in fitting.calibration.before.items():
+            after = fitting.calibration.after[source, target]
+            table.add_row(
+                f"membrane error, {plain(source)} -> {plain(target)}", f"{before:.2%}", f"{after:.2%}"
+            )
+    first, last = fitting.price
+    table.add_row("synapses", f"{first.synapses:,}", f"{last.synapses:,}")
+    if first.cores is not None and last.cores is not None:
+        table.add_row("cores", f"{first.cores:,}", f"{last.cores:,}")
+        table.add_row("memory, bits", f"{first.memory_bits:,}", f"{last.memory_bits:,}")
+    if fitting.choice is not None:
+        for source, target in fitting.choice.pairs:
+            table.add_row("in pairs", "", plain(f"{source} -> {target}"))
+        table.add_row("membranes at their limit", "", f"{fitting.choice.at_limit:,}")
+    return table
 
 
 def _layers(title: str, reports: list[LayerReport]) -> Table:
@@ -99,98 +168,122 @@ def _layers(title: str, reports: list[LayerReport]) -> Table:
 @command(limit=10)
 def simulate(
     model: Model,
-    shown_to: Recordings,
+    shown_to: Recordings | None,
+    options: CompileOptions,
+    steps: Annotated[
+        int | None, typer.Option(help="Instead of recordings: so many steps of silent input.")
+    ] = None,
     backend: Annotated[str, typer.Option(help="fixed (our simulator) or lava (and compare).")] = "fixed",
     lava_python: LavaPython = None,
-    record: Annotated[list[str] | None, typer.Option(help="A population to record; repeat for more.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The .npz file for output and recorded spikes.")] = None,
-    chip: ForChip = None,
-    dt: Dt = None,
+    timing: Annotated[
+        str, typer.Option(help="zero_delay, or chip: each layer a step behind the one before.")
+    ] = "zero_delay",
+    reset_interval: Annotated[
+        int | None, typer.Option(help="--timing chip: states are zeroed every so many steps.")
+    ] = None,
+    reset_offset: Annotated[int, typer.Option(help="--timing chip: so many steps later.")] = 0,
+    input_layer: Annotated[
+        str,
+        typer.Option(
+            help="Of a .net file whose input layer has neurons: pixels that drive them, or spikes in their place."
+        ),
+    ] = "pixels",
+    input_bias: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of such a file: an .npy of the neurons' biases, (channel, row, column) or lava-dl's (column, row, channel)."
+        ),
+    ] = None,
+    record: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What --out keeps: a population's spikes (NAME), some of its variables (NAME:spikes,u,v), or these of all "
+            "populations (spikes,u,v); repeat for more."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The .npz file for output and what is recorded.")] = None,
+    expect: Annotated[
+        Path | None,
+        typer.Option(
+            help="An .npy file of the output that was recorded elsewhere, (recordings, steps, *shape) or lava-dl's "
+            "(recordings, *shape, steps); exit status 1 if any value differs."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the integer network of a model; on Lava, compare every spike with ours (exit status 1 if any differs).
 
     Example: dpap-neuro simulate demo/pruned.nir --dataset digits --record 9_lif --out spikes.npz
-    """
-    from dpap_neuro.deploy import evaluation as e
-    from dpap_neuro.errors import InputError
-    from hardware.simulate import simulator
 
-    e.check_backend(backend, lava_python, ("fixed", "lava"))
-    if out is not None:
-        e.check_spikes_path(out)
-    elif record:
-        raise InputError(f"record: nothing is kept of {', '.join(record)} without --out SPIKES.npz")
-    opened_model = e.open_model(model, dt, chip)
-    if opened_model.graph is not None:
-        say_time_step(opened_model.graph, dt)
-    network = opened_model.integers()
-    wanted = {name: ("spikes",) for name in record or ()}
-    counts = shown_to.open(opened_model, classes=False).together()
-    simulator.check_rasters(network, counts)
-    for note in e.input_notes(opened_model, int(counts.max(initial=0))):
+    Example: dpap-neuro simulate network.net --input-bias input_bias.npy --steps 15 --expect output.npy
+    """
+    from dpap_neuro.deploy import simulation as s
+    from dpap_neuro.deploy.evaluation import check_backend
+    from dpap_neuro.deploy.opening import open_model
+
+    check_backend(backend, lava_python, ("fixed", "lava"))
+    clock = s.Clock(timing, reset_interval, reset_offset)
+    s.check_request(backend, clock, record, out, shown_to is not None, steps)
+    opened = open_model(model, options, s.input_of(input_layer, input_bias))
+    say_assumed(opened)
+    network = opened.integers()
+    wanted = s.recorded_of(network, record or ())
+    counts = s.raster_of(opened, shown_to, steps)
+    for note in input_notes(opened.chip, int(counts.max(initial=0))):
         say(note)
-    differing = None
-    if backend == "lava":
-        run, differing = e.run_lava(network, counts, wanted, lava_python)
-    else:
-        run = simulator.simulate(network, counts, record=wanted)
+    done = s.run(network, counts, wanted, clock, backend, lava_python, expect)
     if out is not None:
-        recorded = {name: run.spikes[name] for name in wanted}
-        e.write_spikes(dataclasses.replace(run, spikes=recorded), out)
-    spikes = {name: int(c.sum()) for name, c in run.counts.items()}
-    values = {"samples": counts.shape[0], "steps": counts.shape[1], "backend": backend, "spikes": spikes}
-    if differing is None:
-        values["events"] = {p.name: int(run.event_counts[p.name].sum()) for p in network.populations}
-    else:
-        values["differing"] = differing
+        s.write_run(done.run, wanted, out)
     if as_json:
-        print(json.dumps(values))
+        print(json.dumps(done.to_dict()))
     else:
-        table = Table(
-            title=plain(f"{model}: {counts.shape[0]} samples of {counts.shape[1]} steps"),
-            title_justify="left",
-        )
-        for heading in ("population", "shape", "spikes", *(["synaptic events"] if differing is None else [])):
-            table.add_column(heading)
-        for p in network.populations:
-            shape = "x".join(map(str, p.shape))
-            row = [plain(p.name), shape, f"{spikes[p.name]:,}" if p.spiking else "read-out"]
-            table.add_row(*row, *([f"{values['events'][p.name]:,}"] if differing is None else []))
-        stdout.print(table)
-        if differing is not None:
-            stdout.print(f"values that differ between Lava and our simulator: {differing:,}", highlight=False)
+        stdout.print(_populations(f"{model}: {done.samples} samples of {done.steps} steps", network, done))
+        for what, differing in done.compared.items():
+            stdout.print(
+                f"values that differ between {what} and our simulator: {differing:,}", highlight=False
+            )
         if out is not None:
             stdout.print(f"Written: {out}", highlight=False, markup=False)
-    if differing:
+    if any(done.compared.values()):
         raise typer.Exit(1)
+
+
+def _populations(title: str, network: Network, done: Simulated) -> Table:
+    """A row per population: spikes, and synaptic events where our simulator counted them."""
+    table = Table(title=plain(title), title_justify="left")
+    for heading in ("population", "shape", "spikes", *(["synaptic events"] if done.events else [])):
+        table.add_column(heading)
+    for p in network.populations:
+        shape = "x".join(map(str, p.shape))
+        row = [plain(p.name), shape, f"{done.spikes[p.name]:,}" if p.spiking else "read-out"]
+        table.add_row(*row, *([f"{done.events[p.name]:,}"] if done.events else []))
+    return table
 
 
 @command()
 def evaluate(
     model: Model,
     shown_to: Recordings,
+    options: CompileOptions,
     backend: Annotated[
         str, typer.Option(help="float, fixed (the chip's integers) or lava (the same on lava-nc).")
     ] = "float",
-    chip: ForChip = None,
-    dt: Dt = None,
     lava_python: LavaPython = None,
     as_json: Json = False,
 ) -> None:
-    """Classify recordings with a network.
+    """Classify recordings with a network: in floats, or in the integers that `compile` makes with the same options.
 
     Example: dpap-neuro evaluate demo/pruned.nir --dataset digits --backend fixed
     """
     from dpap_neuro.deploy import evaluation as e
+    from dpap_neuro.deploy.opening import open_model
 
     e.check_backend(backend, lava_python)
-    opened_model = e.open_model(model, dt, chip)
-    if opened_model.graph is not None:
-        say_time_step(opened_model.graph, dt)
+    opened = open_model(model, options)
+    say_assumed(opened)
     with progress() as tell:
         result = e.evaluate(
-            opened_model,
+            opened,
             shown_to,
             backend,
             lambda done, total: tell(f"simulating ({backend})", done, total),
@@ -204,6 +297,9 @@ def evaluate(
     table = Table(title=plain(str(model)), title_justify="left", show_header=False)
     if result.accuracy is not None:
         table.add_row("accuracy", f"{result.accuracy:.2%} ({result.correct:,} of {result.n:,})")
+    if result.chip is not None:
+        bits = "" if result.weight_bits is None else f", {result.weight_bits}-bit weights"
+        table.add_row("integers for", plain(f"{result.chip}{bits}"))
     step = "" if result.dt is None else f" of {result.dt:g} s"
     table.add_row("time steps", f"{result.steps:,}{step}")
     table.add_row("spikes", f"{result.spikes:,}")

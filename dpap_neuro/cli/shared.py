@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from dpap_neuro.deploy.opening import Model
     from hardware.graph.graph import Graph
 
 app = typer.Typer(
@@ -80,7 +81,7 @@ def say_time_step(graph: Graph, dt: float | None = None) -> None:
     from hardware.graph.graph import time_step
 
     if dt is None and graph.dt is None:
-        stderr.print(time_step(graph)[1], highlight=False)
+        say(time_step(graph)[1])
 
 
 def say_reset(graph: Graph, reset: str | None = None) -> None:
@@ -89,4 +90,11 @@ def say_reset(graph: Graph, reset: str | None = None) -> None:
 
     reason = reset_of(graph, reset)[1]
     if "assumed" in reason:
-        stderr.print(reason, highlight=False)
+        say(reason)
+
+
+def say_assumed(model: Model) -> None:
+    """What is assumed of a `.nir` file that does not say: time step and reset."""
+    if model.graph is not None:
+        say_time_step(model.graph, model.options.dt)
+        say_reset(model.graph, model.options.reset)

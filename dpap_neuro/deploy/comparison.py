@@ -11,12 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dpap_neuro.deploy.evaluation import (
-    INTEGER_FILES,
-    Model,
-    evaluate,
-    open_model,
-)
+from dpap_neuro.deploy.evaluation import evaluate
+from dpap_neuro.deploy.opening import INTEGER_FILES, CompileOptions, Model, open_model
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import write_picture
@@ -31,8 +27,9 @@ class Compared:
 
     parameters: non-zero weights of kernels and matrices. synapses: non-zero connections of the unrolled network, after
         rounding for the chip; synapses_before: before it, None for an integer network. full: per limited resource, what the
-        network takes of all its cores. memory_bits: sum over the cores. crossing_spikes: per recording where recordings were given, else as
-        if every neuron fired once. accuracy: None where it is not known; accuracy_from: where it comes from.
+        network takes of all its cores. memory_bits: sum over the cores. crossing_spikes: per recording where recordings were
+        given, else as if every neuron fired once. accuracy: None where it is not known; accuracy_from: where it comes from.
+        notes: what a reader must know besides.
     """
 
     model: str
@@ -48,6 +45,7 @@ class Compared:
     full: dict[str, float]
     accuracy: float | None
     accuracy_from: str | None
+    notes: tuple[str, ...] = ()
 
     @property
     def spread(self) -> tuple[int, float, int]:
@@ -66,29 +64,27 @@ class Compared:
 
 
 def compare(
-    paths: Sequence[str | Path], chip: Chip, recordings: Recordings | None = None, dt: float | None = None
+    paths: Sequence[str | Path], options: CompileOptions, recordings: Recordings | None = None
 ) -> list[Compared]:
-    """Place every network on `chip`, in the order given.
+    """Place every network on the chip of the options, in the order given; `.nir` files are compiled with them.
 
     recordings: measure spikes and accuracy on these, in the chip's integers; without, the accuracy is what a run.json or
     summary.json beside the file says. Raises InputError or HardwareError for what cannot be read or placed.
     """
-    return [_compare(Path(path), chip, recordings, dt) for path in paths]
+    return [_compare(Path(path), options, recordings) for path in paths]
 
 
-def _compare(path: Path, chip: Chip, recordings: Recordings | None, dt: float | None) -> Compared:
-    # Integer networks have their time constants in steps.
-    step = None if path.suffix in INTEGER_FILES else dt
-    opened = open_model(path, step, chip)
-    network = opened.integers()
+def _compare(path: Path, options: CompileOptions, recordings: Recordings | None) -> Compared:
+    opened = open_model(path, options.of_integers() if path.suffix in INTEGER_FILES else options)
+    notes: tuple[str, ...] = ()
     if recordings is None:
         rates = None
         accuracy, source = recorded_accuracy(path)
     else:
         result = evaluate(opened, recordings, "fixed")
-        rates, accuracy = result.rates, result.accuracy
+        rates, accuracy, notes = result.rates, result.accuracy, result.notes
         source = f"{result.n} recordings, chip's integers" if accuracy is not None else None
-    placement = place(network, chip, firing_rates=rates)
+    placement = place(opened.integers(), opened.chip, firing_rates=rates)
     return Compared(
         str(path),
         _parameters(opened),
@@ -103,6 +99,7 @@ def _compare(path: Path, chip: Chip, recordings: Recordings | None, dt: float | 
         dict(placement.full),
         accuracy,
         source,
+        notes,
     )
 
 

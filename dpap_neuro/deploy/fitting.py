@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from dpap_neuro.deploy.evaluation import open_model
+from dpap_neuro.deploy.opening import CompileOptions, open_model
 from dpap_neuro.exchange.nir_export import without_dead_units
 from dpap_neuro.networks.models import Network
 from dpap_neuro.pruning import Reading
@@ -44,9 +44,7 @@ class BudgetMeter:
     def __call__(self, network: nn.Module) -> Reading:
         twin = _twin(network)
         exported = without_dead_units(twin, twin.settings.input_shape)
-        integers = compile_graph(from_nir(runs.graph_of(exported, {})), self.budget.chip, per_channel=False)[
-            0
-        ]
+        integers = compile_graph(from_nir(runs.graph_of(exported, {})), self.budget.chip)[0]
         try:
             found = budgets.fill(integers, self.budget, effort=self.effort)
         except HardwareError as error:
@@ -73,7 +71,7 @@ def save_fitted(
     """
     runs.save_run(folder, network, history, metadata, compact=True)
     found = budgets.fill(
-        open_model(Path(folder) / "model.nir", chip=budget.chip).integers(), budget, effort=effort
+        open_model(Path(folder) / "model.nir", CompileOptions(budget.chip)).integers(), budget, effort=effort
     )
     runs.add_to_record(folder, budget={"chip": budget.chip.name, **values_of(found)})
     return found

@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpap_neuro.data import CHUNK, Opened, binning_of, check_split, dataset, open_dataset, spread
+from dpap_neuro.data import (
+    CHUNK,
+    Opened,
+    binning_of,
+    check_split,
+    dataset,
+    open_dataset,
+    parse_sensor,
+    spread,
+)
 from dpap_neuro.errors import InputError
 
 if TYPE_CHECKING:
-    from dpap_neuro.deploy.evaluation import Model
+    from dpap_neuro.deploy.opening import Model
+    from hardware.chip.chips import Chip
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class Shown:
 class Recordings:
     """Which recordings, before it is known which network sees them.
 
-    dataset: its name, with data_dir, split, bins, bin_us, downsample (None: as the network's file says), cache_dir (see
+    dataset: its name or a folder (of sensor, columns x rows), with data_dir, split, bins, bin_us, downsample (None: as the network's file says), cache_dir (see
     `data.cache`). file: instead, an `.npy` file of counts or an `.npz` file with `input` and, for accuracies, `labels`; shown
     as they are. limit: only so many, spread evenly. Raises InputError where not exactly one of the two is given, or for an
     unknown name.
@@ -56,19 +66,24 @@ class Recordings:
     downsample: int | None = None
     cache_dir: str | Path | None = None
     file: Path | None = None
+    sensor: str | None = None
 
     def __post_init__(self) -> None:
         if (self.dataset is None) == (self.file is None):
             raise InputError("input: give either --dataset NAME or --input FILE (.npz or .npy)")
         if self.dataset is not None:
-            dataset(self.dataset)
+            dataset(self.dataset, self._size)
             check_split(self.split)
         if self.file is not None:
-            for name in ("data_dir", "bins", "bin_us", "downsample"):
+            for name in ("data_dir", "bins", "bin_us", "downsample", "sensor"):
                 if getattr(self, name) is not None:
                     raise InputError(
                         f"--{name.replace('_', '-')}: is for a data set, found --input {self.file}"
                     )
+
+    @property
+    def _size(self) -> tuple[int, int] | None:
+        return None if self.sensor is None else parse_sensor(self.sensor)
 
     def open(self, model: Model, classes: bool = True) -> Shown:
         """For this network. classes: whether its answers are compared with labels.
@@ -79,7 +94,7 @@ class Recordings:
         if self.file is not None:
             return self._of_file(self.file, model, classes)
         binning = binning_of(model.metadata, self.bins, self.bin_us, self.downsample)
-        opened = open_dataset(str(self.dataset), self.data_dir, self.split)
+        opened = open_dataset(str(self.dataset), self.data_dir, self.split, self._size)
         check_shape(f"{opened.name}: its recordings have", binning.shape(opened.sensor_size), model)
         if classes:
             _check_classes(opened, model)
@@ -172,3 +187,13 @@ def read_rasters(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nda
             )
         labels = labels.astype(np.int64)
     return counts, labels
+
+
+def input_notes(chip: Chip, most: int) -> tuple[str, ...]:
+    """What is to be said where a chip takes no counts at its inputs and the highest in a step is `most`."""
+    if chip.neuron.graded_inputs or most <= 1:
+        return ()
+    return (
+        f"inputs carry counts of up to {most} per step, {chip.name} takes single spikes: "
+        "the chip would not see what was simulated (train with --clip 1)",
+    )

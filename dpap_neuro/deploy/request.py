@@ -15,6 +15,7 @@ class TrainRequest:
 
     dataset: str = "digits"
     data_dir: Path | None = None
+    sensor: str | None = None
     model: str | None = None
     pruner: str = "dpap"
     sparsity: float | None = None

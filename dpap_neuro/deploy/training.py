@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dpap_neuro.data import Binning, Defaults, binning_of, dataset
+from dpap_neuro.data import Binning, Defaults, binning_of, dataset, parse_sensor
 from dpap_neuro.deploy import fitting
 from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SLOPE, THRESHOLD, TrainRequest
 from dpap_neuro.errors import InputError
@@ -44,7 +44,10 @@ class Training:
         self, progress: Callable[[str, int, int], None] | None = None, cache_dir: Path | None = None
     ) -> runs.Split:
         """Training and test recordings, see `runs.load_split`."""
-        return runs.load_split(self.request.dataset, self.request.data_dir, self.binning, progress, cache_dir)
+        asked = self.request
+        return runs.load_split(
+            asked.dataset, asked.data_dir, self.binning, progress, cache_dir, _sensor(asked)
+        )
 
     def model(self, split: runs.Split) -> ModelSettings | ImportedNetwork:
         """The network to train, for these recordings. Raises InputError where it does not fit them."""
@@ -100,7 +103,7 @@ def resolve(asked: TrainRequest) -> Training:
     """What is to be done, with the data set's defaults where nothing is said; a `.nir` file brings its neurons, its read-out
     and, where it says so, its binning. Raises InputError or HardwareError for what cannot be done, before data are read.
     """
-    defaults = dataset(asked.dataset).defaults
+    defaults = dataset(asked.dataset, _sensor(asked)).defaults
     settings = loop.TrainSettings(
         epochs=asked.epochs,
         batch=asked.batch,
@@ -137,13 +140,12 @@ def resolve(asked: TrainRequest) -> Training:
     else:
         if asked.dt is not None:
             raise InputError("--dt: is for a .nir file, a new network takes the length of its time bins")
-        binning = Binning(
-            asked.bins if asked.bin_us is not None else _or(asked.bins, defaults.bins),
-            asked.bin_us,
-            _or(asked.clip, defaults.clip),
-            _or(asked.downsample, defaults.downsample),
-        )
+        binning = defaults.binning(asked.bins, asked.bin_us, asked.clip, asked.downsample)
     return Training(asked, settings, pruner, binning, graph, budget, defaults)
+
+
+def _sensor(asked: TrainRequest) -> tuple[int, int] | None:
+    return None if asked.sensor is None else parse_sensor(asked.sensor)
 
 
 def _or(value: Any, default: Any) -> Any:

@@ -54,12 +54,13 @@ def load_split(
     binning: Binning,
     progress: Callable[[str, int, int], None] | None = None,
     cache_dir: str | Path | None = None,
+    sensor: tuple[int, int] | None = None,
 ) -> Split:
     """Both splits as rasters, see `Opened.rasters`. Without test recordings every fifth of each class is held out.
 
     Raises InputError for an unknown data set, a missing folder, or a time bin to keep that is not there.
     """
-    both = open_both(dataset, data_dir)
+    both = open_both(dataset, data_dir, sensor)
     n, labels = both.n_train, both.opened.recordings.labels
 
     def told(done: int, total: int) -> None:

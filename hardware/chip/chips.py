@@ -48,7 +48,9 @@ class NeuronModel:
         membrane counts those).
     projection_steps: time steps that every projection takes: 1, or 0 on a chip without a clock. delay_steps: the longest delay
         of a synapse beyond that.
-    graded_inputs: whether an input spike carries a count. membrane_readout: whether the membranes of an output can be read.
+    graded_inputs: whether an input spike carries a count. always_on_inputs: whether an input can spike in every step without
+        being told, through which biases of synaptic currents act. membrane_readout: whether the membranes of an output can be
+        read.
     resets: what a spike does to its membrane: "zero", "subtract" (takes the threshold off).
     """
 
@@ -65,6 +67,7 @@ class NeuronModel:
     projection_steps: int = 1
     delay_steps: int = integer.MAX_DELAY
     graded_inputs: bool = True
+    always_on_inputs: bool = True
     membrane_readout: bool = True
     resets: tuple[str, ...] = integer.RESETS
 
@@ -353,6 +356,7 @@ _GROUPS: dict[str, dict[str, _Key]] = {
         "projection_steps": _whole(0, "time steps|steps", 1),
         "delay_steps": _whole(0, "time steps|steps"),
         "graded_inputs": _truth("whether"),
+        "always_on_inputs": _truth("whether"),
         "membrane_readout": _truth("whether"),
         "resets": _some_of(integer.RESETS, "what"),
     },

@@ -143,3 +143,27 @@ def membrane_decay(share: Array, bits: int = DECAY_BITS) -> Array:
 
 def _decay_unit(bits: int) -> float:
     return 2.0 ** max(DECAY_BITS - bits, 0)
+
+
+def round_pairs(
+    weights: Array, scale: Array | float, exponents: tuple[int, ...], mode: SignMode, bits: int
+) -> tuple[Array, Array]:
+    """Mantissas, int16, of two synapses per weight: sum of mantissa * 2**exponent nearest to weights * scale.
+
+    exponents: of the coarse and of the fine one, apart by `bits` at most. Both keep to the grid of `mode`, so that what the
+    coarse one leaves is of its sign, or of both signs where weights are.
+    """
+    step = weight_grid(mode, bits)[2]
+    return split_pairs(np.rint(weights * (scale / (step * 2.0 ** exponents[1]))), exponents, mode, bits)
+
+
+def split_pairs(whole: Array, exponents: tuple[int, ...], mode: SignMode, bits: int) -> tuple[Array, Array]:
+    """Mantissas as `round_pairs`, of weights in steps of the fine synapse."""
+    low, high, step = weight_grid(mode, bits)
+    ratio = 1 << (exponents[0] - exponents[1])
+    first = {"mixed": np.floor(whole / ratio + 0.5), "excitatory": np.floor(whole / ratio)}.get(
+        mode, np.ceil(whole / ratio)
+    )
+    first = np.clip(first, low / step, high / step)
+    second = np.clip(whole - first * ratio, low / step, high / step)
+    return (first * step).astype(np.int16), (second * step).astype(np.int16)

@@ -4,7 +4,7 @@ A chain of layers, groups ``layer/0`` ..., input first: `input`, `dense`, `dense
 integers in the file are the effective weights; the loader makes du = iDecay - 1, dv = vDecay, a bias exponent
 of 6. What the format, or the loader's own arithmetic, cannot say is refused with the reason:
 
-- skip connections, several inputs or outputs, delays but in a `dense` layer, convolutions that are recurrent
+- inputs that are always on, skip connections, several inputs or outputs, delays but in a `dense` layer, convolutions that are recurrent
   or follow a fully connected layer;
 - a reset by subtraction;
 - parameters per neuron other than the bias (read they are: lava-dl's own training writes decays per neuron or channel); a
@@ -63,8 +63,8 @@ InputLayer = Literal["pixels", "spikes"]
 
 
 def restrict(chip: Chip) -> Chip:
-    """`chip` as far as a NETX file can speak of it: weights without an exponent, biases at the loader's, one threshold
-    per population, reset to zero. Its name says so."""
+    """`chip` as far as a NETX file can speak of it: weights without an exponent, biases at the loader's and on the membrane,
+    one threshold per population, reset to zero. Its name says so."""
     neuron = chip.neuron
     return replace(
         chip,
@@ -76,6 +76,7 @@ def restrict(chip: Chip) -> Chip:
             thresholds_per="population",
             resets=("zero",),
             delay_steps=min(neuron.delay_steps, LONGEST_DELAY),
+            always_on_inputs=False,
         ),
     )
 
@@ -115,6 +116,12 @@ def _write_group(group: h5py.Group, values: dict[str, Any]) -> None:
 
 def _layers(network: Network) -> list[dict[str, Any]]:
     """The groups of the file, or HardwareError."""
+    for always_on in network.inputs:
+        if always_on.constant:
+            raise HardwareError(
+                f"NETX has no input that is always on, as '{always_on.name}' is, through which biases of current-based "
+                "neurons act: write an .h5 file, or compile for NETX, which puts these biases on the membrane"
+            )
     if len(network.inputs) != 1:
         raise HardwareError(f"NETX is a chain with one input, the network has {len(network.inputs)}")
     forward, recurrent = _chain(network)

@@ -94,14 +94,21 @@ class Population:
 
 @dataclass(frozen=True)
 class InputPopulation:
-    """Where spikes enter: non-negative integer counts per neuron and step."""
+    """Where spikes enter: non-negative integer counts per neuron and step.
+
+    constant: 1 for an always-on input, each of whose neurons spikes in every step: nobody gives a raster for it. So
+    act biases of current-based neurons, which drive their synaptic current; 0: what spikes is given from outside.
+    """
 
     name: str
     shape: tuple[int, ...]
+    constant: int = 0
 
     def __post_init__(self) -> None:
+        label = f"input {_brief(self.name)!r}"
         _check_name(self.name)
-        _check_shape(self.shape, f"input {_brief(self.name)!r}")
+        _check_shape(self.shape, label)
+        _check_range(self.constant, 0, 1, f"{label}: constant", scalar=True)
 
 
 @dataclass(frozen=True)
@@ -228,6 +235,11 @@ class Network:
             if projection.target in inputs:
                 raise HardwareError(f"{label}: leads to an input")
             _check_fit(projection, shapes[projection.source], shapes[projection.target], label)
+
+    @property
+    def stimulated(self) -> tuple[InputPopulation, ...]:
+        """The inputs that a raster is given for: all but those that are always on."""
+        return tuple(entry for entry in self.inputs if not entry.constant)
 
 
 # --- checks ------------------------------------------------------------------------------------------------

@@ -72,12 +72,17 @@ def spike_trains(network: Network, raster: np.ndarray) -> dict[str, np.ndarray]:
     """Spikes (batch, steps, *shape) of the input (its counts) and of the populations that spike, on the chip's clock, until the
     last has arrived. raster: (batch, steps, *shape) of the only input. Raises HardwareError where it does not fit."""
     late = max(depths(network).values())
-    source = network.inputs[0].name
+    source = network.stimulated[0].name
     checked, _, _ = simulator.check_rasters(network, raster)
     padded = np.pad(checked[source], [(0, 0), (0, late), *[(0, 0)] * (raster.ndim - 2)])
     names = [p.name for p in network.populations if p.spiking]
     run = simulator.simulate(network, padded, "chip", {name: ("spikes",) for name in names})
-    return {source: padded, **run.spikes}
+    always = {
+        entry.name: np.ones((*padded.shape[:2], *entry.shape), padded.dtype)
+        for entry in network.inputs
+        if entry.constant
+    }
+    return {source: padded, **always, **run.spikes}
 
 
 def measure(network: Network, placement: Placement, raster: np.ndarray) -> Loads:
@@ -85,8 +90,8 @@ def measure(network: Network, placement: Placement, raster: np.ndarray) -> Loads
 
     Raises HardwareError: a raster that does not fit, a network of several inputs or outputs.
     """
-    if len(network.inputs) != 1:
-        raise HardwareError(f"the network has {len(network.inputs)} inputs; loads are counted for one")
+    if len(network.stimulated) != 1:
+        raise HardwareError(f"the network has {len(network.stimulated)} inputs; loads are counted for one")
     size = max(math.prod(shape) for shape in shapes(network).values())
     each = max(1, _CELLS // (size * raster.shape[1]))
     parts = [

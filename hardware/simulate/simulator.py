@@ -81,7 +81,8 @@ def simulate(
 ) -> Run:
     """Run `network` on rasters; `Simulator` prepares a network once for many of these.
 
-    raster: (batch, steps, *input shape), whole numbers from 0; by the input's name where there are more.
+    raster: (batch, steps, *input shape), whole numbers from 0; by the input's name where there are more. None for an
+        input that is always on.
     record: names of populations whose spikes, u and v are wanted, or for each name which of these.
     threads: at most so many samples at once; None: as many as there are cores.
     reset_interval N, reset_offset k: on the chip's clock, u and v of a population at depth d are zeroed
@@ -358,8 +359,11 @@ _VOLATILE = 3
 
 
 def check_rasters(network: Network, raster: Rasters) -> tuple[dict[str, Array], int, int]:
-    """The rasters by name of the input, batch and steps. Raises HardwareError where they do not fit."""
-    shapes = {entry.name: tuple(entry.shape) for entry in network.inputs}
+    """The rasters by name of the input, those of always-on inputs filled in, batch and steps.
+
+    Raises HardwareError where they do not fit.
+    """
+    shapes = {entry.name: tuple(entry.shape) for entry in network.stimulated}
     if not isinstance(raster, Mapping):
         if len(shapes) != 1:
             raise HardwareError(f"the network has {len(shapes)} inputs: give a raster for each, by name")
@@ -390,7 +394,14 @@ def check_rasters(network: Network, raster: Rasters) -> tuple[dict[str, Array], 
     if len(sizes) != 1:
         raise HardwareError(f"the rasters differ in batch or steps: {sorted(sizes)}")
     batch, steps = sizes.pop()
-    return checked, batch, steps
+    # In the network's order, and an always-on input without the memory of its spikes.
+    filled = {
+        entry.name: checked[entry.name]
+        if entry.name in checked
+        else np.broadcast_to(np.uint8(entry.constant), (batch, steps, *entry.shape))
+        for entry in network.inputs
+    }
+    return filled, batch, steps
 
 
 def wanted_variables(network: Network, record: Record) -> dict[str, tuple[str, ...]]:
