@@ -318,7 +318,7 @@ def drop(key):
         (drop("layer"), "no group 'layer'"),
         (drop("layer/2"), "layers are named"),
         (put("layer/1/type", np.bytes_("pool")), "layer 1: type 'pool'"),
-        (put("layer/1/neuron/type", np.bytes_("SDNN")), "type 'SDNN', expected LOIHI"),
+        (put("layer/1/neuron/type", np.bytes_("SDNN")), "type 'SDNN', a sigma-delta neuron"),
         (put("layer/1/neuron/iDecay", 5000), "'iDecay' is 5000"),
         (put("layer/1/neuron/iDecay", np.arange(3)), "3 values, expected one"),
         (put("layer/1/neuron/refDelay", 4), "refractory"),

@@ -76,10 +76,10 @@ def test_conv1d_and_matrix():
 
 
 def test_counts_do_not_need_the_unrolled_network():
-    # 2 ** 28 positions: unrolling would take gigabytes
+    # nearly 2 ** 24 positions: unrolling would take a gigabyte
     node = nir.Conv2d(None, np.ones((1, 1, 3, 3)), 1, 1, 1, 1, np.zeros(1))
-    g = from_nir(graph({"i": inp(1, 1 << 13, 1 << 13), "c": node, "o": nir.Output({"output": None})}))
-    side = 1 << 13
+    g = from_nir(graph({"i": inp(1, 4094, 4094), "c": node, "o": nir.Output({"output": None})}))
+    side = 4094
     assert synapses(g) == (3 * side - 2) ** 2
 
 

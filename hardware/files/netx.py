@@ -445,6 +445,21 @@ class _Layer:
             raise HardwareError(f"{self.where}: '{key}' is {value.flat[0]}, expected {low} to {high}")
         return int(value.flat[0])
 
+    def per_neuron(self, key: str, low: int, high: int, shape: tuple[int, ...]) -> int | np.ndarray:
+        """One value for the population, or one for each neuron."""
+        value = self.integers(key)
+        if value.size == 1:
+            return self.integer(key, low, high)
+        if value.size != math.prod(shape):
+            raise HardwareError(
+                f"{self.where}: '{key}' has {value.size} values, expected one or {math.prod(shape)}"
+            )
+        if value.min() < low or value.max() > high:
+            raise HardwareError(
+                f"{self.where}: '{key}' holds {value.min()} to {value.max()}, expected {low} to {high}"
+            )
+        return value.reshape(shape).astype(np.int32)
+
     def pair(self, key: str, low: int, default: int) -> tuple[int, int]:
         if key not in self.values:
             return default, default
@@ -644,6 +659,11 @@ class _Reading:
         self, name: str, shape: tuple[int, ...], neuron: _Layer, bias: Any, synapses: Projection
     ) -> None:
         kind = neuron.text("type")
+        if "sdnn" in kind.lower() or "sigma" in kind.lower():
+            raise HardwareError(
+                f"{neuron.where}: type {kind[:40]!r}, a sigma-delta neuron: it sends changes of a value, not spikes; "
+                "only networks of LIF neurons (CUBA, LOIHI) are read"
+            )
         if kind not in ("LOIHI", "CUBA"):
             raise HardwareError(f"{neuron.where}: type {kind[:40]!r}, expected LOIHI or CUBA")
         if neuron.integer("refDelay", 0, 1 << 30, 1) > 1:
@@ -654,8 +674,8 @@ class _Reading:
         population = Population(
             name=name,
             shape=shape,
-            du=neuron.integer("iDecay", 1, 4096) - 1,
-            dv=neuron.integer("vDecay", 0, 4096),
+            du=neuron.per_neuron("iDecay", 1, 4096, shape) - 1,
+            dv=neuron.per_neuron("vDecay", 0, 4096, shape),
             vth=min(threshold, NEVER - 1),
             bias_mant=int(bias) if np.ndim(bias) == 0 else np.array(bias, np.int32),
             bias_exp=BIAS_EXP,

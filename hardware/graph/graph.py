@@ -23,7 +23,13 @@ from hardware.graph.cycles import (
 Array = np.ndarray
 Shape = tuple[int, ...]
 
-MAX_NEURONS = 1 << 28
+# Values of one node. A Loihi 2 holds a million neurons: what declares more than sixteen chips of them in one
+# population is refused before anything of that size is made.
+MAX_NEURONS = 1 << 24
+# Values of all nodes together.
+MAX_VALUES = 1 << 26
+# Entries of one weight array, which the file holds in full.
+MAX_WEIGHTS = 1 << 28
 MAX_AXES = 8
 ASSUMED_DT = 1e-4
 
@@ -79,6 +85,7 @@ class Graph:
     input_shape, output_shape: per node, without batch and time.
     dt: seconds per time step, None where the file does not say; see `time_step`.
     metadata: of the whole graph, decoded: dt, bins, bin_us, clip, kept_bins, class_names, readout and others.
+    notes: one line for each thing that the file leaves open or writes in another way, and how it was read.
     """
 
     nodes: dict[str, nir.NIRNode]
@@ -89,6 +96,7 @@ class Graph:
     output_shape: dict[str, Shape]
     dt: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:

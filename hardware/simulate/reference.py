@@ -301,7 +301,7 @@ class _Simulation:
         waiting = dict(self.readers)
         for part in self.parts:
             if part[0] in self.looped:
-                self._run_loop(part, values, membranes)
+                self._run_loop(part, values, membranes, next(iter(stimulus.values())).shape[:2])
             elif part[0] not in stimulus:
                 name = part[0]
                 values[name], membrane = self.advance[name](self._arriving(name, values))
@@ -323,13 +323,14 @@ class _Simulation:
         assert total is not None  # `hardware.graph.graph` lets no node without an edge pass
         return total
 
-    def _run_loop(self, part: list[str], values: dict[str, Array], membranes: dict[str, Array]) -> None:
-        """A component with recurrent edges goes step by step."""
+    def _run_loop(
+        self, part: list[str], values: dict[str, Array], membranes: dict[str, Array], size: tuple[int, ...]
+    ) -> None:
+        """A component with recurrent edges goes step by step; size: batch and steps."""
         inside = set(part)
         shape = self.graph.output_shape
         outer = {name: [s for s in self.before[name] if s not in inside] for name in part}
-        some = next(values[s] for sources in outer.values() for s in sources)
-        batch, steps = some.shape[:2]
+        batch, steps = size
         for name in part:
             values[name] = np.empty((batch, steps, *shape[name]), self.dtype)
             self.previous.setdefault(name, np.zeros((batch, 1, *shape[name]), self.dtype))
