@@ -83,7 +83,8 @@ class Graph:
     order: all nodes, topological once the recurrent edges are taken out.
     recurrent: the edges that close a cycle; they carry the previous step's values.
     input_shape, output_shape: per node, without batch and time.
-    dt: seconds per time step, None where the file does not say; see `time_step`.
+    dt: seconds per time step, None where the file does not say; see `time_step`. dt_reason: one line that says where it
+        comes from, empty: from the metadata.
     metadata: of the whole graph, decoded: dt, bins, bin_us, clip, kept_bins, class_names, readout and others.
     notes: one line for each thing that the file leaves open or writes in another way, and how it was read.
     """
@@ -96,6 +97,7 @@ class Graph:
     output_shape: dict[str, Shape]
     dt: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    dt_reason: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -120,7 +122,7 @@ class Graph:
 def time_step(graph: Graph, dt: float | None = None) -> tuple[float, str]:
     """Seconds per time step, and one line that says where it comes from.
 
-    The caller's `dt` goes first, then the file's metadata. A graph without time constants counts in steps
+    The caller's `dt` goes first, then the file's metadata, then what its numbers tell. A graph without time constants counts in steps
     (1.0). NIR itself carries no step: otherwise 0.0001 is assumed, the NIR paper's and snnTorch's, or 1.0
     where all time constants are so long that they must be counted in steps.
 
@@ -131,7 +133,7 @@ def time_step(graph: Graph, dt: float | None = None) -> tuple[float, str]:
             raise HardwareError(f"dt is {dt}, expected seconds per step above 0")
         return float(dt), f"dt = {dt:g} s as given"
     if graph.dt is not None:
-        return graph.dt, f"dt = {graph.dt:g} s from the file's metadata"
+        return graph.dt, graph.dt_reason or f"dt = {graph.dt:g} s from the file's metadata"
     constants = time_constants(graph)
     if not constants:
         return 1.0, "dt = 1 step: no node has a time constant"

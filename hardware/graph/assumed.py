@@ -1,0 +1,99 @@
+"""What a file does not say: its time step, inferred where its numbers tell, and one line for each thing assumed.
+
+NIR has neither a time step nor a kind of reset. Writers of a fixed step leave it in r: snnTorch and SpikingJelly
+(without `decay_input`) write a LIF's r as tau / dt, all of them and this project a CubaLIF's r as tau_mem / dt and w_in
+as tau_syn / dt, and SpikingJelly an IF's r as 1 / dt.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import nir
+import numpy as np
+
+from hardware.graph.graph import SPIKING, Graph, time_step
+
+# A ratio of two float32 numbers is one number up to this share of it.
+_NOISE = 1e-5
+# An IF counts in steps: an r of 10 and more that is one over a round number is SpikingJelly's 1 / dt.
+_LONGEST_STEP = 0.1
+# Steps that no recording here has.
+_LONGEST_RUN = 100_000
+
+
+def inferred_time_step(nodes: dict[str, nir.NIRNode]) -> float | None:
+    """Seconds per step, where every ratio of a time constant to its factor is one number; else None.
+
+    One ratio alone may be chance: unless several different time constants agree on it, it must be round.
+    """
+    ratios: list[np.ndarray] = []
+    taus: set[float] = set()
+    for node in nodes.values():
+        for tau, factor in _pairs(node):
+            own = np.unique(np.stack([tau.ravel(), factor.ravel()]), axis=1)
+            told = own[:, np.abs(own[1] - 1) > _NOISE]
+            if (told[1] <= 0).any():
+                return None
+            ratios.append(told[0] / told[1])
+            taus.update(map(float, told[0]))
+    found = np.concatenate(ratios) if ratios else np.zeros(0)
+    if not found.size:
+        return None
+    dt = float(np.median(found))
+    if not (math.isfinite(dt) and dt > 0) or np.abs(found / dt - 1).max() > _NOISE:
+        return None
+    rounded = float(f"{dt:.2e}")
+    is_round = abs(rounded / dt - 1) < _NOISE
+    if len(taus) < 2 and not is_round:
+        return None
+    shortest = min((float(np.min(tau)) for node in nodes.values() for tau, _ in _pairs(node)), default=math.inf)
+    if any(isinstance(node, nir.IF) for node in nodes.values()) and dt > _LONGEST_STEP:
+        return None
+    return (rounded if is_round else dt) if dt <= shortest * (1 + _NOISE) else None
+
+
+def _pairs(node: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Time constants and the factors that may hold the step: tau / factor = dt."""
+    if isinstance(node, nir.LIF):
+        return [(node.tau, node.r)]
+    if isinstance(node, nir.CubaLIF | nir.CubaLI):
+        return [(node.tau_mem, node.r), (node.tau_syn, node.w_in)]
+    if isinstance(node, nir.IF):
+        return [(np.ones_like(node.r), node.r)]
+    return []
+
+
+def counted_in_steps(node: nir.IF, dt: float) -> nir.IF:
+    """SpikingJelly's IF, whose r of 1 / dt counts in seconds, with r in steps."""
+    r = np.broadcast_to(np.ones((), node.r.dtype), node.r.shape)
+    return nir.IF(r=r, v_threshold=node.v_threshold, v_reset=node.v_reset, metadata=node.metadata)
+
+
+def assumptions(graph: Graph, dt: float | None = None, reset: str | None = None) -> tuple[str, ...]:
+    """One line for each thing that neither the file nor the caller says, with its consequence.
+
+    dt, reset: what the caller gives. Raises HardwareError as `time_step` does.
+    """
+    lines = list(graph.notes)
+    step, reason = time_step(graph, dt)
+    if dt is None and "dt" not in graph.metadata:
+        lines.append(reason)
+    spiking = [node for node in graph.nodes.values() if isinstance(node, SPIKING)]
+    says = reset is not None or "reset" in graph.metadata or any(np.any(node.v_reset) for node in spiking)
+    if spiking and not says:
+        lines.append(
+            "reset = zero assumed: the file does not say; snnTorch's and Sinabs' default is subtraction "
+            "(--reset subtract)"
+        )
+    for name, node in graph.nodes.items():
+        if isinstance(node, nir.Delay):
+            steps = round(float(node.delay.min()) / step)
+            run = graph.metadata.get("bins")
+            if steps >= (run or _LONGEST_RUN):
+                shown = f"the {run} steps of a recording" if run else "any recording"
+                lines.append(
+                    f"node {name!r} (Delay): delays by {steps:,} steps or more, nothing comes through in {shown}"
+                )
+    return tuple(lines)
