@@ -11,7 +11,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dpap_neuro.cli.shared import Dt, Json, app, plain, stdout
+from dpap_neuro.cli.shared import Dt, Json, Model, app, plain, stdout
 
 
 @app.command()
@@ -39,14 +39,15 @@ def export(
 
 @app.command()
 def inspect(
-    model: Annotated[Path, typer.Argument(help="A .nir file.")],
+    model: Model,
     draw: Annotated[
         Path | None, typer.Option(help="Draw the graph into this file (.dot, .svg, .png).")
     ] = None,
     dt: Dt = None,
     as_json: Json = False,
 ) -> None:
-    """Show what is in a .nir file: nodes, shapes, parameters, synapses, time constants.
+    """Show what is in a .nir file: nodes, shapes, parameters, synapses, time constants; of a .net or .h5 file its
+    populations and projections in integers.
 
     Counts are of weights that are not zero; "stored" are the synapses with the zeros, "sparsity" is the share of the
     parameters that are zero.
@@ -56,6 +57,9 @@ def inspect(
     from hardware.graph import summary
     from hardware.graph.parsing import read_graph
 
+    if model.suffix in (".net", ".h5"):
+        _inspect_integers(model, draw, dt, as_json)
+        return
     graph = read_graph(model)
     found = summary.describe(graph, dt)
     if draw is not None:
@@ -94,7 +98,50 @@ def inspect(
             text = ", ".join(_constant(*item) for item in node.time_constants.items())
             stdout.print(f"{plain(node.name)}: {text}", highlight=False)
     stdout.print(found.dt_reason, highlight=False)
+    for line in found.assumed:
+        stdout.print(plain(line), highlight=False)
     for key, value in found.metadata.items():
+        if key != "dt":
+            stdout.print(f"{plain(key)}: {plain(str(value)[:400])}", highlight=False)
+
+
+def _inspect_integers(model: Path, draw: Path | None, dt: float | None, as_json: bool) -> None:
+    """The populations and projections of a network of the chip's integers."""
+    from dpap_neuro.errors import InputError
+    from hardware.files.network_file import load
+    from hardware.files.netx import read_net
+    from hardware.network import summary
+
+    if draw is not None or dt is not None:
+        raise InputError(
+            f"{model}: an integer network is in steps and is not drawn; leave out --dt and --draw"
+        )
+    network = read_net(model) if model.suffix == ".net" else load(model)
+    found = summary.describe(network)
+    if as_json:
+        print(json.dumps(found))
+        return
+    populations = Table(title=plain(str(model)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    populations.add_column("population", overflow="fold")
+    for heading in ("shape", "neurons", "du", "dv", "threshold", "reset"):
+        populations.add_column(heading, justify="right", no_wrap=True)
+    for p in found["populations"]:
+        populations.add_row(
+            plain(p["name"]), *(str(p[key]) for key in ("shape", "neurons", "du", "dv", "vth", "reset"))
+        )
+    projections = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    projections.add_column("projection", overflow="fold")
+    for heading in ("kind", "parameters", "synapses", "bits", "exponent", "delay"):
+        projections.add_column(heading, justify="right", no_wrap=True)
+    for p in found["projections"]:
+        counts = (f"{p['parameters']:,}", f"{p['synapses']:,}")
+        rest = (str(p[key]) for key in ("weight_bits", "weight_exp", "delay"))
+        projections.add_row(plain(f"{p['source']} -> {p['target']}"), p["kind"], *counts, *rest)
+    stdout.print(populations)
+    stdout.print(projections)
+    dt_said = "dt is not in the file: it counts in steps" if network.dt is None else f"dt = {network.dt:g} s"
+    stdout.print(f"{dt_said}; output: {plain(', '.join(network.outputs))}", highlight=False)
+    for key, value in network.metadata.items():
         if key != "dt":
             stdout.print(f"{plain(key)}: {plain(str(value)[:400])}", highlight=False)
 

@@ -91,8 +91,8 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def say_time_step(graph: Graph, dt: float | None = None) -> None:
-    """The time step that is assumed and why, on stderr, where neither the file nor the caller names one."""
-    from hardware.graph.graph import time_step
+    """On stderr a line for each thing that neither the file nor the caller says: time step, reset, axes of a batch."""
+    from hardware.graph.assumed import assumptions
 
-    if dt is None and graph.dt is None:
-        stderr.print(time_step(graph)[1], highlight=False)
+    for line in assumptions(graph, dt):
+        stderr.print(plain(line), highlight=False)

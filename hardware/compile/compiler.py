@@ -9,7 +9,9 @@ together, so that one factor per neuron is free; its synapses bind those factors
   differ from neuron to neuron, which Loihi 2's programmable neurons allow. A read-out's membranes are
   compared with each other, so that a population that does not spike always has one.
 
-Membranes are shifted so that a reset goes to zero, the only one the chip has.
+Membranes are shifted so that a reset to v_reset goes to zero, the chip's own. A reset by subtraction takes v_threshold
+from the membrane (snnTorch's, `hardware.simulate.reference.fire`): there the membrane is not shifted, v_reset is only
+where an IF starts.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from hardware.compile.linear import (
 )
 from hardware.errors import HardwareError
 from hardware.files.netx import BIAS_EXP
-from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, delay_steps, time_step
+from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, delay_steps, reset_of, time_step
 from hardware.network.integer import (
     MAX_DELAY,
     MAX_THRESHOLD,
@@ -47,6 +49,7 @@ from hardware.network.integer import (
     Network,
     Population,
     Projection,
+    Reset,
     SignMode,
     SparseProjection,
     weight_grid,
@@ -102,19 +105,23 @@ def compile_graph(
     weight_bits: int = 8,
     per_channel: bool = False,
     netx: bool = False,
+    reset: Reset | None = None,
 ) -> tuple[Network, list[LayerReport]]:
     """The integer network of a graph, and a report for each projection, in the network's order.
 
     dt: seconds per step; None: as `hardware.graph.graph.time_step` finds it. weight_bits: 1..8 of the mantissas.
     netx: keep to what a NETX file can say: weights without an exponent, biases with the exponent 6.
-    Raises HardwareError, naming the node, for what the chip cannot do. A spike resets the membrane to v_reset
-    (NIR says no other); zeros stay zeros.
+    reset: what a spike does to the membrane; None: as `hardware.graph.graph.reset_of` finds it.
+    Raises HardwareError, naming the node, for what the chip cannot do. Zeros stay zeros.
     """
     if not isinstance(weight_bits, int) or not 1 <= weight_bits <= 8:
         raise HardwareError(f"weights of {weight_bits} bits, expected 1 to 8")
     step, _ = time_step(graph, dt)
+    reset, _ = reset_of(graph, reset)
     inputs = tuple(InputPopulation(name, graph.output_shape[name]) for name in graph.inputs)
-    layers = [_layer(graph, name, step) for name in graph.order if isinstance(graph.nodes[name], NEURONS)]
+    layers = [
+        _layer(graph, name, step, reset) for name in graph.order if isinstance(graph.nodes[name], NEURONS)
+    ]
     if len(graph.outputs) != 1:
         raise HardwareError(f"the graph has {len(graph.outputs)} Output nodes, expected one")
     output = _output(graph, step)
@@ -128,7 +135,7 @@ def compile_graph(
         projections=tuple(p for q in quantised for p in q.projections),
         outputs=(output,),
         dt=step,
-        metadata=dict(graph.metadata),
+        metadata={key: reset if key == "reset" else value for key, value in graph.metadata.items()},
     )
     network, notes = _aligned(network, [path.latency for layer in layers for path in layer.paths])
     reports = [report for q in quantised for report in q.reports]
@@ -146,7 +153,7 @@ class _Neurons:
     """Flat float arrays: v <- v (1 - leak) + u + drive after u <- u (1 - forget) + gain * input.
 
     drive: of the membrane per step, without the bias of synapses; threshold: None for a read-out.
-    offset: the graph's membrane where this one is 0.
+    reset: what a spike does. offset: the graph's membrane where this one is 0.
     """
 
     name: str
@@ -159,6 +166,7 @@ class _Neurons:
     threshold: Array | None
     offset: Array
     notes: tuple[str, ...]
+    reset: Reset = "zero"
 
 
 @dataclass(frozen=True)
@@ -179,8 +187,8 @@ class _Layer:
     notes: tuple[str, ...]
 
 
-def _layer(graph: Graph, name: str, dt: float) -> _Layer:
-    return _gather(graph, name, _neurons(graph, name, dt), dt)
+def _layer(graph: Graph, name: str, dt: float, reset: Reset) -> _Layer:
+    return _gather(graph, name, _neurons(graph, name, dt, reset), dt)
 
 
 def _output(graph: Graph, dt: float) -> str | _Layer:
@@ -258,7 +266,7 @@ def _gather(graph: Graph, target: str, neurons: _Neurons, dt: float) -> _Layer:
     return _Layer(neurons, tuple(paths), bias, tuple(sorted(notes)))
 
 
-def _neurons(graph: Graph, name: str, dt: float) -> _Neurons:
+def _neurons(graph: Graph, name: str, dt: float, reset: Reset) -> _Neurons:
     node: Any = graph.nodes[name]
     where = f"node {name!r} ({type(node).__name__})"
     shape = graph.output_shape[name]
@@ -280,10 +288,15 @@ def _neurons(graph: Graph, name: str, dt: float) -> _Neurons:
     notes = []
     threshold = None
     if isinstance(node, SPIKING):
-        offset = p("v_reset")
+        offset = p("v_reset") if reset == "zero" else zero
         threshold = p("v_threshold") - offset
         if (threshold < 0).any():
             at = int(np.argmin(threshold))
+            if reset == "subtract":
+                raise HardwareError(
+                    f"{where}: v_threshold is {threshold[at]:g}, expected 0 or more: with reset by subtraction it would "
+                    "fire without end"
+                )
             raise HardwareError(
                 f"{where}: v_threshold {p('v_threshold')[at]:g} is below v_reset {offset[at]:g}: it would "
                 "fire without end; give it a v_reset of its threshold at most"
@@ -292,10 +305,16 @@ def _neurons(graph: Graph, name: str, dt: float) -> _Neurons:
         # A common level does not change which neuron's membrane is highest.
         offset = rest if (rest == rest[0]).all() else zero
     drive = leak * (rest - offset)
-    if not isinstance(node, nir.IF | nir.I) and (rest != offset).any():
-        notes.append("membranes start at v_reset on the chip, at v_leak in the graph")
+    start, called = (p("v_reset"), "v_reset") if isinstance(node, nir.IF) else (rest, "v_leak")
+    if not isinstance(node, nir.I) and (start != offset).any():
+        on_chip = "0" if threshold is not None and reset == "subtract" else "v_reset"
+        notes.append(f"membranes start at {on_chip} on the chip, at {called} in the graph")
+    if threshold is not None and reset == "subtract" and graph.metadata.get("reset_delay"):
+        notes.append(
+            "the chip subtracts the threshold at once, the graph one step later and behind that step's decay"
+        )
     return _Neurons(
-        name, shape, forget, leak, steady * forget, steady, drive, threshold, offset, tuple(notes)
+        name, shape, forget, leak, steady * forget, steady, drive, threshold, offset, tuple(notes), reset
     )
 
 
@@ -359,6 +378,8 @@ def _quantise(layer: _Layer, bits: int, per_channel: bool, netx: bool) -> _Quant
             f"the chip's thresholds have 17 bit (at most {MAX_THRESHOLD})"
         )
     exact_bias = drive * per_neuron * quantise.ACTIVATION_UNIT
+    # Taken from the membrane, a threshold must be near; where it is only compared, rounding down is exact on a lattice.
+    lattice = lattice & (neurons.reset == "zero")
     vth = quantise.threshold_mantissa(exact_threshold, lattice)
     bias, bias_exp = quantise.bias_mantissa(exact_bias, BIAS_EXP if netx else None)
     du, dv = quantise.current_decay(neurons.forget), quantise.membrane_decay(neurons.leak)
@@ -371,6 +392,7 @@ def _quantise(layer: _Layer, bits: int, per_channel: bool, netx: bool) -> _Quant
         bias_mant=_uniform(bias, neurons.shape),
         bias_exp=bias_exp,
         spiking=neurons.threshold is not None,
+        reset="zero" if neurons.threshold is None else neurons.reset,
     )
     shared = {
         # A lattice threshold is exact as it stands.

@@ -6,6 +6,7 @@ of 6. What the format, or the loader's own arithmetic, cannot say is refused wit
 
 - skip connections, several inputs or outputs, delays but in a `dense` layer, convolutions that are recurrent
   or follow a fully connected layer;
+- a reset by subtraction;
 - parameters per neuron other than the bias; a bias that is no multiple of 64;
 - weights of a fully connected layer beyond 8 bit, and the few matrices that the loader's search for an
   exponent alters (all zero; all negative or zero with a power of two as the smallest).
@@ -180,6 +181,11 @@ def _neuron(population: Population) -> dict[str, Any]:
             raise HardwareError(f"NETX has one {what} per layer, '{population.name}' one per neuron")
         return int(array.flat[0])
 
+    if population.spiking and population.reset != "zero":
+        raise HardwareError(
+            f"NETX has no reset by subtraction, '{population.name}' has one: write the network to a .h5 file, "
+            "or train with reset to zero"
+        )
     return {
         "type": "LOIHI",
         "iDecay": one(population.du, "du") + 1,

@@ -13,7 +13,8 @@ from typing import Any
 import nir
 import numpy as np
 
-from hardware.graph.graph import SPIKING, Graph, time_step
+from hardware.graph.graph import SPIKING, Graph, reset_of, time_step
+from hardware.network.integer import Reset
 
 # A ratio of two float32 numbers is one number up to this share of it.
 _NOISE = 1e-5
@@ -48,7 +49,9 @@ def inferred_time_step(nodes: dict[str, nir.NIRNode]) -> float | None:
     is_round = abs(rounded / dt - 1) < _NOISE
     if len(taus) < 2 and not is_round:
         return None
-    shortest = min((float(np.min(tau)) for node in nodes.values() for tau, _ in _pairs(node)), default=math.inf)
+    shortest = min(
+        (float(np.min(tau)) for node in nodes.values() for tau, _ in _pairs(node)), default=math.inf
+    )
     if any(isinstance(node, nir.IF) for node in nodes.values()) and dt > _LONGEST_STEP:
         return None
     return (rounded if is_round else dt) if dt <= shortest * (1 + _NOISE) else None
@@ -65,13 +68,22 @@ def _pairs(node: Any) -> list[tuple[np.ndarray, np.ndarray]]:
     return []
 
 
-def counted_in_steps(node: nir.IF, dt: float) -> nir.IF:
-    """SpikingJelly's IF, whose r of 1 / dt counts in seconds, with r in steps."""
+def counts_in_seconds(node: nir.NIRNode, dt: float) -> bool:
+    """Whether a node is an IF as SpikingJelly writes it: r = 1 / dt."""
+    return (
+        isinstance(node, nir.IF)
+        and dt <= _LONGEST_STEP
+        and bool(np.allclose(node.r * dt, 1, rtol=_NOISE, atol=0))
+    )
+
+
+def counted_in_steps(node: Any) -> nir.IF:
+    """The same IF with r = 1 per step."""
     r = np.broadcast_to(np.ones((), node.r.dtype), node.r.shape)
     return nir.IF(r=r, v_threshold=node.v_threshold, v_reset=node.v_reset, metadata=node.metadata)
 
 
-def assumptions(graph: Graph, dt: float | None = None, reset: str | None = None) -> tuple[str, ...]:
+def assumptions(graph: Graph, dt: float | None = None, reset: Reset | None = None) -> tuple[str, ...]:
     """One line for each thing that neither the file nor the caller says, with its consequence.
 
     dt, reset: what the caller gives. Raises HardwareError as `time_step` does.
@@ -81,12 +93,10 @@ def assumptions(graph: Graph, dt: float | None = None, reset: str | None = None)
     if dt is None and "dt" not in graph.metadata:
         lines.append(reason)
     spiking = [node for node in graph.nodes.values() if isinstance(node, SPIKING)]
+    # A v_reset that is not zero says that the membrane goes there.
     says = reset is not None or "reset" in graph.metadata or any(np.any(node.v_reset) for node in spiking)
     if spiking and not says:
-        lines.append(
-            "reset = zero assumed: the file does not say; snnTorch's and Sinabs' default is subtraction "
-            "(--reset subtract)"
-        )
+        lines.append(reset_of(graph)[1])
     for name, node in graph.nodes.items():
         if isinstance(node, nir.Delay):
             steps = round(float(node.delay.min()) / step)

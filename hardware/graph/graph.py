@@ -1,4 +1,4 @@
-"""A network as the Neuromorphic Intermediate Representation states it, and its time step.
+"""A network as the Neuromorphic Intermediate Representation states it, its time step and its reset.
 
 `hardware.graph.parsing` reads and checks it. Equations: Pedersen et al. 2024, doi 10.1038/s41467-024-52259-9, and the
 `nir` package.
@@ -19,6 +19,7 @@ from hardware.graph.cycles import (
     predecessors,
     successors,
 )
+from hardware.network.integer import RESETS, Reset
 
 Array = np.ndarray
 Shape = tuple[int, ...]
@@ -85,7 +86,8 @@ class Graph:
     input_shape, output_shape: per node, without batch and time.
     dt: seconds per time step, None where the file does not say; see `time_step`. dt_reason: one line that says where it
         comes from, empty: from the metadata.
-    metadata: of the whole graph, decoded: dt, bins, bin_us, clip, kept_bins, class_names, readout and others.
+    metadata: of the whole graph, decoded: dt, reset, reset_delay, writer, bins, bin_us, clip, kept_bins, class_names,
+        readout and others.
     notes: one line for each thing that the file leaves open or writes in another way, and how it was read.
     """
 
@@ -146,6 +148,46 @@ def time_step(graph: Graph, dt: float | None = None) -> tuple[float, str]:
             "give dt in seconds per step, at most that"
         )
     return ASSUMED_DT, "dt = 0.0001 s assumed, as in the NIR paper and in snnTorch: the file names none"
+
+
+def reset_of(graph: Graph, reset: Reset | None = None) -> tuple[Reset, str]:
+    """What a spike does to a membrane, and one line that says where it comes from.
+
+    "zero": it goes to v_reset. "subtract": v_threshold is taken from it, whatever v_reset is (as snnTorch does). The
+    caller's `reset` goes first, then the file's metadata. NIR itself says no kind of reset: otherwise "zero" is assumed.
+
+    Raises HardwareError for another word.
+    """
+    if reset is not None:
+        if not isinstance(reset, str) or reset not in RESETS:
+            raise HardwareError(f"reset is {str(reset)[:40]!r}, expected 'zero' or 'subtract'")
+        return reset, f"reset = {reset} as given"
+    said = graph.metadata.get("reset")
+    if said is not None:
+        return said, f"reset = {said} from the file's metadata"
+    if not any(isinstance(node, SPIKING) for node in graph.nodes.values()):
+        return "zero", "reset = zero: no node has a reset"
+    return "zero", (
+        "reset = zero assumed: the file names none; snnTorch's and Sinabs' default is subtraction "
+        "(--reset subtract)"
+    )
+
+
+def taken_by_a_spike(graph: Graph, node: Any, dt: float) -> Array:
+    """What a spike takes from the membrane of a LIF, CubaLIF or IF at once, where it resets by subtraction.
+
+    v_threshold; where the metadata's `reset_delay` says that it is taken in the next step only, behind that step's decay
+    (snnTorch's reset_delay=True): v_threshold / (1 - dt / tau), which has decayed to v_threshold by then.
+    """
+    if not graph.metadata.get("reset_delay") or isinstance(node, nir.IF):
+        return node.v_threshold
+    kept = 1 - dt / np.asarray(node.tau if isinstance(node, nir.LIF) else node.tau_mem, float)
+    if (kept <= 1e-6).any():
+        raise HardwareError(
+            "a reset by subtraction that comes a step late (reset_delay) where a membrane forgets all in one step "
+            "(tau = dt): expected tau above dt"
+        )
+    return (node.v_threshold / kept).astype(node.v_threshold.dtype)
 
 
 def time_constants(graph: Graph) -> list[float]:

@@ -18,7 +18,7 @@ from hardware.errors import HardwareError
 from hardware.files.guarded import Reader
 from hardware.files.metadata import decode_metadata
 from hardware.files.nir_tree import MAX_DEPTH, MAX_EDGES, MAX_NODES
-from hardware.graph.assumed import counted_in_steps, inferred_time_step
+from hardware.graph.assumed import counted_in_steps, counts_in_seconds, inferred_time_step
 from hardware.graph.cycles import (
     Edge,
     cyclic,
@@ -103,7 +103,7 @@ def _from_tree(tree: dict[str, Any]) -> Graph:
     raw, edges = _inline(tree)
     nodes = {name: _parse(name, fields_) for name, fields_ in raw.items()}
     _check_edges(nodes, edges)
-    nodes, dt, dt_reason = _in_steps(nodes, metadata)
+    nodes, dt, dt_reason, notes = _in_steps(nodes, metadata)
 
     names = list(nodes)
     stateful = {name for name, node in nodes.items() if isinstance(node, STATEFUL)}
@@ -126,32 +126,33 @@ def _from_tree(tree: dict[str, Any]) -> Graph:
         dt=dt,
         metadata=metadata,
         dt_reason=dt_reason,
-        notes=shapes.notes,
+        notes=(*notes, *shapes.notes),
     )
 
 
 def _in_steps(
     nodes: dict[str, nir.NIRNode], metadata: dict[str, Any]
-) -> tuple[dict[str, nir.NIRNode], float | None, str]:
-    """Nodes that count in steps where their writer counts in seconds, the time step, and where it comes from."""
+) -> tuple[dict[str, nir.NIRNode], float | None, str, tuple[str, ...]]:
+    """Nodes that count in steps where their writer counts in seconds; the time step, where it comes from, and notes."""
+    dt = metadata.get("dt")
+    found = inferred_time_step(nodes) if dt is None else dt
+    # Of this project's files only those made for SpikingJelly count so.
     writer = str(metadata.get("writer", ""))
-    foreign = not writer or "spikingjelly" in writer
-    dt, reason = metadata.get("dt"), ""
-    found = inferred_time_step(nodes) if foreign and dt is None else dt
-    seconds = [
-        name
-        for name, node in nodes.items()
-        if isinstance(node, nir.IF) and foreign and found and np.allclose(node.r * found, 1, rtol=1e-4, atol=0)
-    ]
-    nodes = {
-        name: counted_in_steps(node, found) if name in seconds and isinstance(node, nir.IF) else node
-        for name, node in nodes.items()
-    }
+    if found is None or (writer and "spikingjelly" not in writer):
+        seconds = []
+    else:
+        seconds = [name for name, node in nodes.items() if counts_in_seconds(node, found)]
+    reason = ""
+    notes: tuple[str, ...] = ()
+    if seconds:
+        nodes = {name: counted_in_steps(node) if name in seconds else node for name, node in nodes.items()}
+        notes = (
+            f"nodes {_list(seconds)} (IF): r is 1 / dt, as SpikingJelly writes it, read as r = 1 per step",
+        )
     if dt is None and found is not None:
-        reason = f"dt = {found:g} s inferred: it is tau / r of every population (r = tau / dt, as snnTorch writes it)"
-        if seconds:
-            reason = f"dt = {found:g} s inferred: r = 1 / dt of {_list(seconds)}, as SpikingJelly writes an IF; read as r = 1 per step"
-    return nodes, found, reason
+        told = "r = 1 / dt of an IF" if seconds else "tau / r of every population"
+        reason = f"dt = {found:g} s inferred from {told}: the file names none"
+    return nodes, found, reason, notes
 
 
 def _kind(raw: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ from numba.extending import intrinsic
     P_COUNTS_AT,
     P_COLUMNS,
 ) = range(15)
-INPUT, SPIKING, INTEGRATOR = range(3)
+INPUT, SPIKING, SUBTRACTING, INTEGRATOR = range(4)  # SPIKING: reset to zero
 DECAY, KEEP, FORGET = range(3)
 
 # Columns of the table of links.
@@ -220,7 +220,8 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                         x = int32(_LIMIT - 1) if x > _LIMIT - 1 else x
                         v[i] = int32(1 - _LIMIT) if x < 1 - _LIMIT else x
                 # --- spikes
-                if kind == SPIKING:
+                if kind != INTEGRATOR:
+                    subtracting = kind == SUBTRACTING
                     for block in range(first, first + size, _BLOCK):
                         end = min(block + _BLOCK, first + size)
                         fired = int32(0)
@@ -229,7 +230,7 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                         if fired:
                             for i in range(block, end):
                                 if v[i] > threshold[i]:
-                                    v[i] = 0
+                                    v[i] = int32(v[i] - threshold[i]) if subtracting else int32(0)
                                     index[n] = i - first
                                     value[n] = 1
                                     n += 1

@@ -16,17 +16,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import nir
 import numpy as np
 
 from hardware.errors import HardwareError
 from hardware.graph.cycles import components
-from hardware.graph.graph import SPIKING, Graph, delay_steps, padding_of, time_step
+from hardware.graph.graph import (
+    SPIKING,
+    Graph,
+    delay_steps,
+    padding_of,
+    reset_of,
+    taken_by_a_spike,
+    time_step,
+)
 from hardware.network.geometry import conv, positions
+from hardware.network.integer import Reset
 
-Reset = Literal["to_v_reset", "by_subtraction"]
 Array = np.ndarray
 # Values kept at once, for one stretch of samples and steps.
 CHUNK_BYTES = 256 << 20
@@ -52,13 +60,17 @@ class Run:
 # --- neurons: pure functions of one step -------------------------------------------------------------------
 
 
-def fire(v: Array, v_threshold: Array, v_reset: Array, reset: Reset = "to_v_reset") -> tuple[Array, Array]:
+def fire(
+    v: Array, v_threshold: Array, v_reset: Array, reset: Reset = "zero", taken: Array | None = None
+) -> tuple[Array, Array]:
     """Spikes z = 1 where v > v_threshold, and the membrane after them.
 
-    "to_v_reset": v <- v_reset where z; "by_subtraction": v <- v - v_threshold where z.
+    "zero": v <- v_reset where z (NIR's reset, zero unless it says another); "subtract": v <- v - v_threshold where z,
+    or v - taken where that is given (`hardware.graph.graph.taken_by_a_spike`).
     """
     spikes = v > v_threshold
-    return spikes, np.where(spikes, v_reset if reset == "to_v_reset" else v - v_threshold, v)
+    left = v_reset if reset == "zero" else v - (v_threshold if taken is None else taken)
+    return spikes, np.where(spikes, left, v)
 
 
 def if_step(current: Array, v: Array, r: Array) -> Array:
@@ -212,8 +224,9 @@ def _mobilise(
     dtype: Any,
     total_steps: int,
     keep_membrane: bool,
+    taken: Array | None,
 ) -> _Advance:
-    """The function that advances one node, with fresh state."""
+    """The function that advances one node, with fresh state; taken: see `fire`."""
 
     def p(key: str) -> Array:
         return getattr(node, key).astype(dtype, copy=False)
@@ -249,7 +262,8 @@ def _mobilise(
     fires = None
     if isinstance(node, SPIKING):
         v_threshold, v_reset = p("v_threshold"), p("v_reset")
-        fires = lambda v: fire(v, v_threshold, v_reset, reset)  # noqa: E731
+        taken = None if taken is None else taken.astype(dtype, copy=False)
+        fires = lambda v: fire(v, v_threshold, v_reset, reset, taken)  # noqa: E731
     r = p("r")
     zero = np.zeros_like(r)
     if isinstance(node, nir.IF | nir.I):
@@ -276,8 +290,18 @@ class _Simulation:
     ):
         self.graph = graph
         self.dtype = dtype
+        subtracts = reset == "subtract"
         self.advance = {
-            name: _mobilise(name, node, dt, reset, dtype, total_steps, name in membranes)
+            name: _mobilise(
+                name,
+                node,
+                dt,
+                reset,
+                dtype,
+                total_steps,
+                name in membranes,
+                taken_by_a_spike(graph, node, dt) if subtracts and isinstance(node, SPIKING) else None,
+            )
             for name, node in graph.nodes.items()
             if not isinstance(node, nir.Input)
         }
@@ -357,7 +381,7 @@ def simulate(
     graph: Graph,
     raster: Array | Mapping[str, Array],
     dt: float | None = None,
-    reset: Reset = "to_v_reset",
+    reset: Reset | None = None,
     record: Iterable[str] = (),
     dtype: Any = np.float64,
 ) -> Run:
@@ -366,15 +390,14 @@ def simulate(
     raster: (batch, steps, *input shape), spike counts or currents; a dictionary of them by the name of the
         Input node where the graph has more than one.
     dt: seconds per step; None: as `hardware.graph.graph.time_step` finds it.
-    reset: what a spike does to the membrane, see `fire`.
+    reset: what a spike does to the membrane, see `fire`; None: as `hardware.graph.graph.reset_of` finds it.
     record: names of the populations whose spikes and membranes are wanted.
     dtype: numpy float type of all values; float32 is about twice as fast.
 
     Samples and steps go through in stretches of bounded memory; the result does not depend on the stretches.
     Raises HardwareError where the raster does not fit the graph, or a name or an option is unknown.
     """
-    if reset not in ("to_v_reset", "by_subtraction"):
-        raise HardwareError(f"reset is {reset!r}, expected 'to_v_reset' or 'by_subtraction'")
+    reset, _ = reset_of(graph, reset)
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise HardwareError(f"dtype is {dtype}, expected float32 or float64")

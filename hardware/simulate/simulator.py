@@ -285,7 +285,8 @@ class Simulator:
             if isinstance(entry, InputPopulation):
                 row[kernels.P_KIND] = kernels.INPUT
                 continue
-            row[kernels.P_KIND] = kernels.SPIKING if entry.spiking else kernels.INTEGRATOR
+            fires = kernels.SUBTRACTING if entry.reset == "subtract" else kernels.SPIKING
+            row[kernels.P_KIND] = fires if entry.spiking else kernels.INTEGRATOR
             row[kernels.P_RING], row[kernels.P_SLOTS] = ring, slots[i]
             ring += slots[i] * self._sizes[i]
             row[kernels.P_DU] = kernels.FORGET if (self._du[neurons] == 4095).all() else kernels.DECAY
