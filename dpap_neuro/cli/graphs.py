@@ -11,29 +11,56 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dpap_neuro.cli.shared import Dt, Json, Model, app, plain, stdout
+from dpap_neuro.cli.shared import Dt, Json, Model, app, plain, say_time_step, stderr, stdout
 
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder written by `dpap-neuro train`.")],
+    run: Annotated[Path, typer.Argument(help="Folder written by `dpap-neuro train`, or a .nir file.")],
     out: Annotated[Path, typer.Option(help="The .nir file to write.")],
+    peer: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            help="In the units that this framework reads: norse, snntorch, spikingjelly, sinabs, rockpool, lava-dl.",
+        ),
+    ] = None,
+    dt: Dt = None,
     compact: Annotated[
         bool,
         typer.Option("--compact", help="Leave out neurons that pruning silenced, as runs with a budget do."),
     ] = False,
 ) -> None:
-    """Write the network of a run as a .nir file.
+    """Write the network of a run as a .nir file, for one framework where --for names it: with the same spikes there, or not at all.
 
-    Example: dpap-neuro export runs/first --out first.nir
+    Example: dpap-neuro export runs/first --out first.nir --for snntorch
     """
+    from dpap_neuro.errors import InputError
+    from dpap_neuro.exchange.dialects import for_peer
     from dpap_neuro.exchange.nir_export import without_dead_units, write_nir
-    from dpap_neuro.train.runs import graph_of, is_compact, load_run
+    from hardware.graph.parsing import from_nir, read_graph
 
-    network, metadata = load_run(run)
-    if compact or is_compact(run):
-        network = without_dead_units(network, network.settings.input_shape)
-    write_nir(graph_of(network, metadata), out)
+    if run.suffix == ".nir":
+        if peer is None or compact:
+            raise InputError(
+                f"{run}: a .nir file is exported for another framework; give --for, leave out --compact"
+            )
+        graph = read_graph(run)
+        say_time_step(graph, dt)
+    else:
+        from dpap_neuro.train.runs import graph_of, is_compact, load_run
+
+        network, metadata = load_run(run)
+        if compact or is_compact(run):
+            network = without_dead_units(network, network.settings.input_shape)
+        written = graph_of(network, metadata)
+        if peer is not None:
+            graph = from_nir(written)
+    if peer is not None:
+        written, notes = for_peer(graph, peer, dt)
+        for line in notes:
+            stderr.print(plain(line), highlight=False)
+    write_nir(written, out)
     stdout.print(f"Written: {plain(str(out))}", highlight=False)
 
 
