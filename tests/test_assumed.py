@@ -82,7 +82,7 @@ def test_an_if_that_counts_in_seconds_counts_in_steps():
 
 
 def test_reset_is_assumed_aloud():
-    said = "snnTorch's and Sinabs' default is subtraction (--reset subtract)"
+    said = "snnTorch's default is subtraction"
     assert any(said in line for line in assumptions(chain(lif(0.01, 1.0)), 1e-3))
     for g in (
         chain(lif(0.01, 1.0), reset="zero"),

@@ -76,7 +76,7 @@ def test_each_command_says_what_time_step_it_assumes(tmp_path):
         shown = result.stdout if command == "inspect" else result.stderr
         assert said in " ".join(shown.split()), command
         assert "dt = 0.0001" not in run(command, path, *arguments, "--dt", 0.01).output, command
-        reset = "reset = zero assumed: the file names none; snnTorch's and Sinabs' default is subtraction"
+        reset = "reset = zero assumed: the file names none; snnTorch's default is subtraction"
         assert reset in " ".join(shown.split()), command
     assert json.loads(run("inspect", path, "--dt", 0.01, "--json").stdout)["dt"] == 0.01
 

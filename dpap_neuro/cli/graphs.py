@@ -11,10 +11,11 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dpap_neuro.cli.shared import Dt, Json, Model, app, plain, say_time_step, stderr, stdout
+from dpap_neuro.cli.options import Dt, Json, Model, command
+from dpap_neuro.cli.shared import plain, say, say_time_step, stdout
 
 
-@app.command()
+@command()
 def export(
     run: Annotated[Path, typer.Argument(help="Folder written by `dpap-neuro train`, or a .nir file.")],
     out: Annotated[Path, typer.Option(help="The .nir file to write.")],
@@ -59,12 +60,12 @@ def export(
     if peer is not None:
         written, notes = for_peer(graph, peer, dt)
         for line in notes:
-            stderr.print(plain(line), highlight=False)
+            say(line)
     write_nir(written, out)
     stdout.print(f"Written: {plain(str(out))}", highlight=False)
 
 
-@app.command()
+@command()
 def inspect(
     model: Model,
     draw: Annotated[

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.exchange.nir_export import folded
+from dpap_neuro.exchange.nir_export import fused
 from dpap_neuro.exchange.nir_nodes import SYNAPSES, Shape, full
 from hardware.graph.graph import Graph
 from hardware.graph.parsing import from_nir
@@ -457,7 +457,7 @@ class _Watch(TorchFunctionMode):
                 "behind a convolution or matrix that nothing else uses, into which it is folded"
             )
         module, shape = self.made[source]
-        synapse = folded(module, norm, name)
+        synapse = fused(module, norm, name)
         kind = _known(_AXES, synapse)
         assert kind is not None
         self.nodes[source] = SYNAPSES[kind](source, synapse, shape)

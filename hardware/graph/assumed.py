@@ -13,7 +13,7 @@ from typing import Any
 import nir
 import numpy as np
 
-from hardware.graph.graph import SPIKING, Graph, reset_of, time_step
+from hardware.graph.graph import Graph, reset_of, time_step
 from hardware.network.integer import Reset
 
 # A ratio of two float32 numbers is one number up to this share of it.
@@ -92,11 +92,10 @@ def assumptions(graph: Graph, dt: float | None = None, reset: Reset | None = Non
     step, reason = time_step(graph, dt)
     if dt is None and "dt" not in graph.metadata:
         lines.append(reason)
-    spiking = [node for node in graph.nodes.values() if isinstance(node, SPIKING)]
-    # A v_reset that is not zero says that the membrane goes there.
-    says = reset is not None or "reset" in graph.metadata or any(np.any(node.v_reset) for node in spiking)
-    if spiking and not says:
-        lines.append(reset_of(graph)[1])
+    _, said = reset_of(graph, reset)
+    if "assumed" in said:
+        lines.append(said)
+    lines += _as_their_exporters_write(graph)
     for name, node in graph.nodes.items():
         if isinstance(node, nir.Delay):
             steps = round(float(node.delay.min()) / step)
@@ -107,3 +106,51 @@ def assumptions(graph: Graph, dt: float | None = None, reset: Reset | None = Non
                     f"node {name!r} (Delay): delays by {steps:,} steps or more, nothing comes through in {shown}"
                 )
     return tuple(lines)
+
+
+def _as_their_exporters_write(graph: Graph) -> list[str]:
+    """Lines for what Sinabs, Rockpool and Norse write: NIR reads their numbers as another network than theirs."""
+    if "writer" in graph.metadata:
+        writer = graph.metadata["writer"]
+        told = writer.endswith(("for sinabs", "for rockpool"))
+        return (
+            [f"written by {writer}: its time constants are of exponential decays; read another export"]
+            if told
+            else []
+        )
+    lines = []
+    for name, node in graph.nodes.items():
+        where = f"node {name!r} ({type(node).__name__})"
+        if isinstance(node, nir.LIF | nir.CubaLIF):
+            tau = node.tau if isinstance(node, nir.LIF) else node.tau_mem
+            if _rockpool_step(tau, node.r) is not None:
+                lines.append(
+                    f"{where}: r is tau exp(-dt / tau) / dt, as Rockpool writes it: its decays are exponential, its reset a "
+                    "subtraction, its currents of another gain; from_rockpool reads the live network as it is"
+                )
+                continue
+        if isinstance(node, nir.LIF) and graph.dt is None and (node.tau >= 1).all() and (node.r == 1).all():
+            lines.append(
+                f"{where}: tau of 1 and more: Sinabs counts it in steps of an exponential decay, exp(-1 / tau), and leaves out "
+                "norm_input and tau_syn; from_sinabs reads the live network as it is"
+            )
+        if isinstance(node, nir.CubaLIF | nir.CubaLI) and graph.dt is None and (node.w_in == 1).all():
+            lines.append(
+                f"{where}: w_in is 1: Norse's exporter leaves out its gain of tau_syn / dt; from_norse reads the live network "
+                "as it is"
+            )
+    return lines
+
+
+def _rockpool_step(tau: np.ndarray, r: np.ndarray) -> float | None:
+    """dt where r = tau exp(-dt / tau) / dt of one round dt, as Rockpool writes it; else None."""
+    tau, r = (np.asarray(v, np.float64).ravel() for v in (tau, r))
+    if not (r > 1).all():
+        return None
+    share = np.log1p(1 / r)  # dt / tau = y with r y = exp(-y), by Newton's method
+    for _ in range(20):
+        share = share - (r * share - np.exp(-share)) / (r + np.exp(-share))
+    steps = share * tau
+    dt = float(np.median(steps))
+    is_round = abs(float(f"{dt:.2e}") / dt - 1) < _NOISE
+    return dt if is_round and np.abs(steps / dt - 1).max() < _NOISE else None

@@ -25,12 +25,23 @@ import numpy as np
 from hardware.errors import HardwareError
 from hardware.network.geometry import positions
 
-MAX_DECAY = 4096
+DECAY_BITS, STATE_BITS = 12, 24
+# Bits by which a synaptic input is shifted up as it joins u, and a threshold when v is compared with it.
+INPUT_SHIFT = 6
+# u and v lie between -STATE_LIMIT and STATE_LIMIT, one end or both left out.
+STATE_LIMIT = 2 ** (STATE_BITS - 1)
+MAX_DECAY = 2**DECAY_BITS
 MAX_THRESHOLD = 2**17 - 1
+# The lowest threshold mantissa that no membrane passes: that of a population that does not spike, where a file or a simulator needs one.
+NEVER = STATE_LIMIT >> INPUT_SHIFT
+MAX_WEIGHT_BITS = 8
 MIN_BIAS, MAX_BIAS = -(2**12), 2**12 - 1
 MAX_BIAS_EXP = 7
 MIN_WEIGHT_EXP, MAX_WEIGHT_EXP = -8, 7
 MAX_DELAY = 63
+# Of a graph or a file; more is a mistake or an attack.
+MAX_NEURONS = 1 << 28
+MAX_SYNAPSES = 1 << 28
 
 SignMode = Literal["mixed", "excitatory", "inhibitory"]
 # What a spike does to the membrane: it becomes zero (in floats v_reset), or the threshold is taken from it.
@@ -83,14 +94,21 @@ class Population:
 
 @dataclass(frozen=True)
 class InputPopulation:
-    """Where spikes enter: non-negative integer counts per neuron and step."""
+    """Where spikes enter: non-negative integer counts per neuron and step.
+
+    constant: 1 for an always-on input, each of whose neurons spikes in every step: nobody gives a raster for it. So
+    act biases of current-based neurons, which drive their synaptic current; 0: what spikes is given from outside.
+    """
 
     name: str
     shape: tuple[int, ...]
+    constant: int = 0
 
     def __post_init__(self) -> None:
+        label = f"input {_brief(self.name)!r}"
         _check_name(self.name)
-        _check_shape(self.shape, f"input {_brief(self.name)!r}")
+        _check_shape(self.shape, label)
+        _check_range(self.constant, 0, 1, f"{label}: constant", scalar=True)
 
 
 @dataclass(frozen=True)
@@ -218,6 +236,11 @@ class Network:
                 raise HardwareError(f"{label}: leads to an input")
             _check_fit(projection, shapes[projection.source], shapes[projection.target], label)
 
+    @property
+    def stimulated(self) -> tuple[InputPopulation, ...]:
+        """The inputs that a raster is given for: all but those that are always on."""
+        return tuple(entry for entry in self.inputs if not entry.constant)
+
 
 # --- checks ------------------------------------------------------------------------------------------------
 
@@ -277,7 +300,7 @@ def _check_projection(projection: Any, axes: int) -> str:
             f"{label}: sign mode is {_brief(projection.sign_mode)!r}, "
             "expected mixed, excitatory or inhibitory"
         )
-    _check_range(projection.weight_bits, 1, 8, f"{label}: weight_bits", scalar=True)
+    _check_range(projection.weight_bits, 1, MAX_WEIGHT_BITS, f"{label}: weight_bits", scalar=True)
     _check_range(projection.weight_exp, MIN_WEIGHT_EXP, MAX_WEIGHT_EXP, f"{label}: weight_exp", scalar=True)
     _check_range(projection.delay, 0, MAX_DELAY, f"{label}: delay")
     if not isinstance(weight, np.ndarray) or weight.ndim != axes or weight.dtype.kind not in "iu":

@@ -15,6 +15,8 @@ from numba import int16, int32, int64, njit, types, uint32, void
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from hardware.network.integer import INPUT_SHIFT, STATE_LIMIT
+
 # Columns of the table of populations. Addresses end in _AT; 0: not wanted.
 (
     P_FIRST,  # place of its first neuron in the arrays over all neurons
@@ -70,15 +72,13 @@ MAX_PACKED_POST = 2**16
     G_HEAD,
 ) = range(11)
 
-_ACT_SHIFT = 6
-_LIMIT = 2**23
 # Neurons looked at together for spikes: most blocks have none.
 _BLOCK = 64
 # Packed synapses in a cache line.
 _LINE = 16
 
 
-def _cast(kind):  # type: ignore[no-untyped-def]
+def cast_to(kind):  # type: ignore[no-untyped-def]
     """A function of compiled code: an address as a pointer to `kind`."""
     pointer = types.CPointer(kind)
 
@@ -92,11 +92,11 @@ def _cast(kind):  # type: ignore[no-untyped-def]
     return cast
 
 
-_uint8_at = _cast(types.uint8)
-_int8_at = _cast(types.int8)
-_int16_at = _cast(types.int16)
-_int32_at = _cast(types.int32)
-_int64_at = _cast(types.int64)
+_uint8_at = cast_to(types.uint8)
+_int8_at = cast_to(types.int8)
+_int16_at = cast_to(types.int16)
+_int32_at = cast_to(types.int32)
+_int64_at = cast_to(types.int64)
 
 
 @intrinsic
@@ -124,8 +124,17 @@ def _scaled(x, factor):
     return int32(m if x >= 0 else -m)
 
 
-def _compiled(function):  # type: ignore[no-untyped-def]
+def cached(signature, function):  # type: ignore[no-untyped-def]
     """Compiled once and kept on disk; in every process where there is nowhere to keep it."""
+    try:
+        return njit(signature, nogil=True, boundscheck=False, cache=True)(function)
+    except RuntimeError as error:
+        if "locator" not in str(error):
+            raise
+        return njit(signature, nogil=True, boundscheck=False)(function)
+
+
+def _compiled(function):  # type: ignore[no-untyped-def]
     signature = void(
         int64,
         int64,
@@ -136,12 +145,7 @@ def _compiled(function):  # type: ignore[no-untyped-def]
         int64[:, ::1],
         int64[:, ::1],
     )
-    try:
-        return njit(signature, nogil=True, boundscheck=False, cache=True)(function)
-    except RuntimeError as error:
-        if "locator" not in str(error):
-            raise
-        return njit(signature, nogil=True, boundscheck=False)(function)
+    return cached(signature, function)
 
 
 @_compiled
@@ -191,34 +195,34 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                 shift = slot - first
                 if decay == FORGET:
                     for i in range(first, first + size):
-                        x = int32(ring[i + shift] << _ACT_SHIFT)
-                        wrapped = int32(x - 2 * _LIMIT) if x > _LIMIT else x
-                        u[i] = int32(x + 2 * _LIMIT) if x <= -_LIMIT else wrapped
+                        x = int32(ring[i + shift] << INPUT_SHIFT)
+                        wrapped = int32(x - 2 * STATE_LIMIT) if x > STATE_LIMIT else x
+                        u[i] = int32(x + 2 * STATE_LIMIT) if x <= -STATE_LIMIT else wrapped
                         ring[i + shift] = 0
                 else:
                     for i in range(first, first + size):
                         old = int32(_scaled(u[i], keep_u[i]))
-                        x = int32(old + int32(ring[i + shift] << _ACT_SHIFT))
-                        wrapped = int32(x - 2 * _LIMIT) if x > _LIMIT else x
-                        u[i] = int32(x + 2 * _LIMIT) if x <= -_LIMIT else wrapped
+                        x = int32(old + int32(ring[i + shift] << INPUT_SHIFT))
+                        wrapped = int32(x - 2 * STATE_LIMIT) if x > STATE_LIMIT else x
+                        u[i] = int32(x + 2 * STATE_LIMIT) if x <= -STATE_LIMIT else wrapped
                         ring[i + shift] = 0
                 # --- membrane
                 decay = pops[p, P_DV]
                 if decay == KEEP:
                     for i in range(first, first + size):
                         x = int32(int32(v[i] + u[i]) + bias[i])
-                        x = int32(_LIMIT - 1) if x > _LIMIT - 1 else x
-                        v[i] = int32(1 - _LIMIT) if x < 1 - _LIMIT else x
+                        x = int32(STATE_LIMIT - 1) if x > STATE_LIMIT - 1 else x
+                        v[i] = int32(1 - STATE_LIMIT) if x < 1 - STATE_LIMIT else x
                 elif decay == FORGET:
                     for i in range(first, first + size):
                         x = int32(u[i] + bias[i])
-                        x = int32(_LIMIT - 1) if x > _LIMIT - 1 else x
-                        v[i] = int32(1 - _LIMIT) if x < 1 - _LIMIT else x
+                        x = int32(STATE_LIMIT - 1) if x > STATE_LIMIT - 1 else x
+                        v[i] = int32(1 - STATE_LIMIT) if x < 1 - STATE_LIMIT else x
                 else:
                     for i in range(first, first + size):
                         x = int32(int32(_scaled(v[i], keep_v[i]) + u[i]) + bias[i])
-                        x = int32(_LIMIT - 1) if x > _LIMIT - 1 else x
-                        v[i] = int32(1 - _LIMIT) if x < 1 - _LIMIT else x
+                        x = int32(STATE_LIMIT - 1) if x > STATE_LIMIT - 1 else x
+                        v[i] = int32(1 - STATE_LIMIT) if x < 1 - STATE_LIMIT else x
                 # --- spikes
                 if kind != INTEGRATOR:
                     subtracting = kind == SUBTRACTING
