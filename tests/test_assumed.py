@@ -11,6 +11,7 @@ from hardware.errors import HardwareError
 from hardware.graph.assumed import assumptions
 from hardware.graph.graph import reset_of, taken_by_a_spike, time_step
 from hardware.graph.parsing import from_nir
+from hardware.simulate.float_simulator import FloatSimulator
 from hardware.simulate.reference import simulate
 
 F4 = np.float32
@@ -99,6 +100,7 @@ def test_a_subtraction_that_comes_late(node):
     g = chain(node, dt=1e-3, reset="subtract", reset_delay=1)
     x = np.random.default_rng(1).random((3, 40, 2)) * 1.5
     found = simulate(g, x, record=["n0"])
+    assert (FloatSimulator(g).run(x, record=["n0"]).spikes["n0"] == found.spikes["n0"]).all()
     leaky = isinstance(node, nir.LIF)
     keep, gain = (1 - 1e-3 / 5e-3, 1e-3 / 5e-3 * float(node.r[0])) if leaky else (1.0, 1.0)
     leak = float(node.v_leak[0]) if leaky else 0.0

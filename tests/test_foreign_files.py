@@ -13,6 +13,7 @@ from graph_samples import graph, inp, lif, mixed, out
 
 from hardware.errors import HardwareError
 from hardware.graph.parsing import from_nir, read_graph
+from hardware.simulate.float_simulator import FloatSimulator
 from hardware.simulate.reference import simulate
 
 CASES = Path(__file__).parents[1].parent / "shared" / "cases"
@@ -125,6 +126,7 @@ def test_a_part_driven_by_its_bias_runs_by_itself():
     edges = [("w", "a"), ("a", "w"), ("a", "o"), ("i", "o")]
     g = from_nir(graph(nodes, edges))
     run = simulate(g, np.zeros((2, 30, 1)), dt=1e-3)
+    assert (FloatSimulator(g, 1e-3).run(np.zeros((2, 30, 1))).counts["a"] == run.counts["a"]).all()
     v, z, spikes = 0.0, 0.0, 0
     for _ in range(30):
         v += 0.1 * (2 + z - v)

@@ -16,7 +16,8 @@ from dpap_neuro.deploy.simulation import run_lava
 from dpap_neuro.errors import InputError
 from hardware.errors import HardwareError
 from hardware.placement import Placement, energy, place
-from hardware.simulate import fidelity, lava, neurobench, reference, simulator
+from hardware.simulate import fidelity, lava, neurobench, simulator
+from hardware.simulate.float_simulator import FloatSimulator
 
 BACKENDS = ("float", "fixed", "lava")
 # The one that SANA-FE's costs are of.
@@ -87,7 +88,7 @@ def evaluate(
 ) -> Evaluation:
     """Run a network on recordings once, and classify them by the largest spike count, or membrane sum, over time.
 
-    backend: "float" (the reference simulator; of a `.nir` file only), "fixed" (8-bit weights, the chip's integers) or "lava"
+    backend: "float" (the float simulator; of a `.nir` file only), "fixed" (8-bit weights, the chip's integers) or "lava"
     (the same integers on real Lava, in `lava_python` where given). progress(done, total). classes: whether the data's
     classes must be the network's. Raises InputError or HardwareError for what cannot be read or run.
     """
@@ -98,8 +99,10 @@ def evaluate(
             f"{model.path}: holds integers; give --backend fixed or --backend lava, or its .nir file"
         )
     network = None if backend == "float" else model.integers()
+    exactly = None
     if network is None:
         assert graph is not None
+        exactly = FloatSimulator(graph, model.dt, model.reset)
         inputs, tally = list(graph.inputs), neurobench.of_graph(graph)
     else:
         inputs, tally = [entry.name for entry in network.stimulated], neurobench.of_network(network)
@@ -110,8 +113,8 @@ def evaluate(
     for raster in shown.parts():
         begin = time.perf_counter()
         if network is None:
-            assert graph is not None
-            exact = reference.simulate(graph, raster, model.dt, model.reset, tally.recorded)
+            assert exactly is not None
+            exact = exactly.run(raster, record=tally.recorded, membranes=False)
             output, counts, values = exact.output, exact.counts, exact.spikes
         else:
             if simulation is None:

@@ -405,13 +405,8 @@ def simulate(
         raise HardwareError(f"dtype is {dtype}, expected float32 or float64")
     step, _ = time_step(graph, dt)
     check_time_step(graph, step)
-    record = [record] if isinstance(record, str) else list(record)
-    for name in record:
-        if name not in graph.nodes:
-            raise HardwareError(f"record names {name!r}, the graph has {', '.join(graph.order)[:300]}")
-    if len(graph.outputs) != 1:
-        raise HardwareError(f"the graph has {len(graph.outputs)} Output nodes, the simulator takes one")
-    rasters, batch, steps = _check_rasters(graph, raster)
+    record = check_names(graph, record)
+    rasters, batch, steps = check_rasters(graph, raster)
 
     output = graph.outputs[0]
     spiking = [name for name, node in graph.nodes.items() if isinstance(node, SPIKING)]
@@ -436,11 +431,7 @@ def simulate(
         samples = slice(at, at + batch_chunk)
         for t in range(0, steps, time_chunk):
             here = (samples, slice(t, t + time_chunk))
-            stimulus = {}
-            for name, whole in rasters.items():
-                stimulus[name] = whole[here].astype(dtype)
-                if whole.dtype.kind == "f" and not np.isfinite(stimulus[name]).all():
-                    raise HardwareError(f"the raster for {name!r} holds NaN or infinite values")
+            stimulus = {name: whole[here].astype(dtype) for name, whole in rasters.items()}
             values, voltages = simulation.run(stimulus, {*record, *spiking, output})
             out[here] = values[output]
             for name in record:
@@ -452,7 +443,19 @@ def simulate(
     return Run(output=out, spikes=recorded, membranes=membranes, counts=counts, dt=step)
 
 
-def _check_rasters(graph: Graph, raster: Array | Mapping[str, Array]) -> tuple[dict[str, Array], int, int]:
+def check_names(graph: Graph, record: Iterable[str]) -> list[str]:
+    """The names of the nodes to record. Raises HardwareError for an unknown one, and for more than one Output."""
+    record = [record] if isinstance(record, str) else list(record)
+    for name in record:
+        if name not in graph.nodes:
+            raise HardwareError(f"record names {name!r}, the graph has {', '.join(graph.order)[:300]}")
+    if len(graph.outputs) != 1:
+        raise HardwareError(f"the graph has {len(graph.outputs)} Output nodes, the simulator takes one")
+    return record
+
+
+def check_rasters(graph: Graph, raster: Array | Mapping[str, Array]) -> tuple[dict[str, Array], int, int]:
+    """The rasters by name of the Input, batch and steps. Raises HardwareError where they do not fit."""
     names = graph.inputs
     if not isinstance(raster, Mapping):
         if len(names) != 1:
@@ -472,6 +475,8 @@ def _check_rasters(graph: Graph, raster: Array | Mapping[str, Array]) -> tuple[d
             )
         if array.dtype.kind not in "biuf":
             raise HardwareError(f"the raster for {name!r} holds {array.dtype}, expected numbers")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise HardwareError(f"the raster for {name!r} holds NaN or infinite values")
     sizes = {array.shape[:2] for array in arrays.values()}
     if len(sizes) != 1:
         raise HardwareError(f"the rasters differ in batch or steps: {sorted(sizes)}")
