@@ -119,7 +119,12 @@ def installed(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError:
-        raise InputError(f"{package} is not installed: pip install 'dpap-neuro[interop]'") from None
+        own = package.split(".")[0]
+        if own in ("sinabs", "rockpool"):  # Sinabs pins an older NIR than this project reads
+            how = f"pip install {own}, then pip install 'nir>=1.0.8'"
+        else:
+            how = "pip install 'dpap-neuro[interop]'"
+        raise InputError(f"{package} is not installed: {how}") from None
 
 
 def read(framework: Framework, model: nn.Module, sample: Tensor, dt: float) -> Graph:

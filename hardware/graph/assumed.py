@@ -13,7 +13,7 @@ from typing import Any
 import nir
 import numpy as np
 
-from hardware.graph.graph import Graph, reset_of, time_step
+from hardware.graph.graph import ASSUMED_DT, Graph, reset_of, time_step
 from hardware.network.integer import Reset
 
 # A ratio of two float32 numbers is one number up to this share of it.
@@ -119,6 +119,12 @@ def _as_their_exporters_write(graph: Graph) -> list[str]:
             else []
         )
     lines = []
+    leaky = [node for node in graph.nodes.values() if isinstance(node, nir.LIF | nir.CubaLIF)]
+    if graph.dt_reason and graph.dt == ASSUMED_DT and leaky and "reset" not in graph.metadata:
+        lines.append(
+            "r = tau / dt at dt = 0.0001 s is how snnTorch writes: its resets come one step late by default (reset_delay=True), "
+            "which no file says; from_snntorch reads the live network as it is"
+        )
     for name, node in graph.nodes.items():
         where = f"node {name!r} ({type(node).__name__})"
         if isinstance(node, nir.LIF | nir.CubaLIF):
@@ -129,6 +135,8 @@ def _as_their_exporters_write(graph: Graph) -> list[str]:
                     "subtraction, its currents of another gain; from_rockpool reads the live network as it is"
                 )
                 continue
+        if isinstance(node, nir.LIF | nir.CubaLIF) and (node.v_reset != node.v_leak).any():
+            lines.append(f"{where}: its membranes start at v_leak; SpikingJelly's start at v_reset")
         if isinstance(node, nir.LIF) and graph.dt is None and (node.tau >= 1).all() and (node.r == 1).all():
             lines.append(
                 f"{where}: tau of 1 and more: Sinabs counts it in steps of an exponential decay, exp(-1 / tau), and leaves out "
