@@ -99,3 +99,21 @@ def test_integer_networks_are_shown_too(tmp_path, suffix):
     assert shown["projections"][0]["synapses"] == 3 and shown["populations"][-1]["neurons"] == 4
     refused = CliRunner().invoke(app, ["inspect", str(tmp_path / f"a{suffix}"), "--dt", "0.01"])
     assert refused.exit_code != 0
+
+
+def test_export_for_another_framework(tmp_path):
+    nodes = {"input": inp(2), "n": cuba_lif(2), "output": out(2)}
+    nir.write(tmp_path / "a.nir", graph(nodes, dt=1e-3))
+    done = run("export", tmp_path / "a.nir", "--out", tmp_path / "b.nir", "--for", "spikingjelly")
+    assert "dt=0.001" in done.stderr and "reset = zero assumed" in done.stderr
+    made = nir.read(tmp_path / "b.nir").nodes["n"]
+    assert np.allclose(made.r, made.tau_mem / 1e-3) and np.allclose(made.w_in, made.tau_syn / 1e-3)
+    for peer, words in (("rockpool", "subtract"), ("lava-dl", "NETX"), ("brian", "expected one of")):
+        refused = CliRunner().invoke(
+            app, ["export", str(tmp_path / "a.nir"), "--out", str(tmp_path / "c.nir"), "--for", peer]
+        )
+        assert (
+            refused.exit_code != 0 and words in str(refused.exception) and not (tmp_path / "c.nir").exists()
+        )
+    refused = CliRunner().invoke(app, ["export", str(tmp_path / "a.nir"), "--out", str(tmp_path / "c.nir")])
+    assert refused.exit_code != 0 and "--for" in str(refused.exception)

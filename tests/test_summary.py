@@ -128,6 +128,14 @@ def test_drawing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x.dot"]
 
 
+def test_drawn_names_move_no_cursor(tmp_path):
+    pytest.importorskip("nirviz")
+    nodes = {"i": inp(2), "\x1b[31mx": nir.Scale(np.ones(2)), "o": nir.Output({"output": None})}
+    draw(from_nir(graph(nodes)), tmp_path / "x.dot")
+    text = (tmp_path / "x.dot").read_text()
+    assert "\x1b" not in text and "[31mx" in text
+
+
 def test_drawing_without_nirviz_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "nirviz", None)
     with pytest.raises(HardwareError, match="pip install nirviz"):

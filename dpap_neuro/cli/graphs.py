@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from dpap_neuro.cli.options import Dt, Json, Model, command
-from dpap_neuro.cli.shared import plain, say, say_time_step, stdout
+from dpap_neuro.cli.shared import plain, say, say_reset, say_time_step, stdout
 
 
 @command()
@@ -48,6 +48,7 @@ def export(
             )
         graph = read_graph(run)
         say_time_step(graph, dt)
+        say_reset(graph)
     else:
         from dpap_neuro.train.runs import graph_of, is_compact, load_run
 

@@ -137,13 +137,16 @@ def draw(graph: Graph, path: str | os.PathLike[str]) -> None:
     except ImportError:
         raise HardwareError("drawing a graph needs nirviz: pip install nirviz") from None
     # The nodes' types are set already; nir's own inference is wrong for kernels that are not square.
-    untyped = nir.NIRGraph(graph.nodes, list(graph.edges), type_check=False)
+    # A name from a stranger's file moves no cursor where the picture's source is printed.
+    shown = {name: name if name.isprintable() else repr(name) for name in graph.nodes}
+    nodes = {shown[name]: node for name, node in graph.nodes.items()}
+    edges = [(shown[source], shown[target]) for source, target in graph.edges]
+    untyped = nir.NIRGraph(nodes, edges, type_check=False)
     picture = nirviz.visualize(untyped, orientation="horizontal").viz_graph
     for name in graph.order:  # nirviz writes the type alone
         shape = "x".join(map(str, graph.output_shape[name]))
-        shown = name if name.isprintable() else repr(name)
-        label = f"{shown}\n{type(graph.nodes[name]).__name__}\n{shape}"
-        picture.node(name, label=graphviz.escape(label))
+        label = f"{shown[name]}\n{type(graph.nodes[name]).__name__}\n{shape}"
+        picture.node(shown[name], label=graphviz.escape(label))
     try:
         data = picture.source.encode() if path.suffix == ".dot" else picture.pipe(format=path.suffix[1:])
     except graphviz.ExecutableNotFound:
