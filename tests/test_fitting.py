@@ -87,11 +87,11 @@ def test_what_is_exported_fits(budget, pruner, model, tmp_path):
 def chip_text(chip):
     """The TOML file of a chip."""
     lines = [f'name = "{chip.name}"']
-    for key, unit in chip.units.items():
-        group = "limits" if key in ("cores",) or key.endswith("_per_core") else "format"
-        value = getattr(chip, key)
+    for label, unit in chip.units.items():
+        group, key = label.split(".")
+        value = getattr(chip.neuron if group == "neuron" else chip, key)
         text = json.dumps(list(value) if isinstance(value, tuple) else value).replace("Infinity", "inf")
-        lines.append(f'[{group}.{key}]\nvalue = {text}\nunit = "{unit}"\nsource = "a test"')
+        lines.append(f'[{label}]\nvalue = {text}\nunit = "{unit}"\nsource = "a test"')
     return "\n".join(lines)
 
 

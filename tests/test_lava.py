@@ -398,3 +398,22 @@ def test_command_line(tmp_path):
     command[3] = str(tmp_path / "none.h5")
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "none.h5" in done.stderr
+
+
+@needs_lava
+@pytest.mark.parametrize("pairs", [False, True])
+def test_always_on_inputs_and_pairs(pairs):
+    """As the compiler makes them: biases through the current, two synapses per weight, a loop."""
+    from test_pairs import small, spikes
+
+    from hardware.compile.compiler import compile_graph
+
+    network, _ = compile_graph(small(loop=True), "loihi2", pairs=pairs)
+    x = spikes(batch=1, steps=20)
+    record = dict.fromkeys(names(network), VARIABLES)
+    ours = simulator.simulate(network, x, "chip", record)
+    theirs = lava.simulate(network, x, record)
+    assert any(entry.constant for entry in network.inputs) and ours.counts["n1"].any()
+    for variable in VARIABLES:
+        for name in names(network):
+            assert np.array_equal(getattr(ours, variable)[name], getattr(theirs, variable)[name])

@@ -88,7 +88,7 @@ def evaluate(
 ) -> Evaluation:
     """Run a network on recordings once, and classify them by the largest spike count, or membrane sum, over time.
 
-    backend: "float" (the float simulator; of a `.nir` file only), "fixed" (8-bit weights, the chip's integers) or "lava"
+    backend: "float" (the float simulator; of a `.nir` file only), "fixed" (the chip's integers) or "lava"
     (the same integers on real Lava, in `lava_python` where given). progress(done, total). classes: whether the data's
     classes must be the network's. Raises InputError or HardwareError for what cannot be read or run.
     """

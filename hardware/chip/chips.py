@@ -245,14 +245,15 @@ def _whole_or_inf(units: str) -> _Key:
     return _Key(read, f"{whole.expected}, or inf", whole.units)
 
 
-def _widths(units: str) -> _Key:
+def _widths(units: str, widest: int = 0) -> _Key:
     def read(value: Any) -> tuple[int, ...] | None:
         whole = isinstance(value, list) and bool(value) and all(type(width) is int for width in value)
-        if not whole or min(value) < 0 or max(value) > 64 or value != sorted(set(value)):
+        if not whole or min(value) < 0 or not widest <= max(value) <= 64 or value != sorted(set(value)):
             return None
         return tuple(value)
 
-    return _Key(read, "a rising list of whole numbers of bits, 0 to 64", (units,))
+    above = f", the last at least {widest}" if widest else ""
+    return _Key(read, f"a rising list of whole numbers of bits, 0 to 64{above}", (units,))
 
 
 def _range(units: str, middle: int | None = None) -> _Key:
@@ -320,7 +321,7 @@ _GROUPS: dict[str, dict[str, _Key]] = {
         "word_bits": _whole(1, "bits"),
         "block_synapses": _whole(1, "synapses per block"),
         "block_header_bits": _whole(0, "bits per block"),
-        "weight_bits": _widths("bits"),
+        "weight_bits": _widths("bits", widest=1),
         "index_bits": _widths("bits"),
         "axon_offsets": _whole_or_inf("compartment offsets|neuron offsets|offsets"),
         "delay_bits": _whole(0, "bits per synapse"),

@@ -88,6 +88,10 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _clock(value: Any) -> str | None:
+    return value if isinstance(value, str) and value in ("first-event", "recording") else None
+
+
 # For each entry the check, which returns its value or None, and what is expected.
 _KNOWN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "dt": (_number_above_zero, "seconds per step above 0"),
@@ -95,6 +99,7 @@ _KNOWN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "bin_us": (_number_above_zero, "microseconds above 0"),
     "downsample": (_whole_above_zero, "a whole number above 0"),
     "clip": (_whole_above_zero, "a whole number above 0"),
+    "clock": (_clock, "'first-event' or 'recording'"),
     "kept_bins": (_indices, "increasing indices of time bins"),
     "class_names": (_names, "a JSON list of strings"),
     "readout": (_readout, "'spikes' or 'membrane'"),

@@ -39,7 +39,7 @@ def agreement(a: Array, b: Array) -> Agreement:
     if a.shape != b.shape:
         raise HardwareError(f"spikes to compare: found shapes {a.shape} and {b.shape}, expected the same")
     a, b = a != 0, b != 0
-    return Agreement(int((a & b).sum()), int((a | b).sum()))
+    return Agreement(int(np.count_nonzero(a & b)), int(np.count_nonzero(a | b)))
 
 
 def agreements(a: Mapping[str, Array], b: Mapping[str, Array]) -> dict[str, Agreement]:
