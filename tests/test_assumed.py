@@ -90,9 +90,38 @@ def test_reset_is_assumed_aloud():
         chain(lif(0.01, 1.0, v_reset=-0.1)),
         chain(nir.I(np.ones(2))),
     ):
-        assert not any("reset" in line for line in assumptions(g, 1e-3))
-    assert not any("reset" in line for line in assumptions(chain(lif(0.01, 1.0)), 1e-3, "subtract"))
+        assert not any("reset = " in line for line in assumptions(g, 1e-3))
+    assert not any("reset = " in line for line in assumptions(chain(lif(0.01, 1.0)), 1e-3, "subtract"))
     assert reset_of(chain(lif(0.01, 1.0), reset="subtract"))[0] == "subtract"
+
+
+def cuba(w_in, r=1.0):
+    return nir.CubaLIF(*(np.full(2, v) for v in (0.02, 0.01, r, 0.0, 1.0, 0.0, w_in)))
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        (lif(10.0, 1.0), "from_sinabs"),
+        (cuba(1.0), "from_norse"),
+        (lif([0.01, 0.02], [0.01 * np.exp(-0.1) / 1e-3, 0.02 * np.exp(-0.05) / 1e-3]), "from_rockpool"),
+        (cuba(1.0, 0.01 * np.exp(-0.1) / 1e-3), "from_rockpool"),
+        (lif([1e-3, 2e-3], [10.0, 20.0]), "from_snntorch"),
+        (lif(0.01, 1.0, v_reset=-0.1), "SpikingJelly's start at v_reset"),
+    ],
+)
+def test_what_other_exporters_leave_out_is_said(node, words):
+    assert sum(words in line for line in assumptions(chain(node))) == 1
+    assert not any(
+        words in line for line in assumptions(chain(node, dt=1e-4, reset="zero", writer="dpap-neuro"))
+    )
+
+
+def test_a_file_for_exponential_decays_is_no_source():
+    g = chain(lif(0.01, 1.0), dt=1e-3, reset="zero", writer="dpap-neuro for sinabs")
+    assert any("exponential" in line for line in assumptions(g))
+    other = chain(lif(0.01, 1.0), dt=1e-3, reset="zero", writer="dpap-neuro for norse")
+    assert assumptions(other) == ()
 
 
 @pytest.mark.parametrize("node", [lif(5e-3, 5.0), lif(5e-3, 1.0, v_leak=0.7), if_(1.0)])

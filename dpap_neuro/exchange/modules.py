@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_export import fused
 from dpap_neuro.exchange.nir_nodes import SYNAPSES, Shape, full
+from dpap_neuro.networks.kinds import nearest
 from hardware.graph.graph import Graph
 from hardware.graph.parsing import from_nir
 
@@ -394,11 +395,11 @@ class _Watch(TorchFunctionMode):
             return
         if isinstance(module, _NORMS):
             self._norm(name, module, flow, result)
-        elif (own := _known(self.framework.populations, module)) is not None:
+        elif (own := nearest(self.framework.populations, module)) is not None:
             self._population(name, module, flow, result, self.framework.populations[own])
-        elif (own := _known(self.framework.synapses, module)) is not None:
+        elif (own := nearest(self.framework.synapses, module)) is not None:
             self._synapse(name, module, taken, result, *self.framework.synapses[own])
-        elif (own := _known(_AXES, module)) is not None:
+        elif (own := nearest(_AXES, module)) is not None:
             self._synapse(name, module, taken, result, _AXES[own], SYNAPSES[own])
         else:
             instead = self.framework.instead.get(kind)
@@ -463,7 +464,7 @@ class _Watch(TorchFunctionMode):
             )
         module, shape = self.made[source]
         synapse = fused(module, norm, name)
-        kind = _known(_AXES, synapse)
+        kind = nearest(_AXES, synapse)
         assert kind is not None
         self.nodes[source] = SYNAPSES[kind](source, synapse, shape)
         self.made[source] = synapse, shape
@@ -571,11 +572,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
-
-
-def _known(table: Any, module: Any) -> type | None:
-    """The module's own type in the table, or the first of its parents there."""
-    return next((kind for kind in type(module).__mro__ if kind in table), None)
 
 
 def _flat(value: Any) -> list[Any]:

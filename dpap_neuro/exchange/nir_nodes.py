@@ -137,7 +137,8 @@ def reset(model: nn.Module) -> str | None:
     """
     found: dict[str, str] = {}
     for name, module in model.named_modules():
-        if POPULATIONS.get(type(module)) not in (nir.LIF, nir.CubaLIF, nir.IF):
+        known = nearest(POPULATIONS, module)
+        if known is None or POPULATIONS[known] not in (nir.LIF, nir.CubaLIF, nir.IF):
             continue
         if isinstance(module, neurons.Neuron):
             kind = module.settings.reset
