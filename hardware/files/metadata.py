@@ -76,6 +76,10 @@ def _readout(value: Any) -> str | None:
     return value if isinstance(value, str) and value in ("spikes", "membrane") else None
 
 
+def _clock(value: Any) -> str | None:
+    return value if isinstance(value, str) and value in ("first-event", "recording") else None
+
+
 def _reset(value: Any) -> str | None:
     return value if isinstance(value, str) and value in RESETS else None
 
@@ -86,10 +90,6 @@ def _flag(value: Any) -> bool | None:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
-
-
-def _clock(value: Any) -> str | None:
-    return value if isinstance(value, str) and value in ("first-event", "recording") else None
 
 
 # For each entry the check, which returns its value or None, and what is expected.
