@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import nir
 import numpy as np
 import pytest
@@ -12,10 +9,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("tonic")
 
+from command_line import fails, run
 from graph_samples import graph, inp, lif, out
 from typer.testing import CliRunner
 
-from dpap_neuro.cli import app, main, placing
+from dpap_neuro.cli import app, placing
 from dpap_neuro.data import Binning, open_dataset, rasters
 from dpap_neuro.deploy import comparison, evaluation
 from dpap_neuro.deploy.opening import CompileOptions, open_model
@@ -63,22 +61,6 @@ def models(tmp_path_factory):
     """A network of 1,810 neurons, and a thinner one of 910."""
     folder = tmp_path_factory.mktemp("models")
     return write(folder / "dense.nir", 8, 1.0, 0), write(folder / "pruned.nir", 4, 0.3, 1)
-
-
-def run(*arguments, code=0) -> dict:
-    result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
-    assert result.exit_code == code, (result.output, result.exception)
-    return json.loads(result.stdout)
-
-
-def fails(monkeypatch, capsys, *arguments) -> str:
-    monkeypatch.setattr(sys, "argv", ["dpap-neuro", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    assert exit_.value.code == 2
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err and printed.out == ""
-    return printed.err.strip().splitlines()[-1]
 
 
 def test_cores_says_what_the_placement_says(models):

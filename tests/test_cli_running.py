@@ -16,10 +16,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("tonic")
 
+from command_line import fails, run
 from graph_samples import graph, inp, lif, out
 from typer.testing import CliRunner
 
-from dpap_neuro.cli import app, main
+from dpap_neuro.cli import app
 from dpap_neuro.deploy.simulation import run_lava
 from hardware.chip.chips import load_chip
 from hardware.compile.compiler import compile_graph
@@ -50,24 +51,6 @@ def model(tmp_path_factory):
     }
     nir.write(path, graph(nodes, dt=0.06, bins=5, clip=4))
     return path
-
-
-def run(*arguments) -> dict:
-    result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
-    assert result.exit_code == 0, (result.output, result.exception)
-    return json.loads(result.stdout)
-
-
-def fails(monkeypatch, capsys, *arguments) -> str:
-    monkeypatch.setattr(sys, "argv", ["dpap-neuro", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    assert exit_.value.code == 2
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err and printed.out == ""
-    line = printed.err.strip().splitlines()
-    assert line[-1].startswith("error: ")
-    return line[-1]
 
 
 @pytest.mark.parametrize(

@@ -249,11 +249,7 @@ def sweep(
         jitter=defaults.jitter,
         compact=compact,
     )
-    binning = sets.Binning(
-        defaults.bins if bins is None else bins,
-        clip=defaults.clip,
-        downsample=defaults.downsample if downsample is None else downsample,
-    )
+    binning = defaults.binning(bins, downsample=downsample)
     cache = cache_folder(cache_dir)
     planned = sweeps.plan(
         pruner or ["none", "dpap", "dpap-weighted", "magnitude"],

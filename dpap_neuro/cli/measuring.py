@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -23,6 +24,12 @@ def fidelity(
     model: Annotated[Path, typer.Argument(help="A .nir file.")],
     shown_to: Recordings,
     options: CompileOptions,
+    integers: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compare with this .net or .h5 file that was made of it, not with what options compile."
+        ),
+    ] = None,
     backend: Annotated[str, typer.Option(help="fixed (our simulator) or lava.")] = "fixed",
     lava_python: LavaPython = None,
     min_agreement: Annotated[
@@ -47,7 +54,7 @@ def fidelity(
     Example: dpap-neuro fidelity demo/pruned.nir --dataset digits --limit 50 --plot worst.png
     """
     from dpap_neuro.deploy import fidelity as f
-    from dpap_neuro.deploy.opening import open_model
+    from dpap_neuro.deploy.opening import check_compiled, open_model
     from dpap_neuro.errors import InputError
     from dpap_neuro.files import write_json
 
@@ -56,18 +63,19 @@ def fidelity(
         f.check_picture(plot)
     if out is not None and out.suffix != ".json":
         raise InputError(f"{out}: expected a name that ends in .json")
+    made = None
+    if integers is not None:
+        check_compiled(integers, replace(options, dt=None, reset=None))
+        made = open_model(integers, options.of_integers())
     opened = open_model(model, options)
     say_assumed(opened)
     with progress() as tell:
-        found = f.measure(opened, shown_to, asked, lambda done, total: tell("comparing", done, total))
+        found = f.measure(opened, shown_to, asked, lambda done, total: tell("comparing", done, total), made)
     for note in found.notes:
         say(note)
-    values = {
-        "model": str(model),
-        "chip": opened.chip.name,
-        "weight_bits": opened.weight_bits,
-        **found.to_dict(),
-    }
+    values: dict[str, Any] = {"model": str(model), "chip": opened.chip.name}
+    values |= {"weight_bits": opened.weight_bits} if made is None else {"integers": str(integers)}
+    values |= found.to_dict()
     if out is not None:
         write_json(out, values)
     if plot is not None:

@@ -229,7 +229,7 @@ def simulate(
     network = opened.integers()
     wanted = s.recorded_of(network, record or ())
     counts = s.raster_of(opened, shown_to, steps)
-    for note in input_notes(opened, int(counts.max(initial=0))):
+    for note in input_notes(opened.chip, int(counts.max(initial=0))):
         say(note)
     done = s.run(network, counts, wanted, clock, backend, lava_python, expect)
     if out is not None:

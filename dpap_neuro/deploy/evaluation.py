@@ -161,7 +161,7 @@ def evaluate(
         tally.to_dict(),
         predictions,
         {name: spikes / shown.n for name, spikes in total.items()},
-        (*shown.notes, *(() if network is None else input_notes(model, most))),
+        (*shown.notes, *(() if network is None else input_notes(model.chip, most))),
     )
 
 

@@ -64,17 +64,25 @@ class Found:
 
 
 def measure(
-    model: Model, recordings: Recordings, asked: Asked, progress: Callable[[int, int], None] | None = None
+    model: Model,
+    recordings: Recordings,
+    asked: Asked,
+    progress: Callable[[int, int], None] | None = None,
+    integers: Model | None = None,
 ) -> Found:
-    """Run a `.nir` file's network in floats and in the integers it is compiled to. progress(recordings done, all).
+    """Run a `.nir` file's network in floats and in integers: those it is compiled to, or those of a file that was made of it.
 
+    integers: that file, opened; what it rounded is not known, so that membranes are not compared. progress(recordings done, all).
     Raises InputError or HardwareError for a file of integers, recordings that are not the network's, or what cannot be run.
     """
     if model.graph is None:
         raise InputError(
             f"{model.path}: holds integers alone; fidelity needs the .nir file that they were made of"
         )
-    compiled = model.compiled
+    if integers is not None and asked.attributed:
+        raise InputError(f"attribution: what {integers.path} rounded is not known; leave out --integers")
+    network = model.integers() if integers is None else integers.integers()
+    chip = (integers or model).chip
     shown = recordings.open(model)
     few: list[np.ndarray] = []
     most = [0]
@@ -88,17 +96,17 @@ def measure(
             yield part
 
     def on_lava(raster: np.ndarray, record: dict[str, tuple[str, ...]]) -> Run:
-        run, differing = run_lava(compiled.network, raster, record, asked.lava_python)
+        run, differing = run_lava(network, raster, record, asked.lava_python)
         if differing:
             raise HardwareError(f"{model.path}: {differing:,} values differ between Lava and our simulator")
         return run
 
     report = fidelity_report.fidelity(
         model.graph,
-        compiled.network,
+        network,
         parts(),
         shown.labels,
-        _units(model),
+        _units(model) if integers is None else None,
         asked.within,
         asked.tau,
         on_lava if asked.backend == "lava" else None,
@@ -106,14 +114,15 @@ def measure(
     )
     shares: dict[str, float] = {}
     if asked.attributed:
-        found = attribution(compiled, np.concatenate(few))
+        found = attribution(model.compiled, np.concatenate(few))
         named = {
             key if isinstance(key, str) else f"weights {key[0]} -> {key[1]}": a.share
             for key, a in found.items()
         }
         shares = dict(sorted(named.items(), key=lambda item: item[1]))
-    warnings = dict.fromkeys(f"{r.target}: {text}" for r in compiled.reports for text in r.warnings)
-    notes = (*shown.notes, *input_notes(model, most[0]), *warnings)
+    reports = model.compiled.reports if integers is None else []
+    warnings = dict.fromkeys(text for r in reports for text in r.warnings)
+    notes = (*shown.notes, *input_notes(chip, most[0]), *warnings)
     reached = asked.min_agreement is None or report.agreement >= asked.min_agreement
     return Found(report, shares, notes, reached)
 

@@ -24,6 +24,7 @@ from dpap_neuro.errors import InputError
 
 if TYPE_CHECKING:
     from dpap_neuro.deploy.opening import Model
+    from hardware.chip.chips import Chip
 
 # Which of a pixel's two counts is first; this project's files have the darker one, off, first.
 POLARITIES = ("off-on", "on-off")
@@ -206,11 +207,11 @@ def read_rasters(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nda
     return counts, labels
 
 
-def input_notes(model: Model, most: int) -> tuple[str, ...]:
-    """What is to be said where the model's chip takes no counts at its inputs and the highest in a step is `most`."""
-    if model.chip.neuron.graded_inputs or most <= 1:
+def input_notes(chip: Chip, most: int) -> tuple[str, ...]:
+    """What is to be said where a chip takes no counts at its inputs and the highest in a step is `most`."""
+    if chip.neuron.graded_inputs or most <= 1:
         return ()
     return (
-        f"inputs carry counts of up to {most} per step, {model.chip.name} takes single spikes: "
+        f"inputs carry counts of up to {most} per step, {chip.name} takes single spikes: "
         "the chip would not see what was simulated (train with --clip 1)",
     )

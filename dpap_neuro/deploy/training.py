@@ -140,15 +140,7 @@ def resolve(asked: TrainRequest) -> Training:
     else:
         if asked.dt is not None:
             raise InputError("--dt: is for a .nir file, a new network takes the length of its time bins")
-        bins, bin_us = asked.bins, asked.bin_us
-        if bins is None and bin_us is None:
-            bins, bin_us = (defaults.bins, None) if defaults.bin_us is None else (None, defaults.bin_us)
-        binning = Binning(
-            bins,
-            bin_us,
-            _or(asked.clip, defaults.clip),
-            _or(asked.downsample, defaults.downsample),
-        )
+        binning = defaults.binning(asked.bins, asked.bin_us, asked.clip, asked.downsample)
     return Training(asked, settings, pruner, binning, graph, budget, defaults)
 
 
