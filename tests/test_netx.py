@@ -352,7 +352,7 @@ def drop(key):
         (drop("layer"), "no group 'layer'"),
         (drop("layer/2"), "layers are named"),
         (put("layer/1/type", np.bytes_("pool")), "layer 1: type 'pool'"),
-        (put("layer/1/neuron/type", np.bytes_("SDNN")), "type 'SDNN', expected LOIHI"),
+        (put("layer/1/neuron/type", np.bytes_("SDNN")), "type 'SDNN', a sigma-delta neuron"),
         (put("layer/1/neuron/iDecay", 5000), "'iDecay' is 5000"),
         (put("layer/1/neuron/iDecay", np.arange(1, 3)), "shape \\(2,\\), expected one value or \\(3,\\) or"),
         (put("layer/1/neuron/iDecay", np.array([1, 0, 5])), "'iDecay' is 0, expected 1 to 4096"),

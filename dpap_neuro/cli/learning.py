@@ -138,6 +138,11 @@ def train(
                 if time_constants(training.graph):
                     say_time_step(training.graph, asked.dt)
                 say_reset(training.graph, asked.reset)
+                if training.graph.metadata.get("reset_delay") and asked.reset != "zero":
+                    say(
+                        "the file's resets come one step late (reset_delay): trained are subtractions at once, so that accuracy "
+                        "before the first epoch may be lower than the file's"
+                    )
             model = training.model(split)
             say(training.pruner.describe())
             network, history = training.run(

@@ -86,6 +86,17 @@ _RECORDINGS = {
     "split": Annotated[str, typer.Option(help=f"{either(*SPLITS)}.")],
     "bins": Annotated[int | None, typer.Option(help="Time steps per recording.")],
     "bin_us": Annotated[float | None, typer.Option(help="Microseconds per time step.")],
+    "clip": Annotated[int | None, typer.Option(help="Counts above are cut to it.")],
+    "polarity": Annotated[
+        str | None,
+        typer.Option(
+            help="Which count of a pixel comes first in the network's input: off-on, as here, or on-off."
+        ),
+    ],
+    "scale": Annotated[
+        float | None,
+        typer.Option(help="Every count times this, for a network that was trained so; in floats only."),
+    ],
     "downsample": Downsample,
     "limit": Annotated[int | None, typer.Option(help="Only so many recordings, spread evenly.")],
     "cache_dir": CacheDir,

@@ -80,6 +80,10 @@ def evaluate(
         raise InputError(
             f"{model.path}: holds integers; give --backend fixed or --backend lava, or its .nir file"
         )
+    if shown_to.scale is not None and backend != "float":
+        raise InputError(
+            f"scale: chips take whole counts, found --backend {backend}; multiply the first weights by it instead"
+        )
     network = None if backend == "float" else model.integers()
     exactly = None
     if network is None:

@@ -703,6 +703,11 @@ class _Reading:
         self, name: str, shape: tuple[int, ...], neuron: _Layer, bias: Any, synapses: Projection
     ) -> None:
         kind = neuron.text("type")
+        if "sdnn" in kind.lower() or "sigma" in kind.lower():
+            raise HardwareError(
+                f"{neuron.where}: type {kind[:40]!r}, a sigma-delta neuron: it sends changes of a value, not spikes; "
+                "only networks of LIF neurons (CUBA, LOIHI) are read"
+            )
         if kind not in ("LOIHI", "CUBA"):
             raise HardwareError(f"{neuron.where}: type {kind[:40]!r}, expected LOIHI or CUBA")
         if neuron.integer("refDelay", 0, 1 << 30, 1) > 1:

@@ -23,7 +23,16 @@ from typing import Any
 import nir
 import numpy as np
 
-from hardware.graph.graph import SPIKING, Graph, check_time_step, delay_steps, padding_of, reset_of, time_step
+from hardware.graph.graph import (
+    SPIKING,
+    Graph,
+    check_time_step,
+    delay_steps,
+    padding_of,
+    reset_of,
+    taken_by_a_spike,
+    time_step,
+)
 from hardware.simulate import float_kernels as fk
 from hardware.simulate import kernels, reference
 from hardware.simulate.reference import Run
@@ -325,8 +334,12 @@ class FloatSimulator:
         elif isinstance(node, SPIKING + _INTEGRATORS):
             constants[fk.C_R] = p("r")
             if isinstance(node, SPIKING):
-                row[fk.N_FIRES] = fk.SUBTRACT if self.reset == "subtract" else fk.TO_RESET
                 constants[fk.C_THRESHOLD], constants[fk.C_RESET] = p("v_threshold"), p("v_reset")
+                row[fk.N_FIRES] = fk.TO_RESET
+                if self.reset == "subtract":
+                    row[fk.N_FIRES] = fk.SUBTRACT
+                    taken = np.asarray(taken_by_a_spike(self.graph, node, self.dt), np.float64)
+                    constants[fk.C_RESET] = taken.reshape(-1)[order]
             if isinstance(node, nir.IF):
                 rest[:] = p("v_reset")
             elif not isinstance(node, nir.I):
