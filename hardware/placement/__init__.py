@@ -138,7 +138,7 @@ def place(
 ) -> Placement:
     """Split the populations of `network` over the cores of `chip`, or, where a core takes one layer, give each a core of its own.
 
-    strategy: "sequential" (neurons in C order, a new core when one is full), "greedy" (neighbourhood orders, shared cores,
+    strategy: "sequential" (neurons in C order, or position by position where that fills cores better, a new core when one is full), "greedy" (neighbourhood orders, shared cores,
         populations mixed so that a core's resources run out together, and a local search over which order each population
         takes, when, and over how many cores), "hypergraph" (sparse populations cut by mtkahypar, the `placement` extra, and
         placed so), or "best": all of them, fewest cores first, then fewest crossing spikes; without mtkahypar where it is
@@ -146,7 +146,7 @@ def place(
     effort: about how many seconds are searched, after which no further attempt begins. What is counted is synapses looked at,
         `VISITS_PER_SECOND` to a second of a core of 2024, so that the result is the same for the same arguments on every machine.
         Reading the network, a first placement and growing cores along synapses come on top. None: a second and a few looks at every
-        synapse, nine seconds at most; or none where the bound already exceeds the budget.
+        synapse, nine seconds at most; a second where the bound already exceeds the budget.
     firing_rates: spikes of each neuron (scalar or array) per population and input, missing ones 1.
     seed: of the hypergraph partitioner and of the search. max_synapses_per_core: of two placements the one that keeps to it is
         taken, whatever its cores; it is no limit of the chip and none that `fits` knows.
@@ -228,10 +228,9 @@ def _limit(problem: Problem, effort: float | None, bound: int, allowed: float) -
     synapses = sum(wire.incoming.synapses for wire in problem.wires)
     if effort is not None:
         return effort * VISITS_PER_SECOND
-    if bound > allowed:
-        # However it is placed, it does not fit.
-        return 0.0
-    return min(EFFORT * VISITS_PER_SECOND + LOOKS * synapses, MOST_EFFORT * VISITS_PER_SECOND)
+    # However it is placed, it does not fit.
+    seconds = EFFORT if bound > allowed else MOST_EFFORT
+    return min(EFFORT * VISITS_PER_SECOND + LOOKS * synapses, seconds * VISITS_PER_SECOND)
 
 
 def _for_time(
