@@ -138,7 +138,8 @@ def place(
 ) -> Placement:
     """Split the populations of `network` over the cores of `chip`, or, where a core takes one layer, give each a core of its own.
 
-    strategy: "sequential" (neurons in C order, or position by position where that fills cores better, a new core when one is full), "greedy" (neighbourhood orders, shared cores,
+    strategy: "sequential" (one population after the other, neurons in C order or in that of their positions that fills a core best, a
+        new core when one is full), "greedy" (neighbourhood orders, shared cores,
         populations mixed so that a core's resources run out together, and a local search over which order each population
         takes, when, and over how many cores), "hypergraph" (sparse populations cut by mtkahypar, the `placement` extra, and
         placed so), or "best": all of them, fewest cores first, then fewest crossing spikes; without mtkahypar where it is

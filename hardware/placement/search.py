@@ -108,7 +108,9 @@ def find_best(problem: Problem, strategy: str, limit: float, bound: int, seed: i
         assert best is not None
         best = _hypergraph(problem, natural, limit, bound, seed, best, always=strategy == "hypergraph")
     if strategy == "sequential" or (strategy == "best" and problem.visits < limit):
-        plans: list[Plan] = [(name, order, 0) for name, order in _plain_orders(problem, natural).items()]
+        plans: list[Plan] = [
+            (name, order, 0) for name, order in _plain_orders(problem, natural, limit).items()
+        ]
         most_visits = math.inf if best is None else limit
         found = _settle(
             problem,
@@ -289,14 +291,21 @@ def _hypergraph(
     return chosen
 
 
-def _plain_orders(problem: Problem, natural: dict[str, Order]) -> dict[str, Order]:
-    """C order, or row by row all channels of a position after each other, whichever puts more neurons on a core."""
+def _plain_orders(problem: Problem, natural: dict[str, Order], limit: float) -> dict[str, Order]:
+    """C order, or of a population of (channel, height, width) the order that puts most neurons on a core."""
     fan_out = problem.least_fan_out()
     chosen = {}
-    for name, order in natural.items():
-        orders = [order, *spatial_orders(problem.shape[name], int(problem.capacity[0]))[:1]]
-        held = [_hold(problem, name, each, fan_out)[0] for each in orders] if len(orders) > 1 else [1]
-        chosen[name] = orders[held.index(max(held))]
+    for population, (name, order) in enumerate(natural.items()):
+        until = problem.visits + max(0.0, ORDERS * limit - problem.visits) / (len(natural) - population)
+        most = 0
+        chosen[name] = order
+        spatial = spatial_orders(problem.shape[name], int(problem.capacity[0]))
+        for number, candidate in enumerate([order, *spatial] if spatial else []):
+            if number > LEAST_ORDERS and problem.visits > until:
+                break
+            held = _hold(problem, name, candidate, fan_out)[0]
+            if held > most:
+                most, chosen[name] = held, candidate
     return chosen
 
 
