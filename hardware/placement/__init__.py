@@ -48,6 +48,8 @@ STRATEGIES = ("best", "sequential", "greedy", "hypergraph")
 # Seconds of searching where nothing is said; large networks are looked at a few times more, that a search gets beyond its first
 # placement, but not for longer than that.
 EFFORT, LOOKS, MOST_EFFORT = 1.0, 5.0, 9.0
+# Of that, what placing for time takes on top.
+FOR_TIME = 2.0
 # How many times the fewest cores a table of cores against time goes through.
 TRADE_OFF = (1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 16)
 
@@ -155,7 +157,7 @@ def place(
     objective: "cores": fewest cores, then fewest crossing spikes. "time": within the budget, the shortest step: the busiest
         core's events and updates (or its messages), by the costs in the chip's file and the firing rates, of which there are
         `steps` time steps (missing ones then fire as `hardware.placement.rates` assumes). It starts from the placement with fewest
-        cores, which is never faster, and takes the same effort once more. "crossings": within the budget, fewest crossing spikes.
+        cores, which is never faster, and takes up to twice the effort on top. "crossings": within the budget, fewest crossing spikes.
 
     Where a core takes one layer, the best matching is always found, and strategy, effort, seed and max_synapses_per_core change nothing.
 
@@ -238,7 +240,7 @@ def _for_time(
     problem: Problem, work: Work, first: Found, bound: int, max_cores: int | None, limit: float, seed: int
 ) -> Placement:
     allowed = problem.chip.cores if max_cores is None else max_cores
-    found = fastest(problem, work, first, allowed, limit, seed)
+    found = fastest(problem, work, first, allowed, FOR_TIME * limit, seed)
     return _placement(problem, found, bound, max_cores, objective="time", work=work)
 
 
