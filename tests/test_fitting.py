@@ -89,7 +89,8 @@ def chip_text(chip):
     lines = [f'name = "{chip.name}"']
     for label, unit in chip.units.items():
         group, key = label.split(".")
-        value = getattr(chip.neuron if group == "neuron" else chip, key)
+        part = {"neuron": chip.neuron, "costs": chip.costs}.get(group, chip)
+        value = getattr(part, key)
         text = json.dumps(list(value) if isinstance(value, tuple) else value).replace("Infinity", "inf")
         lines.append(f'[{label}]\nvalue = {text}\nunit = "{unit}"\nsource = "a test"')
     return "\n".join(lines)

@@ -48,6 +48,8 @@ STRATEGIES = ("best", "sequential", "greedy", "hypergraph")
 # Seconds of searching where nothing is said; large networks are looked at a few times more, that a search gets beyond its first
 # placement, but not for longer than that.
 EFFORT, LOOKS, MOST_EFFORT = 1.0, 5.0, 9.0
+# Of that, what placing for time takes on top.
+FOR_TIME = 2.0
 # How many times the fewest cores a table of cores against time goes through.
 TRADE_OFF = (1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 16)
 
@@ -138,7 +140,8 @@ def place(
 ) -> Placement:
     """Split the populations of `network` over the cores of `chip`, or, where a core takes one layer, give each a core of its own.
 
-    strategy: "sequential" (neurons in C order, a new core when one is full), "greedy" (neighbourhood orders, shared cores,
+    strategy: "sequential" (one population after the other, neurons in C order or in that of their positions that fills a core best, a
+        new core when one is full), "greedy" (neighbourhood orders, shared cores,
         populations mixed so that a core's resources run out together, and a local search over which order each population
         takes, when, and over how many cores), "hypergraph" (sparse populations cut by mtkahypar, the `placement` extra, and
         placed so), or "best": all of them, fewest cores first, then fewest crossing spikes; without mtkahypar where it is
@@ -146,7 +149,7 @@ def place(
     effort: about how many seconds are searched, after which no further attempt begins. What is counted is synapses looked at,
         `VISITS_PER_SECOND` to a second of a core of 2024, so that the result is the same for the same arguments on every machine.
         Reading the network, a first placement and growing cores along synapses come on top. None: a second and a few looks at every
-        synapse, nine seconds at most; or none where the bound already exceeds the budget.
+        synapse, nine seconds at most; a second where the bound already exceeds the budget.
     firing_rates: spikes of each neuron (scalar or array) per population and input, missing ones 1.
     seed: of the hypergraph partitioner and of the search. max_synapses_per_core: of two placements the one that keeps to it is
         taken, whatever its cores; it is no limit of the chip and none that `fits` knows.
@@ -154,7 +157,7 @@ def place(
     objective: "cores": fewest cores, then fewest crossing spikes. "time": within the budget, the shortest step: the busiest
         core's events and updates (or its messages), by the costs in the chip's file and the firing rates, of which there are
         `steps` time steps (missing ones then fire as `hardware.placement.rates` assumes). It starts from the placement with fewest
-        cores, which is never faster, and takes the same effort once more. "crossings": within the budget, fewest crossing spikes.
+        cores, which is never faster, and takes up to twice the effort on top. "crossings": within the budget, fewest crossing spikes.
 
     Where a core takes one layer, the best matching is always found, and strategy, effort, seed and max_synapses_per_core change nothing.
 
@@ -228,17 +231,16 @@ def _limit(problem: Problem, effort: float | None, bound: int, allowed: float) -
     synapses = sum(wire.incoming.synapses for wire in problem.wires)
     if effort is not None:
         return effort * VISITS_PER_SECOND
-    if bound > allowed:
-        # However it is placed, it does not fit.
-        return 0.0
-    return min(EFFORT * VISITS_PER_SECOND + LOOKS * synapses, MOST_EFFORT * VISITS_PER_SECOND)
+    # However it is placed, it does not fit.
+    seconds = EFFORT if bound > allowed else MOST_EFFORT
+    return min(EFFORT * VISITS_PER_SECOND + LOOKS * synapses, seconds * VISITS_PER_SECOND)
 
 
 def _for_time(
     problem: Problem, work: Work, first: Found, bound: int, max_cores: int | None, limit: float, seed: int
 ) -> Placement:
     allowed = problem.chip.cores if max_cores is None else max_cores
-    found = fastest(problem, work, first, allowed, limit, seed)
+    found = fastest(problem, work, first, allowed, FOR_TIME * limit, seed)
     return _placement(problem, found, bound, max_cores, objective="time", work=work)
 
 

@@ -80,6 +80,7 @@ def measure(problem: Problem, segments: list[list[Segment]], strategy: str) -> F
                 synapses[core] += number
                 targets[wire.number][wire.touched[:reached]] += 1
                 pre = wire.reach(neurons)
+                problem.visits += len(pre)
                 if wire.source in problem.into:
                     packing.count_once(pre, *outgoing[wire.number], wire.slots, axons_out)
                 heard.setdefault(wire.source, []).append(pre)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -214,10 +216,12 @@ class Wire:
             self.pattern = np.zeros(self.groups, dtype=np.uint64)
             self.rank_word = packing.random_words(incoming.n_post, 1)
             self.axon_taps, self.axon_indptr, self.tap_word = _axon_taps(incoming, self.atoms)
-            self.kind = _kinds(incoming)
-            self.done = np.zeros(
-                (int(self.kind.max()) + 1) * (incoming.n_post // len(self.kind)), dtype=np.uint8
-            )
+            self.hears = _hears(incoming)
+            area_in, area_out = (incoming.geometry[n] * incoming.geometry[n + 1] for n in (0, 2))
+            self.done = np.zeros((len(self.hears.cell_ptr) - 1) * area_out, dtype=np.int32)
+            self.heard = np.zeros((len(self.hears.list_ptr) - 1) * area_in, dtype=np.int32)
+            self.stamps = np.zeros(n_pre, dtype=np.int32)
+            self.stamp = 0
         # What a look at one post neuron costs.
         if incoming.taps is not None:
             self.visits = len(self.axon_taps) / max(1, len(self.axon_indptr) - 1)
@@ -288,9 +292,12 @@ class Wire:
         if into.taps is None:
             n = packing.reach_rows(into.indptr, into.pre, neurons, self.seen, self.reached)
         else:
+            self.stamp += 1
+            h = self.hears
             n = packing.reach_taps(
-                into.indptr, into.taps, into.geometry, self.kind, neurons, self.done, self.seen, self.reached
-            )
+                h.cell_ptr, h.cells, h.list_ptr, h.channels, into.geometry, h.kind, neurons, self.done, self.heard,
+                self.stamps, self.reached, self.stamp,
+            )  # fmt: skip
         return self.reached[:n].copy()
 
     def least_bits(self, chip: Chip, most: int, form: np.ndarray, widths: np.ndarray) -> tuple[float, float]:
@@ -331,29 +338,52 @@ def _axon_taps(incoming: Incoming, atoms: int) -> tuple[np.ndarray, np.ndarray, 
     """
     taps = incoming.taps
     assert taps is not None
-    out = np.repeat(np.arange(len(incoming.indptr) - 1), np.diff(incoming.indptr))
-    keys = np.stack([out, taps[:, 0] // atoms, taps[:, 1], taps[:, 2]], axis=1)
-    _, first, tap, sizes = np.unique(
-        _pack_rows(keys), return_index=True, return_inverse=True, return_counts=True
-    )
-    grouped = np.column_stack([keys[first][:, 1:], sizes]).astype(np.int64).reshape(-1, 4)
-    indptr = np.zeros(len(incoming.indptr), dtype=np.int64)
-    np.cumsum(np.bincount(keys[first][:, 0], minlength=len(indptr) - 1), out=indptr[1:])
-    _, channel = np.unique(taps[:, 0] % atoms, return_inverse=True)
-    _, weight = np.unique(taps[:, 3], return_inverse=True)
-    words = packing.random_words(2 * len(taps) + 2, 2)
-    word = np.zeros(len(sizes), dtype=np.uint64)
-    np.add.at(word, tap.ravel(), words[channel.ravel()] * words[len(taps) + weight.ravel()])
-    return grouped, indptr, word
+    lowest = int(taps[:, 3].min(initial=0))
+    channels = min(atoms, int(taps[:, 0].max(initial=0)) + 1)
+    words = packing.random_words(channels + int(taps[:, 3].max(initial=0)) - lowest + 1, 2)
+    return packing.group_taps(incoming.indptr, taps, atoms, words[:channels], words[channels:], lowest)
 
 
-def _kinds(incoming: Incoming) -> np.ndarray:
-    """A number per output channel, the same for channels with taps at the same inputs."""
+class _Hears(NamedTuple):
+    """Which inputs the output channels of a convolution hear; see `packing.reach_taps`."""
+
+    kind: np.ndarray
+    cell_ptr: np.ndarray
+    cells: np.ndarray
+    list_ptr: np.ndarray
+    channels: np.ndarray
+
+
+def _hears(incoming: Incoming) -> _Hears:
     assert incoming.taps is not None
-    cells = np.ascontiguousarray(incoming.taps[:, :3])
-    known: dict[bytes, int] = {}
-    parts = np.split(cells, incoming.indptr[1:-1])
-    return np.array([known.setdefault(part.tobytes(), len(known)) for part in parts], dtype=np.int64)
+    where = np.ascontiguousarray(incoming.taps[:, :3])
+    kinds: dict[bytes, int] = {}
+    lists: dict[bytes, int] = {}
+    kind, cell_ptr = [], [0]
+    cells: list[tuple[int, int, int]] = []
+    parts: list[np.ndarray] = []
+    for part in np.split(where, incoming.indptr[1:-1]):
+        known = len(kinds)
+        kind.append(kinds.setdefault(part.tobytes(), known))
+        if len(kinds) == known:
+            continue
+        order = np.lexsort((part[:, 0], part[:, 2], part[:, 1]))
+        part = part[order]
+        starts = np.flatnonzero(np.any(np.diff(part[:, 1:], axis=0, prepend=-1), axis=1))
+        for first, last in itertools.pairwise([*starts, len(part)]):
+            channels = np.ascontiguousarray(part[first:last, 0])
+            number = lists.setdefault(channels.tobytes(), len(lists))
+            if number == len(parts):
+                parts.append(channels)
+            cells.append((part[first, 1], part[first, 2], number))
+        cell_ptr.append(len(cells))
+    return _Hears(
+        np.array(kind, dtype=np.int64),
+        np.array(cell_ptr, dtype=np.int64),
+        np.array(cells, dtype=np.int64).reshape(-1, 3),
+        np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64),
+        np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64),
+    )
 
 
 def _used(taps: np.ndarray, geometry: np.ndarray) -> np.ndarray:
@@ -362,11 +392,3 @@ def _used(taps: np.ndarray, geometry: np.ndarray) -> np.ndarray:
     y = np.arange(h_out) * s_y - p_y + taps[:, 1:2] * d_y
     x = np.arange(w_out) * s_x - p_x + taps[:, 2:3] * d_x
     return np.any((y >= 0) & (y < h_in), axis=1) & np.any((x >= 0) & (x < w_in), axis=1)
-
-
-def _pack_rows(rows: np.ndarray) -> np.ndarray:
-    """One int64 per row of small non-negative integers, equal exactly where the rows are."""
-    code = np.zeros(len(rows), dtype=np.int64)
-    for column in rows.T:
-        code = code * (int(column.max(initial=0)) + 1) + column
-    return code

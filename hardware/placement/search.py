@@ -28,6 +28,8 @@ GROWTH_SPARE = 0.04
 GOOD_SHARE = 0.5
 # The share of the effort that may be spent until there are fewer cores, the rest goes to fewer crossing spikes.
 SEARCH_CORES = 0.75
+# How much of the effort may go into looking at orders, and how many are looked at in any case, beside C order.
+ORDERS, LEAST_ORDERS = 0.5, 2
 # A search ends after that many changes of its plan in a row that were of no use.
 PATIENCE = 400
 # A hypergraph partitioner's cost for each synapse, in synapses looked at: 50 microseconds.
@@ -106,7 +108,9 @@ def find_best(problem: Problem, strategy: str, limit: float, bound: int, seed: i
         assert best is not None
         best = _hypergraph(problem, natural, limit, bound, seed, best, always=strategy == "hypergraph")
     if strategy == "sequential" or (strategy == "best" and problem.visits < limit):
-        plans: list[Plan] = [(name, order, 0) for name, order in natural.items()]
+        plans: list[Plan] = [
+            (name, order, 0) for name, order in _plain_orders(problem, natural, limit).items()
+        ]
         most_visits = math.inf if best is None else limit
         found = _settle(
             problem,
@@ -287,6 +291,24 @@ def _hypergraph(
     return chosen
 
 
+def _plain_orders(problem: Problem, natural: dict[str, Order], limit: float) -> dict[str, Order]:
+    """C order, or of a population of (channel, height, width) the order that puts most neurons on a core."""
+    fan_out = problem.least_fan_out()
+    chosen = {}
+    for population, (name, order) in enumerate(natural.items()):
+        until = problem.visits + max(0.0, ORDERS * limit - problem.visits) / (len(natural) - population)
+        most = 0
+        chosen[name] = order
+        spatial = spatial_orders(problem.shape[name], int(problem.capacity[0]))
+        for number, candidate in enumerate([order, *spatial] if spatial else []):
+            if number > LEAST_ORDERS and problem.visits > until:
+                break
+            held = _hold(problem, name, candidate, fan_out)[0]
+            if held > most:
+                most, chosen[name] = held, candidate
+    return chosen
+
+
 def heaviest_first(problem: Problem, natural: dict[str, Order]) -> list[str]:
     """Populations by how much of a core's scarcest other resource one neuron takes, most first."""
     fan_out = problem.least_fan_out()
@@ -306,7 +328,9 @@ def scored_orders(problem: Problem, natural: dict[str, Order], limit: float) -> 
     """
     fan_out = problem.least_fan_out()
     choices = {}
-    for name, order in natural.items():
+    for population, (name, order) in enumerate(natural.items()):
+        # Half of the effort, in equal parts; a few are always looked at.
+        until = problem.visits + max(0.0, ORDERS * limit - problem.visits) / (len(natural) - population)
         candidates = [order, *spatial_orders(problem.shape[name], int(problem.capacity[0]))]
         rows = [w for w in problem.into[name] if w.incoming.taps is None and not w.full]
         if rows:
@@ -315,12 +339,13 @@ def scored_orders(problem: Problem, natural: dict[str, Order], limit: float) -> 
             candidates += [] if grown is None else [grown]
         scores = []
         for number, candidate in enumerate(candidates if len(candidates) > 1 else []):
-            if number and problem.visits > limit:
+            if number > LEAST_ORDERS and problem.visits > until:
                 break
             held, share = _hold(problem, name, candidate, fan_out)
             if held:
                 neurons = candidate.neurons[candidate.middle() :][:held]
                 reached = sum(len(w.reach(neurons)) for w in problem.into[name])
+                problem.visits += reached
                 scores.append((held, reached / held, share / held, candidate))
         choices[name] = [order, order, order]
         if scores:
