@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from dpap_neuro.networks import scan_triton
-from dpap_neuro.networks.dynamics import DYNAMICS
+from dpap_neuro.networks.dynamics import DYNAMICS, Dynamics
 
 # (T, B, neurons), columns of constants, type: one set for all; sizes of one, which Triton builds in; a set for each.
 CASES = [
@@ -55,7 +55,8 @@ def build(target):
             built.append(run(*args, **{**options, "warmup": True}))
 
         kernel.run = run
-    for kind in DYNAMICS.values():
+    # Of Norse's LIFBox the parameters, not the step, say the reset.
+    for kind in (*DYNAMICS.values(), Dynamics(current=False, leak=True, spikes=True, subtracts=True)):
         for shape, width, dtype in CASES:
             for learned in (False, True):
                 x = torch.zeros(shape, dtype=dtype)

@@ -87,11 +87,15 @@ def fails(monkeypatch, capsys, *arguments: str) -> str:
         ("cubalif", nir.CubaLIF, ("--readout", "membrane")),
         ("if", nir.IF, ()),
         ("plif", nir.LIF, ()),
+        ("lif", nir.LIF, ("--reset", "subtract")),
+        ("cubalif", nir.CubaLIF, ("--reset", "subtract", "--current-decay", "0.7")),
     ],
 )
 def test_every_neuron_learns_and_does_in_the_file_what_it_did_in_training(folder, tmp_path, cell, node, more):
     train(folder, tmp_path, "--neuron", cell, "--pruner", "dpap", "--sparsity", "0.5", *more)
-    nodes = nir.read(tmp_path / "model.nir").nodes.values()
+    graph = nir.read(tmp_path / "model.nir")
+    nodes, reset = graph.nodes.values(), graph.metadata["reset"]
+    assert reset == ("subtract" if "subtract" in more else "zero")
     assert sum(isinstance(n, node) for n in nodes) == (1 if "membrane" in more else 2)
     history = json.loads((tmp_path / "run.json").read_text())["history"]
     assert history[-1]["loss"] < history[0]["loss"] and history[-1]["remaining"] < history[0]["parameters"]

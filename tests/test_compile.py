@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import nir
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from nmnist_samples import FOLDER, recordings
 
+from hardware.chip.chips import load_chip
 from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
+from hardware.files.netx import restrict
+from hardware.graph.graph import reset_of
 from hardware.graph.parsing import from_nir, read_graph
 from hardware.network.connectivity import unroll
 from hardware.network.integer import ConvProjection, DenseProjection, SparseProjection, weight_grid
@@ -249,6 +254,61 @@ def test_neurons_that_leak_agree_with_the_float_simulator(node):
     assert reports[0].threshold_error < 1e-3
     assert max(reports[0].du_error, reports[0].dv_error) < 0.003
     assert network.populations[0].bias_mant != 0
+
+
+@pytest.mark.parametrize("v_reset", [0.0, 0.3])
+def test_reset_by_subtraction_takes_the_threshold(v_reset):
+    """On a lattice every spike is the float simulator's; where v_reset is not 0 an IF starts elsewhere, which is said."""
+    rng = np.random.default_rng(3)
+    checked = chain(integrate(6, threshold=2.0, v_reset=v_reset), rng)
+    checked.nodes["w"].weight[:] = exact_weights(rng, (6, 20))
+    checked.nodes["w"].bias[:] = 0
+    network, reports = compile_graph(checked, "loihi2", reset="subtract", per_channel=False)
+    assert network.populations[0].reset == "subtract"
+    assert (reports[0].notes != ()) == (v_reset != 0)
+    x = spiking(rng, 20)
+    exact = reference.simulate(checked, x, reset="subtract").output
+    zero = reference.simulate(checked, x, reset="zero").output
+    found = simulate(network, x).output
+    assert exact.sum() > 100 and not np.array_equal(exact, zero)
+    if v_reset == 0:
+        np.testing.assert_array_equal(found, exact)
+    else:
+        # 0.3 of a membrane that takes 2 a spike: a spike more or less over a whole recording.
+        counts = exact.sum(axis=1, dtype=int), found.sum(axis=1, dtype=int)
+        assert 0 < np.abs(counts[0] - counts[1]).max() <= 1
+
+
+def test_the_file_says_which_reset():
+    checked = chain(lif(6, v_threshold=0.7), np.random.default_rng(0))
+    assert reset_of(checked)[0] == "zero" and "assumed" in reset_of(checked)[1]
+    soft = dataclasses.replace(checked, metadata={"reset": "subtract"})
+    assert reset_of(soft)[0] == "subtract" and "metadata" in reset_of(soft)[1]
+    assert reset_of(soft, "zero") == ("zero", "reset = zero as given")
+    network, _ = compile_graph(soft, "loihi2", dt=0.001)
+    assert network.populations[0].reset == network.metadata["reset"] == "subtract"
+    network, _ = compile_graph(soft, "loihi2", dt=0.001, reset="zero")
+    assert network.populations[0].reset == network.metadata["reset"] == "zero"
+    x = spiking(np.random.default_rng(1), 20)
+    np.testing.assert_array_equal(
+        reference.simulate(soft, x, 0.001).output, reference.simulate(checked, x, 0.001, "subtract").output
+    )
+    with pytest.raises(HardwareError, match="reset is 'soft', expected 'zero' or 'subtract'"):
+        compile_graph(soft, "loihi2", dt=0.001, reset="soft")
+    with pytest.raises(HardwareError, match=r"v_threshold is -0\.7, expected 0 or more"):
+        compile_graph(
+            chain(lif(6, v_threshold=-0.7, v_reset=-1), np.random.default_rng(0)),
+            "loihi2",
+            0.001,
+            reset="subtract",
+        )
+    refusal = (
+        "takes the threshold off its membranes, those of loihi1 can only zero; train with that reset, or take"
+    )
+    with pytest.raises(HardwareError, match=refusal):
+        compile_graph(soft, "loihi1", dt=0.001)
+    with pytest.raises(HardwareError, match="those of loihi2 in a NETX file can only zero"):
+        compile_graph(soft, restrict(load_chip("loihi2")), dt=0.001)
 
 
 def test_a_membrane_that_starts_elsewhere_is_said():

@@ -27,6 +27,7 @@ from hardware.network.integer import (
     SparseProjection,
 )
 from hardware.simulate import lava, simulator
+from hardware.simulate.lava import running
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "lava"
 VARIABLES = ("spikes", "u", "v")
@@ -136,6 +137,19 @@ def test_the_edge_of_24_bit(counts, u):
     """2**23 stays, -2**23 becomes it: what lava-nc calls 24 bit is (-2**23, 2**23]."""
     ours = agree(one_neuron([-256, 2]), np.array([[counts, [0, 0]]]))
     assert ours.u["n"][0, 1, 0] == u
+
+
+@needs_lava
+@pytest.mark.parametrize("interval", [None, 4])
+def test_reset_by_subtraction(interval):
+    """From a distance of many thresholds, one spike and one threshold a step; stays exact at the membrane's limit."""
+    network = one_neuron([200, -256], 7, vth=700, reset="subtract")
+    ours = agree(
+        network, np.array([[[2, 0], *[[0, 0]] * 5, [9, 0], *[[0, 0]] * 5, [0, 2], [1, 0]]]), interval
+    )
+    assert -700 * 64 in np.diff(ours.v["n"][0, :, 0]) and ours.spikes["n"].sum() > 3
+    agree(one_neuron([254], 7, vth=100, bias_mant=4095, bias_exp=7, reset="subtract"), np.full((1, 9, 1), 3))
+    agree(one_neuron([254], 7, vth=0, reset="subtract"), np.full((1, 4, 1), 1))
 
 
 @needs_lava
@@ -306,7 +320,7 @@ def test_bad_arguments_in_one_line():
 )
 def test_a_process_that_ends_is_not_waited_for(ending, words, monkeypatch):
     """As where /dev/shm is too small: Lava's own run would hang."""
-    stock = lava._recording_models
+    stock = running.recording_models
 
     def failing(logs):
         models = stock(logs)
@@ -314,14 +328,14 @@ def test_a_process_that_ends_is_not_waited_for(ending, words, monkeypatch):
             model.reset_voltage = lambda *_, **__: ending()
         return models
 
-    monkeypatch.setattr(lava, "_recording_models", failing)
+    monkeypatch.setattr(running, "recording_models", failing)
     refused(words, lava.simulate, one_neuron([2]), ONE)
     monkeypatch.undo()
     assert lava.simulate(one_neuron([2]), ONE, ["n"]).v["n"].shape == (1, 3, 1)
 
 
 def test_a_missing_lava_is_one_line(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(lava, "available", lambda: False)
+    monkeypatch.setattr(running, "available", lambda: False)
     refused("--lava-python", lava.simulate, one_neuron([2]), ONE)
     assert lava.main(["a", "b", "c"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
@@ -334,6 +348,17 @@ def test_another_python_without_lava_is_one_line():
 
 
 # --- another interpreter ---
+
+
+def test_another_python_gets_this_package_alone(tmp_path, monkeypatch):
+    """Not the folder that it is installed in, with the packages of this Python."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\necho $PYTHONPATH/* $PYTHONPATH/*/errors.py | sed "s;$PYTHONPATH/;;g" >&2\nexit 1\n'
+    )
+    python.chmod(0o755)
+    refused("python: hardware hardware/errors.py; it needs", lava.run_elsewhere, python, one_neuron([2]), ONE)
 
 
 @needs_other

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections import OrderedDict
+from dataclasses import replace
 
 import h5py
 import nir
@@ -17,7 +18,7 @@ pytest.importorskip("norse")
 import norse.torch as norse
 import torch
 from nir_networks import NETWORKS, SETTINGS, Net, same_spikes, seeded
-from norse.torch.functional.reset import reset_subtract
+from norse.torch.functional.reset import reset_subtract, reset_value
 from torch import nn
 from typer.testing import CliRunner
 
@@ -26,12 +27,13 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_export import fused, to_nir, write_nir
 from dpap_neuro.exchange.nir_import import from_graph
 from dpap_neuro.networks.models import ModelSettings, build_model
-from dpap_neuro.networks.neurons import IF, LIF, Recurrent, Scale
+from dpap_neuro.networks.neurons import IF, LIF, CubaLIF, ParametricLIF, Recurrent, Scale
 from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.train.loop import History
 from dpap_neuro.train.runs import save_run
 from hardware.graph.parsing import from_nir, read_graph
 from hardware.graph.summary import synapses
+from hardware.simulate.reference import simulate
 
 
 def identical(found: nir.NIRGraph, expected: nir.NIRGraph) -> None:
@@ -392,10 +394,39 @@ def test_batch_norm_of_one_branch_only_is_refused():
         to_nir(network, (6,), SETTINGS.dt)
 
 
-def test_reset_by_subtraction_is_refused():
-    p = norse.LIFBoxParameters(reset_method=reset_subtract)
-    with pytest.raises(InputError, match="layer 1: found a reset by subtraction"):
-        to_nir(nn.Sequential(nn.Linear(6, 3), norse.LIFBoxCell(p)), (6,), SETTINGS.dt)
+def boxes(*methods):
+    cells = [norse.LIFBoxCell(norse.LIFBoxParameters(reset_method=m)) for m in methods]
+    return nn.Sequential(*(m for k, cell in enumerate(cells) for m in (nn.Linear(6 - 3 * (k > 0), 3), cell)))
+
+
+def test_the_file_says_the_reset():
+    assert to_nir(boxes(reset_value), (6,), SETTINGS.dt).metadata["reset"] == "zero"
+    assert to_nir(boxes(reset_subtract), (6,), SETTINGS.dt).metadata["reset"] == "subtract"
+    assert "reset" not in to_nir(Net(lambda s, x: s.a(x), a=nn.Linear(6, 3)), (6,), SETTINGS.dt).metadata
+    with pytest.raises(InputError, match="layers 1 and 3: reset to a value and by subtraction"):
+        to_nir(boxes(reset_value, reset_subtract), (6,), SETTINGS.dt)
+    with pytest.raises(InputError, match="layer 1: found a reset of its own"):
+        to_nir(boxes(lambda z, v, reset, th: v), (6,), SETTINGS.dt)
+
+
+@pytest.mark.parametrize("kind", [LIF, CubaLIF, IF, ParametricLIF, Recurrent])
+def test_reset_by_subtraction_goes_out_and_comes_back(kind):
+    """Training, its file in the float simulator, and the file trained on: the same spikes."""
+    torch.manual_seed(3)
+    settings = replace(SETTINGS, reset="subtract")
+    neuron = Recurrent(LIF(settings), 4) if kind is Recurrent else kind(settings)
+    network = Net(lambda s, x: s.b(s.a(x)), a=nn.Linear(6, 4), b=neuron)
+    graph = from_nir(to_nir(network, (6,), settings.dt))
+    x = 3 * torch.randn(20, 2, 6)
+    expected = network(x).detach().numpy().swapaxes(0, 1)
+    run = simulate(graph, x.numpy().swapaxes(0, 1))
+    assert expected.any() and not np.array_equal(
+        run.output, simulate(graph, x.numpy().swapaxes(0, 1), reset="zero").output
+    )
+    np.testing.assert_array_equal(run.output, expected)
+    imported = from_graph(graph)
+    assert imported.settings.neuron.reset == "subtract" and torch.equal(imported(x), network(x))
+    assert not torch.equal(from_graph(graph, reset="zero")(x), network(x))
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(6, 3), Recurrent(LIF(SETTINGS), 6), Scale(torch.ones(6))])

@@ -11,6 +11,7 @@ import pytest
 from graph_samples import SHARED, cuba_lif, graph, inp, lif, mixed, out
 
 import hardware.simulate.reference as reference
+from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
 from hardware.graph.graph import delay_steps
 from hardware.graph.parsing import from_nir, read_graph
@@ -18,7 +19,7 @@ from hardware.network import geometry
 from hardware.network.geometry import conv
 from hardware.simulate.reference import avg_pool, simulate, sum_pool
 
-RESETS = ("to_v_reset", "by_subtraction")
+RESETS = ("zero", "subtract")
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -145,7 +146,7 @@ def test_matrix_scale_threshold_flatten():
 
 
 def after_spike(v, threshold, v_reset, reset):
-    return v_reset if reset == "to_v_reset" else v - threshold
+    return v_reset if reset == "zero" else v - threshold
 
 
 def loop_neuron(node, currents, dt, reset):
@@ -227,11 +228,33 @@ def test_lif_written_by_norse_by_hand():
     assert sum(spikes) > 20
 
 
+@pytest.mark.parametrize("key", ["tau", "tau_syn", "tau_mem"])
+def test_a_step_above_a_time_constant_is_refused_by_float_and_chip(key):
+    taus = {"tau_syn": 0.002, "tau_mem": 0.002} if key != "tau" else {"tau": 0.002}
+    node = (lif if key == "tau" else cuba_lif)(1, **{**taus, key: 0.001})
+    # As files hold it, in float32; a step that forgets all is one.
+    getattr(node, key)[:] = np.float32(0.001)
+    for run in (
+        lambda dt: simulate(single(node, 1), np.ones((1, 3, 1)), dt),
+        lambda dt: compile_graph(wired(node), "loihi2", dt),
+    ):
+        run(0.001)
+        with pytest.raises(HardwareError) as error:
+            run(0.0011)
+        assert f"node 'x' ({type(node).__name__}): {key} is 0.001 s at its lowest" in str(error.value)
+        assert "time step of 0.0011 s" in str(error.value) and "\n" not in str(error.value)
+
+
+def wired(node):
+    nodes = {"i": inp(1), "w": nir.Linear(np.ones((1, 1))), "x": node, "o": out(1)}
+    return from_nir(graph(nodes))
+
+
 def test_threshold_itself_is_not_a_spike():
     node = nir.IF(r=one(1.0), v_threshold=one(2.0))
     run = simulate(single(node, 1), np.ones((1, 6, 1)))
     assert run.output[0, :, 0].tolist() == [0, 0, 1, 0, 0, 1]
-    run = simulate(single(node, 1), np.ones((1, 6, 1)), reset="by_subtraction")
+    run = simulate(single(node, 1), np.ones((1, 6, 1)), reset="subtract")
     assert run.output[0, :, 0].tolist() == [0, 0, 1, 0, 1, 0]
 
 

@@ -30,6 +30,7 @@ from dpap_neuro.cli.shared import (
     plain,
     progress,
     say,
+    say_reset,
     say_time_step,
     speaking,
     stderr,
@@ -135,6 +136,8 @@ def train(
                 say("No recordings for testing: every fifth of each class is held out.")
             if training.graph is not None and time_constants(training.graph):
                 say_time_step(training.graph, asked.dt)
+            if training.graph is not None:
+                say_reset(training.graph, asked.reset)
             model = training.model(split)
             say(training.pruner.describe())
             network, history = training.run(

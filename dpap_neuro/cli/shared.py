@@ -81,3 +81,12 @@ def say_time_step(graph: Graph, dt: float | None = None) -> None:
 
     if dt is None and graph.dt is None:
         stderr.print(time_step(graph)[1], highlight=False)
+
+
+def say_reset(graph: Graph, reset: str | None = None) -> None:
+    """The reset that is assumed, on stderr, where neither the file nor the caller names one, and something has a reset."""
+    from hardware.graph.graph import reset_of
+
+    reason = reset_of(graph, reset)[1]
+    if "assumed" in reason:
+        stderr.print(reason, highlight=False)

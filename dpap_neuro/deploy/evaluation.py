@@ -27,8 +27,8 @@ from hardware.graph.parsing import read_graph
 from hardware.network.connectivity import shapes
 from hardware.network.integer import Network
 from hardware.network.timing import depths
-from hardware.placement import Placement, energy, place
-from hardware.simulate import fidelity, lava, neurobench, reference, simulator
+from hardware.simulate import fidelity, lava, neurobench, simulator
+from hardware.simulate.float_simulator import FloatSimulator
 
 BACKENDS = ("float", "fixed", "lava")
 INTEGER_FILES = (".net", ".h5")
@@ -151,21 +151,6 @@ def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
     return evaluate(model, shown_to, "fixed", classes=False).rates
 
 
-def estimate_energy(model: Model, shown_to: Recordings) -> tuple[energy.Estimate, Placement]:
-    """Energy and latency on Loihi 1, see `hardware.placement.energy`, and the placement that they are of.
-
-    Neurons are placed so that as few spikes of these recordings as possible cross cores.
-    Raises InputError or HardwareError for what cannot be read, run or estimated.
-    """
-    if not energy.available():
-        raise InputError(energy.NEEDS)
-    network = model.integers()
-    spikes = energy.chip_spikes(network, shown_to.open(model, classes=False).together())
-    rates = {name: values.sum(axis=1).mean(axis=0) for name, values in spikes.items()}
-    placement = place(network, CHIP, firing_rates=rates)
-    return energy.estimate(network, placement, spikes), placement
-
-
 def run_lava(
     network: Network, raster: np.ndarray, record: simulator.Record = (), python: str | None = None
 ) -> tuple[simulator.Run, int]:
@@ -221,7 +206,7 @@ def evaluate(
 ) -> Evaluation:
     """Run a network on recordings once, and classify them by the largest spike count, or membrane sum, over time.
 
-    backend: "float" (the reference simulator; of a `.nir` file only), "fixed" (8-bit weights, the chip's integers) or "lava"
+    backend: "float" (the float simulator; of a `.nir` file only), "fixed" (8-bit weights, the chip's integers) or "lava"
     (the same integers on real Lava, in `lava_python` where given). progress(done, total). classes: whether the data's
     classes must be the network's. Raises InputError or HardwareError for what cannot be read or run.
     """
@@ -232,8 +217,10 @@ def evaluate(
             f"{model.path}: holds integers; give --backend fixed or --backend lava, or its .nir file"
         )
     network = None if backend == "float" else model.integers()
+    exactly = None
     if network is None:
         assert graph is not None
+        exactly = FloatSimulator(graph, model.dt)
         inputs, tally = list(graph.inputs), neurobench.of_graph(graph)
     else:
         inputs, tally = [entry.name for entry in network.inputs], neurobench.of_network(network)
@@ -244,8 +231,8 @@ def evaluate(
     for raster in shown.parts():
         begin = time.perf_counter()
         if network is None:
-            assert graph is not None
-            exact = reference.simulate(graph, raster, dt=model.dt, record=tally.recorded)
+            assert exactly is not None
+            exact = exactly.run(raster, record=tally.recorded, membranes=False)
             output, counts, values = exact.output, exact.counts, exact.spikes
         else:
             if simulation is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Of a network that is made anew; one of a `.nir` file has its own.
-NEURON, DECAY, THRESHOLD, SLOPE = "lif", 0.5, 0.5, 10.0
+NEURON, DECAY, THRESHOLD, SLOPE, RESET = "lif", 0.5, 0.5, 10.0, "zero"
 
 
 @dataclass(frozen=True)
@@ -43,5 +43,6 @@ class TrainRequest:
     current_decay: float | None = None
     threshold: float | None = None
     surrogate_slope: float | None = None
+    reset: str | None = None
     dt: float | None = None
     seed: int = 0

@@ -11,7 +11,7 @@ import torch
 
 from dpap_neuro.data import Binning, Defaults, binning_of, dataset
 from dpap_neuro.deploy import fitting
-from dpap_neuro.deploy.request import DECAY, NEURON, SLOPE, THRESHOLD, TrainRequest
+from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SLOPE, THRESHOLD, TrainRequest
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
 from dpap_neuro.networks.models import ModelSettings, Network
@@ -51,7 +51,7 @@ class Training:
         asked = self.request
         if self.graph is not None:
             shape, classes = split.train[0].shape[2:], len(split.opened.classes)
-            return for_data(self.graph, shape, classes, split.dt, asked.dt)
+            return for_data(self.graph, shape, classes, split.dt, asked.dt, asked.reset)
         return runs.model_settings(
             split,
             _or(asked.model, self.defaults.model),
@@ -61,6 +61,7 @@ class Training:
             _or(asked.surrogate_slope, SLOPE),
             _or(asked.neuron, NEURON),
             asked.current_decay,
+            _or(asked.reset, RESET),
         )
 
     def run(

@@ -29,7 +29,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.exchange.nir_nodes import POPULATIONS, SYNAPSES, Shape, array, full, population
+from dpap_neuro.exchange.nir_nodes import POPULATIONS, SYNAPSES, Shape, array, full, population, reset
 from dpap_neuro.files import write_bytes
 from dpap_neuro.networks import neurons
 from dpap_neuro.networks.kinds import NORSE, nearest, overrides
@@ -94,7 +94,7 @@ def to_nir(
     model: takes (T, B, *input_shape); a plain nn.Sequential or Norse's SequentialState may also be of cells that take
     one time step.
     input_shape: without time and batch. dt: seconds per step. compact: write the network without its dead units.
-    metadata: what else the graph should tell (bins, clip, class_names, readout ...); lists of strings are written
+    metadata: what the graph should tell besides time step and reset (bins, clip, class_names, readout ...); lists of strings are written
     as JSON, None is left out.
     Raises InputError, naming the layer, for one that NIR has no equivalent of, and for NaN weights.
     """
@@ -107,7 +107,8 @@ def to_nir(
         model = without_dead_units(model, shape)
     nodes, edges = _Walk(model, shape, dt).result
     # nir 1.0.8 infers wrong shapes for grouped convolutions and kernels that are not square; ours were measured.
-    return nir.NIRGraph(nodes, edges, metadata=_metadata({"dt": float(dt), **metadata}), type_check=False)
+    said = {"dt": float(dt), "reset": reset(model), **metadata}
+    return nir.NIRGraph(nodes, edges, metadata=_metadata(said), type_check=False)
 
 
 def without_dead_units(model: Network, input_shape: Shape) -> Network:

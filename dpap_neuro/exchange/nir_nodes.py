@@ -12,7 +12,7 @@ from typing import Any, cast
 import nir
 import norse.torch as norse
 import numpy as np
-from norse.torch.functional.reset import reset_value
+from norse.torch.functional.reset import reset_subtract, reset_value
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
@@ -129,11 +129,39 @@ POPULATIONS: dict[type, type[nir.NIRNode]] = {
 }
 
 
+def reset(model: nn.Module) -> str | None:
+    """What a spike does to the membranes of a network, "zero" or "subtract"; None where nothing spikes.
+
+    Raises InputError, naming the layers, where they do not all do the same, or something else.
+    """
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        nearest_kind = nearest(POPULATIONS, module)
+        if nearest_kind is None or POPULATIONS[nearest_kind] not in (nir.LIF, nir.CubaLIF, nir.IF):
+            continue
+        if isinstance(module, neurons.Neuron):
+            kind = module.settings.reset
+        else:
+            method = getattr(module.p, "reset_method", reset_value)
+            if method not in (reset_value, reset_subtract):
+                raise InputError(
+                    f"layer {name}: found a reset of its own, expected Norse's reset_value or reset_subtract"
+                )
+            kind = "subtract" if method is reset_subtract else "zero"
+        found.setdefault(kind, name)
+    if len(found) > 1:
+        raise InputError(
+            f"layers {found['zero']} and {found['subtract']}: reset to a value and by subtraction, expected one "
+            "reset in all layers of a file"
+        )
+    return next(iter(found), None)
+
+
 def population(name: str, module: Any, shape: Shape, dt: float) -> nir.NIRNode:
     """The node of a `Neuron` or of a bare Norse cell over a population of `shape`.
 
     NIR has one time step, `dt`, for all: a cell of another step gets the time constants that decay alike.
-    Raises InputError for parameters that do not fit, and for a reset that NIR does not have.
+    Raises InputError for parameters that do not fit. What its spike does to the membrane NIR cannot say: see `reset`.
     """
     kind = POPULATIONS[cast(type, nearest(POPULATIONS, module))]
     own = isinstance(module, neurons.Neuron)
@@ -145,10 +173,6 @@ def population(name: str, module: Any, shape: Shape, dt: float) -> nir.NIRNode:
             raise InputError(f"layer {name}: found a Threshold with a gain, expected a Scale before it")
         return nir.Threshold(full(module.v_th, shape, name, "v_th"))
     p = module.constants() if own else module.p
-    if getattr(p, "reset_method", reset_value) is not reset_value:
-        raise InputError(
-            f"layer {name}: found a reset by subtraction, expected the reset to v_reset that NIR has"
-        )
     share = dt / float(module.settings.dt if own else module.dt)
 
     def tau(which: str) -> np.ndarray:

@@ -81,15 +81,16 @@ def model_settings(
     slope: float,
     cell: str = "lif",
     current_decay: float | None = None,
+    reset: str = "zero",
 ) -> ModelSettings:
     """Settings for this data. decay: share of the membrane lost in a step, dt / tau_mem; current_decay: the same of the
-    synaptic current of "cubalif" (None: as the membrane). readout: None is "spikes", or "mean" of the artificial twin.
+    synaptic current of "cubalif" (None: as the membrane). reset: see `NeuronSettings`. readout: None is "spikes", or "mean" of the artificial twin.
     """
     for what, share in (("decay", decay), ("current_decay", current_decay)):
         if share is not None and not 0 < share <= 1:
             raise InputError(f"{what}: found {share}, expected above 0 and at most 1")
     tau_syn = None if current_decay is None else split.dt / current_decay
-    neuron = NeuronSettings(split.dt, split.dt / decay, v_th, slope, tau_syn)
+    neuron = NeuronSettings(split.dt, split.dt / decay, v_th, slope, tau_syn, reset)
     shape = split.train[0].shape[2:]
     if readout is None:
         readout = "mean" if cell == RELU else "spikes"

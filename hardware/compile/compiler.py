@@ -9,7 +9,9 @@ together, so that one factor per neuron is free; its synapses bind those factors
   thresholds differ from neuron to neuron. A read-out's membranes are compared with each other, so that a
   population that does not spike always has one.
 
-Membranes are shifted so that a reset goes to zero. What the chip can do to a neuron is `hardware.chip.chips.NeuronModel`.
+Membranes are shifted so that a reset to v_reset goes to zero. A reset by subtraction takes v_threshold from the membrane
+(snnTorch's, `hardware.simulate.reference.fire`): there the membrane is not shifted, v_reset is only where an IF starts.
+What the chip can do to a neuron is `hardware.chip.chips.NeuronModel`.
 """
 
 from __future__ import annotations
@@ -39,7 +41,15 @@ from hardware.compile.linear import (
     to_matrix,
 )
 from hardware.errors import HardwareError
-from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, delay_steps, time_step
+from hardware.graph.graph import (
+    INTEGRATORS,
+    SPIKING,
+    Graph,
+    check_time_step,
+    delay_steps,
+    reset_of,
+    time_step,
+)
 from hardware.network.integer import (
     MAX_DELAY,
     MAX_WEIGHT_BITS,
@@ -50,6 +60,7 @@ from hardware.network.integer import (
     Network,
     Population,
     Projection,
+    Reset,
     SignMode,
     SparseProjection,
     weight_grid,
@@ -105,14 +116,15 @@ def compile_graph(
     dt: float | None = None,
     weight_bits: int | None = None,
     per_channel: bool | None = None,
+    reset: str | None = None,
 ) -> tuple[Network, list[LayerReport]]:
     """The integer network of a graph on a chip, and a report for each projection, in the network's order.
 
     chip: itself, its name or its file. dt: seconds per step; None: as `hardware.graph.graph.time_step` finds it.
     weight_bits: of the mantissas; None: as wide as the chip stores them, at most 8. per_channel: whether every output channel
     has a scale and a threshold of its own; None: where the chip has a threshold per neuron.
-    Raises HardwareError, naming the node, for what the chip cannot do. A spike resets the membrane to v_reset
-    (NIR says no other); zeros stay zeros.
+    reset: what a spike does to the membrane; None: as `hardware.graph.graph.reset_of` finds it.
+    Raises HardwareError, naming the node, for what the chip cannot do. Zeros stay zeros.
     """
     chip = as_chip(chip)
     widest = min(max(chip.weight_bits), MAX_WEIGHT_BITS)
@@ -126,8 +138,12 @@ def compile_graph(
     elif per_channel and not one_each:
         raise HardwareError(f"a scale per channel: {chip.name} has one threshold per population")
     step, _ = time_step(graph, dt)
+    check_time_step(graph, step)
+    reset, _ = reset_of(graph, reset)
     inputs = tuple(InputPopulation(name, graph.output_shape[name]) for name in graph.inputs)
-    layers = [_layer(graph, name, step) for name in graph.order if isinstance(graph.nodes[name], NEURONS)]
+    layers = [
+        _layer(graph, name, step, reset) for name in graph.order if isinstance(graph.nodes[name], NEURONS)
+    ]
     if len(graph.outputs) != 1:
         raise HardwareError(f"the graph has {len(graph.outputs)} Output nodes, expected one")
     output = _output(graph, step)
@@ -143,7 +159,7 @@ def compile_graph(
         projections=tuple(p for q in quantised for p in q.projections),
         outputs=(output,),
         dt=step,
-        metadata=dict(graph.metadata),
+        metadata={key: reset if key == "reset" else value for key, value in graph.metadata.items()},
     )
     network, notes = _aligned(network, [path.latency for layer in layers for path in layer.paths], chip)
     if chip.layers is not None:
@@ -163,7 +179,7 @@ class _Neurons:
     """Flat float arrays: v <- v (1 - leak) + u + drive after u <- u (1 - forget) + gain * input.
 
     drive: of the membrane per step, without the bias of synapses; threshold: None for a read-out.
-    offset: the graph's membrane where this one is 0.
+    reset: what a spike does. offset: the graph's membrane where this one is 0.
     """
 
     name: str
@@ -176,6 +192,7 @@ class _Neurons:
     threshold: Array | None
     offset: Array
     notes: tuple[str, ...]
+    reset: Reset = "zero"
 
 
 @dataclass(frozen=True)
@@ -196,8 +213,8 @@ class _Layer:
     notes: tuple[str, ...]
 
 
-def _layer(graph: Graph, name: str, dt: float) -> _Layer:
-    return _gather(graph, name, _neurons(graph, name, dt), dt)
+def _layer(graph: Graph, name: str, dt: float, reset: Reset) -> _Layer:
+    return _gather(graph, name, _neurons(graph, name, dt, reset), dt)
 
 
 def _output(graph: Graph, dt: float) -> str | _Layer:
@@ -275,7 +292,7 @@ def _gather(graph: Graph, target: str, neurons: _Neurons, dt: float) -> _Layer:
     return _Layer(neurons, tuple(paths), bias, tuple(sorted(notes)))
 
 
-def _neurons(graph: Graph, name: str, dt: float) -> _Neurons:
+def _neurons(graph: Graph, name: str, dt: float, reset: Reset) -> _Neurons:
     node: Any = graph.nodes[name]
     where = f"node {name!r} ({type(node).__name__})"
     shape = graph.output_shape[name]
@@ -289,18 +306,23 @@ def _neurons(graph: Graph, name: str, dt: float) -> _Neurons:
         leak, rest = zero, zero
     else:
         rest = p("v_leak")
-        leak = _share(dt, p("tau_mem" if hasattr(node, "tau_mem") else "tau"), where, "tau")
-    forget = _share(dt, p("tau_syn"), where, "tau_syn") if hasattr(node, "tau_syn") else one
+        leak = np.minimum(dt / p("tau_mem" if hasattr(node, "tau_mem") else "tau"), 1.0)
+    forget = np.minimum(dt / p("tau_syn"), 1.0) if hasattr(node, "tau_syn") else one
     steady = r if isinstance(node, nir.IF | nir.I) else leak * r
     if hasattr(node, "tau_syn"):
         steady = steady * p("w_in")
     notes = []
     threshold = None
     if isinstance(node, SPIKING):
-        offset = p("v_reset")
+        offset = p("v_reset") if reset == "zero" else zero
         threshold = p("v_threshold") - offset
         if (threshold < 0).any():
             at = int(np.argmin(threshold))
+            if reset == "subtract":
+                raise HardwareError(
+                    f"{where}: v_threshold is {threshold[at]:g}, expected 0 or more: with reset by subtraction it would "
+                    "fire without end"
+                )
             raise HardwareError(
                 f"{where}: v_threshold {p('v_threshold')[at]:g} is below v_reset {offset[at]:g}: it would "
                 "fire without end; give it a v_reset of its threshold at most"
@@ -309,21 +331,13 @@ def _neurons(graph: Graph, name: str, dt: float) -> _Neurons:
         # A common level does not change which neuron's membrane is highest.
         offset = rest if (rest == rest[0]).all() else zero
     drive = leak * (rest - offset)
-    if not isinstance(node, nir.IF | nir.I) and (rest != offset).any():
-        notes.append("membranes start at v_reset on the chip, at v_leak in the graph")
+    start, called = (p("v_reset"), "v_reset") if isinstance(node, nir.IF) else (rest, "v_leak")
+    if not isinstance(node, nir.I) and (start != offset).any():
+        on_chip = "0" if threshold is not None and reset == "subtract" else "v_reset"
+        notes.append(f"membranes start at {on_chip} on the chip, at {called} in the graph")
     return _Neurons(
-        name, shape, forget, leak, steady * forget, steady, drive, threshold, offset, tuple(notes)
+        name, shape, forget, leak, steady * forget, steady, drive, threshold, offset, tuple(notes), reset
     )
-
-
-def _share(dt: float, tau: Array, where: str, key: str) -> Array:
-    share = dt / tau
-    if (share > 1 + 1e-9).any():
-        raise HardwareError(
-            f"{where}: {key} is {tau.min():g} s at its lowest, below the time step of {dt:g} s; "
-            "use a shorter step"
-        )
-    return np.minimum(share, 1.0)
 
 
 # --- integers ----------------------------------------------------------------------------------------------
@@ -365,9 +379,13 @@ def _check_neurons(neurons: _Neurons, chip: Chip) -> None:
             raise HardwareError(
                 f"{where}: its membranes are read out, {chip.name} gives out spikes only; let spiking neurons be last"
             )
-    elif "zero" not in model.resets:
+    elif neurons.reset not in model.resets:
+        spike = "resets its membranes to v_reset"
+        if neurons.reset == "subtract":
+            spike = "takes the threshold off its membranes"
         raise HardwareError(
-            f"{where}: a spike resets its membranes to v_reset, those of {chip.name} can only {', '.join(model.resets)}"
+            f"{where}: a spike {spike}, those of {chip.name} can only {', '.join(model.resets)}; train with that reset, "
+            f"or take a chip, and an .h5 file, with reset {neurons.reset}"
         )
 
 
@@ -400,6 +418,8 @@ def _quantise(layer: _Layer, bits: int, per_channel: bool, chip: Chip) -> _Quant
             f"the chip's thresholds have {model.largest_threshold.bit_length()} bit (at most {model.largest_threshold})"
         )
     exact_bias = drive * per_neuron * quantise.ACTIVATION_UNIT
+    # Taken from the membrane, a threshold must be near; where it is only compared, rounding down is exact on a lattice.
+    lattice = lattice & (neurons.reset == "zero")
     vth = quantise.threshold_mantissa(exact_threshold, lattice, model.largest_threshold)
     if neurons.threshold is not None and model.thresholds_per == "population" and (vth != vth[0]).any():
         raise HardwareError(
@@ -418,6 +438,7 @@ def _quantise(layer: _Layer, bits: int, per_channel: bool, chip: Chip) -> _Quant
         bias_mant=_uniform(bias, neurons.shape),
         bias_exp=bias_exp,
         spiking=neurons.threshold is not None,
+        reset="zero" if neurons.threshold is None else neurons.reset,
     )
     shared = {
         # A lattice threshold is exact as it stands.

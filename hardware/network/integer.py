@@ -5,7 +5,7 @@ bit-accurate LIF (``lava/proc/lif/models.py``), all integers, u and v in 24 bit:
 
     u <- wrap24(sgn(u) * ((|u| * (4096 - (du + 1))) >> 12) + (a << 6))
     v <- clip(sgn(v) * ((|v| * (4096 - dv)) >> 12) + u + bias_mant * 2**bias_exp, +-(2**23 - 1))
-    spike where v > vth * 64;  v <- 0 there
+    spike where v > vth * 64;  there v <- 0, or v <- v - vth * 64 (`Population.reset`)
 
 ``a`` is the synaptic input of the step: the sum over all projections of (sum of weight times spike count)
 shifted by the projection's weight exponent (a negative one shifts right, rounding down), in 32 bit; what a
@@ -44,6 +44,9 @@ MAX_NEURONS = 1 << 28
 MAX_SYNAPSES = 1 << 28
 
 SignMode = Literal["mixed", "excitatory", "inhibitory"]
+# What a spike does to the membrane: it becomes zero (in floats v_reset), or the threshold is taken from it.
+Reset = Literal["zero", "subtract"]
+RESETS: tuple[Reset, ...] = ("zero", "subtract")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Population:
     vth: threshold mantissa, 0..2**17 - 1, scalar or one per neuron; spikes where v > vth * 64.
     bias_mant: 13 bit signed, scalar or one per neuron; bias_exp: 0..7.
     spiking: False for a leaky-integrator read-out, which integrates but never fires.
+    reset: "zero", which lava-nc's LIF has, or "subtract", one threshold per step however far v is above it.
     """
 
     name: str
@@ -65,6 +69,7 @@ class Population:
     bias_mant: int | np.ndarray = 0
     bias_exp: int = 0
     spiking: bool = True
+    reset: Reset = "zero"
 
     def __post_init__(self) -> None:
         label = f"population {_brief(self.name)!r}"
@@ -83,6 +88,8 @@ class Population:
                 )
             _check_range(value, low, high, f"{label}: {key}")
         _check_range(self.bias_exp, 0, MAX_BIAS_EXP, f"{label}: bias_exp", scalar=True)
+        if not isinstance(self.reset, str) or self.reset not in RESETS:
+            raise HardwareError(f"{label}: reset is {_brief(self.reset)!r}, expected 'zero' or 'subtract'")
 
 
 @dataclass(frozen=True)

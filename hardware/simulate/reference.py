@@ -16,17 +16,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import nir
 import numpy as np
 
 from hardware.errors import HardwareError
 from hardware.graph.cycles import components
-from hardware.graph.graph import SPIKING, Graph, delay_steps, padding_of, time_step
+from hardware.graph.graph import (
+    SPIKING,
+    Graph,
+    check_time_step,
+    delay_steps,
+    padding_of,
+    reset_of,
+    time_step,
+)
 from hardware.network.geometry import conv, positions
+from hardware.network.integer import Reset
 
-Reset = Literal["to_v_reset", "by_subtraction"]
 Array = np.ndarray
 # Values kept at once, for one stretch of samples and steps.
 CHUNK_BYTES = 256 << 20
@@ -52,13 +60,13 @@ class Run:
 # --- neurons: pure functions of one step -------------------------------------------------------------------
 
 
-def fire(v: Array, v_threshold: Array, v_reset: Array, reset: Reset = "to_v_reset") -> tuple[Array, Array]:
+def fire(v: Array, v_threshold: Array, v_reset: Array, reset: Reset = "zero") -> tuple[Array, Array]:
     """Spikes z = 1 where v > v_threshold, and the membrane after them.
 
-    "to_v_reset": v <- v_reset where z; "by_subtraction": v <- v - v_threshold where z.
+    "zero": v <- v_reset where z (NIR's reset, zero unless it says another); "subtract": v <- v - v_threshold where z.
     """
     spikes = v > v_threshold
-    return spikes, np.where(spikes, v_reset if reset == "to_v_reset" else v - v_threshold, v)
+    return spikes, np.where(spikes, v_reset if reset == "zero" else v - v_threshold, v)
 
 
 def if_step(current: Array, v: Array, r: Array) -> Array:
@@ -356,7 +364,7 @@ def simulate(
     graph: Graph,
     raster: Array | Mapping[str, Array],
     dt: float | None = None,
-    reset: Reset = "to_v_reset",
+    reset: Reset | None = None,
     record: Iterable[str] = (),
     dtype: Any = np.float64,
 ) -> Run:
@@ -365,26 +373,22 @@ def simulate(
     raster: (batch, steps, *input shape), spike counts or currents; a dictionary of them by the name of the
         Input node where the graph has more than one.
     dt: seconds per step; None: as `hardware.graph.graph.time_step` finds it.
-    reset: what a spike does to the membrane, see `fire`.
+    reset: what a spike does to the membrane, see `fire`; None: as `hardware.graph.graph.reset_of` finds it.
     record: names of the populations whose spikes and membranes are wanted.
     dtype: numpy float type of all values; float32 is about twice as fast.
 
     Samples and steps go through in stretches of bounded memory; the result does not depend on the stretches.
-    Raises HardwareError where the raster does not fit the graph, or a name or an option is unknown.
+    Raises HardwareError where the raster does not fit the graph, dt is above a time constant, or a name or an option is
+    unknown.
     """
-    if reset not in ("to_v_reset", "by_subtraction"):
-        raise HardwareError(f"reset is {reset!r}, expected 'to_v_reset' or 'by_subtraction'")
+    reset, _ = reset_of(graph, reset)
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise HardwareError(f"dtype is {dtype}, expected float32 or float64")
     step, _ = time_step(graph, dt)
-    record = [record] if isinstance(record, str) else list(record)
-    for name in record:
-        if name not in graph.nodes:
-            raise HardwareError(f"record names {name!r}, the graph has {', '.join(graph.order)[:300]}")
-    if len(graph.outputs) != 1:
-        raise HardwareError(f"the graph has {len(graph.outputs)} Output nodes, the simulator takes one")
-    rasters, batch, steps = _check_rasters(graph, raster)
+    check_time_step(graph, step)
+    record = check_names(graph, record)
+    rasters, batch, steps = check_rasters(graph, raster)
 
     output = graph.outputs[0]
     spiking = [name for name, node in graph.nodes.items() if isinstance(node, SPIKING)]
@@ -409,11 +413,7 @@ def simulate(
         samples = slice(at, at + batch_chunk)
         for t in range(0, steps, time_chunk):
             here = (samples, slice(t, t + time_chunk))
-            stimulus = {}
-            for name, whole in rasters.items():
-                stimulus[name] = whole[here].astype(dtype)
-                if whole.dtype.kind == "f" and not np.isfinite(stimulus[name]).all():
-                    raise HardwareError(f"the raster for {name!r} holds NaN or infinite values")
+            stimulus = {name: whole[here].astype(dtype) for name, whole in rasters.items()}
             values, voltages = simulation.run(stimulus, {*record, *spiking, output})
             out[here] = values[output]
             for name in record:
@@ -425,7 +425,19 @@ def simulate(
     return Run(output=out, spikes=recorded, membranes=membranes, counts=counts, dt=step)
 
 
-def _check_rasters(graph: Graph, raster: Array | Mapping[str, Array]) -> tuple[dict[str, Array], int, int]:
+def check_names(graph: Graph, record: Iterable[str]) -> list[str]:
+    """The names of the nodes to record. Raises HardwareError for an unknown one, and for more than one Output."""
+    record = [record] if isinstance(record, str) else list(record)
+    for name in record:
+        if name not in graph.nodes:
+            raise HardwareError(f"record names {name!r}, the graph has {', '.join(graph.order)[:300]}")
+    if len(graph.outputs) != 1:
+        raise HardwareError(f"the graph has {len(graph.outputs)} Output nodes, the simulator takes one")
+    return record
+
+
+def check_rasters(graph: Graph, raster: Array | Mapping[str, Array]) -> tuple[dict[str, Array], int, int]:
+    """The rasters by name of the Input, batch and steps. Raises HardwareError where they do not fit."""
     names = graph.inputs
     if not isinstance(raster, Mapping):
         if len(names) != 1:
@@ -445,6 +457,8 @@ def _check_rasters(graph: Graph, raster: Array | Mapping[str, Array]) -> tuple[d
             )
         if array.dtype.kind not in "biuf":
             raise HardwareError(f"the raster for {name!r} holds {array.dtype}, expected numbers")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise HardwareError(f"the raster for {name!r} holds NaN or infinite values")
     sizes = {array.shape[:2] for array in arrays.values()}
     if len(sizes) != 1:
         raise HardwareError(f"the rasters differ in batch or steps: {sorted(sizes)}")
