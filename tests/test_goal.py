@@ -8,6 +8,7 @@ pytest.importorskip("torch")
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.pruning import Goal, Reading
+from dpap_neuro.pruning.budget import approach
 
 
 @pytest.mark.parametrize(
@@ -62,3 +63,36 @@ def test_what_a_goal_is():
         Goal(sparsity=0.5, epochs=4, meter=meter)
     with pytest.raises(InputError, match="reach: found 0"):
         Goal(sparsity=0.5, epochs=4, reach=0.0)
+
+
+class Counted:
+    """What `approach` asks of masks: numbers that it may make smaller."""
+
+    def __init__(self, synapses):
+        self.synapses = synapses
+
+    def synapse_count(self):
+        return self.synapses
+
+    def neuron_count(self):
+        return 7
+
+    def reduce(self, targets):
+        self.synapses = min(self.synapses, targets["synapses"])
+
+
+def test_a_budget_is_approached_on_the_schedule_of_all_goals():
+    """From 100,000 synapses to the 20,000 that fit in four epochs, as a goal of a sparsity would be."""
+    masks, found = Counted(100_000), []
+
+    def measure():
+        over = masks.synapses / 20_000
+        return Reading({"synapses": over} if over > 1 else {}, f"{over:.0%}")
+
+    for epoch in range(7):
+        reading = approach(measure, masks, masks.reduce, epoch, (2, 5))
+        found.append(masks.synapses)
+    goal = Goal(sparsity=0.8, epochs=7, first_epoch=2, reach=0.86)
+    assert goal.schedule() == (2, 5) and reading.fits
+    expected = [goal.left_after(epoch, 100_000) or 100_000 for epoch in range(7)]
+    assert found == pytest.approx(expected, abs=2)

@@ -185,6 +185,13 @@ def test_command_writes_the_compacted_network(tmp_path):
     assert sizes[False] - sizes[True] == 100 * 3
 
 
+def test_a_cell_of_another_time_step_gets_the_time_constants_that_decay_alike():
+    """2 ms of 5 ms are lost in a step of the cell, 10 ms of 25 ms in one of the graph."""
+    p = norse.LIFBoxParameters(tau_mem_inv=torch.tensor(1 / 0.005))
+    nodes = to_nir(nn.Sequential(nn.Linear(4, 3), norse.LIFBoxCell(p, dt=0.002)), (4,), 0.01).nodes
+    np.testing.assert_allclose(nodes["1_lif"].tau, 0.025, rtol=1e-6)
+
+
 class OwnLIF(LIF):
     """A population of a user's own: another threshold, and a record of its spikes."""
 
