@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 from dpap_neuro.errors import InputError
-from hardware.files.whole import check_output, write_bytes, write_hdf5, write_stream
+from hardware.files.whole import check_output, write_bytes, write_hdf5, write_stream, write_together
 
 __all__ = [
     "check_folder",
     "check_output",
     "make_folder",
+    "read_bytes",
+    "read_json",
+    "read_sealed",
+    "sealed",
     "write_bytes",
     "write_hdf5",
     "write_json",
     "write_picture",
+    "write_sealed",
     "write_stream",
     "write_text",
+    "write_together",
 ]
 
 
@@ -39,6 +47,72 @@ def write_picture(figure: Any, path: str | Path) -> None:
 def write_json(path: str | Path, values: Any) -> None:
     """Indented JSON."""
     write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+# A record of a run of thousands of epochs has a few megabytes.
+_MOST_JSON = 256 << 20
+_SEAL = "checksum"
+
+
+def write_sealed(path: str | Path, values: dict[str, Any], indent: int | None = None) -> None:
+    """JSON with a checksum of its values, see `read_sealed`."""
+    write_bytes(path, sealed(values, indent))
+
+
+def sealed(values: dict[str, Any], indent: int | None = None) -> bytes:
+    """What `write_sealed` writes."""
+    plain = json.loads(json.dumps({key: value for key, value in values.items() if key != _SEAL}))
+    return (json.dumps({**plain, _SEAL: _checksum(plain)}, indent=indent) + "\n").encode("utf-8")
+
+
+def read_sealed(path: str | Path, what: str) -> dict[str, Any]:
+    """The values that `write_sealed` wrote. what: as an error calls the file.
+
+    Raises InputError for a file that is not there, that is none of these, or in which a value has changed.
+    """
+    values = read_json(path, what)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: found format {type(values).__name__}, expected {what}")
+    seal = values.pop(_SEAL, None)
+    if not isinstance(seal, str):
+        found = f"found format {values['format']} and" if "format" in values else "found"
+        raise InputError(f"{path}: {found} no checksum, expected {what} of this version")
+    if seal != _checksum(values):
+        raise InputError(
+            f"{path}: damaged (its checksum is another), expected the {what.split(' ', 1)[-1]} that was written"
+        )
+    return values
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    """Of the values, not of the bytes: how they are laid out does not matter."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def read_json(path: str | Path, what: str = "JSON") -> Any:
+    """Raises InputError, in one line, for whatever is no JSON file."""
+    data = read_bytes(path, _MOST_JSON)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        why = "nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: not JSON ({why}), expected {what}") from None
+
+
+def read_bytes(path: str | Path, most: float) -> bytes:
+    """A whole plain file of at most so many bytes; a pipe or a device would never end. Raises InputError."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: is no plain file, expected one")
+        if status.st_size > most:
+            raise InputError(f"{path}: has {status.st_size:,} bytes, expected at most {most:,}")
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found") from None
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({said})") from None
 
 
 def check_folder(path: str | Path) -> None:

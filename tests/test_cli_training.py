@@ -282,14 +282,24 @@ def test_a_checkpoint_of_another_run_is_one_line(folder, tmp_path, monkeypatch, 
     train(folder, tmp_path, "--pruner", "none", "--resume")
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     for more, says in (
-        (("--pruner", "none", "--model", "cnn"), "0.weight is missing"),
-        (("--pruner", "none", "--neuron", "plif"), "missing"),
-        (("--pruner", "dpap"), "found pruner none, expected dpap"),
+        (("--pruner", "none", "--model", "cnn"), "found a run with network name mlp, expected cnn"),
+        (("--pruner", "none", "--neuron", "plif"), "found a run with network cell lif, expected plif"),
+        (("--pruner", "dpap"), "found a run with pruner name none, expected dpap"),
         (("--pruner", "none", "--seed", "5"), "found a run with seed 0, expected 5"),
-        (("--pruner", "none", "--bins", "7"), "found a run with data"),
+        (
+            ("--pruner", "none", "--threshold", "0.4"),
+            "found a run with network neuron v_th 0.5, expected 0.4",
+        ),
+        (("--pruner", "none", "--surrogate-slope", "9"), "surrogate_slope 10.0, expected 9.0"),
+        (("--pruner", "none", "--reset", "subtract"), "neuron reset zero, expected subtract"),
+        (("--pruner", "none", "--readout", "membrane"), "network readout spikes, expected membrane"),
+        (("--pruner", "none", "--clip", "3"), "found a run with clip "),
+        (("--pruner", "none", "--more-epochs", "-1"), "more_epochs: found -1"),
+        (("--pruner", "none", "--bins", "7"), "found a run with bins 6, expected 7"),
     ):
         error = fails(monkeypatch, capsys, *options(folder, tmp_path, "--resume", *more))
-        assert error.startswith("error: ") and says in error and str(tmp_path / "checkpoint") in error
+        assert error.startswith("error: ") and says in error
+        assert "more_epochs" in says or str(tmp_path / "checkpoint") in error
         assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 

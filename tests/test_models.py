@@ -221,12 +221,12 @@ def test_a_run_folder_loads_to_the_same_network(tmp_path):
     assert torch.equal(logits(back(x)), logits(model(x))) and metadata == {"bins": 5, "clip": 4}
     values = json.loads((tmp_path / "run" / "run.json").read_text())
     values["model"]["name"] = "cnn"
-    (tmp_path / "run" / "run.json").write_text(json.dumps(values))
+    write_sealed(tmp_path / "run" / "run.json", values)
     with pytest.raises(InputError, match="another architecture"):
         runs.load_run(tmp_path / "run")
     for key, damage in {"input_shape": [2, 34], "classes": "ten", "name": ["cnn"]}.items():
         damaged = {**values, "model": {**values["model"], key: damage}}
-        (tmp_path / "run" / "run.json").write_text(json.dumps(damaged))
+        write_sealed(tmp_path / "run" / "run.json", damaged)
         with pytest.raises(InputError, match="damaged run"):
             runs.load_run(tmp_path / "run")
 

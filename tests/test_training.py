@@ -83,6 +83,78 @@ def test_interrupted_and_resumed_equals_uninterrupted(pruner, options, tmp_path)
         )  # fmt: skip
 
 
+def run_of(
+    folder, settings=None, data=None, test=None, pruner="magnitude", origin=None, change=None, **options
+):
+    model = build_model(MODEL, 3)
+    if change is not None:
+        change(model)
+    options = {"sparsity": 0.7, **options}
+    settings = settings or TrainSettings(epochs=2, batch=16, seed=3)
+    data, test = data or recordings(), test or recordings(seed=1)
+    history = train(
+        model, make_pruner(pruner, epochs=2, **options), data, test, settings, CPU,
+        checkpoint=folder, origin=origin,
+    )  # fmt: skip
+    return model, history
+
+
+def flipped(data):
+    x, y = data
+    x = x.copy()
+    x.flat[77] += 1
+    return x, y
+
+
+def test_a_resumed_run_is_the_same_run(tmp_path, monkeypatch):
+    """One thing changed at a time: refused by name, with both values, and nothing is written."""
+    run_of(tmp_path, origin={"clip": 4})
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    settings = TrainSettings(epochs=2, batch=16, seed=3)
+    x, y = recordings()
+
+    def nudged(model):
+        next(model.parameters()).data.view(-1)[0] += 1e-3
+
+    for changed, says in (
+        ({"settings": replace(settings, learning_rate=0.002)}, "learning_rate 0.003, expected 0.002"),
+        ({"settings": replace(settings, shift=1)}, "shift 2, expected 1"),
+        ({"data": flipped((x, y))}, "recordings"),
+        ({"data": (x, np.roll(y, 1))}, "recordings"),
+        ({"test": flipped(recordings(seed=1))}, "test recordings"),
+        ({"sparsity": 0.7001}, r"pruner goal sparsity 0\.7, expected 0\.7001"),
+        ({"reach": 0.6}, r"pruner goal reach 0\.7, expected 0\.6"),
+        ({"pruner": "set", "fraction": 0.2}, "pruner name magnitude, expected set"),
+        ({"change": nudged}, "first weights"),
+        ({"origin": {"clip": 3}}, "clip 4, expected 3"),
+        ({"origin": {}}, "clip 4, expected nothing"),
+    ):
+        with pytest.raises(InputError, match=f"found a run with .*{says}") as error:
+            run_of(tmp_path, **{"origin": {"clip": 4}, **changed})
+        assert "\n" not in str(error.value)
+    monkeypatch.setattr("dpap_neuro.train.description.version", lambda name: "9.9")
+    with pytest.raises(InputError, match=r"version of dpap-neuro .*, expected 9\.9"):
+        run_of(tmp_path, origin={"clip": 4})
+    monkeypatch.undo()
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+    _, again = run_of(tmp_path, origin={"clip": 4})
+    assert len(again.epochs) == 2
+
+
+def test_epochs_are_added_to_a_run(tmp_path):
+    settings = TrainSettings(epochs=2, batch=16, seed=3, more_epochs=2)
+    with pytest.raises(InputError, match="more_epochs: found 2, but no checkpoint"):
+        run_of(tmp_path, settings)
+    first, _ = run_of(tmp_path)
+    before = {name: value.clone() for name, value in first.state_dict().items()}
+    longer, history = run_of(tmp_path, settings)
+    assert [e.epoch for e in history.epochs] == [0, 1, 2, 3]
+    assert history.epochs[3].remaining == history.epochs[1].remaining < history.epochs[1].parameters
+    assert any(not torch.equal(value, before[name]) for name, value in longer.state_dict().items())
+    _, same = run_of(tmp_path, settings)
+    assert [e.loss for e in same.epochs] == [e.loss for e in history.epochs]
+
+
 def test_dropped_time_bins_are_shown_no_more_and_recorded_in_the_file(tmp_path):
     seen = []
     model = build_model(MODEL, 0)

@@ -106,7 +106,12 @@ def train(
     asked: TrainRequest,
     cache_dir: CacheDir = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep a checkpoint in the folder and go on from it.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Keep a checkpoint in the folder and go on from it; refused for a run of other settings or data. --device, the "
+            "number of processes, --cache-dir and --more-epochs may differ.",
+        ),
     ] = False,
     device: Device = "auto",
 ) -> None:
@@ -123,11 +128,14 @@ def train(
     """
     known_dataset(asked.dataset)
     from dpap_neuro.deploy.training import resolve
+    from dpap_neuro.errors import InputError
     from dpap_neuro.files import check_folder
     from dpap_neuro.train import distributed, loop
     from hardware.graph.graph import time_constants
 
     training = resolve(asked)
+    if asked.more_epochs and not resume:
+        raise InputError("--more-epochs: goes with --resume")
     check_folder(out)
     with distributed.joined(loop.choose_device(device)) as chosen, speaking(distributed.rank() == 0):
         with progress() as tell:

@@ -136,6 +136,9 @@ _TRAINING = {
         int | None, typer.Option(help="Synapses that the fullest core may have.")
     ],
     "epochs": Epochs,
+    "more_epochs": Annotated[
+        int, typer.Option(help="Passes to add to a run of so many epochs that --resume goes on from.")
+    ],
     "batch": Batch,
     "learning_rate": LearningRate,
     "bins": Bins,

@@ -28,6 +28,7 @@ class TrainRequest:
     max_synapses: int | None = None
     max_synapses_per_core: int | None = None
     epochs: int = 24
+    more_epochs: int = 0
     batch: int = 64
     learning_rate: float = 3e-3
     bins: int | None = None

@@ -81,7 +81,7 @@ class Training:
 
         def told(epoch: int, done: int) -> None:
             if progress is not None:
-                progress(epoch * batches + done, self.settings.epochs * batches)
+                progress(epoch * batches + done, self.settings.all_epochs * batches)
 
         network, history = runs.train_run(
             split, model, self.pruner, self.settings, device, told, on_epoch, checkpoint
@@ -106,6 +106,7 @@ def resolve(asked: TrainRequest) -> Training:
     defaults = dataset(asked.dataset, _sensor(asked)).defaults
     settings = loop.TrainSettings(
         epochs=asked.epochs,
+        more_epochs=asked.more_epochs,
         batch=asked.batch,
         learning_rate=asked.learning_rate,
         shift=_or(asked.shift, defaults.shift),

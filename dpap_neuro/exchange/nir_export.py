@@ -121,7 +121,12 @@ def without_dead_units(model: Network, input_shape: Shape) -> Network:
 
 
 def write_nir(graph: nir.NIRGraph, path: str | Path) -> None:
-    """`nir.write`, whole or not at all.
+    """`nir.write`, whole or not at all, see `nir_bytes`."""
+    write_bytes(path, nir_bytes(graph))
+
+
+def nir_bytes(graph: nir.NIRGraph) -> bytes:
+    """A `.nir` file.
 
     A v_reset of zeros is left out: readers that know the field fill it in, and nir 1.0.4 (Sinabs 3.1), which does not,
     opens the file. Of a grouped convolution nir 1.0.8 infers too few input channels: `nir.read` such a file with
@@ -134,7 +139,7 @@ def write_nir(graph: nir.NIRGraph, path: str | Path) -> None:
         for node in file["node/nodes"].values():
             if "v_reset" in node and not node["v_reset"][()].any():
                 del node["v_reset"]
-    write_bytes(path, memory.getbuffer())
+    return memory.getvalue()
 
 
 def _check_parameters(name: str, module: nn.Module) -> None:

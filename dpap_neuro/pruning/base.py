@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -350,6 +351,24 @@ class Pruner:
     def describe(self) -> str:
         """One line about what the pruner does."""
         return f"{self.name}{self.goal.describe()}"
+
+    def description(self) -> dict[str, Any]:
+        """All that it was made with, in plain values; before `attach`. A subclass's settings are its public attributes."""
+        found: dict[str, Any] = {"name": self.name, "seed": self.generator.initial_seed()}
+        for key, value in sorted(vars(self).items()):
+            if key.startswith("_") or key == "goal":
+                continue
+            if is_dataclass(value) and not isinstance(value, type):
+                found[key] = asdict(value)
+            elif isinstance(value, (bool, int, float, str)):
+                found[key] = value
+        goal: dict[str, Any] = {f.name: getattr(self.goal, f.name) for f in fields(self.goal)}
+        meter = goal.pop("meter")
+        goal["budget"] = None if meter is None else str(meter)
+        if is_dataclass(meter):
+            # With every number of the chip's.
+            goal["budget (SHA-256)"] = hashlib.sha256(repr(meter).encode()).hexdigest()
+        return {**found, "goal": goal}
 
     # goals
 

@@ -1,7 +1,7 @@
 """Checkpoints of a training run: weights in safetensors, the rest JSON or tensors; loading never executes
 code.
 
-A checkpoint is a directory: `checkpoint.json` names the two tensor files that belong to it,
+A checkpoint is a directory: `checkpoint.json` names the two tensor files that belong to it with their checksums,
 `weights-*.safetensors` (the network) and `training-*.safetensors` (optimizer, pruner, random states). New
 files are written first, then `checkpoint.json` is replaced, then the old files are removed: an interruption
 leaves the old checkpoint or the new one.
@@ -9,7 +9,8 @@ leaves the old checkpoint or the new one.
 
 from __future__ import annotations
 
-import json
+import hashlib
+import math
 import os
 import random
 from collections.abc import Mapping
@@ -20,15 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpap_neuro.errors import BadInput, InputError
-from dpap_neuro.files import make_folder, write_bytes, write_text
+from dpap_neuro.files import make_folder, read_bytes, read_sealed, write_bytes, write_sealed
 from dpap_neuro.pruning.base import Pruner
 
-FORMAT = 1
+FORMAT = 2
 _INDEX = "checkpoint.json"
 
 
@@ -127,9 +128,11 @@ def save_checkpoint(
     index["weights"] = f"weights-{epoch:04d}-{number}.safetensors"
     index["training"] = f"training-{epoch:04d}-{number}.safetensors"
     try:
-        _write_tensors(folder / index["weights"], model.state_dict())
-        _write_tensors(folder / index["training"], tensors)
-        write_text(folder / _INDEX, json.dumps(index))
+        index["sha256"] = {
+            key: _write_tensors(folder / index[key], values)
+            for key, values in (("weights", model.state_dict()), ("training", tensors))
+        }
+        write_sealed(folder / _INDEX, index)
     except BadInput:
         # What no index names would stay for good.
         for name in (index["weights"], index["training"]):
@@ -142,34 +145,48 @@ def save_checkpoint(
     return folder / _INDEX
 
 
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Returns the file's SHA-256."""
     # Clones: safetensors refuses tensors that share memory.
-    write_bytes(path, save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}))
+    data = save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    path = folder / _INDEX
+    index = read_sealed(path, "a checkpoint")
+    if index.get("format") != FORMAT:
+        raise InputError(f"{path}: found format {index.get('format')}, expected {FORMAT}")
+    return index
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    path = folder / _INDEX
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: not found, expected a checkpoint directory") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not JSON ({error}), expected a checkpoint") from None
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
-        found = index.get("format") if isinstance(index, dict) else type(index).__name__
-        raise InputError(f"{path}: found format {found}, expected {FORMAT}")
+    path, index = folder / _INDEX, _index(folder)
     parts = []
     for key in ("weights", "training"):
         name = index.get(key)
         if not isinstance(name, str) or Path(name).name != name:
             raise InputError(f"{path}: found {key} {name!r}, expected the name of a file beside it")
+        data = read_bytes(folder / name, math.inf)
+        sums = index.get("sha256")
+        if not isinstance(sums, dict) or hashlib.sha256(data).hexdigest() != sums.get(key):
+            raise InputError(
+                f"{folder / name}: damaged (its SHA-256 is not that of {_INDEX}), expected the file that was written"
+            )
         try:
-            parts.append(load_file(folder / name))
-        except (FileNotFoundError, SafetensorError) as error:
+            parts.append(load(data))
+        except SafetensorError as error:
             raise InputError(
                 f"{folder / name}: cannot be read ({error}), expected a safetensors file"
             ) from None
     return index, parts[0], parts[1]
+
+
+def peek(directory: str | os.PathLike[str]) -> Checkpoint:
+    """The epoch and what the caller had added, nothing restored. Raises InputError for a missing or damaged checkpoint."""
+    index = _index(Path(directory))
+    return Checkpoint(epoch=int(index["epoch"]), extra=index["extra"])
 
 
 def _check_architecture(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
@@ -203,7 +220,28 @@ def load_checkpoint(
     """
     folder = Path(directory)
     index, weights, tensors = _read(folder)
-    where = str(folder)
+    try:
+        return _load(index, weights, tensors, str(folder), model, optimizer, scheduler, pruner, generators)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if isinstance(error, BadInput):
+            raise
+        said = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"{folder}: not a checkpoint of this program ({type(error).__name__}: {said})"
+        ) from None
+
+
+def _load(
+    index: dict[str, Any],
+    weights: dict[str, Tensor],
+    tensors: dict[str, Tensor],
+    where: str,
+    model: nn.Module,
+    optimizer: Optimizer | None,
+    scheduler: Any,
+    pruner: Pruner | None,
+    generators: Mapping[str, Any] | None,
+) -> Checkpoint:
     _check_architecture(model, weights, where)
     optimizer_state = _optimizer_state(optimizer, index, tensors, where) if optimizer is not None else None
     if scheduler is not None and "scheduler" not in index:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,44 +21,12 @@ from dpap_neuro.networks.models import Network, logits
 from dpap_neuro.pruning import Pruner, PruneReport
 from dpap_neuro.pruning.statistics import reduce_over_ranks
 from dpap_neuro.train import distributed
-from dpap_neuro.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from dpap_neuro.train.checkpoint import load_checkpoint, peek, save_checkpoint
+from dpap_neuro.train.description import describe_run, difference
+from dpap_neuro.train.settings import TrainSettings
 
 # Epochs in a row in which the read-out may be silent: surrogate gradients can wake it.
 PATIENCE = 3
-
-
-@dataclass(frozen=True)
-class TrainSettings:
-    """epochs: passes over the data. batch: recordings per step, of all processes together. warmup: epochs in which the
-    learning rate rises, before its cosine. compact: cut dead channels and neurons out while training goes on, so that
-    epochs get faster; at the end the network has its full size again.
-
-    shift, flip, drop, jitter: see `data.augmentation`.
-    """
-
-    epochs: int = 20
-    batch: int = 64
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.01
-    warmup: float = 1.0
-    label_smoothing: float = 0.1
-    shift: int = 2
-    flip: bool = False
-    drop: float = 0.0
-    jitter: float = 0.0
-    seed: int = 0
-    compact: bool = False
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise InputError(f"epochs: found {self.epochs}, expected at least 1")
-        if self.batch < 2:
-            raise InputError(f"batch: found {self.batch}, expected at least 2 (batch norm needs them)")
-        if self.shift < 0:
-            raise InputError(f"shift: found {self.shift}, expected at least 0 pixels")
-        for name in ("drop", "jitter"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name}: found {getattr(self, name)}, expected 0 to below 1")
 
 
 @dataclass
@@ -150,12 +118,14 @@ def train(
     on_batch: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[Epoch, PruneReport], None] | None = None,
     checkpoint: str | Path | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> History:
     """Train `model` in place, pruning it with `pruner` (not attached yet).
 
     train_data, test_data: (counts (n, steps, polarity, y, x) uint8, labels (n,)). on_batch(epoch, batches done).
     checkpoint: folder written after every epoch; where it holds one already, the run goes on from there, bit for bit
-    on the CPU. Time bins that the pruner has dropped are shown no more, in training and in testing.
+    on the CPU, where everything that shapes it is the same (see `train.description`). origin: where the data are from and how
+    they were made, for that comparison. Time bins that the pruner has dropped are shown no more, in training and in testing.
     Repeatable on one machine: everything random comes from settings.seed. In several processes (`distributed.joined`)
     each takes its part of every batch, all prune the same, and the first one writes the checkpoint.
     Raises InputError for data that cannot be learned from, a network that never spikes, a loss that is not finite, or a
@@ -168,8 +138,27 @@ def train(
             f"batch: found {min(settings.batch, len(rasters))} recordings for {distributed.world()} processes, "
             "expected at least one for each"
         )
+    if settings.shift > max(rasters.shape[-2:]):
+        rows, columns = rasters.shape[-2:]
+        raise InputError(
+            f"shift: found {settings.shift} pixels, expected at most {max(rows, columns)} of recordings of {rows}x{columns}"
+        )
+    described = None
+    if checkpoint is not None:
+        described = describe_run(model, pruner, train_data, test_data, settings, origin or {})
     with distributed.shared_norms(model):
-        return _train(model, pruner, train_data, test_data, settings, device, on_batch, on_epoch, checkpoint)
+        return _train(
+            model,
+            pruner,
+            train_data,
+            test_data,
+            settings,
+            device,
+            on_batch,
+            on_epoch,
+            checkpoint,
+            described,
+        )
 
 
 def _train(
@@ -182,6 +171,7 @@ def _train(
     on_batch: Callable[[int, int], None] | None,
     on_epoch: Callable[[Epoch, PruneReport], None] | None,
     checkpoint: str | Path | None,
+    described: dict[str, Any] | None,
 ) -> History:
     rasters, labels = train_data
     model.to(device)
@@ -193,7 +183,7 @@ def _train(
         model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
     )
     batches = max(1, len(inputs) // settings.batch)
-    total, warmup = settings.epochs * batches, max(1, round(settings.warmup * batches))
+    total, warmup = settings.all_epochs * batches, max(1, round(settings.warmup * batches))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * min(1.0, step / total))),
@@ -201,18 +191,19 @@ def _train(
     loss_of = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     history = History()
     generators = {"training": generator}
-    described = {**asdict(settings), "pruner": pruner.describe(), "data": list(rasters.shape)}
-    if checkpoint is not None and (Path(checkpoint) / "checkpoint.json").exists():
-        history = _resumed(
-            load_checkpoint(checkpoint, model, optimizer, scheduler, pruner, generators),
-            described,
-            checkpoint,
-        )
+    if described is not None and checkpoint is not None and (Path(checkpoint) / "checkpoint.json").exists():
+        # Before anything is changed: a checkpoint of another run may not even fit this one's network.
+        history = _resumed(peek(checkpoint).extra, described, checkpoint)
+        load_checkpoint(checkpoint, model, optimizer, scheduler, pruner, generators)
         if settings.compact:
             pruner.compact(optimizer)
+    elif settings.more_epochs:
+        raise InputError(
+            f"more_epochs: found {settings.more_epochs}, but no checkpoint at {checkpoint}; expected the run to go on from"
+        )
     shown, silent = _kept(pruner), 0
     begin = time.perf_counter()
-    for epoch in range(len(history.epochs), settings.epochs):
+    for epoch in range(len(history.epochs), settings.all_epochs):
         epoch_begin = time.perf_counter()
         model.train()
         order = torch.randperm(len(inputs), generator=generator)
@@ -241,7 +232,7 @@ def _train(
                 f"training: found a loss of {mean_loss} in epoch {epoch}, expected a finite number"
             )
         silent = 0 if float(reduce_over_ranks(spikes)) else silent + 1
-        if silent == max(2, min(PATIENCE, settings.epochs)):
+        if silent == max(2, min(PATIENCE, settings.all_epochs)):
             raise InputError(
                 f"network: its read-out never spiked in {silent} epochs, expected activity (lower the threshold)"
             )
@@ -293,19 +284,18 @@ def _kept(pruner: Pruner) -> list[int] | None:
     return None if pruner.kept_bins is None else pruner.kept_bins.tolist()
 
 
-def _resumed(found: Checkpoint, expected: dict[str, Any], where: str | Path) -> History:
+def _resumed(extra: Mapping[str, Any], expected: Mapping[str, Any], where: str | Path) -> History:
     """The history of a checkpoint. Raises InputError where it is of a run that differs in what is `expected`."""
     try:
-        values = found.extra["history"]
-        history = History([Epoch(**e) for e in values["epochs"]], values["seconds"])
+        differing = difference(dict(extra["run"]), expected)
+        values = extra["history"]
+        history = History([Epoch(**e) for e in values["epochs"]], float(values["seconds"]))
         kept = values["kept_bins"]
-        history.kept_bins = None if kept is None else tuple(kept)
-        for what, wanted in expected.items():
-            before = found.extra["run"][what]
-            if before != wanted:
-                raise InputError(f"{where}: found a run with {what} {before}, expected {wanted}")
-    except (KeyError, TypeError) as error:
+        history.kept_bins = None if kept is None else tuple(int(bin_) for bin_ in kept)
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: found no history ({error}), expected the checkpoint of `train`") from None
+    if differing is not None:
+        raise InputError(f"{where}: {differing}")
     return history
 
 

@@ -1,11 +1,13 @@
 """A training run as a user starts it: data by name, a model, a pruner; and the folder it is kept in.
 
-A run folder holds `weights.safetensors`, `run.json` (settings and history) and, of a spiking network, `model.nir`.
+A run folder holds `weights.safetensors`, `run.json` (settings, history and the checksums of the others) and, of a spiking network,
+`model.nir`.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,13 +17,21 @@ import nir
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from dpap_neuro.data import Binning, Opened, binning_of, open_both
 from dpap_neuro.errors import InputError
-from dpap_neuro.exchange.nir_export import to_nir, without_dead_units, write_nir
+from dpap_neuro.exchange.nir_export import nir_bytes, to_nir, without_dead_units
 from dpap_neuro.exchange.nir_import import IMPORTED, ImportedNetwork, from_file
-from dpap_neuro.files import make_folder, write_bytes, write_json
+from dpap_neuro.files import (
+    make_folder,
+    read_bytes,
+    read_sealed,
+    sealed,
+    write_bytes,
+    write_sealed,
+    write_together,
+)
 from dpap_neuro.networks import RELU
 from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
@@ -29,6 +39,7 @@ from dpap_neuro.pruning import Pruner, PruneReport
 from dpap_neuro.train.loop import Epoch, History, TrainSettings, train
 
 Data = tuple[np.ndarray, np.ndarray]
+_RECORD, _WEIGHTS, _GRAPH = "run.json", "weights.safetensors", "model.nir"
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,16 @@ def train_run(
     `training.train`)."""
     network = model if isinstance(model, ImportedNetwork) else build_model(model, settings.seed)
     history = train(
-        network, pruner, split.train, split.test, settings, device, on_batch, on_epoch, checkpoint
+        network,
+        pruner,
+        split.train,
+        split.test,
+        settings,
+        device,
+        on_batch,
+        on_epoch,
+        checkpoint,
+        metadata_of(split),
     )
     return network, history
 
@@ -138,41 +158,62 @@ def save_run(
     metadata: dict[str, Any],
     compact: bool = False,
 ) -> None:
-    """Write the folder's files, each whole or not at all.
+    """Write the folder's files, each whole or not at all; what was there stays until the new weights and record are on the disk.
 
     compact: leave neurons that pruning silenced out of model.nir.
     """
     folder = make_folder(folder)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
-    write_bytes(folder / "weights.safetensors", save(tensors))
+    files = {_WEIGHTS: save(tensors)}
     if history.kept_bins is not None:
         metadata = {**metadata, **binning_of(metadata).keeping(history.kept_bins).to_dict()}
-    write_json(
-        folder / "run.json",
-        {
-            "model": network.settings.to_dict(),
-            "metadata": metadata,
-            "history": [asdict(e) for e in history.epochs],
-            "seconds": history.seconds,
-            "compact": compact,
-        },
-    )
-    # Last: it can be made again from the two before.
     if network.settings.spiking:
         exported = without_dead_units(network, network.settings.input_shape) if compact else network
-        write_nir(graph_of(exported, metadata), folder / "model.nir")
+        files[_GRAPH] = nir_bytes(graph_of(exported, metadata))
+    record = {
+        "model": network.settings.to_dict(),
+        "metadata": metadata,
+        "history": [asdict(e) for e in history.epochs],
+        "seconds": history.seconds,
+        "compact": compact,
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+    }
+    # What can be made again from the others comes last, so that a disk that is too full for it loses no training.
+    graph = None if network.settings.name == IMPORTED else files.pop(_GRAPH, None)
+    write_together(
+        {**{folder / name: data for name, data in files.items()}, folder / _RECORD: sealed(record, 2)}
+    )
+    if graph is not None:
+        write_bytes(folder / _GRAPH, graph)
 
 
 def add_to_record(folder: str | Path, **values: Any) -> None:
     """Let the run.json of a folder say more."""
-    path = Path(folder) / "run.json"
-    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **values})
+    write_sealed(Path(folder) / _RECORD, {**read_record(folder), **values}, 2)
 
 
 def is_compact(folder: str | Path) -> bool:
-    """Whether the folder's model.nir leaves out silenced neurons. The folder has been read by `load_run`."""
-    values = json.loads((Path(folder) / "run.json").read_text(encoding="utf-8"))
-    return bool(values.get("compact", False))
+    """Whether the folder's model.nir leaves out silenced neurons. Raises InputError for a damaged run.json."""
+    return bool(read_record(folder).get("compact", False))
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """What run.json says. Raises InputError for a missing or damaged file."""
+    path = Path(folder) / _RECORD
+    if not path.exists():
+        raise InputError(f"{path}: not found, expected a folder written by `dpap-neuro train`")
+    return read_sealed(path, "a run")
+
+
+def _checked(folder: Path, name: str, record: dict[str, Any]) -> bytes:
+    """A file that run.json knows. Raises InputError where it is another."""
+    path = folder / name
+    data = read_bytes(path, math.inf)
+    if record["sha256"].get(name) != hashlib.sha256(data).hexdigest():
+        raise InputError(
+            f"{path}: damaged or of another run (its SHA-256 is not that of {_RECORD}), expected the file that was written"
+        )
+    return data
 
 
 def load_run(folder: str | Path) -> tuple[Network, dict[str, Any]]:
@@ -182,18 +223,19 @@ def load_run(folder: str | Path) -> tuple[Network, dict[str, Any]]:
     """
     folder = Path(folder)
     try:
-        values = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        values = read_record(folder)
         settings = ModelSettings.from_dict(values["model"])
         metadata = dict(values["metadata"])
-        tensors = load_file(folder / "weights.safetensors")
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{error.filename}: not found, expected a folder written by `dpap-neuro train`"
-        ) from None
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(f"{folder}: damaged run ({type(error).__name__}: {error})") from None
+        tensors = load(_checked(folder, _WEIGHTS, values))
+        if settings.name == IMPORTED:
+            _checked(folder, _GRAPH, values)
+    except InputError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:160]
+        raise InputError(f"{folder}: damaged run ({type(error).__name__}: {said})") from None
     if settings.name == IMPORTED:
-        return from_file(folder / "model.nir").eval(), metadata
+        return from_file(folder / _GRAPH).eval(), metadata
     try:
         network = build_model(settings)
     except InputError:

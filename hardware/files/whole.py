@@ -11,7 +11,8 @@ import io
 import os
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,20 +55,58 @@ def write_stream(path: str | os.PathLike[str], write: Callable[[IO[bytes]], obje
     path = check_output(path)
     part = None
     try:
-        handle, part = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(part, _new_mode(path.parent))
+        part = _part(path, write)
         os.replace(part, path)
         part = None
     except OSError as error:
         raise HardwareError(f"{path}: cannot be written ({_reason(error)})") from None
     finally:
-        if part is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
+        _remove(part)
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """Files that belong together, see `write_stream`: the first is renamed when all of them are on the disk."""
+    parts: dict[Path, str] = {}
+    try:
+        for path, data in files.items():
+            try:
+                parts[path] = _part(check_output(path), partial(_put, data))
+            except OSError as error:
+                raise HardwareError(f"{path}: cannot be written ({_reason(error)})") from None
+        for path in files:
+            try:
+                os.replace(parts[path], path)
+            except OSError as error:
+                raise HardwareError(f"{path}: cannot be written ({_reason(error)})") from None
+            del parts[path]
+    finally:
+        for part in parts.values():
+            _remove(part)
+
+
+def _part(path: Path, write: Callable[[IO[bytes]], object]) -> str:
+    """A temporary file beside `path`, on the disk and with its mode. Raises OSError, having removed it."""
+    handle, part = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(part, _new_mode(path.parent))
+    except BaseException:
+        _remove(part)
+        raise
+    return part
+
+
+def _put(data: bytes, file: IO[bytes]) -> None:
+    file.write(data)
+
+
+def _remove(part: str | None) -> None:
+    if part is not None:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
