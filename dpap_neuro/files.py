@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import stat
+import zipfile
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dpap_neuro.errors import InputError
 from hardware.files.whole import check_output, write_bytes, write_hdf5, write_stream, write_together
@@ -19,6 +23,7 @@ __all__ = [
     "make_folder",
     "read_bytes",
     "read_json",
+    "read_numpy",
     "read_sealed",
     "sealed",
     "write_bytes",
@@ -65,8 +70,9 @@ def sealed(values: dict[str, Any], indent: int | None = None) -> bytes:
     return (json.dumps({**plain, _SEAL: _checksum(plain)}, indent=indent) + "\n").encode("utf-8")
 
 
-def read_sealed(path: str | Path, what: str) -> dict[str, Any]:
-    """The values that `write_sealed` wrote. what: as an error calls the file.
+def read_sealed(path: str | Path, what: str, required: bool = True) -> dict[str, Any]:
+    """The values that `write_sealed` wrote. what: as an error calls the file. required: False takes a file
+    without a checksum as it is.
 
     Raises InputError for a file that is not there, that is none of these, or in which a value has changed.
     """
@@ -74,6 +80,8 @@ def read_sealed(path: str | Path, what: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: found format {type(values).__name__}, expected {what}")
     seal = values.pop(_SEAL, None)
+    if seal is None and not required:
+        return values
     if not isinstance(seal, str):
         found = f"found format {values['format']} and" if "format" in values else "found"
         raise InputError(f"{path}: {found} no checksum, expected {what} of this version")
@@ -113,6 +121,70 @@ def read_bytes(path: str | Path, most: float) -> bytes:
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read ({said})") from None
+
+
+# What a compressed `.npz` file may hold besides a few times its own size.
+_MOST_UNPACKED = 2 << 30
+
+
+def read_numpy(path: str | Path) -> np.ndarray | dict[str, np.ndarray]:
+    """The array of an `.npy` file, or those of an `.npz` file by name; of plain numbers, never unpickled.
+
+    Sizes are bounded by the file's own before anything is allocated. Raises InputError.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: is no plain file, expected an .npz or .npy file of numbers")
+        with open(path, "rb") as file:
+            if file.read(2) == b"PK":
+                return _unpacked(path, status.st_size)
+            file.seek(0)
+            return _array(file, status.st_size, path)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # zipfile, zlib and NumPy have many
+        said = " ".join(str(error).split())[:120]
+        why = "" if "pickle" in said else f" ({said})"  # NumPy's advice for whatever it does not know
+        raise InputError(f"{path}: not an .npz or .npy file of numbers{why}") from None
+
+
+def _unpacked(path: Path, size: int) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        total = sum(member.file_size for member in members)
+        if total > max(_MOST_UNPACKED, 4 * size):
+            raise InputError(
+                f"{path}: has {size:,} bytes and declares {total:,}, expected at most {_MOST_UNPACKED:,}"
+            )
+        found = {}
+        for member in members:
+            with archive.open(member) as file:
+                found[member.filename.removesuffix(".npy")] = _array(file, member.file_size, path)
+                if file.read(1):  # and so to the end, where its checksum is looked at
+                    raise InputError(f"{path}: {member.filename} is longer than its array")
+    return found
+
+
+def _array(file: Any, size: int, path: Path) -> np.ndarray:
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise InputError(f"{path}: found version {version} of NumPy's format, expected 1.0 or 2.0")
+    shape, fortran, dtype = readers[version](file)
+    if dtype.hasobject:
+        raise InputError(f"{path}: not an .npz or .npy file of numbers")
+    wanted = dtype.itemsize * math.prod(shape)
+    if min(shape, default=0) < 0 or wanted > size:
+        raise InputError(f"{path}: declares shape {shape} of {dtype}, {wanted:,} bytes in a file of {size:,}")
+    data = file.read(wanted)
+    if len(data) != wanted:
+        raise InputError(f"{path}: ends after {len(data):,} of the {wanted:,} bytes that it declares")
+    values = np.frombuffer(bytearray(data), dtype=dtype)
+    return values.reshape(shape, order="F" if fortran else "C")
 
 
 def check_folder(path: str | Path) -> None:

@@ -158,8 +158,8 @@ GESTURE, DIGIT, IMAGE = (
 @pytest.mark.parametrize(
     ("name", "path", "content", "says"),
     [
-        ("dvsgesture", GESTURE, b"no array", "cannot be read"),
-        ("dvsgesture", GESTURE, pickle.dumps(Executed()), "cannot be read"),
+        ("dvsgesture", GESTURE, b"no array", "not an .npz or .npy file"),
+        ("dvsgesture", GESTURE, pickle.dumps(Executed()), "not an .npz or .npy file"),
         ("dvsgesture", GESTURE, np.zeros((5, 3)), r"shape \(5, 3\)"),
         ("dvsgesture", GESTURE, np.array([[0, 0, 0, np.nan]]), "at no time"),
         ("dvsgesture", GESTURE, np.array([[np.nan, 0, 0, 1]]), "x from nan"),

@@ -18,6 +18,7 @@ from torch import nn
 from dpap_neuro.data import Binning, open_dataset
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_export import to_nir, write_nir
+from dpap_neuro.files import write_sealed
 from dpap_neuro.networks.models import ModelSettings, SpikingNetwork, build_model, logits
 from dpap_neuro.networks.neurons import LI, LIF, NeuronSettings
 from dpap_neuro.pruning import make_pruner

@@ -16,6 +16,9 @@ SensorSize = tuple[int, int, int]
 Clock = Literal["first-event", "recording"]
 # A wrong time stamp is not to ask for all memory: values of one recording's raster.
 MAX_VALUES = 1 << 31
+MAX_BINS = 1 << 20
+# No sensor has more pixels per side.
+MAX_FACTOR = 1 << 15
 # Counts are bytes.
 MAX_COUNT = 255
 
@@ -54,6 +57,10 @@ class Binning:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name}: found {value}, expected a finite number above 0")
+        for name, most in (("bins", MAX_BINS), ("downsample", MAX_FACTOR)):
+            value = getattr(self, name)
+            if value is not None and (value > most or value != int(value)):
+                raise InputError(f"{name}: found {value:.12g}, expected a whole number from 1 to {most:,}")
         if self.clock not in get_args(Clock):
             raise InputError(f"clock: found {self.clock!r}, expected one of {', '.join(get_args(Clock))}")
 

@@ -3,7 +3,8 @@
 It is read as a memory map, a batch at a time, so that rasters may be larger than memory. tonic's DiskCachedDataset
 keeps a compressed HDF5 file per recording under its number alone: it cannot know that the binning or the data have
 changed, writes in place, and opens a file per recording and epoch. Here the name holds a digest of all that matters,
-so that a stale entry is never found, and a file appears when it is whole.
+so that a stale entry is never found, and a file appears when it is whole; a checksum at its end tells a damaged one, which is made
+again.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import struct
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -84,8 +87,10 @@ def _digest(name: str, recordings: LabelledRecordings, binning: Binning, sensor_
 
 
 def _opened(path: Path, n: int, step: tuple[int, int, int]) -> np.ndarray | None:
-    """None where there is no such file, or not a whole one of n recordings."""
+    """None where there is no such file, or not an undamaged one of n recordings."""
     try:
+        if not path.is_file() or not _undamaged(path):
+            return None
         # Copy on write: torch takes no read-only array.
         found = np.load(path, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -94,8 +99,36 @@ def _opened(path: Path, n: int, step: tuple[int, int, int]) -> np.ndarray | None
     return found if whole and len(found) == n and found.shape[2:] == step else None
 
 
+# Behind the array, where NumPy does not look: a mark and the CRC-32 of all before.
+_END = struct.Struct("<8sI")
+_MARK = b"dpapcrc1"
+_CHUNK = 1 << 22
+
+
+def _undamaged(path: Path) -> bool:
+    left = path.stat().st_size - _END.size
+    crc = 0
+    with open(path, "rb") as file:
+        while left > 0 and (part := file.read(min(left, _CHUNK))):
+            crc = zlib.crc32(part, crc)
+            left -= len(part)
+        return left == 0 and file.read() == _END.pack(_MARK, crc)
+
+
+class _Summed:
+    """A file that keeps the CRC-32 of what is written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.crc = 0
+
+    def write(self, data: bytes) -> int:
+        self.crc = zlib.crc32(data, self.crc)
+        return self._file.write(data)
+
+
 def _write(
-    file: IO[bytes],
+    target: IO[bytes],
     folder: Path,
     recordings: Recordings,
     binning: Binning,
@@ -105,6 +138,7 @@ def _write(
     """Recordings are spooled first: with bin_us the longest decides the number of steps."""
     step = binning.shape(sensor_size)
     size = math.prod(step)
+    file = _Summed(target)
     with tempfile.TemporaryFile(dir=folder) as spool:
         lengths = []
         for frame in frames(recordings, binning, sensor_size, progress):
@@ -117,3 +151,4 @@ def _write(
         for length in lengths:
             file.write(spool.read(length * size))
             file.write(bytes((steps - length) * size))
+    target.write(_END.pack(_MARK, file.crc))

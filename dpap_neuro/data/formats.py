@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.files import read_numpy
 
 Array = np.ndarray
 # As files call the four columns.
@@ -144,7 +145,7 @@ def _microseconds(values: Array, file: Path, layout: Layout) -> Array:
 
 
 def _npy(file: Path, layout: Layout) -> RawEvents:
-    return _table(np.load(file, mmap_mode=None, allow_pickle=False), file, layout)
+    return _table(read_numpy(file), file, layout)
 
 
 def _table(table: Any, file: Path, layout: Layout) -> RawEvents:
@@ -159,14 +160,16 @@ def _table(table: Any, file: Path, layout: Layout) -> RawEvents:
 
 
 def _npz(file: Path, layout: Layout) -> RawEvents:
-    with np.load(file, allow_pickle=False) as arrays:
-        names = list(arrays)
-        wanted = {name for names_ in _NAMES.values() for name in names_}
-        events = _from_columns({n: arrays[n] for n in names if n.lower() in wanted}, file, layout)
-        if events is not None:
-            return events
-        if len(names) == 1:
-            return _table(arrays[names[0]], file, layout)
+    arrays = read_numpy(file)
+    if not isinstance(arrays, dict):
+        return _table(arrays, file, layout)
+    names = list(arrays)
+    wanted = {name for names_ in _NAMES.values() for name in names_}
+    events = _from_columns({n: arrays[n] for n in names if n.lower() in wanted}, file, layout)
+    if events is not None:
+        return events
+    if len(names) == 1:
+        return _table(arrays[names[0]], file, layout)
     raise InputError(f"{file}: found arrays {', '.join(names)[:120]}, expected x, y, t and p")
 
 

@@ -23,6 +23,7 @@ from dpap_neuro.data.events import checked
 from dpap_neuro.data.formats import read_events
 from dpap_neuro.data.splits import every_nth
 from dpap_neuro.errors import InputError, NoRecordings
+from dpap_neuro.files import read_numpy
 
 SensorSize = tuple[int, int, int]
 
@@ -81,9 +82,11 @@ def _caltech(file: Path, sensor_size: SensorSize) -> np.ndarray:
 
 
 def _gesture(file: Path, sensor_size: SensorSize) -> np.ndarray:
-    table = np.load(file, allow_pickle=False)
-    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.shape[1] != 4:
-        raise InputError(f"{file}: found shape {np.shape(table)}, expected (events, 4): x, y, p, t in ms")
+    table = read_numpy(file)
+    if not isinstance(table, np.ndarray):
+        raise InputError(f"{file}: found an .npz file, expected an .npy file of x, y, p, t")
+    if table.ndim != 2 or table.shape[1] != 4:
+        raise InputError(f"{file}: found shape {table.shape}, expected (events, 4): x, y, p, t in ms")
     x, y, p, t = table.T
     return checked(x, y, t.astype(np.result_type(t, np.int64)) * 1000, p, sensor_size, file)
 
@@ -239,9 +242,11 @@ class Braille:
         if file is None:
             raise NoRecordings(f"braille: found no file at {' or '.join(map(str, wanted))}")
         try:
-            with np.load(file, allow_pickle=False) as arrays:
-                packed, labels = arrays["spikes"], arrays["labels"].astype(np.int64)
-        except Exception as error:
+            arrays = read_numpy(file)
+            packed, labels = arrays["spikes"], arrays["labels"].astype(np.int64)  # type: ignore[call-overload]
+        except (LookupError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"{file}: cannot be read ({type(error).__name__}: {_line(error)})") from None
         if packed.dtype != np.uint8 or packed.shape != (len(labels), self.STEPS // 8, self.SENSOR_SIZE[0]):
             raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from dpap_neuro.deploy.evaluation import evaluate
 from dpap_neuro.deploy.opening import INTEGER_FILES, CompileOptions, Model, open_model
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import write_picture
+from dpap_neuro.files import read_sealed, write_picture
 from hardware.chip.chips import Chip
 from hardware.graph.summary import parameters, synapses
 from hardware.placement import place
@@ -104,17 +104,29 @@ def _compare(path: Path, options: CompileOptions, recordings: Recordings | None)
 
 
 def recorded_accuracy(path: Path) -> tuple[float | None, str | None]:
-    """Test accuracy of a file according to the run.json or summary.json beside it, and the name of that file."""
-    try:
-        if path.name == "model.nir":
-            found = json.loads((path.parent / "run.json").read_text(encoding="utf-8"))
-            value, source = found["history"][-1]["accuracy"], "run.json"
-        else:
-            found = json.loads((path.parent / "summary.json").read_text(encoding="utf-8"))
-            value, source = found[f"accuracy_{path.stem}"], "summary.json"
-    except (OSError, ValueError, LookupError, TypeError):
+    """Test accuracy of a file according to the run.json or summary.json beside it, and the name of that file.
+
+    Raises InputError for an accuracy outside 0 to 1, and for a damaged file.
+    """
+    source = "run.json" if path.name == "model.nir" else "summary.json"
+    beside = path.parent / source
+    if not beside.is_file():
         return None, None
-    return (float(value), source) if isinstance(value, float | int) else (None, None)
+    values = read_sealed(beside, "a record", required=False)
+    sums = values.get("sha256")
+    if isinstance(sums, dict) and path.is_file():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if sums.get(path.name, digest) != digest:
+            raise InputError(f"{path}: is not the file that {beside} tells of (its SHA-256 is another)")
+    try:
+        value = values["history"][-1]["accuracy"] if source == "run.json" else values[f"accuracy_{path.stem}"]
+    except (LookupError, TypeError):
+        return None, None
+    if value is None:
+        return None, None
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise InputError(f"{beside}: found an accuracy of {str(value)[:60]}, expected 0 to 1")
+    return float(value), source
 
 
 def _parameters(model: Model) -> int:

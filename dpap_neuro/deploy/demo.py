@@ -17,7 +17,7 @@ import numpy as np
 from dpap_neuro.data import Binning
 from dpap_neuro.deploy.report import draw_demo
 from dpap_neuro.exchange.nir_export import without_dead_units, write_nir
-from dpap_neuro.files import make_folder, write_json
+from dpap_neuro.files import make_folder, write_sealed
 from dpap_neuro.networks.models import Network, build_model
 from dpap_neuro.pruning import Pruner, make_pruner
 from dpap_neuro.train import loop, runs
@@ -164,5 +164,5 @@ def run_demo(
         "versions": {name: version(name) for name in ("dpap-neuro", "torch", "norse", "nir", "numpy")},
     }
     draw_demo(summary, folder / "demo.png")
-    write_json(folder / "summary.json", summary)
+    write_sealed(folder / "summary.json", summary, 2)
     return summary

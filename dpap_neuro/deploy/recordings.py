@@ -21,6 +21,7 @@ from dpap_neuro.data import (
     spread,
 )
 from dpap_neuro.errors import InputError
+from dpap_neuro.files import read_numpy
 
 if TYPE_CHECKING:
     from dpap_neuro.deploy.opening import Model
@@ -168,26 +169,17 @@ def _check_classes(opened: Opened, model: Model) -> None:
 def read_rasters(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
     """Counts (batch, steps, *shape) and labels (batch,) or None: of an `.npz` file with the arrays `input` and, where it has
     them, `labels`; or of an `.npy` file. A single recording may leave out the batch. Raises InputError."""
-    labels = None
-    try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.lib.npyio.NpzFile):
-            with found:
-                names = found.files
-                counts = found["input"] if "input" in names else None
-                labels = found["labels"] if "labels" in names else None
-        else:
-            counts = found
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # zipfile, zlib and NumPy have many
-        said = " ".join(str(error).split())[:120]
-        why = "" if "pickle" in said else f" ({said})"  # NumPy's advice for whatever it does not know
-        raise InputError(f"{path}: not an .npz or .npy file of numbers{why}") from None
+    found = read_numpy(path)
+    arrays = found if isinstance(found, dict) else {"input": found}
+    counts, labels, names = arrays.get("input"), arrays.get("labels"), list(arrays)
     if counts is None:
         raise InputError(
-            f"{path}: holds {', '.join(names) or 'no array'}, expected an array named input (and labels)"
+            f"{path}: holds {', '.join(names)[:120] or 'no array'}, expected an array named input (and labels)"
         )
+    if counts.dtype.kind not in "biuf":
+        raise InputError(f"{path}: not an .npz or .npy file of numbers (its counts are {counts.dtype})")
+    if counts.dtype.kind == "f" and not np.isfinite(counts).all():
+        raise InputError(f"{path}: found counts that are NaN or infinite, expected finite numbers")
     if counts.shape[1:] == shape:
         counts = counts[None]
     if counts.ndim != 2 + len(shape) or counts.shape[2:] != shape:

@@ -12,7 +12,7 @@ import numpy as np
 from dpap_neuro.deploy.opening import InputNeurons, Model
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import write_stream
+from dpap_neuro.files import read_numpy, write_stream
 from hardware.network.integer import Network
 from hardware.network.timing import depths
 from hardware.simulate import lava, simulator
@@ -221,12 +221,7 @@ def _expected(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _array(path: Path) -> np.ndarray:
-    try:
-        found = np.load(path, allow_pickle=False)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except Exception:
-        raise InputError(f"{path}: not an .npy file of numbers") from None
+    found = read_numpy(path)
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "biuf":
         raise InputError(f"{path}: not an .npy file of numbers")
     return found

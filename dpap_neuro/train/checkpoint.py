@@ -138,7 +138,8 @@ def save_checkpoint(
         for name in (index["weights"], index["training"]):
             (folder / name).unlink(missing_ok=True)
         raise
-    for pattern in ("weights-*.safetensors", "training-*.safetensors"):
+    # Also what a killed process has left half-written.
+    for pattern in ("weights-*.safetensors", "training-*.safetensors", ".*.part"):
         for path in folder.glob(pattern):
             if path.name not in (index["weights"], index["training"]):
                 path.unlink()

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import statistics
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 from dpap_neuro.data import every_nth
 from dpap_neuro.data.binning import only_bins
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import make_folder, write_json, write_picture, write_text
+from dpap_neuro.files import make_folder, read_bytes, read_sealed, write_picture, write_sealed, write_text
 from dpap_neuro.networks.models import ModelSettings, build_model
 from dpap_neuro.pruning import PRUNERS, Pruner, make_pruner
 from dpap_neuro.train import distributed, loop
@@ -147,7 +148,7 @@ def sweep(
 
     if not done and distributed.rank() == 0:
         make_folder(beside.parent)
-        write_json(beside, shared)
+        write_sealed(beside, shared, 2)
     for number, (name, share, seed) in enumerate(planned):
         if progress is not None:
             progress(number, len(planned))
@@ -194,9 +195,9 @@ def _check_shared(path: Path, shared: dict[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_sealed(path, "the settings of a sweep")
         differing = [key for key in shared if found[key] != json.loads(json.dumps(shared[key]))]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not the settings of a sweep ({type(error).__name__}: {error})") from None
     if differing:
         key = differing[0]
@@ -205,28 +206,58 @@ def _check_shared(path: Path, shared: dict[str, Any]) -> None:
         )
 
 
+_CHECKSUM = "checksum"
+_MOST_TABLE = 64 << 20
+
+
 def write_table(rows: Sequence[Row] | Sequence[Summary], path: str | Path) -> None:
-    """Rows (at least one) as CSV, whole or not at all."""
+    """Rows (at least one) as CSV, whole or not at all. A `Row` ends in a checksum of the others of its values."""
     make_folder(Path(path).parent)
 
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [f.name for f in fields(rows[0])])
+    names = [f.name for f in fields(rows[0])]
+    checked = [_CHECKSUM] if isinstance(rows[0], Row) else []
+    writer = csv.DictWriter(text, names + checked)
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    for row in rows:
+        own = {_CHECKSUM: _checksum(row)} if isinstance(row, Row) else {}
+        writer.writerow({**asdict(row), **own})
     write_text(path, text.getvalue())
 
 
+def _checksum(row: Row) -> str:
+    """Of one row, so that tables of the same settings may be joined."""
+    return f"{zlib.crc32(repr(tuple(asdict(row).values())).encode()):08x}"
+
+
 def read_table(path: str | Path) -> list[Row]:
-    """Raises InputError for a file that `write_table` did not write."""
+    """Raises InputError for a file that `write_table` did not write, or that has changed since."""
     types: dict[str, Any] = {"str": str, "int": int, "float": float}
+    names = [f.name for f in fields(Row)]
+    rows = []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return [
-                Row(**{f.name: types[str(f.type)](row[f.name]) for f in fields(Row)})
-                for row in csv.DictReader(file)
-            ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a table of a sweep ({type(error).__name__}: {error})") from None
+        lines = csv.reader(
+            io.StringIO(read_bytes(path, _MOST_TABLE).decode("utf-8"), newline=""), strict=True
+        )
+        head = next(lines, None)
+        if head != [*names, _CHECKSUM]:
+            raise ValueError(f"found columns {', '.join(head or [])[:120]}")
+        for number, line in enumerate(lines, 2):
+            *values, checksum = line
+            row = Row(*(types[str(f.type)](text) for f, text in zip(fields(Row), values, strict=True)))
+            if _checksum(row) != checksum or not 0 <= row.accuracy <= 1:
+                raise InputError(f"{path}: line {number} is damaged (its checksum is another)")
+            if (row.pruner, row.sparsity, row.seed) in {(r.pruner, r.sparsity, r.seed) for r in rows}:
+                raise InputError(
+                    f"{path}: line {number} repeats {row.pruner} {row.sparsity:g} seed {row.seed}, expected each run once"
+                )
+            rows.append(row)
+    except (ValueError, TypeError, csv.Error) as error:
+        if isinstance(error, InputError):
+            raise
+        said = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: not a table of a sweep ({type(error).__name__}: {said})") from None
+    return rows
 
 
 @dataclass(frozen=True)
