@@ -18,6 +18,7 @@ from dpap_neuro.data import Binning, open_dataset, rasters
 from dpap_neuro.deploy import comparison, evaluation
 from dpap_neuro.deploy.opening import CompileOptions, open_model
 from dpap_neuro.deploy.recordings import Recordings
+from dpap_neuro.errors import InputError
 from hardware.files.network_file import save
 from hardware.network.integer import Network, Population
 from hardware.placement import place
@@ -141,6 +142,10 @@ def test_compare_measures_or_finds_accuracies(models, tmp_path):
     (tmp_path / "run.json").write_text('{"history": [{"accuracy": 0.5}, {"accuracy": 0.875}]}')
     assert comparison.recorded_accuracy(tmp_path / "model.nir") == (0.875, "run.json")
     assert comparison.recorded_accuracy(tmp_path / "other.nir") == (None, None)
+    for wrong in ("1.5", "-0.1", "NaN", '"x"', "true"):
+        (tmp_path / "run.json").write_text(f'{{"history": [{{"accuracy": {wrong}}}]}}')
+        with pytest.raises(InputError, match=r"run\.json: found an accuracy of .*, expected 0 to 1"):
+            comparison.recorded_accuracy(tmp_path / "model.nir")
 
 
 def test_names_are_no_markup_and_no_number_is_cut_off(models, tmp_path, monkeypatch):

@@ -166,23 +166,22 @@ def test_a_disk_full_at_every_write_of_a_sweep(data, tmp_path, monkeypatch, caps
         return ("sweep", "--dataset", "nmnist", "--data-dir", data, "--out", out, "--model", "mlp", "--epochs", 1, "--batch", 8, "--readout", "membrane",
                 "--bins", 5, "--downsample", 4, "--pruner", "none", "--seeds", 2, "--cache-dir", data / "cache")  # fmt: skip
 
-    out, before, at = tmp_path / "sweep", [], 0
-    while True:
-        # Each start goes on where the one before met the full disk, one write later.
+    def results(out):
+        return [(r.seed, r.correct, r.accuracy, r.remaining) for r in sweeps.read_table(out / "runs.csv")]
+
+    assert started(monkeypatch, capsys, *command(tmp_path / "whole"))[0] == 0
+    for at in range(1, 6):  # runs.json, runs.csv twice, summary.csv, sweep.png
+        out = tmp_path / str(at)
         disk = Disk(monkeypatch)
-        disk.full_at = 2 if at else 1
+        disk.full_at = at
         code, said = started(monkeypatch, capsys, *command(out))
         monkeypatch.undo()
-        rows = sweeps.read_table(out / "runs.csv") if (out / "runs.csv").exists() else []
-        assert rows[: len(before)] == before and not list(out.glob(".*.part"))
-        before, at = rows, at + 1
-        if code == 0 or at > 8:
-            break
-        assert code == 2 and "No space left on device" in said
-        if at > 3:
-            assert started(monkeypatch, capsys, *command(out))[0] == 0
-            break
-    assert len(sweeps.read_table(out / "runs.csv")) == 2 and (out / "sweep.png").exists()
+        assert code == 2 and "No space left on device" in said and disk.writes == at
+        kept = results(out) if at > 2 else []
+        assert len(kept) == min(2, max(0, at - 2)) and not list(out.glob(".*.part"))
+        assert started(monkeypatch, capsys, *command(out))[0] == 0
+        assert results(out)[: len(kept)] == kept and results(out) == results(tmp_path / "whole")
+        assert (out / "sweep.png").exists()
 
 
 # --- single kinds of damage --------------------------------------------------------------------------------

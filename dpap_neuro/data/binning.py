@@ -17,6 +17,7 @@ Clock = Literal["first-event", "recording"]
 # A wrong time stamp is not to ask for all memory: values of one recording's raster.
 MAX_VALUES = 1 << 31
 MAX_BINS = 1 << 20
+MAX_CLIP = (1 << 31) - 1
 # No sensor has more pixels per side.
 MAX_FACTOR = 1 << 15
 # Counts are bytes.
@@ -57,7 +58,7 @@ class Binning:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name}: found {value}, expected a finite number above 0")
-        for name, most in (("bins", MAX_BINS), ("downsample", MAX_FACTOR)):
+        for name, most in (("bins", MAX_BINS), ("downsample", MAX_FACTOR), ("clip", MAX_CLIP)):
             value = getattr(self, name)
             if value is not None and (value > most or value != int(value)):
                 raise InputError(f"{name}: found {value:.12g}, expected a whole number from 1 to {most:,}")

@@ -55,16 +55,17 @@ class Training:
         if self.graph is not None:
             shape, classes = split.train[0].shape[2:], len(split.opened.classes)
             return for_data(self.graph, shape, classes, split.dt, asked.dt, asked.reset)
+        decay, threshold, slope, current_decay, reset = _neuron(asked)
         return runs.model_settings(
             split,
             _or(asked.model, self.defaults.model),
             asked.readout,
-            _or(asked.decay, DECAY),
-            _or(asked.threshold, THRESHOLD),
-            _or(asked.surrogate_slope, SLOPE),
+            decay,
+            threshold,
+            slope,
             _or(asked.neuron, NEURON),
-            asked.current_decay,
-            _or(asked.reset, RESET),
+            current_decay,
+            reset,
         )
 
     def run(
@@ -142,7 +143,19 @@ def resolve(asked: TrainRequest) -> Training:
         if asked.dt is not None:
             raise InputError("--dt: is for a .nir file, a new network takes the length of its time bins")
         binning = defaults.binning(asked.bins, asked.bin_us, asked.clip, asked.downsample)
+        # The step's length is only known with the data; what is wrong at any is said before these are read.
+        runs.neuron_settings(1.0, *_neuron(asked))
     return Training(asked, settings, pruner, binning, graph, budget, defaults)
+
+
+def _neuron(asked: TrainRequest) -> tuple[float, float, float, float | None, str]:
+    return (
+        _or(asked.decay, DECAY),
+        _or(asked.threshold, THRESHOLD),
+        _or(asked.surrogate_slope, SLOPE),
+        asked.current_decay,
+        _or(asked.reset, RESET),
+    )
 
 
 def _sensor(asked: TrainRequest) -> tuple[int, int] | None:

@@ -29,6 +29,9 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.networks.dynamics import iaf_subtract_step, lif_subtract_step
 from dpap_neuro.networks.scan import covers, scan
 
+# Networks count in 32 bits.
+_LARGEST = float(torch.finfo(torch.float32).max)
+
 
 @dataclass(frozen=True)
 class NeuronSettings:
@@ -52,8 +55,8 @@ class NeuronSettings:
             value = getattr(self, name)
             if value is None and name == "tau_syn":
                 continue
-            if not 0 < value < float("inf"):
-                raise InputError(f"{name}: found {value}, expected a finite number above 0")
+            if not 0 < value < _LARGEST:
+                raise InputError(f"{name}: found {value}, expected a finite number above 0 (of 32 bits)")
             if name.startswith("tau") and value < self.dt:
                 raise InputError(f"{name}: found {value} s, expected at least the time step of {self.dt} s")
 

@@ -98,15 +98,22 @@ def model_settings(
     """Settings for this data. decay: share of the membrane lost in a step, dt / tau_mem; current_decay: the same of the
     synaptic current of "cubalif" (None: as the membrane). reset: see `NeuronSettings`. readout: None is "spikes", or "mean" of the artificial twin.
     """
-    for what, share in (("decay", decay), ("current_decay", current_decay)):
-        if share is not None and not 0 < share <= 1:
-            raise InputError(f"{what}: found {share}, expected above 0 and at most 1")
-    tau_syn = None if current_decay is None else split.dt / current_decay
-    neuron = NeuronSettings(split.dt, split.dt / decay, v_th, slope, tau_syn, reset)
+    neuron = neuron_settings(split.dt, decay, v_th, slope, current_decay, reset)
     shape = split.train[0].shape[2:]
     if readout is None:
         readout = "mean" if cell == RELU else "spikes"
     return ModelSettings(name, tuple(shape), len(split.opened.classes), neuron, readout, cell)  # type: ignore[arg-type]
+
+
+def neuron_settings(
+    dt: float, decay: float, v_th: float, slope: float, current_decay: float | None, reset: str
+) -> NeuronSettings:
+    """Of shares lost in a step of dt seconds, see `model_settings`. Raises InputError for a number outside its range."""
+    for what, share in (("decay", decay), ("current_decay", current_decay)):
+        if share is not None and not 0 < share <= 1:
+            raise InputError(f"{what}: found {share}, expected above 0 and at most 1")
+    tau_syn = None if current_decay is None else dt / current_decay
+    return NeuronSettings(dt, dt / decay, v_th, slope, tau_syn, reset)
 
 
 def train_run(

@@ -234,7 +234,7 @@ def read_table(path: str | Path) -> list[Row]:
     """Raises InputError for a file that `write_table` did not write, or that has changed since."""
     types: dict[str, Any] = {"str": str, "int": int, "float": float}
     names = [f.name for f in fields(Row)]
-    rows = []
+    rows: list[Row] = []
     try:
         lines = csv.reader(
             io.StringIO(read_bytes(path, _MOST_TABLE).decode("utf-8"), newline=""), strict=True
