@@ -27,6 +27,7 @@ from hardware.network.integer import (
     SparseProjection,
 )
 from hardware.simulate import lava, simulator
+from hardware.simulate.lava import running
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "lava"
 VARIABLES = ("spikes", "u", "v")
@@ -319,7 +320,7 @@ def test_bad_arguments_in_one_line():
 )
 def test_a_process_that_ends_is_not_waited_for(ending, words, monkeypatch):
     """As where /dev/shm is too small: Lava's own run would hang."""
-    stock = lava._recording_models
+    stock = running.recording_models
 
     def failing(logs):
         models = stock(logs)
@@ -327,14 +328,14 @@ def test_a_process_that_ends_is_not_waited_for(ending, words, monkeypatch):
             model.reset_voltage = lambda *_, **__: ending()
         return models
 
-    monkeypatch.setattr(lava, "_recording_models", failing)
+    monkeypatch.setattr(running, "recording_models", failing)
     refused(words, lava.simulate, one_neuron([2]), ONE)
     monkeypatch.undo()
     assert lava.simulate(one_neuron([2]), ONE, ["n"]).v["n"].shape == (1, 3, 1)
 
 
 def test_a_missing_lava_is_one_line(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(lava, "available", lambda: False)
+    monkeypatch.setattr(running, "available", lambda: False)
     refused("--lava-python", lava.simulate, one_neuron([2]), ONE)
     assert lava.main(["a", "b", "c"]) == 1
     assert capsys.readouterr().err.count("\n") == 1

@@ -470,6 +470,38 @@ def test_same_seed_same_masks(name):
     assert all(torch.equal(a[k], b[k]) for k in a) and all(torch.equal(ma[k], mb[k]) for k in ma)
 
 
+def after_pruning(optimizer_told):
+    """Steps of a momentum optimizer before and after half of the weights went; with each step's gradients."""
+    torch.manual_seed(0)
+    model, x = conv_net(neuron=lambda: Lif(0.15)), data()
+    pruner = make_pruner("magnitude", epochs=1, sparsity=0.5, first_epoch=0).attach(model.train(), x)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    gradients = {}
+    for number in range(4):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x).mean(0), LABELS).backward()
+        gradients = {k: p.weight.grad.clone() for k, p in pruner.structure.projections.items()}
+        optimizer.step()
+        pruner.step(optimizer)
+        if number == 1:
+            pruner.end_epoch(0, optimizer if optimizer_told else None)
+    dead = {k: ~mask for k, mask in pruner.masks.weights.items()}
+    assert sum(int(d.sum()) for d in dead.values()) > 100
+    return pruner, dead, gradients
+
+
+def test_what_is_pruned_stays_zero_whatever_an_optimizer_remembers():
+    pruner, dead, _ = after_pruning(optimizer_told=False)
+    for name, p in pruner.structure.projections.items():
+        assert not p.weight[dead[name]].any() and p.weight[~dead[name]].all()
+
+
+def test_gradients_of_what_is_pruned_never_reach_the_optimizer():
+    pruner, dead, gradients = after_pruning(optimizer_told=True)
+    for name in pruner.structure.projections:
+        assert not gradients[name][dead[name]].any() and gradients[name][~dead[name]].any()
+
+
 def test_magnitude_keeps_the_largest():
     model, x = conv_net(), data()
     pruner = make_pruner("magnitude", epochs=1, sparsity=0.6, first_epoch=0).attach(model, x)

@@ -49,7 +49,7 @@ def inspect(
 ) -> None:
     """Show what is in a .nir file: nodes, shapes, parameters, synapses, time constants.
 
-    Counts are of weights that are not zero; "stored" are the synapses with the zeros, "sparsity" is the share of the
+    Counts are of weights that are not zero, before they are rounded for a chip (`cores` names both); "stored" are the synapses with the zeros, "sparsity" is the share of the
     parameters that are zero.
 
     Example: dpap-neuro inspect demo/pruned.nir

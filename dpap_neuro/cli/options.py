@@ -17,7 +17,7 @@ from dpap_neuro.cli.shared import app, cache_folder
 from dpap_neuro.data import DATASETS, SPLITS
 from dpap_neuro.deploy.opening import CompileOptions
 from dpap_neuro.deploy.recordings import Recordings
-from dpap_neuro.deploy.request import DECAY, NEURON, SLOPE, THRESHOLD, TrainRequest
+from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SLOPE, THRESHOLD, TrainRequest
 from dpap_neuro.networks import CELLS, MODELS, RELU
 from dpap_neuro.pruning import PRUNERS
 from hardware.chip.chips import BUILT_IN
@@ -175,7 +175,8 @@ _TRAINING = {
     "reset": Annotated[
         str | None,
         typer.Option(
-            help="What a spike does to the membrane: zero, or subtract the threshold. Default: the .nir file's, or zero."
+            help="What a spike does to the membrane: zero, or subtract the threshold.",
+            show_default=f"the .nir file's, or {RESET}",
         ),
     ],
     "dt": Dt,

@@ -15,13 +15,10 @@ from dpap_neuro.deploy.recordings import Recordings, input_notes
 from dpap_neuro.deploy.simulation import run_lava
 from dpap_neuro.errors import InputError
 from hardware.errors import HardwareError
-from hardware.placement import Placement, energy, place
 from hardware.simulate import fidelity, lava, neurobench, simulator
 from hardware.simulate.float_simulator import FloatSimulator
 
 BACKENDS = ("float", "fixed", "lava")
-# The one that SANA-FE's costs are of.
-CHIP = "loihi1"
 
 
 @dataclass(frozen=True)
@@ -59,23 +56,6 @@ def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
     For `hardware.placement.place`. Raises InputError or HardwareError for what cannot be read or run.
     """
     return evaluate(model, shown_to, "fixed", classes=False).rates
-
-
-def estimate_energy(model: Model, shown_to: Recordings) -> tuple[energy.Estimate, Placement]:
-    """Energy and latency on Loihi 1, see `hardware.placement.energy`, and the placement that they are of.
-
-    Neurons are placed so that as few spikes of these recordings as possible cross cores.
-    Raises InputError or HardwareError for what cannot be read, run or estimated.
-    """
-    if not energy.available():
-        raise InputError(energy.NEEDS)
-    if model.chip.name != CHIP:
-        raise InputError(f"chip: found {model.chip.name}, expected {CHIP}, which SANA-FE's costs are of")
-    network = model.integers()
-    spikes = energy.chip_spikes(network, shown_to.open(model, classes=False).together())
-    rates = {name: values.sum(axis=1).mean(axis=0) for name, values in spikes.items()}
-    placement = place(network, CHIP, firing_rates=rates)
-    return energy.estimate(network, placement, spikes), placement
 
 
 def evaluate(

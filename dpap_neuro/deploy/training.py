@@ -11,7 +11,7 @@ import torch
 
 from dpap_neuro.data import Binning, Defaults, binning_of, dataset, parse_sensor
 from dpap_neuro.deploy import fitting
-from dpap_neuro.deploy.request import DECAY, NEURON, SLOPE, THRESHOLD, TrainRequest
+from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SLOPE, THRESHOLD, TrainRequest
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
 from dpap_neuro.networks.models import ModelSettings, Network
@@ -64,7 +64,7 @@ class Training:
             _or(asked.surrogate_slope, SLOPE),
             _or(asked.neuron, NEURON),
             asked.current_decay,
-            asked.reset or "zero",
+            _or(asked.reset, RESET),
         )
 
     def run(

@@ -136,7 +136,8 @@ def reset(model: nn.Module) -> str | None:
     """
     found: dict[str, str] = {}
     for name, module in model.named_modules():
-        if POPULATIONS.get(type(module)) not in (nir.LIF, nir.CubaLIF, nir.IF):
+        nearest_kind = nearest(POPULATIONS, module)
+        if nearest_kind is None or POPULATIONS[nearest_kind] not in (nir.LIF, nir.CubaLIF, nir.IF):
             continue
         if isinstance(module, neurons.Neuron):
             kind = module.settings.reset

@@ -64,7 +64,7 @@ InputLayer = Literal["pixels", "spikes"]
 
 def restrict(chip: Chip) -> Chip:
     """`chip` as far as a NETX file can speak of it: weights without an exponent, biases at the loader's and on the membrane,
-    one threshold per population. Its name says so."""
+    one threshold per population, reset to zero. Its name says so."""
     neuron = chip.neuron
     return replace(
         chip,
@@ -74,6 +74,7 @@ def restrict(chip: Chip) -> Chip:
             weight_exponents=(0, 0),
             bias_exponents=(BIAS_EXP + neuron.input_shift - INPUT_SHIFT,) * 2,
             thresholds_per="population",
+            resets=("zero",),
             delay_steps=min(neuron.delay_steps, LONGEST_DELAY),
             always_on_inputs=False,
         ),

@@ -10,12 +10,14 @@ import numpy as np
 from hardware.chip import memory
 from hardware.chip.chips import Chip
 from hardware.errors import HardwareError
-from hardware.network.connectivity import Incoming, by_post, in_degrees, out_degrees, shapes
+from hardware.network.connectivity import Incoming, Shape, by_post, in_degrees, out_degrees, shapes, unroll
 from hardware.network.integer import ConvProjection, DenseProjection, Network
 from hardware.placement import bounds, packing
 
-# Synapses that a search may look at: about a second on one core of 2024.
-EFFORT = 2e8
+# What every chip's cores have so much of; `Problem.capacity` holds them in this order.
+RESOURCES = ("neurons_per_core", "memory_bits_per_core", "axons_in_per_core", "axons_out_per_core")
+# Synapses that a search looks at in about a second, on one core of 2024.
+VISITS_PER_SECOND = 2e8
 # A trial's fixed cost, in synapses looked at.
 VISITS_PER_CALL = 5000.0
 # A bound counts the pre neurons that post neurons share where they are joined by less than that share of all pairs, so that
@@ -44,13 +46,18 @@ class Problem:
                         f"projection {projection.source!r} -> {projection.target!r}: no population {end!r}"
                     )
             incoming = by_post(projection, self.shape[projection.source], self.shape[projection.target])
-            self.wires.append(Wire(len(self.wires), incoming, chip, self.shape[projection.source]))
+            ends = self.shape[projection.source], self.shape[projection.target]
+            self.wires.append(Wire(len(self.wires), incoming, chip, *ends))
         self.into = {n: [w for w in self.wires if w.target == n] for n in self.names}
         self.shifted = {w.target for w in self.wires if w.share == 1 and w.incoming.taps is not None}
         self.out_of = {n: [w for w in self.wires if w.source == n] for n in self.size}
         # Synapses looked at so far in trials: what a search spends, counted and not timed.
         self.visits = 0.0
         self.most_synapses = math.inf
+        # Cores that fewer crossing spikes may take; None where fewer cores come first.
+        self.most_cores: float | None = None
+        # Per population what each neuron keeps its core busy with, and what a core may be; see `set_work`.
+        self.work: dict[str, np.ndarray] = {}
         self.visits_of_neuron = {n: 2.0 + sum(wire.visits for wire in self.into[n]) for n in self.names}
         limit = min(chip.neurons_per_core, 2 ** max(chip.index_bits))
         self.capacity = np.array(
@@ -61,6 +68,14 @@ class Problem:
         self.most = {name: self._most(name) for name in self.names}
         for wire in self.wires:
             wire.least_fan_out = wire.least_targets(self.most[wire.target])
+
+    def set_work(self, work: dict[str, np.ndarray], most: float) -> None:
+        """Let a core's time be a resource like its memory: each neuron takes `work`, all together `most` at most. Without work it
+        is none again."""
+        self.work = work
+        self.capacity = self.capacity[: len(RESOURCES)]
+        if work:
+            self.capacity = np.append(self.capacity, most)
 
     def unit(self, name: str) -> int:
         """Neurons that cost a core as much memory as any one of them: an output channel, where kernels are stored once."""
@@ -100,7 +115,7 @@ class Problem:
         return max(1, most)
 
     def usage(self, name: str, neurons: np.ndarray, fan_out: Sequence[np.ndarray]) -> np.ndarray:
-        """[neurons, bits, axons in, axons out] that a core spends on `neurons` of population `name`, `numbered`.
+        """[neurons, bits, axons in, axons out], with `set_work` also the time, that a core spends on `neurons` of population `name`, `numbered`.
 
         fan_out: per wire the assumed number of target cores of each axon group.
         """
@@ -115,7 +130,10 @@ class Problem:
         for wire in self.out_of[name]:
             axons_out += wire.slots * packing.sum_once(neurons, wire.group, fan_out[wire.number], wire.seen)
         total = memory.core_bits(chip, bits, len(neurons), axons_in, axons_out)
-        return np.array([len(neurons), total, axons_in, axons_out], dtype=np.float64)
+        used = [len(neurons), total, axons_in, axons_out]
+        if self.work:
+            used.append(self.work[name][neurons].sum())
+        return np.array(used, dtype=np.float64)
 
     def lower_bound(self) -> int:
         """Cores that no placement can undercut; see `hardware.placement.lower_bound`."""
@@ -139,14 +157,17 @@ class Problem:
             least = max(least, alone)
         total = memory.core_bits(chip, 0, neurons, axons_in, axons_out) + bits
         needs = np.array([neurons, total, axons_in, axons_out])
-        return math.ceil(max(least, float(np.max(needs / self.capacity))) - 1e-9)
+        return math.ceil(max(least, float(np.max(needs / self.capacity[: len(needs)]))) - 1e-9)
 
 
 class Wire:
     """One projection with its axons and scratch arrays. group: the axon of each pre neuron."""
 
-    def __init__(self, number: int, incoming: Incoming, chip: Chip, source_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, number: int, incoming: Incoming, chip: Chip, source_shape: Shape, target_shape: Shape
+    ) -> None:
         projection = incoming.projection
+        self.source_shape, self.target_shape = source_shape, target_shape
         self.number = number
         self.incoming = incoming
         self.source, self.target = projection.source, projection.target
@@ -231,7 +252,7 @@ class Wire:
             into.taps is None
             and self.atoms == 1
             and into.synapses < SPARSE * into.n_pre * into.n_post
-            and float(np.square(self.out_degrees, dtype=np.float64).sum()) <= EFFORT
+            and float(np.square(self.out_degrees, dtype=np.float64).sum()) <= VISITS_PER_SECOND
         ):
             self.shared = bounds.shared_pre_neurons(into, most)
 
@@ -249,6 +270,15 @@ class Wire:
             each = [packing.axon_bits(a * neurons, a * neurons, self.plain, width, form) for a in atoms]
             self.known_full_bits[neurons] = int(np.dot(each, lists))
         return self.known_full_bits[neurons]
+
+    def synapses(self) -> tuple[np.ndarray, np.ndarray]:
+        """(pre, post) of every synapse, a convolution's too: for small networks."""
+        into = self.incoming
+        if into.taps is None:
+            return into.pre, np.repeat(np.arange(into.n_post), np.diff(into.indptr))
+        shape = self.source_shape, self.target_shape
+        matrix = unroll(into.projection, *shape).tocoo()
+        return matrix.row, matrix.col
 
     def reach(self, neurons: np.ndarray) -> np.ndarray:
         """The pre neurons with a synapse onto these post neurons, in no order."""

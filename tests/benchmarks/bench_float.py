@@ -29,7 +29,7 @@ from hardware.simulate.simulator import Simulator  # noqa: E402
 def main(samples: int = 100, steps: int = 314, repeats: int = 5) -> None:
     graph = read_graph(next(SHARED.rglob("cnn_sinabs.nir")))
     raster, _ = recordings(samples, steps)
-    compiled, integers = FloatSimulator(graph), Simulator(compile_graph(graph)[0])
+    compiled, integers = FloatSimulator(graph), Simulator(compile_graph(graph, "loihi2")[0])
     ways = {"integer": lambda: integers.run(raster), "compiled": lambda: compiled.run(raster)}
     times: dict[str, list[float]] = {name: [] for name in (*ways, "NumPy")}
     found = {}

@@ -21,9 +21,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from lava_samples import networks
 from nmnist_samples import FOLDER, recordings
 
+from hardware.chip.chips import load_chip
 from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
-from hardware.files.netx import read_net, write_net
+from hardware.files.netx import read_net, restrict, write_net
 from hardware.graph.parsing import read_graph
 from hardware.network.integer import (
     ConvProjection,
@@ -32,7 +33,8 @@ from hardware.network.integer import (
     Network,
     Population,
 )
-from hardware.simulate import lava, simulator
+from hardware.simulate import simulator
+from hardware.simulate.lava import running
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -99,10 +101,10 @@ def spikes_of_lava_dl(path, raster, graded=False):
     logs = {}
     for k, layer in enumerate(network.layers):
         layer.neuron.proc_params.overwrite("name", str(k))
-        logs[str(k), "spikes"] = lava._shared((len(raster), *layer.neuron.s_out.shape), np.uint8)
-    models = {**lava._recording_models(logs), RecurrentDense: PyRecurrentDenseModel}
+        logs[str(k), "spikes"] = running.shared((len(raster), *layer.neuron.s_out.shape), np.uint8)
+    models = {**running.recording_models(logs), RecurrentDense: PyRecurrentDenseModel}
     config = Loihi2SimCfg(select_tag="fixed_pt", exception_proc_model_map=models, loglevel=logging.ERROR)
-    with lava._watched(network):
+    with running.watched(network):
         network.run(condition=RunSteps(num_steps=len(raster)), run_cfg=config)
     network.stop()
     found = [log.transpose(0, 3, 2, 1) if log.ndim == 4 else log for log in logs.values()]
@@ -225,7 +227,7 @@ def test_a_pruned_network_of_the_demos_kind(tmp_path):
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
 def test_the_nir_papers_convolutional_network(tmp_path):
     graph = read_graph(next(SHARED.rglob("cnn_sinabs.nir")))
-    network, _ = compile_graph(graph, netx=True)
+    network, _ = compile_graph(graph, restrict(load_chip("loihi2")))
     raster = (
         recordings(1, 40)[0][0]
         if FOLDER.is_dir()
