@@ -32,6 +32,7 @@ class TrainRequest:
     learning_rate: float = 3e-3
     bins: int | None = None
     bin_us: float | None = None
+    clock: str | None = None
     clip: int | None = None
     downsample: int | None = None
     shift: int | None = None

@@ -134,13 +134,13 @@ def resolve(asked: TrainRequest) -> Training:
             if getattr(asked, name) is not None:
                 raise InputError(f"--{name.replace('_', '-')}: {asked.model} has its own; leave it out")
         graph = read_graph(asked.model)
-        binning = binning_of(graph.metadata, asked.bins, asked.bin_us, asked.downsample)
+        binning = binning_of(graph.metadata, asked.bins, asked.bin_us, asked.downsample, asked.clock)
         if asked.clip is not None:
             binning = replace(binning, clip=asked.clip)
     else:
         if asked.dt is not None:
             raise InputError("--dt: is for a .nir file, a new network takes the length of its time bins")
-        binning = defaults.binning(asked.bins, asked.bin_us, asked.clip, asked.downsample)
+        binning = defaults.binning(asked.bins, asked.bin_us, asked.clip, asked.downsample, asked.clock)
     return Training(asked, settings, pruner, binning, graph, budget, defaults)
 
 

@@ -233,7 +233,7 @@ def _check_neurons(neurons: Neurons, chip: Chip) -> None:
             else "takes the threshold off its membranes"
         )
         raise HardwareError(
-            f"{where}: a spike {does} (reset {neurons.reset!r}), those of {chip.name} can only {', '.join(model.resets)}; "
+            f"{where}: a spike {does}, those of {chip.name} can only {', '.join(model.resets)}; "
             f"train with that reset, or take a chip, and an .h5 file, with reset {neurons.reset}"
         )
 
