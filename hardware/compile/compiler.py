@@ -22,7 +22,7 @@ import nir
 import numpy as np
 from scipy import sparse
 
-from hardware.compile import quantise
+from hardware.compile import pins, quantise
 from hardware.compile.linear import (
     Convolution,
     Diagonal,
@@ -108,20 +108,20 @@ def compile_graph(
     dt: seconds per step; None: as `hardware.graph.graph.time_step` finds it. weight_bits: 1..8 of the mantissas.
     netx: keep to what a NETX file can say: weights without an exponent, biases with the exponent 6.
     Raises HardwareError, naming the node, for what the chip cannot do. A spike resets the membrane to v_reset
-    (NIR says no other); zeros stay zeros.
+    (NIR says no other); zeros stay zeros. A network trained on the chip's integers says its scales, which are kept
+    (see `hardware.compile.pins`).
     """
     if not isinstance(weight_bits, int) or not 1 <= weight_bits <= 8:
         raise HardwareError(f"weights of {weight_bits} bits, expected 1 to 8")
     step, _ = time_step(graph, dt)
     inputs = tuple(InputPopulation(name, graph.output_shape[name]) for name in graph.inputs)
-    layers = [_layer(graph, name, step) for name in graph.order if isinstance(graph.nodes[name], NEURONS)]
-    if len(graph.outputs) != 1:
-        raise HardwareError(f"the graph has {len(graph.outputs)} Output nodes, expected one")
-    output = _output(graph, step)
-    if isinstance(output, _Layer):
-        layers.append(output)
-        output = output.neurons.name
-    quantised = [_quantise(layer, weight_bits, per_channel, netx) for layer in layers]
+    layers, output = _layers(graph, step)
+    pinned = pins.read(graph.metadata, weight_bits, netx)
+    weight_bits = pinned.bits if pinned else weight_bits
+    quantised = [
+        _quantise(layer, weight_bits, per_channel, netx, pinned.of(layer.neurons.name) if pinned else None)
+        for layer in layers
+    ]
     network = Network(
         inputs=inputs,
         populations=tuple(q.population for q in quantised),
@@ -139,6 +139,17 @@ def compile_graph(
 
 
 # --- what leads to a population ----------------------------------------------------------------------------
+
+
+def _layers(graph: Graph, dt: float) -> tuple[list[_Layer], str]:
+    """Every population with what leads to it, in the graph's order, and the name of the one that is read out."""
+    layers = [_layer(graph, name, dt) for name in graph.order if isinstance(graph.nodes[name], NEURONS)]
+    if len(graph.outputs) != 1:
+        raise HardwareError(f"the graph has {len(graph.outputs)} Output nodes, expected one")
+    output = _output(graph, dt)
+    if isinstance(output, _Layer):
+        return [*layers, output], output.neurons.name
+    return layers, output
 
 
 @dataclass(frozen=True)
@@ -332,7 +343,9 @@ class _Weights:
     total: Array  # sum of |weight| per row
 
 
-def _quantise(layer: _Layer, bits: int, per_channel: bool, netx: bool) -> _Quantised:
+def _quantise(
+    layer: _Layer, bits: int, per_channel: bool, netx: bool, pinned: pins.PinnedPopulation | None = None
+) -> _Quantised:
     neurons = layer.neurons
     maps, residual = _folded_gain(layer)
     n, channels = math.prod(neurons.shape), neurons.shape[0]
@@ -349,7 +362,12 @@ def _quantise(layer: _Layer, bits: int, per_channel: bool, netx: bool) -> _Quant
             )
     drive = neurons.steady * layer.bias + neurons.drive
     lattice = ((neurons.leak == 0) | (neurons.leak == 1)) & (neurons.forget == 1) & (drive == 0)
-    scale, exponents = _scales(neurons, group, residual, drive, lattice, weights, bits, netx)
+    if pinned is None:
+        scale, exponents = _scales(neurons, group, residual, drive, lattice, weights, bits, netx)
+    else:
+        found = pinned.match([(w.path.source, w.path.latency) for w in weights])
+        scale, exponents = np.full(int(group.max()) + 1, pinned.scale), np.array([p.exponent for p in found])
+        weights = [replace(w, mode=p.mode) for w, p in zip(weights, found, strict=True)]
 
     per_neuron = scale[group] / residual
     exact_threshold = np.zeros(n) if neurons.threshold is None else neurons.threshold * per_neuron
@@ -599,3 +617,86 @@ def _aligned(network: Network, latencies: list[int]) -> tuple[Network, list[tupl
         projections.append(replace(projection, delay=delay) if delay else projection)
         notes.append(more)
     return replace(network, projections=tuple(projections)), notes
+
+
+# --- before rounding ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FloatProjection:
+    """A projection before its weights are rounded: map from `source`, latency as layers take no step."""
+
+    source: str
+    source_shape: tuple[int, ...]
+    map: Convolution | Matrix
+    latency: int
+    gain: float
+
+
+@dataclass(frozen=True)
+class FloatPopulation:
+    """A population before rounding, all flat: v <- v (1 - leak) + u + drive after u <- u (1 - forget) + input.
+
+    threshold: None for a read-out. offset: the graph's membrane where this one is 0. highest_scale: see
+    `_highest_scale`. The gain of a projection's neurons is folded into its map; `gain` is its typical size.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    forget: Array
+    leak: Array
+    drive: Array
+    threshold: Array | None
+    offset: Array
+    lattice: Array
+    highest_scale: float
+    projections: tuple[FloatProjection, ...]
+
+
+@dataclass(frozen=True)
+class FloatNetwork:
+    """What `compile_graph` rounds: populations in the graph's order."""
+
+    inputs: dict[str, tuple[int, ...]]
+    populations: tuple[FloatPopulation, ...]
+    output: str
+    dt: float
+
+
+def fold_graph(graph: Graph, dt: float | None = None, netx: bool = False) -> FloatNetwork:
+    """A graph as `compile_graph` sees it before it chooses scales: linear layers and gains folded into projections.
+
+    Raises HardwareError as `compile_graph`, and where neurons of one channel of a convolution differ in their gain.
+    """
+    step, _ = time_step(graph, dt)
+    layers, output = _layers(graph, step)
+    populations = []
+    for layer in layers:
+        neurons = layer.neurons
+        maps, residual = _folded_gain(layer)
+        if (residual != 1).any():
+            raise HardwareError(f"node {neurons.name!r}: its neurons differ in their gain within a channel")
+        group = np.zeros(math.prod(neurons.shape), np.int64)
+        drive = neurons.steady * layer.bias + neurons.drive
+        weights = [_rows(path, m, group, 1) for path, m in zip(layer.paths, maps, strict=True)]
+        cap = _highest_scale(neurons, group, residual, drive, weights, 1, BIAS_EXP if netx else None)
+        gain = float(np.median(np.abs(neurons.gain)))
+        populations.append(
+            FloatPopulation(
+                neurons.name,
+                neurons.shape,
+                neurons.forget,
+                neurons.leak,
+                drive,
+                neurons.threshold,
+                neurons.offset,
+                ((neurons.leak == 0) | (neurons.leak == 1)) & (neurons.forget == 1) & (drive == 0),
+                float(cap[0]),
+                tuple(
+                    FloatProjection(p.source, p.source_shape, m, p.latency, gain)
+                    for p, m in zip(layer.paths, maps, strict=True)
+                ),
+            )
+        )
+    inputs = {name: graph.output_shape[name] for name in graph.inputs}
+    return FloatNetwork(inputs, tuple(populations), output, step)
