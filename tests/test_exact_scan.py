@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -115,3 +121,17 @@ def test_kernels_give_the_same_integers_and_gradients(interpreter, case):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "backend", lambda x: interpreter)
         check(case)
+
+
+@pytest.mark.parametrize("target", [("cuda", "80"), ("cuda", "90"), ("hip", "gfx942")], ids=" ".join)
+def test_kernels_build_for_gpus(target):
+    pytest.importorskip("triton", reason="Triton comes with PyTorch's GPU builds, or alone by `pip install triton`")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    script = Path(__file__).with_name("kernel_builds.py")
+    run = subprocess.run(
+        [sys.executable, script, *target, "exact"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    assert found["launches"] == 30 and found["bytes"] > 1000
+    assert found["fused"] == 0 and found["spilled"] < 64 and all(n <= 128 for n in found["registers"])
