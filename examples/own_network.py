@@ -76,7 +76,7 @@ def main(epochs: int, out: Path) -> dict[str, float]:
 
     # From here on there is only the file.
     graph = read_graph(out)
-    network, _ = compile_graph(graph)
+    network, _ = compile_graph(graph, "loihi1")
     rasters, labels = test.rasters(binning), test.recordings.labels
     hidden = [p.name for p in network.populations if p.spiking]
     exact = reference.simulate(graph, rasters, record=hidden)

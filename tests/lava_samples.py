@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from hardware.network.integer import (
+    RESETS,
     ConvProjection,
     DenseProjection,
     InputPopulation,
@@ -61,6 +62,7 @@ def population(draw, rng, name, shape, chain=False):
         bias_mant=one_or_each(0, (-4096, 4095), (-40, 40), each=True),
         bias_exp=6 if chain else draw(st.integers(0, 7)),
         spiking=draw(st.sampled_from([True, True, True, False])),
+        reset="zero" if chain else draw(st.sampled_from(RESETS)),
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from hardware.network.integer import (
+    RESETS,
     ConvProjection,
     DenseProjection,
     InputPopulation,
@@ -38,6 +39,7 @@ def population(draw, rng, name, shape, spiking=True):
         bias_mant=parameter(-4096, 4095) if draw(st.booleans()) else 0,
         bias_exp=draw(st.integers(0, 7)),
         spiking=spiking,
+        reset=draw(st.sampled_from(RESETS)),
     )
 
 

@@ -35,7 +35,8 @@ def neuron_step(population, a, u, v):
     v = decayed(v, 4096 - p("dv")) + u + p("bias_mant") * 2**population.bias_exp
     v = np.clip(v, -(2**23 - 1), 2**23 - 1)
     spikes = v > p("vth") * 64 if population.spiking else np.zeros(v.shape, bool)
-    return u, np.where(spikes, 0, v), spikes
+    after = v - p("vth") * 64 if population.reset == "subtract" else 0
+    return u, np.where(spikes, after, v), spikes
 
 
 def synapses(projection, source_shape, target_shape):

@@ -37,10 +37,8 @@ def with_value(group, key, value):
     return text_of().replace(old, old.replace(line, f"value = {value}"))
 
 
-KEYS = [("limits", key) for key in chips._LIMITS] + [
-    ("format", key)
-    for key in (*chips._POSITIVE, *chips._NOT_NEGATIVE, *chips._WIDTHS, "axon_offsets", "shared_kernels")
-]
+KEYS = [(group, key) for group, keys in chips._GROUPS.items() for key in keys]
+INF = [(group, key) for group, key in KEYS if "or inf" in chips._GROUPS[group][key].expected]
 
 
 def test_the_limits_of_both_generations():
@@ -90,18 +88,21 @@ def test_missing_value_unit_or_source(tmp_path, word):
     assert "limits.axons_in_per_core" in message and "missing" in message
 
 
+WRONG = ["-1", '"many"', "true", "1.5", "nan", "-inf", "[]", "[3, 1]", "[-1, 2]", "{}"]
+
+
 @pytest.mark.parametrize(("group", "key"), KEYS)
-@pytest.mark.parametrize(
-    "value", ["-1", '"many"', "true", "1.5", "nan", "-inf", "[]", "[3, 1]", "[-1, 2]", "{}"]
-)
-def test_negative_or_wrong_kind(tmp_path, group, key, value):
-    message = refusal(tmp_path, with_value(group, key, value))
-    assert f"'{group}.{key}' is " in message and "expected" in message
+def test_negative_or_wrong_kind(tmp_path, group, key):
+    right = {"graded_inputs": "true", "always_on_inputs": "true", "membrane_readout": "true", "bias_exponents": "[-1, 2]"}
+    right["weight_exponents"] = "[-1, 2]"
+    for value in WRONG:
+        if value != right.get(key):
+            message = refusal(tmp_path, with_value(group, key, value))
+            assert f"'{group}.{key}' is " in message and "expected" in message
 
 
-@pytest.mark.parametrize("key", [*chips._MAY_BE_INF, *chips._POSITIVE])
-def test_zero_where_at_least_one_is_needed(tmp_path, key):
-    group = "limits" if key in chips._LIMITS else "format"
+@pytest.mark.parametrize(("group", "key"), [*INF, ("format", "word_bits"), ("neuron", "threshold_bits")])
+def test_zero_where_at_least_one_is_needed(tmp_path, group, key):
     assert f"'{group}.{key}' is 0" in refusal(tmp_path, with_value(group, key, 0))
 
 

@@ -21,9 +21,10 @@ from typer.testing import CliRunner
 
 from dpap_neuro.cli import app, main
 from dpap_neuro.deploy import evaluation
+from hardware.chip.chips import load_chip
 from hardware.compile.compiler import compile_graph
 from hardware.files.network_file import load, save
-from hardware.files.netx import read_net
+from hardware.files.netx import read_net, restrict
 from hardware.graph.parsing import read_graph
 from hardware.network.integer import DenseProjection, InputPopulation, Network, Population
 from hardware.simulate import lava, simulator
@@ -81,7 +82,8 @@ def test_compile_writes_the_network_and_reports_every_layer(model, tmp_path, chi
     assert np.ndim(network.populations[0].vth) == thresholds
     assert network.dt == 0.06 and network.metadata["bins"] == 5
     assert [(r["source"], r["target"]) for r in values["layers"]] == [("input", "n1"), ("n1", "n2")]
-    _, reports = compile_graph(read_graph(model), per_channel=bool(thresholds), netx=suffix == "net")
+    chosen = load_chip(chip)
+    _, reports = compile_graph(read_graph(model), restrict(chosen) if suffix == "net" else chosen)
     assert [r["weight_error_rms"] for r in values["layers"]] == [r.weight_error_rms for r in reports]
     assert all(0 < r["weight_error_rms"] < 0.03 for r in values["layers"])
 
@@ -151,7 +153,10 @@ def test_simulate_counts_and_writes_spikes(model, tmp_path):
     raster = rng.integers(0, 2, (3, 6, 2, 34, 34)).astype(np.uint8)
     np.save(tmp_path / "x.npy", raster)
     run("compile", model, "--out", tmp_path / "m.net")
-    networks = {model: compile_graph(read_graph(model))[0], tmp_path / "m.net": read_net(tmp_path / "m.net")}
+    networks = {
+        model: compile_graph(read_graph(model), "loihi1")[0],
+        tmp_path / "m.net": read_net(tmp_path / "m.net"),
+    }
     for file, network in networks.items():
         exact = simulator.simulate(network, raster, record={"n1": ("spikes",)})
         values = run(
@@ -192,7 +197,7 @@ def test_lavas_clock_is_taken_out(model, instead_of_lava):
     chip = run("evaluate", model, *common, "--backend", "lava")
     for key in ("correct", "spikes", "steps", "n"):
         assert fixed[key] == chip[key]
-    network = compile_graph(read_graph(model))[0]
+    network = compile_graph(read_graph(model), "loihi1")[0]
     x = np.random.default_rng(0).integers(0, 3, (2, 9, 2, 34, 34))
     aligned, differing = evaluation.run_lava(network, x, ["n1"])
     ours = simulator.simulate(network, x, record=["n1"])
@@ -284,7 +289,7 @@ def test_damaged_and_foreign_network_files(model, tmp_path, monkeypatch, capsys)
 
 
 def test_a_file_that_keeps_bins_no_recording_has(model, tmp_path, monkeypatch, capsys):
-    network = compile_graph(read_graph(model))[0]
+    network = compile_graph(read_graph(model), "loihi1")[0]
     save(replace(network, metadata={**network.metadata, "kept_bins": np.array([0, 9])}), tmp_path / "m.h5")
     arguments = ("evaluate", tmp_path / "m.h5", "--dataset", "digits", "--backend", "fixed", "--limit", "1")
     assert "keeps bin 9, the recordings have 5" in fails(monkeypatch, capsys, *arguments)
@@ -312,7 +317,7 @@ def test_what_a_chip_or_file_cannot_say(tmp_path, monkeypatch, capsys):
     says = fails(
         monkeypatch, capsys, "compile", tmp_path / "m.nir", "--chip", "loihi1", "--out", tmp_path / "m.h5"
     )
-    assert "'n'" in says and "loihi2" in says
+    assert "'n'" in says and "loihi1 has one per population" in says
     says = fails(monkeypatch, capsys, "compile", tmp_path / "m.nir", "--out", tmp_path / "m.net")
     assert "'n'" in says
     assert [p.name for p in tmp_path.iterdir()] == ["m.nir"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import nir
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from nmnist_samples import FOLDER, recordings
 
 from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
+from hardware.graph.graph import reset_of
 from hardware.graph.parsing import from_nir, read_graph
 from hardware.network.connectivity import unroll
 from hardware.network.integer import ConvProjection, DenseProjection, SparseProjection, weight_grid
@@ -147,7 +150,7 @@ def test_weights_on_the_grid_give_the_very_spikes(kind, seed, per_channel):
     assume(not (kind == "unrolled" and per_channel))
     rng = np.random.default_rng(seed)
     checked = from_nir(BUILDERS[kind](rng))
-    network, reports = compile_graph(checked, per_channel=per_channel)
+    network, reports = compile_graph(checked, "loihi2", per_channel=per_channel)
     x = (
         rng.integers(0, 2, (2, 30, *network.inputs[0].shape))
         * (rng.random((2, 30, 1, 1, 1)) < 0.7)[(..., *(0,) * (3 - len(network.inputs[0].shape)))]
@@ -169,7 +172,7 @@ def test_ways_of_different_length_meet_on_the_chip_as_they_were_trained(seed):
     nodes = skipping(rng)
     for name in ("w1", "w2", "w3"):  # a bias acts on the chip before the input arrives
         nodes.nodes[name].bias[:] = 0
-    network, _ = compile_graph(from_nir(nodes))
+    network, _ = compile_graph(from_nir(nodes), "loihi1")
     assert {(p.source, p.target): p.delay for p in network.projections} == {
         ("input", "n1"): 0,
         ("n1", "n2"): 0,
@@ -195,7 +198,7 @@ def test_delays_that_differ_from_neuron_to_neuron():
         "output": out(4),
     }
     checked = from_nir(graph(nodes))
-    network, _ = compile_graph(checked)
+    network, _ = compile_graph(checked, "loihi1")
     assert sorted(p.delay for p in network.projections) == [0, 2]
     x = rng.integers(0, 2, (1, 25, 3))
     np.testing.assert_array_equal(simulate(network, x).output, reference.simulate(checked, x).output)
@@ -230,7 +233,7 @@ def spiking(rng, pre, share=0.3):
 def test_neurons_that_leak_agree_with_the_float_simulator(node):
     rng = np.random.default_rng(5)
     checked = chain(node, rng)
-    network, reports = compile_graph(checked, dt=0.001)
+    network, reports = compile_graph(checked, "loihi1", dt=0.001)
     assert reports[0].weight_error_rms < 0.01
     # The float simulator gets the rounded weights: what is left is the arithmetic of decays and thresholds.
     gain = 0.001 / getattr(node, "tau_mem", getattr(node, "tau", None)) * node.r
@@ -248,13 +251,64 @@ def test_neurons_that_leak_agree_with_the_float_simulator(node):
     assert part.either > 100 and part.share > 0.94
     assert reports[0].threshold_error < 1e-3
     assert max(reports[0].du_error, reports[0].dv_error) < 0.003
-    assert network.populations[0].bias_mant != 0
+    # Biases drive membranes at once, but those of current-based neurons their current.
+    always_on = [p for p in network.projections if p.source == "always on"]
+    assert (network.populations[0].bias_mant != 0) == (not always_on) == (not isinstance(node, nir.CubaLIF))
+
+
+@pytest.mark.parametrize("v_reset", [0.0, 0.3])
+def test_reset_by_subtraction_takes_the_threshold(v_reset):
+    """On a lattice every spike is the float simulator's; where v_reset is not 0 an IF starts elsewhere, which is said."""
+    rng = np.random.default_rng(3)
+    checked = chain(integrate(6, threshold=2.0, v_reset=v_reset), rng)
+    checked.nodes["w"].weight[:] = exact_weights(rng, (6, 20))
+    checked.nodes["w"].bias[:] = 0
+    network, reports = compile_graph(checked, "loihi2", reset="subtract")
+    assert network.populations[0].reset == "subtract"
+    assert (reports[0].notes != ()) == (v_reset != 0)
+    x = spiking(rng, 20)
+    exact = reference.simulate(checked, x, reset="subtract").output
+    zero = reference.simulate(checked, x, reset="zero").output
+    found = simulate(network, x).output
+    assert exact.sum() > 100 and not np.array_equal(exact, zero)
+    if v_reset == 0:
+        np.testing.assert_array_equal(found, exact)
+    else:
+        # 0.3 of a membrane that takes 2 a spike: a spike more or less over a whole recording.
+        counts = exact.sum(axis=1, dtype=int), found.sum(axis=1, dtype=int)
+        assert 0 < np.abs(counts[0] - counts[1]).max() <= 1
+
+
+def test_the_file_says_which_reset():
+    checked = chain(lif(6, v_threshold=0.7), np.random.default_rng(0))
+    assert reset_of(checked)[0] == "zero" and "assumed" in reset_of(checked)[1]
+    soft = dataclasses.replace(checked, metadata={"reset": "subtract"})
+    assert reset_of(soft)[0] == "subtract" and "metadata" in reset_of(soft)[1]
+    assert reset_of(soft, "zero") == ("zero", "reset = zero as given")
+    network, _ = compile_graph(soft, "loihi2", dt=0.001)
+    assert network.populations[0].reset == network.metadata["reset"] == "subtract"
+    network, _ = compile_graph(soft, "loihi2", dt=0.001, reset="zero")
+    assert network.populations[0].reset == network.metadata["reset"] == "zero"
+    x = spiking(np.random.default_rng(1), 20)
+    np.testing.assert_array_equal(
+        reference.simulate(soft, x, 0.001).output, reference.simulate(checked, x, 0.001, "subtract").output
+    )
+    with pytest.raises(HardwareError, match="reset is 'soft', expected 'zero' or 'subtract'"):
+        compile_graph(soft, "loihi2", dt=0.001, reset="soft")
+    with pytest.raises(HardwareError, match=r"v_threshold is -0\.7, expected 0 or more"):
+        compile_graph(
+            chain(lif(6, v_threshold=-0.7, v_reset=-1), np.random.default_rng(0)), "loihi2", 0.001, reset="subtract"
+        )
 
 
 def test_a_membrane_that_starts_elsewhere_is_said():
-    _, reports = compile_graph(chain(lif(6, v_leak=-1.0, v_reset=-2.0), np.random.default_rng(0)), dt=0.001)
+    _, reports = compile_graph(
+        chain(lif(6, v_leak=-1.0, v_reset=-2.0), np.random.default_rng(0)), "loihi1", dt=0.001
+    )
     assert any("start at v_reset" in note for note in reports[0].notes)
-    _, reports = compile_graph(chain(lif(6, v_leak=-1.0, v_reset=-1.0), np.random.default_rng(0)), dt=0.001)
+    _, reports = compile_graph(
+        chain(lif(6, v_leak=-1.0, v_reset=-1.0), np.random.default_rng(0)), "loihi1", dt=0.001
+    )
     assert reports[0].notes == ()
 
 
@@ -272,7 +326,7 @@ def test_read_outs_are_the_membranes_on_one_scale(node, per_channel):
     rng = np.random.default_rng(7)
     checked = chain(node, rng)
     checked.nodes["w"].bias[:] = 0
-    network, reports = compile_graph(checked, dt=0.001, per_channel=per_channel)
+    network, reports = compile_graph(checked, "loihi2", dt=0.001, per_channel=per_channel)
     x = spiking(rng, 20)
     exact = reference.simulate(checked, x, dt=0.001).output
     found = simulate(network, x).output
@@ -294,7 +348,7 @@ def test_currents_at_the_output_become_a_read_out():
         "output": out(3),
     }
     checked = from_nir(graph(nodes))
-    network, reports = compile_graph(checked)
+    network, reports = compile_graph(checked, "loihi1")
     assert network.outputs == ("output",) and not network.populations[-1].spiking
     x = rng.integers(0, 2, (2, 15, 5))
     exact = reference.simulate(checked, x).output
@@ -310,7 +364,7 @@ def test_a_flattened_population_is_read_out_itself():
         "flat": flatten(2, 4, 4),
         "output": out(32),
     }
-    network, _ = compile_graph(from_nir(graph(nodes)))
+    network, _ = compile_graph(from_nir(graph(nodes)), "loihi1")
     assert network.outputs == ("n",)
 
 
@@ -333,7 +387,7 @@ def test_zeros_stay_zeros_and_forms_follow_density():
         "n2": integrate(10),
         "output": out(10),
     }
-    network, reports = compile_graph(from_nir(graph(nodes)))
+    network, reports = compile_graph(from_nir(graph(nodes)), "loihi1")
     first, second, third = network.projections
     assert isinstance(first, ConvProjection) and ((kernel == 0) <= (first.weight == 0)).all()
     assert isinstance(second, SparseProjection) and isinstance(third, DenseProjection)
@@ -351,7 +405,7 @@ def test_zeros_stay_zeros_and_forms_follow_density():
 def test_bits(bits):
     rng = np.random.default_rng(bits)
     checked = chain(integrate(6), rng)
-    network, reports = compile_graph(checked, weight_bits=bits)
+    network, reports = compile_graph(checked, "loihi1", weight_bits=bits)
     projection = network.projections[0]
     low, high, step = weight_grid("mixed", bits)
     assert projection.weight_bits == bits and (projection.weight % step == 0).all()
@@ -377,8 +431,8 @@ def test_each_channel_uses_its_whole_range():
         "output": out(4, 6, 6),
     }
     checked = from_nir(graph(nodes))
-    one, coarse = compile_graph(checked)
-    each, fine = compile_graph(checked, per_channel=True)
+    one, coarse = compile_graph(checked, "loihi1")
+    each, fine = compile_graph(checked, "loihi2", per_channel=True)
     assert np.ndim(one.populations[0].vth) == 0 and np.shape(each.populations[0].vth) == (4, 6, 6)
     assert fine[0].weight_error_rms < coarse[0].weight_error_rms
     for channel in each.projections[0].weight:
@@ -402,7 +456,7 @@ def test_gains_that_differ_within_a_channel():
     }
     x = (rng.random((2, 80, 1, 5, 5)) < 0.4).astype(np.uint8)
     checked = from_nir(graph(nodes))
-    network, _ = compile_graph(checked, dt=0.001)
+    network, _ = compile_graph(checked, "loihi2", dt=0.001, per_channel=False)
     assert isinstance(network.projections[0], ConvProjection)
     assert np.shape(network.populations[0].vth) == shape
     exact = reference.simulate(checked, x, dt=0.001).output
@@ -411,7 +465,7 @@ def test_gains_that_differ_within_a_channel():
     # Signs that differ cannot be the neuron's own scale: then it is no convolution any more.
     neurons.r = np.where(rng.random(shape) < 0.5, 10.0, -10.0)
     checked = from_nir(graph(nodes))
-    network, _ = compile_graph(checked, dt=0.001)
+    network, _ = compile_graph(checked, "loihi1", dt=0.001)
     assert not isinstance(network.projections[0], ConvProjection)
     exact = reference.simulate(checked, x, dt=0.001).output
     part = agreement(exact, simulate(network, x).output)
@@ -431,7 +485,7 @@ def test_ways_into_one_population_share_a_scale_not_an_exponent():
     }
     edges = [("input", "w1"), ("w1", "n1"), ("n1", "w2"), ("w2", "n2"), ("input", "small"), ("small", "n2")]
     checked = from_nir(graph(nodes, [*edges, ("n2", "output")]))
-    network, reports = compile_graph(checked)
+    network, reports = compile_graph(checked, "loihi1")
     large, small = (next(r for r in reports if r.target == "n2" and r.source == s) for s in ("n1", "input"))
     assert large.scale == small.scale and large.weight_exp > small.weight_exp
     by_source = {p.source: p for p in network.projections if p.target == "n2"}
@@ -455,7 +509,7 @@ def test_a_loop_over_two_populations_is_said_to_take_longer():
     }
     edges = [("input", "w1"), ("w1", "n1"), ("n1", "w2"), ("w2", "n2"), ("n2", "back"), ("back", "n1")]
     checked = from_nir(graph(nodes, [*edges, ("n2", "output")]))
-    network, reports = compile_graph(checked)
+    network, reports = compile_graph(checked, "loihi1")
     notes = [r.notes for r in reports if r.source == "n2"]
     assert notes == [("this loop takes 1 more steps on the chip, where each projection takes one",)]
     x = rng.integers(0, 2, (1, 30, 3))
@@ -464,13 +518,14 @@ def test_a_loop_over_two_populations_is_said_to_take_longer():
 
 def test_nested_grouped_recurrent_graph():
     checked = from_nir(mixed())
-    network, reports = compile_graph(checked)
+    network, reports = compile_graph(checked, "loihi1")
     assert [p.name for p in network.populations] == ["lif", "sub.lif"]
     assert network.metadata["bins"] == 10 and network.dt == 1e-3
     assert {(r.source, r.target, r.kind) for r in reports} == {
         ("input", "lif", "conv"),
         ("lif", "sub.lif", "dense"),
         ("sub.lif", "sub.lif", "dense"),
+        ("always on", "sub.lif", "dense"),
     }
     x = np.random.default_rng(0).integers(0, 2, (2, 60, 2, 5, 6))
     exact = reference.simulate(checked, x, record=["lif", "sub.lif"])
@@ -481,7 +536,7 @@ def test_nested_grouped_recurrent_graph():
 
 def refused(nodes, edges=None, dt=0.001, **options):
     with pytest.raises(HardwareError) as error:
-        compile_graph(from_nir(graph(nodes, edges)), dt=dt, **options)
+        compile_graph(from_nir(graph(nodes, edges)), "loihi1", dt=dt, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -517,7 +572,7 @@ def test_weights_far_from_the_threshold(weight, threshold):
     nodes = around(n=integrate(2, threshold=threshold))
     nodes["w"] = nir.Linear(np.full((2, 2), weight))
     checked = from_nir(graph(nodes))
-    network, _ = compile_graph(checked)
+    network, _ = compile_graph(checked, "loihi1")
     x = np.ones((1, 20, 2), int)
     np.testing.assert_array_equal(simulate(network, x).output, reference.simulate(checked, x).output)
 
@@ -525,7 +580,7 @@ def test_weights_far_from_the_threshold(weight, threshold):
 def test_reset_and_leak_in_a_bias_too_strong_for_the_weights_lower_the_scale():
     nodes = around(n=lif(2, tau=0.001, v_leak=500.0, v_threshold=620.0, r=400.0))
     checked = from_nir(graph(nodes))
-    network, reports = compile_graph(checked, dt=0.001)
+    network, reports = compile_graph(checked, "loihi1", dt=0.001)
     assert reports[0].bias_error < 0.01
     x = np.random.default_rng(0).integers(0, 2, (1, 50, 2))
     exact = reference.simulate(checked, x, dt=0.001).output
@@ -538,7 +593,7 @@ def test_a_strong_bias_of_one_channel_keeps_the_scale_from_growing():
     nodes = around(n=lif(2, tau=0.004, v_threshold=0.5))
     nodes["w"] = nir.Affine(weight, bias)
     checked = from_nir(graph(nodes, dt=1e-3))
-    network, reports = compile_graph(checked, per_channel=True)
+    network, reports = compile_graph(checked, "loihi2", per_channel=True)
     assert reports[0].bias_error < 0.01
     x = np.random.default_rng(0).integers(0, 2, (2, 60, 2))
     exact = reference.simulate(checked, x).output
@@ -551,7 +606,7 @@ def test_a_slow_read_out_stays_off_the_ends_of_its_membrane():
     li = nir.LI(np.full(3, 0.1, np.float32), np.ones(3, np.float32), np.zeros(3, np.float32))
     nodes = {"input": inp(500), "w": nir.Linear(weight), "li": li, "output": out(3)}
     checked = from_nir(graph(nodes, dt=1e-3))
-    network, reports = compile_graph(checked)
+    network, reports = compile_graph(checked, "loihi1")
     x = (rng.random((1, 200, 500)) < 0.1).astype(np.uint8)
     exact, found = reference.simulate(checked, x).output, simulate(network, x).output
     assert np.abs(found / reports[0].membrane_scale - exact).max() < 0.01 * exact.max()
@@ -563,7 +618,7 @@ def test_the_nir_papers_network_keeps_its_accuracy():
     raster, labels = recordings(20)
     first = []
     for per_channel, share in ((False, 0.65), (True, 0.85)):
-        network, _ = compile_graph(checked, per_channel=per_channel)
+        network, _ = compile_graph(checked, "loihi2", per_channel=per_channel)
         kinds = [type(p) for p in network.projections]
         assert kinds == [ConvProjection] * 3 + [DenseProjection] * 2
         result = compare(checked, network, raster)

@@ -80,7 +80,7 @@ def test_comparing_in_chunks(monkeypatch):
         "output": out(3),
     }
     checked = from_nir(graph(nodes, dt=0.001))
-    network, _ = compile_graph(checked)
+    network, _ = compile_graph(checked, "loihi1")
     x = rng.integers(0, 2, (7, 40, 8))
     whole = compare(checked, network, x)
     monkeypatch.setattr(fidelity, "CHUNK_VALUES", 40 * 13 * 2)

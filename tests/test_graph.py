@@ -339,6 +339,7 @@ def test_parameters_that_disagree_are_refused():
         ("class_names", "[" * 100_000),
         ("class_names", '{"a": 1}'),
         ("readout", "loud"),
+        ("reset", "soft"),
     ],
 )
 def test_bad_metadata_is_named(key, value):

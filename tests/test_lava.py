@@ -139,6 +139,19 @@ def test_the_edge_of_24_bit(counts, u):
 
 
 @needs_lava
+@pytest.mark.parametrize("interval", [None, 4])
+def test_reset_by_subtraction(interval):
+    """From a distance of many thresholds, one spike and one threshold a step; stays exact at the membrane's limit."""
+    network = one_neuron([200, -256], 7, vth=700, reset="subtract")
+    ours = agree(
+        network, np.array([[[2, 0], *[[0, 0]] * 5, [9, 0], *[[0, 0]] * 5, [0, 2], [1, 0]]]), interval
+    )
+    assert -700 * 64 in np.diff(ours.v["n"][0, :, 0]) and ours.spikes["n"].sum() > 3
+    agree(one_neuron([254], 7, vth=100, bias_mant=4095, bias_exp=7, reset="subtract"), np.full((1, 9, 1), 3))
+    agree(one_neuron([254], 7, vth=0, reset="subtract"), np.full((1, 4, 1), 1))
+
+
+@needs_lava
 def test_membrane_stops_at_its_limits():
     network = one_neuron([254, -256], 7, bias_mant=4095, bias_exp=7, spiking=False)
     ours = agree(network, np.array([[[3, 0]] * 6 + [[0, 3]] * 9]))

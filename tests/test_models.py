@@ -132,7 +132,7 @@ def test_integers_spike_nearly_alike(name, tmp_path):
     write_nir(to_nir(NETWORKS[name](), (2, 8, 6), SETTINGS.dt), tmp_path / "a.nir")
     graph = read_graph(tmp_path / "a.nir")
     raster = np.random.default_rng(1).poisson(0.5, (4, 20, 2, 8, 6)).astype(np.uint8)
-    network, _ = compile_graph(graph)
+    network, _ = compile_graph(graph, "loihi1")
     alike = fidelity.agreement(
         reference.simulate(graph, raster).output, simulator.simulate(network, raster).output
     )

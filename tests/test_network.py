@@ -51,6 +51,8 @@ def network(projection, source=(2,), target=(2,), **more):
         ),
         (lambda: Population("p", (3,), bias_mant=4096), "bias_mant is 4096, expected -4096 to 4095"),
         (lambda: Population("p", (3,), bias_exp=8), "bias_exp is 8, expected 0 to 7"),
+        (lambda: Population("p", (3,), reset="soft"), "reset is 'soft', expected 'zero' or 'subtract'"),
+        (lambda: Population("p", (3,), reset=np.zeros(2)), "expected 'zero' or 'subtract'"),
         (lambda: DenseProjection("a", "b", even(2, 2, 2)), "projection 'a' -> 'b': its weights are no array"),
         (lambda: DenseProjection("a", "b", np.ones((2, 2))), "no array of integers with 2 axes"),
         (lambda: DenseProjection("a", "b", [[2]]), "no array of integers"),

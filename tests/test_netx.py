@@ -249,6 +249,10 @@ def refused(network, path, words):
         ),
         (lambda n: population(n, 1, du=np.arange(5)), "one du per layer"),
         (lambda n: population(n, 1, bias_mant=3, bias_exp=0), "multiples of 64"),
+        (
+            lambda n: population(n, 0, reset="subtract"),
+            "no reset by subtraction, 'conv' has one: write .* .h5",
+        ),
         (lambda n: projection(n, 0, delay=2), "no delay in a convolution"),
         (lambda n: projection(n, 2, delay=2), "no delay in a recurrent layer"),
         (lambda n: projection(n, 3, delay=63), "at most 62"),

@@ -118,7 +118,7 @@ def test_binary_input_is_accumulated():
 
 def test_integer_network_counts_the_simulators_events():
     rng = np.random.default_rng(2)
-    integers = compile_graph(network(rng))[0]
+    integers = compile_graph(network(rng), "loihi1")[0]
     raster = rng.integers(0, 3, (3, 4, 2, 9, 8))
     run = simulator.simulate(integers, raster)
     found = measured(neurobench.of_network(integers), raster, run)

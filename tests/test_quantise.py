@@ -134,6 +134,6 @@ def test_nothing_to_round(bits):
 
 
 def test_a_bias_exponent_that_is_given():
-    mantissa, exponent = quantise.bias_mantissa(np.array([1000.0, -31.0, 1e9, -1e9]), 6)
+    mantissa, exponent = quantise.bias_mantissa(np.array([1000.0, -31.0, 1e9, -1e9]), (6, 6))
     assert exponent == 6 and mantissa.tolist() == [16, 0, 4095, -4096]
     assert quantise.largest_bias(6) == 4095 * 64 and quantise.largest_bias() == 4095 * 128

@@ -18,7 +18,7 @@ from hardware.network import geometry
 from hardware.network.geometry import conv
 from hardware.simulate.reference import avg_pool, simulate, sum_pool
 
-RESETS = ("to_v_reset", "by_subtraction")
+RESETS = ("zero", "subtract")
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -145,7 +145,7 @@ def test_matrix_scale_threshold_flatten():
 
 
 def after_spike(v, threshold, v_reset, reset):
-    return v_reset if reset == "to_v_reset" else v - threshold
+    return v_reset if reset == "zero" else v - threshold
 
 
 def loop_neuron(node, currents, dt, reset):
@@ -231,7 +231,7 @@ def test_threshold_itself_is_not_a_spike():
     node = nir.IF(r=one(1.0), v_threshold=one(2.0))
     run = simulate(single(node, 1), np.ones((1, 6, 1)))
     assert run.output[0, :, 0].tolist() == [0, 0, 1, 0, 0, 1]
-    run = simulate(single(node, 1), np.ones((1, 6, 1)), reset="by_subtraction")
+    run = simulate(single(node, 1), np.ones((1, 6, 1)), reset="subtract")
     assert run.output[0, :, 0].tolist() == [0, 0, 1, 0, 1, 0]
 
 

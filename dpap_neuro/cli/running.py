@@ -41,14 +41,17 @@ def compile_(
     out: Annotated[
         Path, typer.Option(help="The file to write: .net (NETX, for lava-dl) or .h5 (any integer network).")
     ],
-    chip: Annotated[str, typer.Option(help="loihi1 or loihi2.")] = "loihi2",
-    weight_bits: Annotated[int, typer.Option(help="Bits of a weight, 1 to 8.")] = 8,
+    chip: Annotated[str, typer.Option(help="loihi1, loihi2, or the TOML file of a chip.")] = "loihi2",
+    weight_bits: Annotated[
+        int | None, typer.Option(help="Bits of a weight, 1 to 8; as wide as the chip stores them without.")
+    ] = None,
     dt: Dt = None,
     as_json: Json = False,
 ) -> None:
     """Turn a .nir file into the integers of a chip, and show what rounding did to each layer.
 
-    NETX and Loihi 1 have one threshold per population; an .h5 file for Loihi 2 has one per output channel.
+    In an .h5 file for a chip with a threshold per neuron (Loihi 2) every output channel has its own; NETX and Loihi 1 have one
+    per population.
 
     Example: dpap-neuro compile demo/pruned.nir --chip loihi2 --out demo/pruned.net
     """
@@ -66,7 +69,7 @@ def compile_(
             )
         )
         return
-    stdout.print(_layers(f"{model} for {chip}, {weight_bits}-bit weights", reports))
+    stdout.print(_layers(f"{model} for {chip}, {max(r.weight_bits for r in reports)}-bit weights", reports))
     for note in dict.fromkeys(f"{r.source} -> {r.target}: {note}" for r in reports for note in r.notes):
         stderr.print(plain(note), highlight=False)
     stdout.print(f"Written: {out}", highlight=False, markup=False)
@@ -148,7 +151,7 @@ def simulate(
     network = opened_model.integers()
     wanted = {name: ("spikes",) for name in record or ()}
     if raster is not None:
-        counts = e.read_raster(raster, next((tuple(entry.shape) for entry in network.inputs), ()))
+        counts = e.read_raster(raster, next((tuple(entry.shape) for entry in network.stimulated), ()))
     else:
         binning = e.binning_of(opened_model.metadata, bins, bin_us, downsample)
         opened = open_dataset(str(dataset), data_dir, split)

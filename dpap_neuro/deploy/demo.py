@@ -53,7 +53,7 @@ def deploy(path: Path, data: tuple[np.ndarray, np.ndarray]) -> Deployed:
     """Read a `.nir` file, run it in float and in the chip's integers on the same rasters, and place it on both chips."""
     rasters, labels = data
     graph = read_graph(path)
-    network, _ = compile_graph(graph)
+    network, _ = compile_graph(graph, CHIPS[0])
     names = [p.name for p in network.populations if p.spiking]
     exact = reference.simulate(graph, rasters, record=names, dtype=np.float32)
     fixed = simulator.simulate(network, rasters, record={name: ("spikes",) for name in names})

@@ -15,10 +15,11 @@ import numpy as np
 from dpap_neuro.data import Binning, Opened, open_dataset, rasters
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import write_whole
+from hardware.chip.chips import DEFAULT, Chip, as_chip
 from hardware.compile.compiler import LayerReport, compile_graph
 from hardware.errors import HardwareError
 from hardware.files.network_file import load, save
-from hardware.files.netx import read_net, write_net
+from hardware.files.netx import read_net, restrict, write_net
 from hardware.graph.graph import Graph, time_step
 from hardware.graph.parsing import read_graph
 from hardware.network.integer import Network
@@ -41,12 +42,12 @@ class Model:
     dt: float | None
     metadata: Mapping[str, Any]
 
-    def integers(self) -> Network:
-        """The integer network: as it stands, or compiled to 8 bits with one threshold per population."""
+    def integers(self, chip: Chip | str | Path = DEFAULT, per_channel: bool | None = False) -> Network:
+        """The integer network: as it stands, or compiled for a chip, see `hardware.compile.compiler.compile_graph`."""
         if self.network is not None:
             return self.network
         assert self.graph is not None
-        return compile_graph(self.graph, self.dt)[0]
+        return compile_graph(self.graph, chip, self.dt, per_channel=per_channel)[0]
 
 
 def open_model(path: str | Path, dt: float | None = None) -> Model:
@@ -65,29 +66,25 @@ def open_model(path: str | Path, dt: float | None = None) -> Model:
 
 
 def compile_file(
-    model: str | Path | Graph, chip: str, out: str | Path, dt: float | None = None, weight_bits: int = 8
+    model: str | Path | Graph,
+    chip: Chip | str | Path,
+    out: str | Path,
+    dt: float | None = None,
+    weight_bits: int | None = None,
 ) -> tuple[Network, list[LayerReport]]:
     """Compile a `.nir` file, or the graph that was read from it, for a chip and write it: `.net` (NETX) or `.h5` (all that an integer network can say).
 
-    chip: "loihi1" has one threshold per population; so has NETX. For "loihi2" in an `.h5` file every output
-    channel gets its own scale and threshold. Returns the network and a report per projection; nothing is written where
+    Where the chip has a threshold per neuron, every output channel in an `.h5` file gets its own scale and threshold;
+    NETX has one per population. Returns the network and a report per projection; nothing is written where
     an error is raised (HardwareError, InputError).
     """
     out = Path(out)
-    if chip not in ("loihi1", "loihi2"):
-        raise InputError(f"chip: found {chip!r}, expected loihi1 or loihi2")
+    chip = as_chip(chip)
     if out.suffix not in INTEGER_FILES:
         raise InputError(f"{out}: expected a name that ends in .net (NETX) or .h5 (any integer network)")
     graph = model if isinstance(model, Graph) else read_graph(model)
     netx = out.suffix == ".net"
-    per_channel = chip == "loihi2" and not netx
-    network, reports = compile_graph(graph, dt, weight_bits, per_channel, netx)
-    for population in network.populations:
-        if chip == "loihi1" and population.spiking and np.ndim(population.vth):
-            raise InputError(
-                f"node {population.name!r}: its thresholds differ from neuron to neuron, loihi1 has one per "
-                "population; give its neurons the same constants, or compile for loihi2"
-            )
+    network, reports = compile_graph(graph, restrict(chip) if netx else chip, dt, weight_bits)
     (write_net if netx else save)(network, out)
     return network, reports
 
@@ -187,8 +184,9 @@ def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
     For `hardware.placement.place`. Raises InputError or HardwareError for what cannot be read or run.
     """
     network = model.integers()
-    inputs = [entry.name for entry in network.inputs]
-    names = [*inputs, *(p.name for p in network.populations if p.spiking)]
+    inputs = [entry.name for entry in network.stimulated]
+    always_on = [entry for entry in network.inputs if entry.constant]
+    names = [*inputs, *(entry.name for entry in always_on), *(p.name for p in network.populations if p.spiking)]
     total: dict[str, np.ndarray] = {}
     samples = 0
     simulation = simulator.Simulator(network)
@@ -197,6 +195,9 @@ def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
         counts = simulation.run(raster).counts
         # A count above 1 enters as one graded spike.
         counts |= dict.fromkeys(inputs, np.count_nonzero(raster, axis=1))
+        counts |= {
+            entry.name: np.full((len(raster), *entry.shape), entry.constant * raster.shape[1]) for entry in always_on
+        }
         for name in names:
             total[name] = total.get(name, 0) + counts[name].sum(axis=0, dtype=np.int64)
     return {name: spikes / samples for name, spikes in total.items()}

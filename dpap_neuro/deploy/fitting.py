@@ -44,7 +44,9 @@ class BudgetMeter:
     def __call__(self, network: nn.Module) -> Fill:
         twin = _twin(network)
         exported = without_dead_units(twin, twin.settings.input_shape)
-        integers = compile_graph(from_nir(runs.graph_of(exported, {})))[0]
+        integers = compile_graph(from_nir(runs.graph_of(exported, {})), self.budget.chip, per_channel=False)[
+            0
+        ]
         try:
             found = budgets.fill(integers, self.budget, effort=self.effort)
         except HardwareError as error:
@@ -70,7 +72,7 @@ def save_fitted(
     Placed is the file as it was written, by the same path as in `dpap-neuro cores`; effort: as the meter's.
     """
     runs.save_run(folder, network, history, metadata, compact=True)
-    found = budgets.fill(open_model(Path(folder) / "model.nir").integers(), budget, effort=effort)
+    found = budgets.fill(open_model(Path(folder) / "model.nir").integers(budget.chip), budget, effort=effort)
     runs.add_to_record(folder, budget={"chip": budget.chip.name, **values_of(found)})
     return found
 

@@ -17,9 +17,9 @@ from scipy import sparse
 from hardware.errors import HardwareError
 from hardware.graph.graph import padding_of
 from hardware.network.geometry import conv, positions
+from hardware.network.integer import MAX_SYNAPSES
 
 Shape = tuple[int, ...]
-MAX_SYNAPSES = 1 << 28
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a graph says of itself besides its nodes: the time step, the input binning, the classes.
+"""What a graph says of itself besides its nodes: the time step, the reset, the input binning, the classes.
 
 This project writes them into the metadata of the graph, which other readers of NIR pass on unread.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hardware.errors import HardwareError
+from hardware.network.integer import RESETS
 
 
 def decode_metadata(raw: Any) -> dict[str, Any]:
@@ -75,6 +76,10 @@ def _readout(value: Any) -> str | None:
     return value if isinstance(value, str) and value in ("spikes", "membrane") else None
 
 
+def _reset(value: Any) -> str | None:
+    return value if isinstance(value, str) and value in RESETS else None
+
+
 # For each entry the check, which returns its value or None, and what is expected.
 _KNOWN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "dt": (_number_above_zero, "seconds per step above 0"),
@@ -85,4 +90,5 @@ _KNOWN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "kept_bins": (_indices, "increasing indices of time bins"),
     "class_names": (_names, "a JSON list of strings"),
     "readout": (_readout, "'spikes' or 'membrane'"),
+    "reset": (_reset, "'zero' or 'subtract'"),
 }

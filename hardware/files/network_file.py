@@ -133,7 +133,7 @@ def _decode(value: Any, arrays: dict[str, Any], depth: int) -> Any:
     if set(value) == {"array"}:
         array = arrays.get(str(value["array"]))
         if not isinstance(array, np.ndarray):
-            raise HardwareError(f"array {str(value['array'])[:20]} is missing")
+            raise HardwareError(f"array {str(value['array'])[:20]!r} is missing")
         return array
     if set(value) == {"tuple"} and isinstance(value["tuple"], list):
         return tuple(_decode(v, arrays, depth + 1) for v in value["tuple"])

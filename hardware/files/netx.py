@@ -4,14 +4,15 @@ A chain of layers, groups ``layer/0`` ..., input first: `input`, `dense`, `dense
 integers in the file are the effective weights; the loader makes du = iDecay - 1, dv = vDecay, a bias exponent
 of 6. What the format, or the loader's own arithmetic, cannot say is refused with the reason:
 
-- skip connections, several inputs or outputs, delays but in a `dense` layer, convolutions that are recurrent
+- inputs that are always on, skip connections, several inputs or outputs, delays but in a `dense` layer, convolutions that are recurrent
   or follow a fully connected layer;
+- a reset by subtraction;
 - parameters per neuron other than the bias; a bias that is no multiple of 64;
 - weights of a fully connected layer beyond 8 bit, and the few matrices that the loader's search for an
   exponent alters (all zero; all negative or zero with a power of two as the smallest).
 
 A sparse projection is written as a dense matrix, zeros as zeros. A population that does not spike gets the
-threshold 2**17, which a 24-bit membrane cannot pass; that is how it is read, too. An input with counts above
+threshold `NEVER`, which a 24-bit membrane cannot pass; that is how it is read, too. An input with counts above
 1 needs ``Network(input_message_bits=...)`` in lava-dl, or it takes every count as one spike. lava-dl counts
 depth from the first layer of neurons, `hardware.network.timing` from the input: its ``reset_offset`` is ours plus one.
 
@@ -24,7 +25,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from typing import Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import h5py
 import numpy as np
@@ -35,6 +37,10 @@ from hardware.files.metadata import decode_metadata
 from hardware.files.network_file import write_atomically
 from hardware.network.geometry import positions
 from hardware.network.integer import (
+    INPUT_SHIFT,
+    MAX_NEURONS,
+    MAX_SYNAPSES,
+    NEVER,
     ConvProjection,
     DenseProjection,
     InputPopulation,
@@ -45,14 +51,32 @@ from hardware.network.integer import (
     SparseProjection,
 )
 
+if TYPE_CHECKING:
+    from hardware.chip.chips import Chip
+
 BIAS_EXP = 6
-MAX_DELAY = 62
-# A threshold of 2**17 * 64 = 2**23 lies above every membrane (at most 2**23 - 1).
-NEVER = 1 << 17
-MAX_DENSE = 1 << 28
-MAX_NEURONS = 1 << 27
+# Of lava-dl's loader.
+LONGEST_DELAY = 62
 MAX_LAYERS = 1024
 InputLayer = Literal["pixels", "spikes"]
+
+
+def restrict(chip: Chip) -> Chip:
+    """`chip` as far as a NETX file can speak of it: weights without an exponent, biases at the loader's and on the membrane,
+    one threshold per population. Its name says so."""
+    neuron = chip.neuron
+    return replace(
+        chip,
+        name=f"{chip.name} in a NETX file",
+        neuron=replace(
+            neuron,
+            weight_exponents=(0, 0),
+            bias_exponents=(BIAS_EXP + neuron.input_shift - INPUT_SHIFT,) * 2,
+            thresholds_per="population",
+            delay_steps=min(neuron.delay_steps, LONGEST_DELAY),
+            always_on_inputs=False,
+        ),
+    )
 
 
 # --- write ---
@@ -90,6 +114,12 @@ def _write_group(group: h5py.Group, values: dict[str, Any]) -> None:
 
 def _layers(network: Network) -> list[dict[str, Any]]:
     """The groups of the file, or HardwareError."""
+    for always_on in network.inputs:
+        if always_on.constant:
+            raise HardwareError(
+                f"NETX has no input that is always on, as '{always_on.name}' is, through which biases of current-based "
+                "neurons act: write an .h5 file, or compile for NETX, which puts these biases on the membrane"
+            )
     if len(network.inputs) != 1:
         raise HardwareError(f"NETX is a chain with one input, the network has {len(network.inputs)}")
     forward, recurrent = _chain(network)
@@ -180,6 +210,11 @@ def _neuron(population: Population) -> dict[str, Any]:
             raise HardwareError(f"NETX has one {what} per layer, '{population.name}' one per neuron")
         return int(array.flat[0])
 
+    if population.spiking and population.reset != "zero":
+        raise HardwareError(
+            f"NETX has no reset by subtraction, '{population.name}' has one: write the network to a .h5 file, "
+            "or train with reset to zero"
+        )
     return {
         "type": "LOIHI",
         "iDecay": one(population.du, "du") + 1,
@@ -257,9 +292,9 @@ def _dense_layer(
         parts.append(_matrix(back, n, n))
         layer["weight_rec"] = parts[1].astype(np.int32)
     elif np.any(delay):
-        if delay.max() > MAX_DELAY:
+        if delay.max() > LONGEST_DELAY:
             raise HardwareError(
-                f"{_named(projection)} has a delay of {delay.max()}, lava-dl at most {MAX_DELAY}"
+                f"{_named(projection)} has a delay of {delay.max()}, lava-dl at most {LONGEST_DELAY}"
             )
         layer["delay"] = delay.astype(np.int32)
     _check_loaded(parts, _named(projection))
@@ -275,7 +310,7 @@ def _matrix(projection: Projection, post: int, pre: int) -> np.ndarray:
         return _effective(projection.weight, projection.weight_exp)
     if not isinstance(projection, SparseProjection):
         raise HardwareError(f"NETX has no recurrent convolution, {_named(projection)} is one")
-    if post * pre > MAX_DENSE:
+    if post * pre > MAX_SYNAPSES:
         raise HardwareError(
             f"NETX has no sparse layer, and {_named(projection)} would be {post * pre:,} entries"
         )
@@ -585,9 +620,9 @@ class _Reading:
         if "delay" not in layer:
             return 0
         delay = layer.integers("delay")
-        if delay.min() < 0 or delay.max() > MAX_DELAY:
+        if delay.min() < 0 or delay.max() > LONGEST_DELAY:
             raise HardwareError(
-                f"{layer.where}: delays {delay.min()} to {delay.max()}, expected 0 to {MAX_DELAY}"
+                f"{layer.where}: delays {delay.min()} to {delay.max()}, expected 0 to {LONGEST_DELAY}"
             )
         if np.all(delay == delay.flat[0]):
             return int(delay.flat[0])

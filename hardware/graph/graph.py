@@ -1,4 +1,4 @@
-"""A network as the Neuromorphic Intermediate Representation states it, and its time step.
+"""A network as the Neuromorphic Intermediate Representation states it, its time step and its reset.
 
 `hardware.graph.parsing` reads and checks it. Equations: Pedersen et al. 2024, doi 10.1038/s41467-024-52259-9, and the
 `nir` package.
@@ -19,11 +19,11 @@ from hardware.graph.cycles import (
     predecessors,
     successors,
 )
+from hardware.network.integer import RESETS, Reset
 
 Array = np.ndarray
 Shape = tuple[int, ...]
 
-MAX_NEURONS = 1 << 28
 MAX_AXES = 8
 ASSUMED_DT = 1e-4
 
@@ -78,7 +78,7 @@ class Graph:
     recurrent: the edges that close a cycle; they carry the previous step's values.
     input_shape, output_shape: per node, without batch and time.
     dt: seconds per time step, None where the file does not say; see `time_step`.
-    metadata: of the whole graph, decoded: dt, bins, bin_us, clip, kept_bins, class_names, readout and others.
+    metadata: of the whole graph, decoded: dt, reset, bins, bin_us, clip, kept_bins, class_names, readout and others.
     """
 
     nodes: dict[str, nir.NIRNode]
@@ -136,6 +136,26 @@ def time_step(graph: Graph, dt: float | None = None) -> tuple[float, str]:
             "give dt in seconds per step, at most that"
         )
     return ASSUMED_DT, "dt = 0.0001 s assumed, as in the NIR paper and in snnTorch: the file names none"
+
+
+def reset_of(graph: Graph, reset: Reset | None = None) -> tuple[Reset, str]:
+    """What a spike does to a membrane, and one line that says where it comes from.
+
+    "zero": it goes to v_reset. "subtract": v_threshold is taken from it, whatever v_reset is (as snnTorch does). The
+    caller's `reset` goes first, then the file's metadata. NIR itself says no kind of reset: otherwise "zero" is assumed.
+
+    Raises HardwareError for another word.
+    """
+    if reset is not None:
+        if not isinstance(reset, str) or reset not in RESETS:
+            raise HardwareError(f"reset is {str(reset)[:40]!r}, expected 'zero' or 'subtract'")
+        return reset, f"reset = {reset} as given"
+    said = graph.metadata.get("reset")
+    if said is not None:
+        return said, f"reset = {said} from the file's metadata"
+    if not any(isinstance(node, SPIKING) for node in graph.nodes.values()):
+        return "zero", "reset = zero: no node has a reset"
+    return "zero", "reset = zero assumed, to v_reset: the file names none (--reset subtract for the other)"
 
 
 def time_constants(graph: Graph) -> list[float]:

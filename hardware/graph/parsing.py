@@ -26,8 +26,9 @@ from hardware.graph.cycles import (
     successors,
     topological,
 )
-from hardware.graph.graph import MAX_AXES, MAX_NEURONS, PER_NEURON, STATEFUL, SUPPORTED, Graph, Shape
+from hardware.graph.graph import MAX_AXES, PER_NEURON, STATEFUL, SUPPORTED, Graph, Shape
 from hardware.graph.shapes import check_shape, infer_shapes, spread
+from hardware.network.integer import MAX_NEURONS
 
 _FIELDS: dict[type, tuple[str, ...]] = {
     nir.Input: ("shape",),

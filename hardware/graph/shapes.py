@@ -15,8 +15,9 @@ from hardware.graph.cycles import (
     Edge,
     successors,
 )
-from hardware.graph.graph import MAX_AXES, MAX_NEURONS, PER_NEURON, Shape, axes_of, padding_of
+from hardware.graph.graph import MAX_AXES, PER_NEURON, Shape, axes_of, padding_of
 from hardware.network.geometry import positions, reaches
+from hardware.network.integer import MAX_NEURONS
 
 
 def check_shape(shape: Shape, where: str, what: str) -> None:

@@ -5,7 +5,7 @@ bit-accurate LIF (``lava/proc/lif/models.py``), all integers, u and v in 24 bit:
 
     u <- wrap24(sgn(u) * ((|u| * (4096 - (du + 1))) >> 12) + (a << 6))
     v <- clip(sgn(v) * ((|v| * (4096 - dv)) >> 12) + u + bias_mant * 2**bias_exp, +-(2**23 - 1))
-    spike where v > vth * 64;  v <- 0 there
+    spike where v > vth * 64;  there v <- 0, or v <- v - vth * 64 (`Population.reset`)
 
 ``a`` is the synaptic input of the step: the sum over all projections of (sum of weight times spike count)
 shifted by the projection's weight exponent (a negative one shifts right, rounding down), in 32 bit; what a
@@ -25,14 +25,28 @@ import numpy as np
 from hardware.errors import HardwareError
 from hardware.network.geometry import positions
 
-MAX_DECAY = 4096
+DECAY_BITS, STATE_BITS = 12, 24
+# Bits by which a synaptic input is shifted up as it joins u, and a threshold when v is compared with it.
+INPUT_SHIFT = 6
+# u and v lie between -STATE_LIMIT and STATE_LIMIT, one end or both left out.
+STATE_LIMIT = 2 ** (STATE_BITS - 1)
+MAX_DECAY = 2**DECAY_BITS
 MAX_THRESHOLD = 2**17 - 1
+# The lowest threshold mantissa that no membrane passes: that of a population that does not spike, where a file or a simulator needs one.
+NEVER = STATE_LIMIT >> INPUT_SHIFT
+MAX_WEIGHT_BITS = 8
 MIN_BIAS, MAX_BIAS = -(2**12), 2**12 - 1
 MAX_BIAS_EXP = 7
 MIN_WEIGHT_EXP, MAX_WEIGHT_EXP = -8, 7
 MAX_DELAY = 63
+# Of a graph or a file; more is a mistake or an attack.
+MAX_NEURONS = 1 << 28
+MAX_SYNAPSES = 1 << 28
 
 SignMode = Literal["mixed", "excitatory", "inhibitory"]
+# What a spike does to the membrane: it becomes zero (in floats v_reset), or the threshold is taken from it.
+Reset = Literal["zero", "subtract"]
+RESETS: tuple[Reset, ...] = ("zero", "subtract")
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,7 @@ class Population:
     vth: threshold mantissa, 0..2**17 - 1, scalar or one per neuron; spikes where v > vth * 64.
     bias_mant: 13 bit signed, scalar or one per neuron; bias_exp: 0..7.
     spiking: False for a leaky-integrator read-out, which integrates but never fires.
+    reset: "zero", which lava-nc's LIF has, or "subtract", one threshold per step however far v is above it.
     """
 
     name: str
@@ -54,6 +69,7 @@ class Population:
     bias_mant: int | np.ndarray = 0
     bias_exp: int = 0
     spiking: bool = True
+    reset: Reset = "zero"
 
     def __post_init__(self) -> None:
         label = f"population {_brief(self.name)!r}"
@@ -72,18 +88,27 @@ class Population:
                 )
             _check_range(value, low, high, f"{label}: {key}")
         _check_range(self.bias_exp, 0, MAX_BIAS_EXP, f"{label}: bias_exp", scalar=True)
+        if not isinstance(self.reset, str) or self.reset not in RESETS:
+            raise HardwareError(f"{label}: reset is {_brief(self.reset)!r}, expected 'zero' or 'subtract'")
 
 
 @dataclass(frozen=True)
 class InputPopulation:
-    """Where spikes enter: non-negative integer counts per neuron and step."""
+    """Where spikes enter: non-negative integer counts per neuron and step.
+
+    constant: 1 for an always-on input, each of whose neurons spikes in every step: nobody gives a raster for it. So
+    act biases of current-based neurons, which drive their synaptic current; 0: what spikes is given from outside.
+    """
 
     name: str
     shape: tuple[int, ...]
+    constant: int = 0
 
     def __post_init__(self) -> None:
+        label = f"input {_brief(self.name)!r}"
         _check_name(self.name)
-        _check_shape(self.shape, f"input {_brief(self.name)!r}")
+        _check_shape(self.shape, label)
+        _check_range(self.constant, 0, 1, f"{label}: constant", scalar=True)
 
 
 @dataclass(frozen=True)
@@ -211,6 +236,11 @@ class Network:
                 raise HardwareError(f"{label}: leads to an input")
             _check_fit(projection, shapes[projection.source], shapes[projection.target], label)
 
+    @property
+    def stimulated(self) -> tuple[InputPopulation, ...]:
+        """The inputs that a raster is given for: all but those that are always on."""
+        return tuple(entry for entry in self.inputs if not entry.constant)
+
 
 # --- checks ------------------------------------------------------------------------------------------------
 
@@ -270,7 +300,7 @@ def _check_projection(projection: Any, axes: int) -> str:
             f"{label}: sign mode is {_brief(projection.sign_mode)!r}, "
             "expected mixed, excitatory or inhibitory"
         )
-    _check_range(projection.weight_bits, 1, 8, f"{label}: weight_bits", scalar=True)
+    _check_range(projection.weight_bits, 1, MAX_WEIGHT_BITS, f"{label}: weight_bits", scalar=True)
     _check_range(projection.weight_exp, MIN_WEIGHT_EXP, MAX_WEIGHT_EXP, f"{label}: weight_exp", scalar=True)
     _check_range(projection.delay, 0, MAX_DELAY, f"{label}: delay")
     if not isinstance(weight, np.ndarray) or weight.ndim != axes or weight.dtype.kind not in "iu":

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from hardware.chip.chips import Chip, load_chip
+from hardware.chip.chips import Chip, as_chip
 from hardware.errors import HardwareError
 from hardware.network.connectivity import shapes
 from hardware.network.integer import Network
@@ -125,7 +125,7 @@ def place(
     Raises HardwareError: an empty network, max_cores below 1, an unknown strategy, shapes that do not fit together, a neuron
     that alone exceeds a core (named, with the number).
     """
-    chip = chip if isinstance(chip, Chip) else load_chip(chip)
+    chip = as_chip(chip)
     if strategy not in STRATEGIES:
         raise HardwareError(f"placement strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}")
     if max_cores is not None and max_cores < 1:
@@ -146,7 +146,7 @@ def lower_bound(network: Network, chip: Chip | str | Path) -> int:
     (`hardware.placement.bounds`); axons, where a population needs at least as many cores as its neurons fill, each with at least the
     smallest fan-in of its neurons.
     """
-    chip = chip if isinstance(chip, Chip) else load_chip(chip)
+    chip = as_chip(chip)
     return Problem(network, chip, {}).lower_bound()
 
 

@@ -136,13 +136,16 @@ def _cores(
 def _spikes(network: Network, raster: np.ndarray) -> dict[str, np.ndarray]:
     """Spikes (batch, steps, neurons) of inputs and populations on the chip's clock, until the last has arrived."""
     late = max(depths(network).values())
-    source = network.inputs[0].name
+    source = network.stimulated[0].name
     checked, _, _ = simulator.check_rasters(network, raster)
     padded = np.pad(checked[source], [(0, 0), (0, late), *[(0, 0)] * (raster.ndim - 2)])
     names = [p.name for p in network.populations if p.spiking]
     run = simulator.simulate(network, padded, "chip", {name: ("spikes",) for name in names})
     # A count above 1 enters as one graded spike.
     found = {source: padded != 0, **run.spikes}
+    for entry in network.inputs:
+        if entry.constant:
+            found[entry.name] = np.ones((*padded.shape[:2], *entry.shape), bool)
     return {name: values.reshape(*values.shape[:2], -1).astype(bool) for name, values in found.items()}
 
 

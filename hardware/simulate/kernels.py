@@ -15,6 +15,8 @@ from numba import int16, int32, int64, njit, types, uint32, void
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from hardware.network.integer import INPUT_SHIFT, STATE_LIMIT
+
 # Columns of the table of populations. Addresses end in _AT; 0: not wanted.
 (
     P_FIRST,  # place of its first neuron in the arrays over all neurons
@@ -33,7 +35,7 @@ from numba.extending import intrinsic
     P_COUNTS_AT,
     P_COLUMNS,
 ) = range(15)
-INPUT, SPIKING, INTEGRATOR = range(3)
+INPUT, SPIKING, SUBTRACTING, INTEGRATOR = range(4)  # SPIKING: reset to zero
 DECAY, KEEP, FORGET = range(3)
 
 # Columns of the table of links.
@@ -70,8 +72,6 @@ MAX_PACKED_POST = 2**16
     G_HEAD,
 ) = range(11)
 
-_ACT_SHIFT = 6
-_LIMIT = 2**23
 # Neurons looked at together for spikes: most blocks have none.
 _BLOCK = 64
 # Packed synapses in a cache line.
@@ -191,36 +191,37 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                 shift = slot - first
                 if decay == FORGET:
                     for i in range(first, first + size):
-                        x = int32(ring[i + shift] << _ACT_SHIFT)
-                        wrapped = int32(x - 2 * _LIMIT) if x > _LIMIT else x
-                        u[i] = int32(x + 2 * _LIMIT) if x <= -_LIMIT else wrapped
+                        x = int32(ring[i + shift] << INPUT_SHIFT)
+                        wrapped = int32(x - 2 * STATE_LIMIT) if x > STATE_LIMIT else x
+                        u[i] = int32(x + 2 * STATE_LIMIT) if x <= -STATE_LIMIT else wrapped
                         ring[i + shift] = 0
                 else:
                     for i in range(first, first + size):
                         old = int32(_scaled(u[i], keep_u[i]))
-                        x = int32(old + int32(ring[i + shift] << _ACT_SHIFT))
-                        wrapped = int32(x - 2 * _LIMIT) if x > _LIMIT else x
-                        u[i] = int32(x + 2 * _LIMIT) if x <= -_LIMIT else wrapped
+                        x = int32(old + int32(ring[i + shift] << INPUT_SHIFT))
+                        wrapped = int32(x - 2 * STATE_LIMIT) if x > STATE_LIMIT else x
+                        u[i] = int32(x + 2 * STATE_LIMIT) if x <= -STATE_LIMIT else wrapped
                         ring[i + shift] = 0
                 # --- membrane
                 decay = pops[p, P_DV]
                 if decay == KEEP:
                     for i in range(first, first + size):
                         x = int32(int32(v[i] + u[i]) + bias[i])
-                        x = int32(_LIMIT - 1) if x > _LIMIT - 1 else x
-                        v[i] = int32(1 - _LIMIT) if x < 1 - _LIMIT else x
+                        x = int32(STATE_LIMIT - 1) if x > STATE_LIMIT - 1 else x
+                        v[i] = int32(1 - STATE_LIMIT) if x < 1 - STATE_LIMIT else x
                 elif decay == FORGET:
                     for i in range(first, first + size):
                         x = int32(u[i] + bias[i])
-                        x = int32(_LIMIT - 1) if x > _LIMIT - 1 else x
-                        v[i] = int32(1 - _LIMIT) if x < 1 - _LIMIT else x
+                        x = int32(STATE_LIMIT - 1) if x > STATE_LIMIT - 1 else x
+                        v[i] = int32(1 - STATE_LIMIT) if x < 1 - STATE_LIMIT else x
                 else:
                     for i in range(first, first + size):
                         x = int32(int32(_scaled(v[i], keep_v[i]) + u[i]) + bias[i])
-                        x = int32(_LIMIT - 1) if x > _LIMIT - 1 else x
-                        v[i] = int32(1 - _LIMIT) if x < 1 - _LIMIT else x
+                        x = int32(STATE_LIMIT - 1) if x > STATE_LIMIT - 1 else x
+                        v[i] = int32(1 - STATE_LIMIT) if x < 1 - STATE_LIMIT else x
                 # --- spikes
-                if kind == SPIKING:
+                if kind != INTEGRATOR:
+                    subtracting = kind == SUBTRACTING
                     for block in range(first, first + size, _BLOCK):
                         end = min(block + _BLOCK, first + size)
                         fired = int32(0)
@@ -229,7 +230,7 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                         if fired:
                             for i in range(block, end):
                                 if v[i] > threshold[i]:
-                                    v[i] = 0
+                                    v[i] = int32(v[i] - threshold[i]) if subtracting else int32(0)
                                     index[n] = i - first
                                     value[n] = 1
                                     n += 1

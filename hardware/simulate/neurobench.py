@@ -74,10 +74,14 @@ class Tally:
     ) -> None:
         """Take in some recordings.
 
-        raster: (batch, steps, *shape) of the only input. counts: spikes of every spiking population, (batch, *shape). values:
+        raster: (batch, steps, *shape) of the only input that is not always on. counts: spikes of every spiking population, (batch, *shape). values:
         of every node in `recorded`, (batch, steps, *shape).
         """
         values = {**values, self.inputs[0]: raster}
+        for layer in self.layers:
+            for name, _ in layer.sources:
+                if name in self.inputs[1:]:  # always on
+                    values[name] = np.broadcast_to(1, (*raster.shape[:2], *layer.active.shape))
         for layer in self.layers:
             if layer.counted:
                 spikes = counts.get(layer.sources[0][0])  # none of a population that never spikes
@@ -200,7 +204,7 @@ def _leaving(node: Any, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.nda
 def of_network(network: Network) -> Tally:
     """For runs of `hardware.simulate.simulator`; nothing has to be recorded."""
     shape = shapes(network)
-    inputs = tuple(p.name for p in network.inputs)
+    inputs = tuple(p.name for p in sorted(network.inputs, key=lambda entry: entry.constant))
     layers, footprint, weights, zeros = [], 0, 0, 0
     for projection in network.projections:
         source, target = shape[projection.source], shape[projection.target]

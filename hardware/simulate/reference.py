@@ -16,17 +16,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import nir
 import numpy as np
 
 from hardware.errors import HardwareError
 from hardware.graph.cycles import components
-from hardware.graph.graph import SPIKING, Graph, delay_steps, padding_of, time_step
+from hardware.graph.graph import SPIKING, Graph, delay_steps, padding_of, reset_of, time_step
 from hardware.network.geometry import conv, positions
+from hardware.network.integer import Reset
 
-Reset = Literal["to_v_reset", "by_subtraction"]
 Array = np.ndarray
 # Values kept at once, for one stretch of samples and steps.
 CHUNK_BYTES = 256 << 20
@@ -52,13 +52,13 @@ class Run:
 # --- neurons: pure functions of one step -------------------------------------------------------------------
 
 
-def fire(v: Array, v_threshold: Array, v_reset: Array, reset: Reset = "to_v_reset") -> tuple[Array, Array]:
+def fire(v: Array, v_threshold: Array, v_reset: Array, reset: Reset = "zero") -> tuple[Array, Array]:
     """Spikes z = 1 where v > v_threshold, and the membrane after them.
 
-    "to_v_reset": v <- v_reset where z; "by_subtraction": v <- v - v_threshold where z.
+    "zero": v <- v_reset where z (NIR's reset, zero unless it says another); "subtract": v <- v - v_threshold where z.
     """
     spikes = v > v_threshold
-    return spikes, np.where(spikes, v_reset if reset == "to_v_reset" else v - v_threshold, v)
+    return spikes, np.where(spikes, v_reset if reset == "zero" else v - v_threshold, v)
 
 
 def if_step(current: Array, v: Array, r: Array) -> Array:
@@ -356,7 +356,7 @@ def simulate(
     graph: Graph,
     raster: Array | Mapping[str, Array],
     dt: float | None = None,
-    reset: Reset = "to_v_reset",
+    reset: Reset | None = None,
     record: Iterable[str] = (),
     dtype: Any = np.float64,
 ) -> Run:
@@ -365,15 +365,14 @@ def simulate(
     raster: (batch, steps, *input shape), spike counts or currents; a dictionary of them by the name of the
         Input node where the graph has more than one.
     dt: seconds per step; None: as `hardware.graph.graph.time_step` finds it.
-    reset: what a spike does to the membrane, see `fire`.
+    reset: what a spike does to the membrane, see `fire`; None: as `hardware.graph.graph.reset_of` finds it.
     record: names of the populations whose spikes and membranes are wanted.
     dtype: numpy float type of all values; float32 is about twice as fast.
 
     Samples and steps go through in stretches of bounded memory; the result does not depend on the stretches.
     Raises HardwareError where the raster does not fit the graph, or a name or an option is unknown.
     """
-    if reset not in ("to_v_reset", "by_subtraction"):
-        raise HardwareError(f"reset is {reset!r}, expected 'to_v_reset' or 'by_subtraction'")
+    reset, _ = reset_of(graph, reset)
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise HardwareError(f"dtype is {dtype}, expected float32 or float64")

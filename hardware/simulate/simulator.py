@@ -19,6 +19,7 @@ import numpy as np
 
 from hardware.errors import HardwareError
 from hardware.network.integer import (
+    STATE_LIMIT,
     ConvProjection,
     InputPopulation,
     Network,
@@ -35,14 +36,13 @@ Record = Collection[str] | Mapping[str, Collection[str]]
 
 VARIABLES = ("spikes", "u", "v")
 # Lava's graded messages have 24 bit.
-MAX_COUNT = 2**23 - 1
+MAX_COUNT = STATE_LIMIT - 1
 # Below these shares of non-zero weights a matrix (one that caches hold, one they do not) and a kernel are run
 # as lists of their synapses: vector instructions add many more weights a second, zeros among them.
 SPARSE_BELOW, SPARSE_BELOW_LARGE, SPARSE_KERNEL_BELOW = 0.12, 0.4, 0.2
 LARGE = 1 << 24
 # A larger list of synapses is not packed, so that it is not in memory twice.
 MOST_PACKED = 1 << 25
-_LIMIT = 2**23
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def simulate(
 ) -> Run:
     """Run `network` on rasters; `Simulator` prepares a network once for many of these.
 
-    raster: (batch, steps, *input shape), whole numbers from 0; by the input's name where there are more.
+    raster: (batch, steps, *input shape), whole numbers from 0; by the input's name where there are more. None for an
+        input that is always on.
     record: names of populations whose spikes, u and v are wanted, or for each name which of these.
     threads: at most so many samples at once; None: as many as there are cores.
     reset_interval N, reset_offset k: on the chip's clock, u and v of a population at depth d are zeroed
@@ -260,7 +261,7 @@ class Simulator:
             projection = link.projection
             conv = isinstance(projection, ConvProjection)
             counts = largest if link.source < len(network.inputs) else 1
-            wrap = conv and (link.reach * counts << max(projection.weight_exp, 0)) >= _LIMIT
+            wrap = conv and (link.reach * counts << max(projection.weight_exp, 0)) >= STATE_LIMIT
             steps = latency(network, projection, link.delay, timing, self.depth)
             slots[link.target] = max(slots[link.target], steps + 1)
             row[kernels.L_KIND] = link.form
@@ -285,7 +286,8 @@ class Simulator:
             if isinstance(entry, InputPopulation):
                 row[kernels.P_KIND] = kernels.INPUT
                 continue
-            row[kernels.P_KIND] = kernels.SPIKING if entry.spiking else kernels.INTEGRATOR
+            fires = kernels.SUBTRACTING if entry.reset == "subtract" else kernels.SPIKING
+            row[kernels.P_KIND] = fires if entry.spiking else kernels.INTEGRATOR
             row[kernels.P_RING], row[kernels.P_SLOTS] = ring, slots[i]
             ring += slots[i] * self._sizes[i]
             row[kernels.P_DU] = kernels.FORGET if (self._du[neurons] == 4095).all() else kernels.DECAY
@@ -479,8 +481,11 @@ def _events(rasters: dict[str, Array], b: int, steps: int) -> tuple[Array, Array
 
 
 def check_rasters(network: Network, raster: Rasters) -> tuple[dict[str, Array], int, int]:
-    """The rasters by name of the input, batch and steps. Raises HardwareError where they do not fit."""
-    shapes = {entry.name: tuple(entry.shape) for entry in network.inputs}
+    """The rasters by name of the input, those of always-on inputs filled in, batch and steps.
+
+    Raises HardwareError where they do not fit.
+    """
+    shapes = {entry.name: tuple(entry.shape) for entry in network.stimulated}
     if not isinstance(raster, Mapping):
         if len(shapes) != 1:
             raise HardwareError(f"the network has {len(shapes)} inputs: give a raster for each, by name")
@@ -511,7 +516,14 @@ def check_rasters(network: Network, raster: Rasters) -> tuple[dict[str, Array], 
     if len(sizes) != 1:
         raise HardwareError(f"the rasters differ in batch or steps: {sorted(sizes)}")
     batch, steps = sizes.pop()
-    return checked, batch, steps
+    # In the network's order, and an always-on input without the memory of its spikes.
+    filled = {
+        entry.name: checked[entry.name]
+        if entry.name in checked
+        else np.broadcast_to(np.uint8(entry.constant), (batch, steps, *entry.shape))
+        for entry in network.inputs
+    }
+    return filled, batch, steps
 
 
 def wanted_variables(network: Network, record: Record) -> dict[str, tuple[str, ...]]:

@@ -1,8 +1,8 @@
 """Run an integer network on real Lava: lava-nc 0.10.0, ``Loihi2SimCfg(select_tag="fixed_pt")``.
 
-Stock processes only: `RingBuffer` sources, `Dense`, `DelayDense`, `Sparse`, `DelaySparse`, `Conv`, `LIF` and
-`LIFReset`. To read every u and v of every step without one more operating-system process and channel per
-variable, the stock bit-accurate LIF models run with one method extended (`reset_voltage`, the last thing they
+Stock processes: `RingBuffer` sources, `Dense`, `DelayDense`, `Sparse`, `DelaySparse`, `Conv`, `LIF` and
+`LIFReset`; for a reset by subtraction, which Lava has not, our own `soft_reset`. To read every u and v of every step without one more operating-system process and channel per
+variable, the bit-accurate LIF models run with one method extended (`reset_voltage`, the last thing they
 do in a step): it copies u, v and the spikes into memory that the processes share.
 
 Where Lava's processes say less than our projections:
@@ -41,7 +41,14 @@ import numpy as np
 from hardware.errors import HardwareError
 from hardware.files.network_file import load, save
 from hardware.files.netx import read_net
-from hardware.network.integer import ConvProjection, DenseProjection, Network, Projection, SparseProjection
+from hardware.network.integer import (
+    NEVER,
+    ConvProjection,
+    DenseProjection,
+    Network,
+    Projection,
+    SparseProjection,
+)
 from hardware.network.timing import depths
 from hardware.simulate.simulator import VARIABLES, Rasters, Record, Run, check_rasters, wanted_variables
 
@@ -50,8 +57,6 @@ DTYPES: dict[str, type] = {"spikes": np.uint8, "u": np.int32, "v": np.int32}
 MAX_GEOMETRY = 127
 # Graded spikes of up to 24 bit; 0 would have Lava take every count as one spike.
 MESSAGE_BITS = 24
-# << 6 and still 32 bit, above every 24-bit membrane.
-NEVER = 1 << 18
 
 NO_LAVA = (
     "lava-nc is not installed for {python}: name a Python 3.10 with lava-nc 0.10.0 by --lava-python PATH"
@@ -152,6 +157,8 @@ def build(
     from lava.proc.io.source import RingBuffer
     from lava.proc.lif.process import LIF, LIFReset
 
+    from hardware.simulate.lava.soft_reset import SoftResetLIF
+
     nodes: dict[str, Any] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     graded: dict[str, bool] = {}
@@ -173,11 +180,13 @@ def build(
             "bias_exp": int(p.bias_exp),
             "name": p.name,
         }
+        soft = p.spiking and p.reset == "subtract"
         if reset_interval is None:
-            nodes[p.name] = LIF(**parameters)
+            nodes[p.name] = (SoftResetLIF if soft else LIF)(**parameters)
         else:
             offset = (depth[p.name] + reset_offset + 1) % reset_interval
-            nodes[p.name] = LIFReset(**parameters, reset_interval=reset_interval, reset_offset=offset)
+            kind = SoftResetLIF if soft else LIFReset
+            nodes[p.name] = kind(**parameters, reset_interval=reset_interval, reset_offset=offset)
     for projection in network.projections:
         source, target = projection.source, projection.target
         _connect(projection, nodes[source], nodes[target], shapes[source], shapes[target], graded[source])
@@ -341,9 +350,11 @@ def _shared(shape: tuple[int, ...], dtype: type) -> np.ndarray:
 
 
 def _recording_models(logs: Mapping[tuple[str, str], np.ndarray]) -> dict[type, type]:
-    """Lava's own bit-accurate models, which write what they computed to `logs`."""
+    """The bit-accurate models of all neurons, which write what they computed to `logs`."""
     from lava.proc.lif.models import PyLifModelBitAcc, PyLifResetModelBitAcc
     from lava.proc.lif.process import LIF, LIFReset
+
+    from hardware.simulate.lava.soft_reset import PySoftResetLifModel, SoftResetLIF
 
     def extend(model: Any) -> Any:
         class Recording(model):
@@ -356,7 +367,11 @@ def _recording_models(logs: Mapping[tuple[str, str], np.ndarray]) -> dict[type, 
 
         return Recording
 
-    return {LIF: extend(PyLifModelBitAcc), LIFReset: extend(PyLifResetModelBitAcc)}
+    return {
+        LIF: extend(PyLifModelBitAcc),
+        LIFReset: extend(PyLifResetModelBitAcc),
+        SoftResetLIF: extend(PySoftResetLifModel),
+    }
 
 
 def _run_one(
@@ -479,7 +494,7 @@ def run_elsewhere(
     Raises HardwareError where it cannot be started, has no lava-nc, or Lava cannot run the network.
     """
     rasters, _, _, wanted = _check(network, raster, record, reset_interval)
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[3]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     options: dict[str, Any] = {"record": _needed(network, wanted)}
     options |= {"reset_interval": reset_interval, "reset_offset": reset_offset}
@@ -558,7 +573,3 @@ def _load_raster(path: str) -> dict[str, np.ndarray]:
         if "index" not in file:
             return {name: file[name] for name in file.files}
     return {name: array for (name, _), array in _load_arrays(path).items()}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

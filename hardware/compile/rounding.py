@@ -1,0 +1,225 @@
+"""A scaled population in integers: projections, thresholds, biases and decays, and what is left of each in floats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from hardware.chip.chips import Chip
+from hardware.compile import quantise
+from hardware.compile.layers import Layer
+from hardware.compile.linear import Convolution, Matrix
+from hardware.compile.report import LayerReport
+from hardware.compile.scaling import Demand, Scaling
+from hardware.compile.weights import DENSE_FROM, Weights
+from hardware.errors import HardwareError
+from hardware.network.integer import (
+    MAX_DECAY,
+    ConvProjection,
+    DenseProjection,
+    Population,
+    Projection,
+    SparseProjection,
+)
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A layer before and after rounding, on the scale that a group of neurons shares.
+
+    projections: of each path, one or, in pairs, two. maps: of each path, the floats that its integers stand for.
+    threshold (None for a read-out), drive, forget, leak: what integers make of `demand.thresholds`, `demand.drives` and
+    the neurons' decays.
+    """
+
+    layer: Layer
+    demand: Demand
+    scaling: Scaling
+    population: Population
+    projections: tuple[tuple[Projection, ...], ...]
+    reports: tuple[tuple[LayerReport, ...], ...]
+    maps: tuple[Convolution | Matrix, ...]
+    threshold: Array | None
+    drive: Array
+    forget: Array
+    leak: Array
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Integers chosen from recordings, see `hardware.compile.calibrate`. scaling: with thresholds and drives.
+
+    mantissas: of each path those of its one synapse, in the form of `Weights.map` (zeros of a sparse matrix left out); None:
+    rounded as without recordings.
+    """
+
+    scaling: Scaling
+    mantissas: tuple[Array | None, ...]
+
+
+def round_layer(
+    layer: Layer, demand: Demand, scaling: Scaling, chip: Chip, mantissas: Sequence[Array | None] = ()
+) -> Rounded:
+    """The integers of a layer. Raises HardwareError, naming the node, for thresholds that the chip has not."""
+    neurons, model = layer.neurons, chip.neuron
+    per_group = scaling.scale[demand.group]
+    exact_threshold = np.zeros(len(per_group)) if demand.thresholds is None else demand.thresholds * per_group
+    if (exact_threshold > model.largest_threshold * (1 + 1e-9)).any():
+        raise HardwareError(
+            f"node {neurons.name!r}: its highest threshold is {exact_threshold.max():.3g} steps of its weights, "
+            f"the chip's thresholds have {model.largest_threshold.bit_length()} bit (at most {model.largest_threshold})"
+        )
+    vth = scaling.thresholds.astype(np.int32)
+    if neurons.threshold is not None and model.thresholds_per == "population" and (vth != vth[0]).any():
+        raise HardwareError(
+            f"node {neurons.name!r}: its thresholds differ from neuron to neuron, {chip.name} has one per "
+            "population; give its neurons the same constants, or take a chip with a threshold per neuron"
+        )
+    bias = (scaling.drives / 2**scaling.bias_exp).astype(np.int16)
+    du = quantise.current_decay(neurons.forget, model.current_decay_bits)
+    dv = quantise.membrane_decay(neurons.leak, model.membrane_decay_bits)
+    population = Population(
+        neurons.name,
+        neurons.shape,
+        du=_uniform(du, neurons.shape),
+        dv=_uniform(dv, neurons.shape),
+        vth=0 if neurons.threshold is None else _uniform(vth, neurons.shape),
+        bias_mant=_uniform(bias, neurons.shape),
+        bias_exp=scaling.bias_exp,
+        spiking=neurons.threshold is not None,
+        reset=neurons.reset if neurons.threshold is not None else "zero",
+    )
+    exact_drive = demand.drives * per_group * quantise.ACTIVATION_UNIT
+    # A threshold between two sums is exact as it stands.
+    whole = (
+        ((neurons.leak == 0) | (neurons.leak == 1))
+        & (neurons.forget == 1)
+        & ((demand.drive == 0) | scaling.on_grid)
+        & (neurons.reset == "zero")
+    )
+    shared = {
+        "threshold_error": _relative(np.where(whole, 0, vth - exact_threshold), exact_threshold),
+        "bias_error": float(
+            np.abs(scaling.drives - exact_drive).max() / max(np.abs(exact_drive).max(), 1e-300)
+        ),
+        "du_error": _relative((du + 1) / MAX_DECAY - neurons.forget, neurons.forget),
+        "dv_error": _relative(dv / MAX_DECAY - neurons.leak, neurons.leak),
+        "membrane_scale": float(np.median(per_group / demand.residual)) * quantise.ACTIVATION_UNIT,
+        "membrane_offset": float(np.median(neurons.offset)),
+        "notes": (*neurons.notes, *layer.notes),
+        "on_grid": scaling.on_grid,
+    }
+    given = list(mantissas) or [None] * len(demand.weights)
+    parts = [
+        _round(w, neurons.name, scaling.scale, exponents, shared, chosen)
+        for w, exponents, chosen in zip(demand.weights, scaling.exponents, given, strict=True)
+    ]
+    return Rounded(
+        layer,
+        demand,
+        scaling,
+        population,
+        tuple(projections for projections, _, _ in parts),
+        tuple(reports for _, reports, _ in parts),
+        tuple(map_ for _, _, map_ in parts),
+        None if demand.thresholds is None else vth / per_group,
+        scaling.drives / quantise.ACTIVATION_UNIT / per_group,
+        (du + 1) / MAX_DECAY,
+        dv / MAX_DECAY,
+    )
+
+
+def _round(
+    w: Weights,
+    target: str,
+    scale: Array,
+    exponents: tuple[int, ...],
+    shared: dict[str, Any],
+    chosen: Array | None,
+) -> tuple[tuple[Projection, ...], tuple[LayerReport, ...], Convolution | Matrix]:
+    rows = scale[w.row_scale]
+    matrix = None if isinstance(w.map, Convolution) else w.map.matrix
+    if isinstance(w.map, Convolution):
+        exact, by_row = w.map.weight, rows[:, None, None, None]
+    elif sparse.issparse(matrix):
+        by_pre = sparse.coo_array(matrix)
+        order = np.lexsort((by_pre.coords[0], by_pre.coords[1]))
+        post, pre, exact = by_pre.coords[0][order], by_pre.coords[1][order], by_pre.data[order]
+        by_row = rows[post]
+    else:
+        exact, by_row = matrix, rows[:, None]
+    if chosen is not None:
+        parts: list[Array] = [chosen]
+    elif len(exponents) == 1:
+        parts = [quantise.round_weights(exact, by_row, exponents[0], w.mode, w.bits)]
+    else:
+        parts = list(quantise.round_pairs(exact, by_row, exponents, w.mode, w.bits))
+    back = sum(m * 2.0**e for m, e in zip(parts, exponents, strict=True)) / by_row
+    error, size = back - exact, np.abs(exact)
+    rms = float(np.sqrt((exact**2).mean())) if exact.size else 0.0
+    projections, reports = [], []
+    for rounded, exponent in zip(parts, exponents, strict=True):
+        common: dict[str, Any] = {"weight_exp": exponent, "sign_mode": w.mode, "weight_bits": w.bits}
+        projection: Projection
+        if isinstance(w.map, Convolution):
+            geometry = (w.map.stride, w.map.padding, w.map.dilation, w.map.groups)
+            projection = ConvProjection(w.path.source, target, rounded, *geometry, **common)
+        else:
+            shape = w.map.matrix.shape
+            if np.count_nonzero(exact) >= DENSE_FROM * math.prod(shape):
+                full = rounded
+                if sparse.issparse(matrix):
+                    full = np.zeros(shape, np.int16)
+                    full[post, pre] = rounded
+                projection = DenseProjection(w.path.source, target, full, **common)
+            else:
+                if not sparse.issparse(matrix):
+                    pre, post = np.nonzero(exact.T)
+                    rounded = rounded[post, pre]
+                kept = rounded != 0
+                indptr = np.zeros(shape[1] + 1, np.int64)
+                np.cumsum(np.bincount(pre[kept], minlength=shape[1]), out=indptr[1:])
+                projection = SparseProjection(
+                    w.path.source, target, indptr, post[kept].astype(np.int32), rounded[kept], **common
+                )
+        projections.append(projection)
+        reports.append(
+            LayerReport(
+                source=w.path.source,
+                target=target,
+                kind=type(projection).__name__.removesuffix("Projection").lower(),
+                scale=(float(rows.min()), float(rows.max())),
+                delay=w.path.latency,
+                parameters=int(np.count_nonzero(projection.weight)),
+                zeroed=int(np.count_nonzero((back == 0) & (exact != 0))),
+                weight_error_max=float(np.abs(error).max(initial=0.0) / size.max(initial=1e-300)),
+                weight_error_rms=float(np.sqrt((error**2).mean()) / rms) if rms else 0.0,
+                fine_exp=None,
+                **common,
+                **shared,
+            )
+        )
+    map_: Convolution | Matrix
+    if isinstance(w.map, Convolution):
+        map_ = replace(w.map, weight=back)
+    elif sparse.issparse(matrix):
+        map_ = Matrix(sparse.csr_array(sparse.coo_array((back, (post, pre)), matrix.shape)))
+    else:
+        map_ = Matrix(back)
+    return tuple(projections), tuple(reports), map_
+
+
+def _uniform(values: Array, shape: tuple[int, ...]) -> int | Array:
+    return int(values[0]) if (values == values[0]).all() else values.reshape(shape)
+
+
+def _relative(error: Array, exact: Array) -> float:
+    alive = exact != 0
+    return float(np.abs(error[alive] / exact[alive]).max(initial=0.0))
