@@ -28,7 +28,7 @@ def _through(value, exact):
     return value + (torch.as_tensor(exact, dtype=torch.float64) - value).detach()
 
 
-def loop(x, population: Population, unit: float, bias, leak, back=None, back_factor=1.0):
+def loop(x, population: Population, unit: float, bias, leak, back=None):
     """Outputs (T, B, n) and membranes before a reset of integer inputs x (T, B, n), float64.
 
     Each step is `oracle_network.neuron_step` in integers; its float model, whose values are pulled to those of the
@@ -44,7 +44,7 @@ def loop(x, population: Population, unit: float, bias, leak, back=None, back_fac
     silent = Population("p", population.shape, **{k: getattr(population, k) for k in ("du", "dv", "bias_mant")},
                         bias_exp=population.bias_exp, spiking=False)
     for t in range(steps):
-        a = x[t] if back is None else x[t] + back_factor * (z @ back.T)
+        a = x[t] if back is None else x[t] + z @ back.T
         state_u, before, _ = neuron_step(silent, a.detach().numpy().astype(np.int64), state_u, state_v)
         u = _through((1 - forget) * u + a * 64 / unit, state_u / unit)
         v = _through((1 - leak) * v + u + bias, before / unit)
@@ -55,7 +55,7 @@ def loop(x, population: Population, unit: float, bias, leak, back=None, back_fac
             continue
         fired = before > np.asarray(population.vth, np.int64) * 64
         z = _Spike.apply(v - threshold, torch.as_tensor(fired, dtype=torch.float64))
-        if getattr(population, "reset", "zero") == "subtract":
+        if population.reset == "subtract":
             v, state_v = v - z * threshold, before - fired * np.asarray(population.vth, np.int64) * 64
         else:
             v, state_v = v - z * v, np.where(fired, 0, before)

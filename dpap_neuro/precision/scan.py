@@ -55,17 +55,15 @@ def scan(
     bias: Tensor | None = None,
     leak: Tensor | None = None,
     back: Tensor | None = None,
-    back_factor: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Spikes or membranes (T, B, ...), float32, and the integer membranes before a reset, int32, of the same shape.
 
     x: synaptic input (T, B, ...), float32 of whole numbers, exponents applied; a unit of the float model's input is unit /
     64 of it. A read-out's membranes are whole numbers too. bias, leak: what the float model has, one value or one per neuron of
     the population; the integers count in the forward pass, these get the gradients.
-    back: (to, from), float32 of whole numbers: synapses from the population's own spikes of the step before, summed and
-    then multiplied by back_factor.
+    back: (to, from), float32 of whole numbers, exponents applied: synapses from the population's own spikes of the step before.
     """
-    return _Scan.apply(x, bias, leak, back, back_factor, integers)
+    return _Scan.apply(x, bias, leak, back, integers)
 
 
 class _Scan(torch.autograd.Function):
@@ -75,7 +73,6 @@ class _Scan(torch.autograd.Function):
         bias: Tensor | None,
         leak: Tensor | None,
         back: Tensor | None,
-        back_factor: float,
         integers: Integers,
     ) -> Any:
         kernels = backend(x)
@@ -87,7 +84,7 @@ class _Scan(torch.autograd.Function):
             kernels.forward(flat, integers, u, v, out, membranes, 0, steps)
         else:
             flat = flat.clone()
-            matrix = (back * back_factor).t().contiguous()
+            matrix = back.t().contiguous()
             inputs, spikes = flat.view(steps, -1, len(back)), out.view(steps, -1, len(back))
             for t in range(steps):
                 if t:
@@ -97,7 +94,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        _, bias, leak, back, ctx.back_factor, ctx.integers = inputs
+        _, bias, leak, back, ctx.integers = inputs
         out, membranes = output
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(membranes)
@@ -108,7 +105,7 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
         if grad is None:
-            return (None,) * 6
+            return (None,) * 5
         membranes, back, out = ctx.saved_tensors
         integers, kernels = ctx.integers, backend(grad)
         steps = len(grad)
@@ -121,19 +118,18 @@ class _Scan(torch.autograd.Function):
             kernels.backward(flat, integers, kept, *carried, grad_x, 0, steps)
         else:
             flat = flat.clone()
-            matrix = back * ctx.back_factor
             wanted, found = (values.view(steps, -1, len(back)) for values in (flat, grad_x))
             for t in reversed(range(steps)):
                 if t + 1 < steps:
-                    wanted[t].addmm_(found[t + 1], matrix)
+                    wanted[t].addmm_(found[t + 1], back)
                 kernels.backward(flat, integers, kept, *carried, grad_x, t, t + 1)
             spikes = out.view(steps, -1, len(back))
-            grad_back = (found[1:].flatten(0, 1).t() @ spikes[:-1].flatten(0, 1)) * ctx.back_factor
+            grad_back = found[1:].flatten(0, 1).t() @ spikes[:-1].flatten(0, 1)
         each = [
             None if shape is None else _reduced(total, shape)
             for shape, total in zip(ctx.shapes, (g_bias, g_leak), strict=True)
         ]
-        return grad_x.view(grad.shape), *each, grad_back, None, None
+        return grad_x.view(grad.shape), *each, grad_back, None
 
 
 def _reduced(total: Tensor, shape: torch.Size) -> Tensor:

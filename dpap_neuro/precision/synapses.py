@@ -64,6 +64,22 @@ class _Rounded(torch.autograd.Function):
         return to_weight, (grad * inside).sum() * scale, None, None
 
 
+def rounded(weight: Tensor, grid: Grid, stretch: Tensor | None = None, alive: Tensor | None = None) -> Tensor:
+    """Mantissas, float32 of whole numbers, with the exponent applied: a power of two may go before a sum that stays exact.
+
+    stretch: what is learned of log2 of the factor. alive: 0 for what stays zero, else 1.
+    """
+    factor = grid.factor if stretch is None else grid.factor * 2.0 ** float(stretch)
+    mantissas = _Rounded.apply(weight if alive is None else weight * alive, stretch, grid, factor)
+    return mantissas if grid.exponent == 0 else mantissas * 2.0**grid.exponent
+
+
+def zeros_held(weight: Tensor) -> Tensor | None:
+    """1 where a weight is not zero, so that zeros can stay; None where none is."""
+    alive = weight.detach() != 0
+    return None if alive.all() else alive.to(weight.dtype)
+
+
 class _Exact:
     """What `ExactConv2d` and `ExactLinear` add to PyTorch's layers."""
 
@@ -74,34 +90,17 @@ class _Exact:
     weight: nn.Parameter
     bias: nn.Parameter | None
 
-    @property
-    def factor(self) -> float:
-        """Mantissas per unit of the parameter, as of now."""
-        return self.grid.factor if self.stretch is None else self.grid.factor * 2.0 ** float(self.stretch)
-
     def effective(self) -> Tensor:
-        """The weight that is rounded: the parameter, with a batch norm's gain folded in and what was pruned left at zero."""
-        weight = self.weight if self.norm is None else self.norm.scaled(self.weight)
-        return weight if self.alive is None else weight * self.alive
+        """The weight that is rounded: the parameter, with a batch norm's gain folded in."""
+        return self.weight if self.norm is None else self.norm.scaled(self.weight)
 
-    def mantissas(self) -> Tensor:
-        """The weights as the chip has them, float32 of whole numbers."""
-        return _Rounded.apply(self.effective(), self.stretch, self.grid, self.factor)
+    def weights(self) -> Tensor:
+        """Mantissas * 2**exponent, float32 of whole numbers."""
+        return rounded(self.effective(), self.grid, self.stretch, self.alive)
 
     def constant(self) -> Tensor | None:
         """The bias (channels,) that comes with these weights, with a batch norm folded in; None where there is none."""
         return self.bias if self.norm is None else self.norm.shifted(self.bias)
-
-    def hold_zeros(self) -> None:
-        """Weights that are zero now stay so."""
-        alive = self.weight.detach() != 0
-        if not alive.all():
-            self.alive = alive.to(self.weight.dtype)
-
-    def living(self) -> int:
-        """Parameters whose integer is not zero: the synapses that a chip stores."""
-        with torch.no_grad():
-            return int(torch.count_nonzero(self.mantissas()))
 
 
 class ExactConv2d(_Exact, nn.Conv2d):
@@ -113,7 +112,7 @@ class ExactConv2d(_Exact, nn.Conv2d):
         self.register_buffer("alive", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.mantissas()
+        weight = self.weights()
         with _plain_sums(x, self):
             return nn.functional.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
@@ -127,7 +126,7 @@ class ExactLinear(_Exact, nn.Linear):
         self.register_buffer("alive", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.mantissas())
+        return nn.functional.linear(x, self.weights())
 
 
 Exact = ExactConv2d | ExactLinear
@@ -151,17 +150,13 @@ def check_precision(device: torch.device) -> None:
         )
 
 
-def fan_in(synapse: Exact) -> int:
-    """Weights that reach one neuron."""
-    return int(synapse.weight[0].numel())
+def largest_sum(fan_in: int, grid: Grid, count: int) -> int:
+    """What |sum| can be at most, exponent applied, whatever the weights become: all sources at `count`."""
+    low, high, _ = weight_grid(grid.mode, grid.bits)
+    return fan_in * max(high, -low) * count << grid.exponent
 
 
-def largest_sum(synapse: Exact, count: int) -> int:
-    """What |sum| can be at most, whatever the weights become: every source at `count`."""
-    low, high, _ = weight_grid(synapse.grid.mode, synapse.grid.bits)
-    return fan_in(synapse) * max(high, -low) * count
-
-
-def largest_sum_now(mantissas: Tensor, count: int) -> int:
-    """The same with the weights as they are."""
-    return int(mantissas.detach().abs().double().flatten(1).sum(1).max()) * count if mantissas.numel() else 0
+def largest_sum_now(weights: Tensor, count: int) -> int:
+    """The same of weights as they are."""
+    sums = weights.detach().abs().double().flatten(1).sum(1)
+    return int(sums.max()) * count if sums.numel() else 0

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from hardware.chip.chips import Chip
+from hardware.compile import quantise
+from hardware.compile.scaling import Demand, Scaling
 from hardware.errors import HardwareError
 from hardware.network.integer import MAX_WEIGHT_EXP, SignMode
 
@@ -21,9 +26,10 @@ KEY = "chip_scales"
 
 @dataclass(frozen=True)
 class PinnedProjection:
-    """source: name of the population it comes from. latency: steps it takes when layers take none."""
+    """source: name of the population it comes from, None for the input that is always on. latency: steps it takes when layers
+    take none."""
 
-    source: str
+    source: str | None
     latency: int
     exponent: int
     mode: SignMode
@@ -37,29 +43,48 @@ class PinnedPopulation:
     scale: float
     projections: tuple[PinnedProjection, ...]
 
-    def match(self, ways: Sequence[tuple[str, int]]) -> list[PinnedProjection]:
-        """The projection of each (source, latency). Raises HardwareError where they are not those of the file."""
-        left = list(self.projections)
-        found = []
-        for way in ways:
-            fits = next((p for p in left if (p.source, p.latency) == way), None)
-            if fits is None:
+    def applied(self, demand: Demand, chip: Chip, always_on: str) -> tuple[Demand, Scaling]:
+        """The population with these sign modes, and its scaling. Raises HardwareError where projections are not those of the
+        file, or the chip has not their exponents."""
+        left, weights, exponents = list(self.projections), [], []
+        for w in demand.weights:
+            way = (None if w.path.source == always_on else w.path.source, w.path.latency)
+            found = next((p for p in left if (p.source, p.latency) == way), None)
+            if found is None:
                 raise HardwareError(
-                    f"node {self.name!r}: metadata {KEY!r} says nothing of its synapses from {way[0]!r} "
-                    f"with a delay of {way[1]}; the graph was changed: drop that entry to choose scales anew"
+                    f"node {self.name!r}: metadata {KEY!r} says nothing of its synapses from {w.path.source!r}; the graph "
+                    "was changed: drop that entry to choose scales anew"
                 )
-            left.remove(fits)
-            found.append(fits)
-        return found
+            left.remove(found)
+            low, high = chip.neuron.weight_exponents
+            if not low <= found.exponent <= high:
+                raise HardwareError(
+                    f"node {self.name!r}: its synapses from {w.path.source!r} were trained with the weight exponent "
+                    f"{found.exponent}, {chip.name} has {low} to {high}; train the network for it"
+                )
+            weights.append(replace(w, mode=found.mode))
+            exponents.append((found.exponent,))
+        thresholds = demand.thresholds
+        drives = demand.drives * self.scale * quantise.ACTIVATION_UNIT
+        mantissas, bias_exp = quantise.bias_mantissa(
+            drives, chip.neuron.network_bias_exponents, chip.neuron.largest_bias
+        )
+        return replace(demand, weights=weights), Scaling(
+            np.full(int(demand.group.max()) + 1, self.scale),
+            tuple(exponents),
+            np.zeros(len(drives), np.int64) if thresholds is None else np.rint(thresholds * self.scale),
+            mantissas * 2.0**bias_exp,
+            bias_exp,
+            on_grid=True,
+        )
 
 
 @dataclass(frozen=True)
 class Pins:
-    """bits: of the weights, as they were trained. netx: whether a NETX file can hold the network."""
+    """bits: of the weights, as they were trained."""
 
     bits: int
     populations: tuple[PinnedPopulation, ...]
-    netx: bool = False
 
     def of(self, name: str) -> PinnedPopulation:
         """Raises HardwareError for a population that is not known."""
@@ -77,10 +102,10 @@ def write(pins: Pins) -> str:
     return json.dumps(asdict(pins))
 
 
-def read(metadata: Mapping[str, Any], bits: int, netx: bool) -> Pins | None:
+def read(metadata: Mapping[str, Any], bits: int) -> Pins | None:
     """What a graph's metadata says; None where it says nothing, or where fewer bits than it was trained with are wanted.
 
-    Raises HardwareError for an entry that is damaged, and where a NETX file is to hold what it cannot.
+    Raises HardwareError for an entry that is damaged.
     """
     if KEY not in metadata:
         return None
@@ -88,14 +113,7 @@ def read(metadata: Mapping[str, Any], bits: int, netx: bool) -> Pins | None:
         pins = _pins(json.loads(metadata[KEY]))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         raise HardwareError(f"metadata {KEY!r}: expected the scales of a network trained on integers") from None
-    if bits < pins.bits:
-        return None
-    if netx and not pins.netx:
-        raise HardwareError(
-            "NETX has no weight exponents, and one exponent for biases: this network was trained with others; write "
-            "an .h5 file, or train it with --netx"
-        )
-    return pins
+    return pins if bits >= pins.bits else None
 
 
 def _pins(values: Any) -> Pins:
@@ -109,9 +127,10 @@ def _pins(values: Any) -> Pins:
             exponent, latency, mode = int(p["exponent"]), int(p["latency"]), p["mode"]
             if not 0 <= exponent <= MAX_WEIGHT_EXP or mode not in ("mixed", "excitatory", "inhibitory"):
                 raise ValueError(exponent, mode)
-            projections.append(PinnedProjection(str(p["source"]), latency, exponent, mode))
+            source = None if p["source"] is None else str(p["source"])
+            projections.append(PinnedProjection(source, latency, exponent, mode))
         populations.append(PinnedPopulation(str(given["name"]), scale, tuple(projections)))
     bits = int(values["bits"])
     if not 1 <= bits <= 8:
         raise ValueError(bits)
-    return Pins(bits, tuple(populations), bool(values.get("netx", False)))
+    return Pins(bits, tuple(populations))

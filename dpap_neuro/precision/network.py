@@ -1,0 +1,405 @@
+"""A network whose forward pass is the integer network that the compiler makes of it.
+
+Built from a graph, so from any trained network that can be exported, whoever trained it: what is linear between two
+populations is folded into one projection as on the chip, batch norms with it, and the folded weights are what is trained.
+Every forward pass rounds them, and the biases, by `hardware.compile.quantise`. Spikes and membranes equal those of
+`hardware.simulate.simulator` in training and in evaluation mode where batch norm was folded before (the default), and in
+evaluation mode where it is trained along (`dpap_neuro.precision.scratch`).
+
+Others who train on a chip's integers: lava-dl SLAYER for its own blocks, since 2021, with one fixed scale and no 24-bit wrap;
+SpikingJelly's lava_exchange follows it. Learned scales are LSQ's (Esser et al. 2020, arXiv 1902.08153).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from dpap_neuro.errors import InputError
+from dpap_neuro.networks.models import ModelSettings, Network
+from dpap_neuro.networks.neurons import NeuronSettings
+from dpap_neuro.precision import scales
+from dpap_neuro.precision.neurons import ExactNeuron
+from dpap_neuro.precision.synapses import (
+    EXACT,
+    WRAPPED,
+    Exact,
+    ExactConv2d,
+    ExactLinear,
+    Grid,
+    check_precision,
+    largest_sum,
+    largest_sum_now,
+    rounded,
+    zeros_held,
+)
+from hardware.chip.chips import DEFAULT, Chip, as_chip
+from hardware.compile.compiler import compile_layers
+from hardware.compile.layers import Path
+from hardware.compile.linear import Convolution
+from hardware.compile.rounding import Rounded
+from hardware.compile.scaling import Demand, Scaling
+from hardware.compile.weights import Weights
+from hardware.graph.graph import Graph, time_step
+from hardware.network.integer import Reset
+from hardware.network.timing import Timing, depths
+
+LARGEST_COUNT = 255
+
+
+@dataclass(frozen=True)
+class Precision:
+    """chip: a name or the path of a chip's file. weight_bits: 1 to 8; None: as wide as the chip stores them.
+
+    max_count: the largest count of an input spike; None: as the graph's `clip` says, else 255. timing: the clock, see
+    `hardware.network.timing`; on the chip's every projection takes a step. scales: "fixed", or "learned" (log2, LSQ).
+    """
+
+    chip: str = DEFAULT
+    weight_bits: int | None = None
+    max_count: int | None = None
+    timing: Timing = "zero_delay"
+    scales: Literal["fixed", "learned"] = "fixed"
+
+    def __post_init__(self) -> None:
+        if self.timing not in ("zero_delay", "chip"):
+            raise InputError(f"timing: found {self.timing!r}, expected zero_delay or chip")
+        if self.scales not in ("fixed", "learned"):
+            raise InputError(f"scales: found {self.scales!r}, expected fixed or learned")
+        if self.max_count is not None and self.max_count < 1:
+            raise InputError(f"max_count: found {self.max_count}, expected at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A projection as the forward pass takes it. late: steps from a spike to its input. synapse: name in `synapses`."""
+
+    source: str
+    synapse: str
+    late: int
+    latency: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A population as the forward pass takes it. late: steps until a bias acts. constants: names in `constants`.
+
+    watched: whether its sums could pass what float32 holds, were all weights at their largest, and are checked in each pass.
+    """
+
+    name: str
+    key: str
+    links: tuple[Link, ...]
+    constants: tuple[str, ...]
+    biased: bool
+    watched: bool
+
+
+class Constant(nn.Module):
+    """An input that is always on: biases of current-based neurons, or behind delays. late: steps until they arrive.
+
+    own: the weights, (neurons,); None: those of the layer's first synapse, one for `each` neurons.
+    """
+
+    def __init__(self, grid: Grid, own: np.ndarray | None, each: int, late: int, latency: int) -> None:
+        super().__init__()
+        self.grid, self.each, self.late, self.latency = grid, each, late, latency
+        self.stretch: Tensor | None = None
+        self.own = None if own is None else nn.Parameter(torch.as_tensor(own, dtype=torch.float32))
+
+    def vector(self, bias: Tensor | None) -> Tensor:
+        """What arrives in every step, (neurons,), whole numbers."""
+        if self.own is not None:
+            return rounded(self.own, self.grid, self.stretch)
+        assert bias is not None
+        return rounded(bias, self.grid, self.stretch).repeat_interleave(self.each)
+
+
+class ExactNetwork(Network):
+    """(T, B, *input shape) counts to (T, B, *output shape): spikes, or membranes.
+
+    In evaluation mode membranes are float64, whole numbers times a power of two, so that their sums over time are exact;
+    in training mode they are float32 in the units of the float network. The integers are the same in both.
+    graph_output, input_name: as the graph called its nodes. metadata: the graph's.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        settings: ModelSettings,
+        precision: Precision,
+        dt: float | None = None,
+        reset: Reset | None = None,
+        learned_leaks: Collection[str] = (),
+        hold_zeros: bool = True,
+    ) -> None:
+        """learned_leaks: populations that learn their leak. hold_zeros: weights that are zero stay zero.
+
+        Raises HardwareError for what the chip cannot do, InputError for what cannot be trained.
+        """
+        super().__init__()
+        if len(graph.inputs) != 1:
+            raise InputError(f"the graph has {len(graph.inputs)} inputs, expected one to train on")
+        self.settings, self.precision, self.metadata = settings, precision, dict(graph.metadata)
+        self.chip: Chip = as_chip(precision.chip)
+        self.dt, _ = time_step(graph, dt)
+        done = compile_layers(graph, self.chip, self.dt, precision.weight_bits, per_channel=False, reset=reset)
+        self.reset = next((r.layer.neurons.reset for r in done.layers if r.layer.neurons.threshold is not None), "zero")
+        self.bits = precision.weight_bits or max(min(b, 8) for b in self.chip.weight_bits)
+        self.input_name, self.graph_output, self.output = graph.inputs[0], graph.outputs[0], done.network.outputs[0]
+        self.shapes = {self.input_name: graph.output_shape[self.input_name]}
+        self.depth = depths(done.network)
+        clip = graph.metadata.get("clip")
+        counted = LARGEST_COUNT if clip is None else min(int(clip), LARGEST_COUNT)
+        self.max_count = precision.max_count or (counted if self.chip.neuron.graded_inputs else 1)
+        self.synapses, self.populations, self.constants = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        self.plan: list[Plan] = []
+        self.scalings: dict[str, Scaling] = {}
+        self._always_on = {entry.name for entry in done.network.inputs if entry.constant}
+        known = {*self.shapes}
+        for found in done.layers:
+            self._add(found, known, learned_leaks)
+            known.add(found.layer.neurons.name)
+            self.shapes[found.layer.neurons.name] = found.layer.neurons.shape
+        if hold_zeros:
+            for synapse in self.synapses.values():
+                synapse.alive = zeros_held(synapse.weight)
+            for population in self.populations.values():
+                population.hold_zeros()
+
+    # --- building ------------------------------------------------------------------------------------------
+
+    def _add(self, found: Rounded, known: set[str], learned_leaks: Collection[str]) -> None:
+        layer, demand = found.layer, found.demand
+        neurons, name = layer.neurons, layer.neurons.name
+        if (demand.residual != 1).any():
+            raise InputError(f"node {name}: its neurons differ in their gain within a channel, expected one gain for each")
+        scaling = scales.choose(demand, found.scaling, self.chip.neuron)
+        self.scalings[name] = scaling
+        scale, key = float(scaling.scale[0]), name.replace(".", "_")
+        gain = float(np.median(np.abs(neurons.gain))) or 1.0
+        links, always, back = [], [], None
+        for path, w, exponents in zip(layer.paths, demand.weights, scaling.exponents, strict=True):
+            grid = Grid(scale * gain / 2.0 ** exponents[0], exponents[0], w.mode, w.bits)
+            if path.source in self._always_on:
+                always.append((path, w, Grid(scale / 2.0 ** exponents[0], exponents[0], w.mode, w.bits)))
+            elif path.source == name and path.latency == 1 and back is None:
+                back = _array(w) / gain, grid
+            elif path.source not in known:
+                raise InputError(
+                    f"node {name}: a loop through {path.source}, expected a population that feeds itself alone, a step later"
+                )
+            else:
+                late = self._late(path, name)
+                links.append(Link(path.source, self._synapse(path, w, grid, gain, len(links), key), late, path.latency))
+        first = self.synapses[links[0].synapse] if links else None
+        each = math.prod(neurons.shape) // first.weight.shape[0] if first is not None else 1
+        drive: np.ndarray | None = demand.drive if demand.drive.any() else None
+        constants, biased = [], False
+        for k, (path, w, grid) in enumerate(always):
+            values = _array(w).reshape(-1)
+            own: np.ndarray | None = values
+            if first is not None and first.bias is None and path.latency == 0 and _by_channel(values, each):
+                first.bias, own = nn.Parameter(_tensor(values[::each])), None
+            constants.append(f"{key}_{k}")
+            self.constants[constants[-1]] = Constant(grid, own, each, self._late(path, name), path.latency)
+        if drive is not None and first is not None and first.bias is None and _by_channel(drive, each):
+            first.bias, drive, biased = nn.Parameter(_tensor(drive[::each])), None, True
+        settings = NeuronSettings(self.dt, self.dt)
+        population = ExactNeuron(
+            settings,
+            neurons,
+            scale,
+            np.asarray(scaling.thresholds),
+            self.chip.neuron,
+            name in learned_leaks,
+            drive,
+            *(back or ()),
+        )
+        self.populations[key] = population
+        if self.precision.scales == "learned":
+            self._learn_scale(population, links, constants, demand)
+        watched = self._check_sums(found, scaling, links, back)
+        self.plan.append(Plan(name, key, tuple(links), tuple(constants), biased, watched))
+
+    def _late(self, path: Path, target: str) -> int:
+        """Steps from a spike to its input, on the clock that is trained for."""
+        if self.precision.timing == "zero_delay":
+            return path.latency
+        return path.latency + self.depth[target] - self.depth.get(path.source, 0)
+
+    def _synapse(self, path: Path, w: Weights, grid: Grid, gain: float, number: int, key: str) -> str:
+        name = f"{path.source}_to_{key}".replace(".", "_")
+        while name in self.synapses:
+            name += "_"
+        weights = _array(w) / gain
+        made: Exact
+        if isinstance(w.map, Convolution):
+            out, within, *kernel = weights.shape
+            made = ExactConv2d(
+                grid, within * w.map.groups, out, tuple(kernel), w.map.stride, w.map.padding, w.map.dilation, w.map.groups,
+                bias=False,
+            )  # fmt: skip
+        else:
+            made = ExactLinear(grid, weights.shape[1], weights.shape[0], bias=False)
+        made.weight = nn.Parameter(_tensor(weights))
+        self.synapses[name] = made
+        return name
+
+    def _learn_scale(
+        self, population: ExactNeuron, links: list[Link], constants: list[str], demand: Demand
+    ) -> None:
+        population.learn_scale(demand.thresholds, scales.whole_sums(demand))
+        for module in (*(self.synapses[link.synapse] for link in links), *(self.constants[c] for c in constants)):
+            module.stretch = population.stretch
+
+    def _check_sums(self, found: Rounded, scaling: Scaling, links: list[Link], back: Any) -> bool:
+        """Whether sums are to be watched. Raises InputError, naming the layer, where they pass what is exact already."""
+        total, watched = 0, False
+        for link in links:
+            synapse = self.synapses[link.synapse]
+            fan_in = int(synapse.weight[0].numel())
+            part = largest_sum(fan_in, synapse.grid, self.max_count if link.source == self.input_name else 1)
+            watched |= isinstance(synapse, ExactConv2d) and part >= WRAPPED
+            total += part
+        if back is not None:
+            total += largest_sum(len(back[0]), back[1], 1)
+        for w, (exponent, *_) in zip(found.demand.weights, scaling.exponents, strict=True):
+            total += 256 << exponent if w.path.source in self._always_on else 0
+        lowest = min((e for e, *_ in scaling.exponents), default=0)
+        watched |= total >> lowest >= EXACT
+        if watched:
+            with torch.no_grad():
+                parts = [self.synapses[link.synapse].weights() for link in links]
+                self._check_sums_now(found.layer.neurons.name, links, parts)
+        return watched
+
+    def _check_sums_now(self, name: str, links: Collection[Link], parts: list[Tensor]) -> None:
+        total, lowest = 0, min((self.synapses[link.synapse].grid.exponent for link in links), default=0)
+        for link, weights in zip(links, parts, strict=True):
+            part = largest_sum_now(weights, self.max_count if link.source == self.input_name else 1)
+            if isinstance(self.synapses[link.synapse], ExactConv2d) and part >= WRAPPED:
+                raise InputError(
+                    f"layer {name}: its convolution of {link.source} can sum to {part:,}, expected below 2**23, where the "
+                    "chip wraps it; give fewer weights, fewer bits or a lower --clip"
+                )
+            total += part
+        if total >> lowest >= EXACT or total >= 2**31:
+            raise InputError(
+                f"layer {name}: its synapses can sum to {total >> lowest:,}, expected below 2**24, what float32 sums "
+                "exactly; give fewer weights, fewer bits or a lower --clip"
+            )
+
+    # --- running -------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.traced(x, None)
+
+    def traced(self, x: Tensor, trace: dict[str, Tensor] | None) -> Tensor:
+        """As a call; a trace is filled with the spikes (float32) or integer membranes (int32) of every population."""
+        check_precision(x.device)
+        self._check_input(x)
+        values = {self.input_name: x}
+        for layer in self.plan:
+            population: Any = self.populations[layer.key]
+            shape, total = self.shapes[layer.name], None
+            parts = []
+            for link in layer.links:
+                synapse: Any = self.synapses[link.synapse]
+                arriving = _later(values[link.source], link.late)
+                if not isinstance(synapse, ExactConv2d):
+                    arriving = arriving.flatten(2)
+                current = synapse(arriving.flatten(0, 1)).reshape(*x.shape[:2], *shape)
+                total = current if total is None else total + current
+                if layer.watched:
+                    parts.append(synapse.weights())
+            if layer.watched:
+                self._check_sums_now(layer.name, layer.links, parts)
+            first: Any = self.synapses[layer.links[0].synapse] if layer.links else None
+            if total is None:
+                total = x.new_zeros(*x.shape[:2], *shape)
+            bias = None if first is None else first.constant()
+            for name in layer.constants:
+                constant: Any = self.constants[name]
+                vector = constant.vector(bias).reshape(shape)
+                steps = torch.arange(len(x), device=x.device) >= constant.late
+                total = total + vector * steps.reshape(-1, 1, *(1,) * len(shape))
+            drive = None
+            if layer.biased and bias is not None:
+                drive = bias.repeat_interleave(math.prod(shape) // len(bias))
+            if trace is None:
+                out = population(total, drive)
+            else:
+                out, membranes = population.traced(total, drive)
+                trace[layer.name] = out if population.spikes else membranes
+            values[layer.name] = out
+        return self._read_out(values[self.output])
+
+    def _read_out(self, out: Tensor) -> Tensor:
+        population: Any = self.populations[self.output.replace(".", "_")]
+        if population.spikes:
+            return out
+        if self.training:
+            return out * (1.0 / population.unit)
+        return out.double() * 2.0 ** -(6 + dyadic(population.scale_now))
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.dtype != torch.float32:
+            raise InputError(f"input: found {x.dtype}, expected float32 counts")
+        if not x.numel():
+            return
+        low, high = (float(value) for value in torch.aminmax(x.detach()))
+        if low < 0 or high > self.max_count:
+            raise InputError(
+                f"input: found counts from {low:g} to {high:g}, expected 0 to {self.max_count} (--clip, or max_count)"
+            )
+
+    # --- what is in it -------------------------------------------------------------------------------------
+
+    def living(self) -> int:
+        """Weights whose integer is not zero: what a chip stores, each convolution's kernel once."""
+        with torch.no_grad():
+            parts = [synapse.weights() for synapse in self.synapses.values()]
+            parts += [back for p in self.populations.values() if (back := p.back()) is not None]
+            return sum(int(torch.count_nonzero(part)) for part in parts)
+
+
+def dyadic(scale: float) -> int:
+    """k of the power of two 2**k that is nearest to a scale; an exported graph has this scale, in units of its own."""
+    return round(math.log2(scale))
+
+
+def _later(x: Tensor, steps: int) -> Tensor:
+    """(T, B, ...) some steps later, zeros before."""
+    if not steps:
+        return x
+    steps = min(steps, len(x))
+    return torch.cat([torch.zeros_like(x[:steps]), x[: len(x) - steps]])
+
+
+def _array(w: Weights) -> np.ndarray:
+    if isinstance(w.map, Convolution):
+        return w.map.weight
+    matrix = w.map.matrix
+    return matrix.toarray() if sparse.issparse(matrix) else np.asarray(matrix)
+
+
+def _tensor(values: np.ndarray) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.float32)
+
+
+def _by_channel(values: np.ndarray, each: int) -> bool:
+    rows = values.reshape(-1, each)
+    return bool((rows == rows[:, :1]).all())
+
+
