@@ -43,7 +43,8 @@ class ExactNeuron(Neuron):
     ) -> None:
         super().__init__(settings)
         self.shape, self.model, self.scale = neurons.shape, model, scale
-        self.spikes, self.subtract = neurons.threshold is not None, neurons.reset == "subtract"
+        self.spikes = neurons.threshold is not None
+        self.subtract = self.spikes and neurons.reset == "subtract"
         self.forget, self.leak = neurons.forget, neurons.leak
         self.du = quantise.current_decay(neurons.forget, model.current_decay_bits)
         self.dv = quantise.membrane_decay(neurons.leak, model.membrane_decay_bits)
