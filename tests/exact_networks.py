@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from dpap_neuro.networks.models import ModelSettings
 from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.precision.network import ExactNetwork, Precision
-from hardware.files.netx import restrict
 from hardware.chip.chips import load_chip
+from hardware.files.netx import restrict
 from hardware.graph.parsing import from_nir
 
 
@@ -96,7 +96,7 @@ def graphs(draw, bits, recurrent=True, reset="zero", own=True):
         post = draw(st.integers(1, 8))
         name = f"n{k}"
         if draw(st.integers(0, 3)) == 0:
-            delay = np.full(shape if "flat" == last else (pre,), float(draw(st.integers(1, 3))), np.float32)
+            delay = np.full(shape if last == "flat" else (pre,), float(draw(st.integers(1, 3))), np.float32)
             last = add(f"late{k}", nir.Delay(delay if delay.ndim == 1 else delay.reshape(-1)), last)
         sources = [add(f"w{k}", matrix(post, pre), last)]
         if k and not wide and draw(st.booleans()):

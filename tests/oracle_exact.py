@@ -41,8 +41,13 @@ def loop(x, population: Population, unit: float, bias, leak, back=None):
     u = v = torch.zeros(batch, n, dtype=torch.float64)
     z = torch.zeros(batch, n, dtype=torch.float64)
     outputs, membranes = [], []
-    silent = Population("p", population.shape, **{k: getattr(population, k) for k in ("du", "dv", "bias_mant")},
-                        bias_exp=population.bias_exp, spiking=False)
+    silent = Population(
+        "p",
+        population.shape,
+        **{k: getattr(population, k) for k in ("du", "dv", "bias_mant")},
+        bias_exp=population.bias_exp,
+        spiking=False,
+    )
     for t in range(steps):
         a = x[t] if back is None else x[t] + z @ back.T
         state_u, before, _ = neuron_step(silent, a.detach().numpy().astype(np.int64), state_u, state_v)

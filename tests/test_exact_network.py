@@ -64,7 +64,9 @@ def check_integers(network, compiled):
             (np.asarray(found.bias_mant, int) << found.bias_exp, ours.bias),
         ):
             size = int(np.prod(found.shape))
-            np.testing.assert_array_equal(np.broadcast_to(value.reshape(-1), size), np.broadcast_to(expected, size))
+            np.testing.assert_array_equal(
+                np.broadcast_to(value.reshape(-1), size), np.broadcast_to(expected, size)
+            )
         assert found.spiking == population.spikes and (found.reset == "subtract") == population.subtract
     assert not left
 

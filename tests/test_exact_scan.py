@@ -28,7 +28,9 @@ EXAMPLES = settings(max_examples=100, deadline=None)
 @pytest.fixture(scope="module")
 def interpreter():
     """The GPU's kernels as the backend of every device, in Triton's interpreter."""
-    pytest.importorskip("triton", reason="Triton comes with PyTorch's GPU builds, or alone by `pip install triton`")
+    pytest.importorskip(
+        "triton", reason="Triton comes with PyTorch's GPU builds, or alone by `pip install triton`"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         from dpap_neuro.precision import scan_triton
@@ -87,7 +89,9 @@ def check(case):
     for exact in (True, False):
         kind = torch.float64 if exact else torch.float32
         inputs = torch.tensor(x, dtype=kind, requires_grad=True)
-        bias = torch.tensor(np.broadcast_to(np.asarray(population.bias_mant), population.shape) / unit, dtype=kind)
+        bias = torch.tensor(
+            np.broadcast_to(np.asarray(population.bias_mant), population.shape) / unit, dtype=kind
+        )
         leak = torch.tensor(np.asarray(population.dv) / 4096, dtype=kind).requires_grad_()
         bias.requires_grad_()
         matrix = None if back is None else torch.tensor(back, dtype=kind, requires_grad=True)
@@ -124,11 +128,17 @@ def test_kernels_give_the_same_integers_and_gradients(interpreter, case):
 
 @pytest.mark.parametrize("target", [("cuda", "80"), ("cuda", "90"), ("hip", "gfx942")], ids=" ".join)
 def test_kernels_build_for_gpus(target):
-    pytest.importorskip("triton", reason="Triton comes with PyTorch's GPU builds, or alone by `pip install triton`")
+    pytest.importorskip(
+        "triton", reason="Triton comes with PyTorch's GPU builds, or alone by `pip install triton`"
+    )
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     script = Path(__file__).with_name("kernel_builds.py")
     run = subprocess.run(
-        [sys.executable, script, *target, "exact"], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, script, *target, "exact"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)

@@ -58,8 +58,15 @@ class Proof:
             + ("" if t.lava is None else f", {t.lava:,} from Lava's")
             for name, t in self.populations.items()
         ]
-        where = "the simulator" if self.lava_recordings is None else f"the simulator and Lava ({self.lava_recordings:,})"
-        return [*found, f"{self.differing:,} of {self.values:,} values differ; {self.recordings:,} recordings, {where}"]
+        where = (
+            "the simulator"
+            if self.lava_recordings is None
+            else f"the simulator and Lava ({self.lava_recordings:,})"
+        )
+        return [
+            *found,
+            f"{self.differing:,} of {self.values:,} values differ; {self.recordings:,} recordings, {where}",
+        ]
 
 
 def integers(network: ExactNetwork) -> Network:
@@ -80,7 +87,9 @@ def prove(
     compiled: an integer network to compare with, None: what the network compiles to. Raises HardwareError where Lava is missing.
     """
     if network.precision.timing == "chip" and lava:
-        raise HardwareError("Lava's runs are compared on the clock of the layers, this network was trained on the chip's")
+        raise HardwareError(
+            "Lava's runs are compared on the clock of the layers, this network was trained on the chip's"
+        )
     compiled = integers(network) if compiled is None else compiled
     mode = network.training
     network.eval()
@@ -101,7 +110,9 @@ def prove(
             tally.active += int(np.count_nonzero(ours))
             tally.simulator += int(np.count_nonzero(ours != getattr(run, variable)[name]))
             if on_lava is not None:
-                tally.lava = (tally.lava or 0) + int(np.count_nonzero(ours[:part] != getattr(on_lava, variable)[name]))
+                tally.lava = (tally.lava or 0) + int(
+                    np.count_nonzero(ours[:part] != getattr(on_lava, variable)[name])
+                )
         proof.recordings += len(raster)
         if lava:
             proof.lava_recordings = (proof.lava_recordings or 0) + part

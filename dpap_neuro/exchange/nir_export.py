@@ -103,7 +103,7 @@ def to_nir(
         model = without_dead_units(model, shape)
     nodes, edges = _Walk(model, shape, dt).result
     # nir 1.0.8 infers wrong shapes for grouped convolutions and kernels that are not square; ours were measured.
-    return nir.NIRGraph(nodes, edges, metadata=_metadata({"dt": float(dt), **metadata}), type_check=False)
+    return nir.NIRGraph(nodes, edges, metadata=plain_metadata({"dt": float(dt), **metadata}), type_check=False)
 
 
 def without_dead_units(model: Network, input_shape: Shape) -> Network:
@@ -151,7 +151,7 @@ def _dtype(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
-def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+def plain_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     out = {}
     for key, value in values.items():
         if value is None:

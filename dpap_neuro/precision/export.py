@@ -137,7 +137,9 @@ class _Writer:
             delay = nir.Delay(np.full(before, link.latency * network.dt, np.float32))
             source = self._add(f"{name}_delay", delay, source)
         if isinstance(synapse, ExactConv2d):
-            per_channel = np.zeros(len(weight)) if bias is None else self._per_channel(bias, len(weight), target)
+            per_channel = (
+                np.zeros(len(weight)) if bias is None else self._per_channel(bias, len(weight), target)
+            )
             geometry = (synapse.stride, synapse.padding, synapse.dilation, synapse.groups)
             conv = nir.Conv2d(before[1:], weight, *geometry, per_channel.astype(np.float32))
             return self._add(name, conv, source)
@@ -148,7 +150,9 @@ class _Writer:
         else:
             node = nir.Affine(weight, bias.astype(np.float32))
         if len(shape) > 1:
-            raise InputError(f"node {target}: a matrix leads to a population of shape {shape}, which NIR cannot say")
+            raise InputError(
+                f"node {target}: a matrix leads to a population of shape {shape}, which NIR cannot say"
+            )
         return self._add(name, node, source)
 
     def _per_channel(self, bias: Array, channels: int, target: str) -> Array:
@@ -160,16 +164,27 @@ class _Writer:
         return rows[:, 0]
 
 
-def _neurons(population: ExactNeuron, leak: Array, rest: Array, unit: float, shape: tuple[int, ...]) -> nir.NIRNode:
+def _neurons(
+    population: ExactNeuron, leak: Array, rest: Array, unit: float, shape: tuple[int, ...]
+) -> nir.NIRNode:
     """The node of a population; rest: drive of membranes per step that its synapses do not bring."""
 
     def full(values: Any) -> Array:
         return np.array(np.broadcast_to(values, math.prod(shape)).reshape(shape), np.float32)
 
     forget, dt = population.forget, population.settings.dt
-    spiking = {"v_threshold": full(population.thresholds() / unit), "v_reset": full(0.0)} if population.spikes else {}
+    spiking = (
+        {"v_threshold": full(population.thresholds() / unit), "v_reset": full(0.0)}
+        if population.spikes
+        else {}
+    )
     if (forget < 1).any():
-        values = {"tau_syn": full(dt / forget), "tau_mem": full(dt / leak), "r": full(1.0), "v_leak": full(rest / leak)}
+        values = {
+            "tau_syn": full(dt / forget),
+            "tau_mem": full(dt / leak),
+            "r": full(1.0),
+            "v_leak": full(rest / leak),
+        }
         values["w_in"] = full(1 / (leak * forget))
         return nir.CubaLIF(**values, **spiking) if population.spikes else nir.CubaLI(**values)
     if not leak.any():

@@ -13,8 +13,9 @@ SpikingJelly's lava_exchange follows it. Learned scales are LSQ's (Esser et al. 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -43,10 +44,10 @@ from dpap_neuro.precision.synapses import (
 from hardware.chip.chips import DEFAULT, Chip, as_chip
 from hardware.compile.compiler import compile_layers
 from hardware.compile.layers import Path
-from hardware.compile.linear import Convolution
+from hardware.compile.linear import Convolution, Matrix
 from hardware.compile.rounding import Rounded
 from hardware.compile.scaling import Demand, Scaling
-from hardware.compile.weights import Weights
+from hardware.compile.weights import Weights, rows_of
 from hardware.graph.graph import Graph, time_step
 from hardware.network.integer import Reset
 from hardware.network.timing import Timing, depths
@@ -117,6 +118,13 @@ class Constant(nn.Module):
         self.stretch: Tensor | None = None
         self.own = None if own is None else nn.Parameter(torch.as_tensor(own, dtype=torch.float32))
 
+    def values(self, bias: Tensor | None) -> Tensor:
+        """The float weights, (neurons,)."""
+        if self.own is not None:
+            return self.own
+        assert bias is not None
+        return bias.repeat_interleave(self.each)
+
     def vector(self, bias: Tensor | None) -> Tensor:
         """What arrives in every step, (neurons,), whole numbers."""
         if self.own is not None:
@@ -153,10 +161,18 @@ class ExactNetwork(Network):
         self.settings, self.precision, self.metadata = settings, precision, dict(graph.metadata)
         self.chip: Chip = as_chip(precision.chip)
         self.dt, _ = time_step(graph, dt)
-        done = compile_layers(graph, self.chip, self.dt, precision.weight_bits, per_channel=False, reset=reset)
-        self.reset = next((r.layer.neurons.reset for r in done.layers if r.layer.neurons.threshold is not None), "zero")
+        done = compile_layers(
+            graph, self.chip, self.dt, precision.weight_bits, per_channel=False, reset=reset
+        )
+        self.reset = next(
+            (r.layer.neurons.reset for r in done.layers if r.layer.neurons.threshold is not None), "zero"
+        )
         self.bits = precision.weight_bits or max(min(b, 8) for b in self.chip.weight_bits)
-        self.input_name, self.graph_output, self.output = graph.inputs[0], graph.outputs[0], done.network.outputs[0]
+        self.input_name, self.graph_output, self.output = (
+            graph.inputs[0],
+            graph.outputs[0],
+            done.network.outputs[0],
+        )
         self.shapes = {self.input_name: graph.output_shape[self.input_name]}
         self.depth = depths(done.network)
         clip = graph.metadata.get("clip")
@@ -164,7 +180,7 @@ class ExactNetwork(Network):
         self.max_count = precision.max_count or (counted if self.chip.neuron.graded_inputs else 1)
         self.synapses, self.populations, self.constants = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         self.plan: list[Plan] = []
-        self.scalings: dict[str, Scaling] = {}
+        self._demands: dict[str, Demand] = {}
         self._always_on = {entry.name for entry in done.network.inputs if entry.constant}
         known = {*self.shapes}
         for found in done.layers:
@@ -183,9 +199,11 @@ class ExactNetwork(Network):
         layer, demand = found.layer, found.demand
         neurons, name = layer.neurons, layer.neurons.name
         if (demand.residual != 1).any():
-            raise InputError(f"node {name}: its neurons differ in their gain within a channel, expected one gain for each")
+            raise InputError(
+                f"node {name}: its neurons differ in their gain within a channel, expected one gain for each"
+            )
         scaling = scales.choose(demand, found.scaling, self.chip.neuron)
-        self.scalings[name] = scaling
+        self._demands[name] = demand
         scale, key = float(scaling.scale[0]), name.replace(".", "_")
         gain = float(np.median(np.abs(neurons.gain))) or 1.0
         links, always, back = [], [], None
@@ -201,7 +219,9 @@ class ExactNetwork(Network):
                 )
             else:
                 late = self._late(path, name)
-                links.append(Link(path.source, self._synapse(path, w, grid, gain, len(links), key), late, path.latency))
+                links.append(
+                    Link(path.source, self._synapse(path, w, grid, gain, len(links), key), late, path.latency)
+                )
         first = self.synapses[links[0].synapse] if links else None
         each = math.prod(neurons.shape) // first.weight.shape[0] if first is not None else 1
         drive: np.ndarray | None = demand.drive if demand.drive.any() else None
@@ -260,7 +280,10 @@ class ExactNetwork(Network):
         self, population: ExactNeuron, links: list[Link], constants: list[str], demand: Demand
     ) -> None:
         population.learn_scale(demand.thresholds, scales.whole_sums(demand))
-        for module in (*(self.synapses[link.synapse] for link in links), *(self.constants[c] for c in constants)):
+        for module in (
+            *(self.synapses[link.synapse] for link in links),
+            *(self.constants[c] for c in constants),
+        ):
             module.stretch = population.stretch
 
     def _check_sums(self, found: Rounded, scaling: Scaling, links: list[Link], back: Any) -> bool:
@@ -364,14 +387,104 @@ class ExactNetwork(Network):
                 f"input: found counts from {low:g} to {high:g}, expected 0 to {self.max_count} (--clip, or max_count)"
             )
 
-    # --- what is in it -------------------------------------------------------------------------------------
+    # --- between epochs ------------------------------------------------------------------------------------
 
-    def living(self) -> int:
-        """Weights whose integer is not zero: what a chip stores, each convolution's kernel once."""
+    @torch.no_grad()
+    def stored(self) -> dict[str, Tensor]:
+        """Of every weight, by its name in the state dict, whether its integer is not zero: what a chip stores."""
+        found: dict[str, Tensor] = {}
+        for name, synapse in self.synapses.items():
+            found[f"synapses.{name}.weight"] = synapse.weights() != 0
+        for name, population in self.populations.items():
+            back = population.back()
+            if back is not None:
+                found[f"populations.{name}.recurrent_weights"] = back != 0
+        return found
+
+    @contextmanager
+    def as_stored(self) -> Iterator[None]:
+        """Weights whose integer is zero are zero for a while, so that a pruner ranks, and counts, what a chip stores."""
+        parameters, before = dict(self.named_parameters()), {}
         with torch.no_grad():
-            parts = [synapse.weights() for synapse in self.synapses.values()]
-            parts += [back for p in self.populations.values() if (back := p.back()) is not None]
-            return sum(int(torch.count_nonzero(part)) for part in parts)
+            for name, kept in self.stored().items():
+                weight = parameters[name]
+                before[name] = weight.detach().clone()
+                weight *= kept
+        try:
+            yield
+        finally:
+            parameters = dict(self.named_parameters())
+            with torch.no_grad():
+                for name, values in before.items():
+                    parameters[name].copy_(values)
+
+    @torch.no_grad()
+    def recheck(self, slack: float = 1.25) -> tuple[str, ...]:
+        """Choose the scales of populations anew whose weights a better one would round with a squared error lower by
+        `slack`; their names. Learned scales stay."""
+        changed = []
+        for layer in self.plan:
+            population: Any = self.populations[layer.key]
+            if population.stretch is not None:
+                continue
+            found = self._refitted(layer, population, slack)
+            if found is None:
+                continue
+            scaling, modules, gains = found
+            scale = float(scaling.scale[0])
+            population.rescale(scale, np.asarray(scaling.thresholds))
+            for (module, attribute), gain, (exponent, *_) in zip(
+                modules, gains, scaling.exponents, strict=True
+            ):
+                grid = getattr(module, attribute)
+                setattr(
+                    module, attribute, replace(grid, factor=scale * gain / 2.0**exponent, exponent=exponent)
+                )
+            changed.append(layer.name)
+        return tuple(changed)
+
+    def _refitted(self, layer: Plan, population: ExactNeuron, slack: float) -> Any:
+        """A better scaling of a population, its modules with their grids in the order of its paths, and their gains."""
+        demand = self._demands[layer.name]
+        links, constants, weights, modules, gains = list(layer.links), list(layer.constants), [], [], []
+        gain = float(np.median(np.abs(demand.neurons.gain))) or 1.0
+        for w in demand.weights:
+            own: Any
+            if w.path.source in self._always_on:
+                name = constants.pop(0)
+                first: Any = self.synapses[layer.links[0].synapse] if layer.links else None
+                own, factor, attribute = self.constants[name], 1.0, "grid"
+                values = own.values(None if first is None else first.constant())
+            elif w.path.source == layer.name:
+                own, factor, attribute = population, gain, "back_grid"
+                values = own.recurrent_weights
+            else:
+                own, factor, attribute = self.synapses[links.pop(0).synapse], gain, "grid"
+                values = own.effective()
+            weights.append(
+                _with_weights(w, values.detach().cpu().double().numpy() * factor, demand, self.chip)
+            )
+            modules.append((own, attribute))
+            gains.append(factor)
+        now = replace(demand, weights=weights)
+        current = Scaling(
+            np.array([population.scale]), tuple((getattr(m, a).exponent,) for m, a in modules), population.vth, demand.drive, 0, False
+        )  # fmt: skip
+        better = scales.choose(now, current, self.chip.neuron)
+        worse, best = scales.error_of(now, current), scales.error_of(now, better)
+        return (better, modules, gains) if worse > slack * best else None
+
+
+def _with_weights(w: Weights, values: np.ndarray, demand: Demand, chip: Chip) -> Weights:
+    """The same path with other weights."""
+    map_: Any = w.map
+    if isinstance(map_, Convolution):
+        map_ = replace(map_, weight=values)
+    else:
+        map_ = Matrix(values.reshape(len(demand.group), -1))
+    neurons = demand.neurons
+    found = rows_of(w.path, map_, demand.group, neurons.shape[0], chip, max(w.bits, 2), neurons.name)
+    return replace(found, mode=w.mode, bits=w.bits)
 
 
 def dyadic(scale: float) -> int:
@@ -401,5 +514,3 @@ def _tensor(values: np.ndarray) -> Tensor:
 def _by_channel(values: np.ndarray, each: int) -> bool:
     rows = values.reshape(-1, each)
     return bool((rows == rows[:, :1]).all())
-
-

@@ -70,6 +70,10 @@ class ExactNeuron(Neuron):
         """`scale`, as far as it is learned."""
         return self.scale if self.stretch is None else self.scale * 2.0 ** float(self.stretch)
 
+    def rescale(self, scale: float, thresholds: np.ndarray) -> None:
+        """Another scale, with the thresholds that it makes."""
+        self.scale, self.vth = scale, thresholds.astype(np.int32)
+
     def learn_scale(self, thresholds: np.ndarray | None, whole_sums: np.ndarray) -> None:
         """Let log2 of the scale be learned; thresholds (neurons,) of the float model follow it. whole_sums: see
         `hardware.compile.quantise.threshold_mantissa`."""

@@ -75,6 +75,14 @@ def choose(demand: Demand, found: Scaling, model: NeuronModel) -> Scaling:
     return at(demand, scale, tuple((int(e),) for e in exponents), model)
 
 
+def error_of(demand: Demand, scaling: Scaling) -> float:
+    """The squared error of all weights that lead to a population which has one scale."""
+    return sum(
+        squared_error(w.values(), float(scaling.scale[0]) / 2.0**exponent, w.mode, w.bits)
+        for w, (exponent, *_) in zip(demand.weights, scaling.exponents, strict=True)
+    )
+
+
 def at(demand: Demand, scale: float, exponents: tuple[tuple[int, ...], ...], model: NeuronModel) -> Scaling:
     """Thresholds and biases at a scale, as the compiler rounds them."""
     thresholds = demand.thresholds

@@ -61,7 +61,22 @@ def _scaled(x, factor):
     *(boolean,) * 3,
 )
 def _forward(
-    x, keep_u, keep_v, threshold, bias, u, v, out, membranes, begin, end, first, last, current, spikes, subtract
+    x,
+    keep_u,
+    keep_v,
+    threshold,
+    bias,
+    u,
+    v,
+    out,
+    membranes,
+    begin,
+    end,
+    first,
+    last,
+    current,
+    spikes,
+    subtract,
 ):
     width = len(keep_u)
     ku, kv = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
@@ -149,7 +164,11 @@ def _backward(
         gu, gv = g_u[start : start + n], g_v[start : start + n]
         gb, gl = g_bias[start : start + n], g_leak[start : start + n]
         for t in range(end - 1, begin - 1, -1):
-            row, kept, found = grad[t, start : start + n], membranes[t, start : start + n], grad_x[t, start : start + n]
+            row, kept, found = (
+                grad[t, start : start + n],
+                membranes[t, start : start + n],
+                grad_x[t, start : start + n],
+            )
             if spikes:
                 for i in range(n):
                     level = float32(kept[i]) * per[i]
@@ -219,4 +238,8 @@ def _in_parts(neurons: int, work: Callable[[int, int], Any]) -> None:
         work(0, neurons)
         return
     each = -(-neurons // threads // BLOCK) * BLOCK
-    list(_pool().map(work, range(0, neurons, each), (min(at + each, neurons) for at in range(0, neurons, each))))
+    list(
+        _pool().map(
+            work, range(0, neurons, each), (min(at + each, neurons) for at in range(0, neurons, each))
+        )
+    )

@@ -114,7 +114,9 @@ class ExactConv2d(_Exact, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weights()
         with _plain_sums(x, self):
-            return nn.functional.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
+            return nn.functional.conv2d(
+                x, weight, None, self.stride, self.padding, self.dilation, self.groups
+            )
 
 
 class ExactLinear(_Exact, nn.Linear):

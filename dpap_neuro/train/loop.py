@@ -6,7 +6,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dpap_neuro.data.augmentation import augment
 from dpap_neuro.errors import InputError
 from dpap_neuro.networks.models import Network, logits
 from dpap_neuro.pruning import Pruner, PruneReport
+from dpap_neuro.pruning.masks import count
 from dpap_neuro.pruning.statistics import reduce_over_ranks
 from dpap_neuro.train import distributed
 from dpap_neuro.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -244,7 +245,11 @@ def _train(
             raise InputError(
                 f"network: its read-out never spiked in {silent} epochs, expected activity (lower the threshold)"
             )
-        report = pruner.end_epoch(epoch, optimizer)
+        with model.as_stored():
+            report = pruner.end_epoch(epoch, optimizer)
+        pruner.masks.apply()
+        model.recheck()
+        report = _as_stored(report, pruner, model)
         if settings.compact:
             pruner.compact(optimizer)
         shown = _kept(pruner)
@@ -280,6 +285,20 @@ def _train(
     model.eval()
     history.seconds = time.perf_counter() - begin
     return history
+
+
+def _as_stored(report: PruneReport, pruner: Pruner, model: Network) -> PruneReport:
+    """The report with what a chip stores in place of what is not pruned: a weight may be rounded to zero."""
+    stored = model.stored()
+    if stored is None:
+        return report
+    masks = {
+        p.name: pruner.masks.weights[p.name].to(kept.device) & kept
+        for p in pruner.structure.projections.values()
+        if (kept := stored.get(p.parameter_name)) is not None
+    }
+    remaining = sum(count(mask) for mask in masks.values())
+    return replace(report, remaining=remaining, synapses_remaining=pruner.masks.synapse_count(masks))
 
 
 def _augmented(x: Tensor, settings: TrainSettings, generator: torch.Generator) -> Tensor:

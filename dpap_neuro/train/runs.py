@@ -1,6 +1,7 @@
 """A training run as a user starts it: data by name, a model, a pruner; and the folder it is kept in.
 
-A run folder holds `weights.safetensors`, `run.json` (settings and history) and, of a spiking network, `model.nir`.
+A run folder holds `weights.safetensors`, `run.json` (settings and history) and, of a spiking network, `model.nir`. Of one that
+was trained on a chip's integers, run.json says the precision, and model.nir holds the integers.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from safetensors.torch import load_file, save_file
 
 from dpap_neuro.data import Binning, Opened, open_both
 from dpap_neuro.errors import InputError
-from dpap_neuro.exchange.nir_export import to_nir, without_dead_units, write_nir
+from dpap_neuro.exchange.nir_export import plain_metadata, to_nir, without_dead_units, write_nir
 from dpap_neuro.exchange.nir_import import IMPORTED, ImportedNetwork, from_file
 from dpap_neuro.files import make_folder, write_json, write_whole
 from dpap_neuro.networks.models import RELU, ModelSettings, Network, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
+from dpap_neuro.precision import export
+from dpap_neuro.precision.network import ExactNetwork, Precision
 from dpap_neuro.pruning import Pruner, PruneReport
 from dpap_neuro.train.loop import Epoch, History, TrainSettings, train
+from hardware.graph.parsing import read_graph
 
 Data = tuple[np.ndarray, np.ndarray]
 
@@ -109,7 +113,7 @@ def model_settings(
 
 def train_run(
     split: Split,
-    model: ModelSettings | ImportedNetwork,
+    model: ModelSettings | ImportedNetwork | ExactNetwork,
     pruner: Pruner,
     settings: TrainSettings,
     device: torch.device,
@@ -119,7 +123,7 @@ def train_run(
 ) -> tuple[Network, History]:
     """Build a network from the seed, or take one of a file, and train it; or go on from `checkpoint` (see
     `training.train`)."""
-    network = model if isinstance(model, ImportedNetwork) else build_model(model, settings.seed)
+    network = build_model(model, settings.seed) if isinstance(model, ModelSettings) else model
     history = train(
         network, pruner, split.train, split.test, settings, device, on_batch, on_epoch, checkpoint
     )
@@ -129,6 +133,8 @@ def train_run(
 def graph_of(network: Network, split_metadata: dict[str, Any]) -> nir.NIRGraph:
     """The network as NIR, with how to feed it in the metadata (see `metadata_of`)."""
     settings = network.settings
+    if isinstance(network, ExactNetwork):
+        return export.to_nir(network, **plain_metadata({"readout": settings.readout, **split_metadata}))
     return to_nir(
         network, settings.input_shape, settings.neuron.dt, readout=settings.readout, **split_metadata
     )
@@ -170,6 +176,7 @@ def save_run(
             "history": [asdict(e) for e in history.epochs],
             "seconds": history.seconds,
             "compact": compact,
+            **({"precision": network.precision.to_dict()} if isinstance(network, ExactNetwork) else {}),
         },
     )
 
@@ -203,6 +210,13 @@ def load_run(folder: str | Path) -> tuple[Network, dict[str, Any]]:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"{folder}: damaged run ({type(error).__name__}: {error})") from None
+    if values.get("precision") is not None:
+        try:
+            precision = Precision(**values["precision"])
+        except TypeError as error:
+            raise InputError(f"{folder}: damaged run (precision: {error})") from None
+        # The integers are what was trained; the floats behind them lie in weights.safetensors.
+        return ExactNetwork(read_graph(folder / "model.nir"), settings, precision).eval(), metadata
     if settings.name == IMPORTED:
         return from_file(folder / "model.nir").eval(), metadata
     try:

@@ -21,7 +21,6 @@ where an IF starts. What the chip can do to a neuron is `hardware.chip.chips.Neu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -112,7 +112,9 @@ def read(metadata: Mapping[str, Any], bits: int) -> Pins | None:
     try:
         pins = _pins(json.loads(metadata[KEY]))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
-        raise HardwareError(f"metadata {KEY!r}: expected the scales of a network trained on integers") from None
+        raise HardwareError(
+            f"metadata {KEY!r}: expected the scales of a network trained on integers"
+        ) from None
     return pins if bits >= pins.bits else None
 
 
