@@ -53,6 +53,8 @@ from hardware.network.integer import Reset
 from hardware.network.timing import Timing, depths
 
 LARGEST_COUNT = 255
+# Share of the squared weights below which their rounding is not worth another scale.
+WORTH = 1e-3
 
 
 @dataclass(frozen=True)
@@ -286,6 +288,12 @@ class ExactNetwork(Network):
         ):
             module.stretch = population.stretch
 
+    def add_norm(self, layer: Plan, norm: nn.Module) -> None:
+        """Let a batch norm be folded into a layer's only synapse, and its shift be the layer's bias."""
+        self.synapses[layer.links[0].synapse].norm = norm
+        at = self.plan.index(layer)
+        self.plan[at] = replace(layer, biased=not layer.constants)
+
     def _check_sums(self, found: Rounded, scaling: Scaling, links: list[Link], back: Any) -> bool:
         """Whether sums are to be watched. Raises InputError, naming the layer, where they pass what is exact already."""
         total, watched = 0, False
@@ -342,7 +350,7 @@ class ExactNetwork(Network):
                 arriving = _later(values[link.source], link.late)
                 if not isinstance(synapse, ExactConv2d):
                     arriving = arriving.flatten(2)
-                current = synapse(arriving.flatten(0, 1)).reshape(*x.shape[:2], *shape)
+                current = synapse.seen(synapse(arriving.flatten(0, 1))).reshape(*x.shape[:2], *shape)
                 total = current if total is None else total + current
                 if layer.watched:
                     parts.append(synapse.weights())
@@ -387,6 +395,23 @@ class ExactNetwork(Network):
                 f"input: found counts from {low:g} to {high:g}, expected 0 to {self.max_count} (--clip, or max_count)"
             )
 
+    def get_extra_state(self) -> Tensor:
+        """Scales and exponents, in the plan's order, which training may choose anew."""
+        return torch.tensor(
+            [value for layer in self.plan for value in self._scaling_of(layer)], dtype=torch.float64
+        )
+
+    def set_extra_state(self, state: Tensor) -> None:
+        values = state.tolist()
+        for layer in self.plan:
+            now = self._scaling_of(layer)
+            given, values = values[: len(now)], values[len(now) :]
+            if given != now:
+                exponents = tuple((int(e),) for e in given[1:])
+                self._rescale(
+                    layer, scales.at(self._demands[layer.name], given[0], exponents, self.chip.neuron)
+                )
+
     # --- between epochs ------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -421,58 +446,63 @@ class ExactNetwork(Network):
     @torch.no_grad()
     def recheck(self, slack: float = 1.25) -> tuple[str, ...]:
         """Choose the scales of populations anew whose weights a better one would round with a squared error lower by
-        `slack`; their names. Learned scales stay."""
+        `slack`, where that error is worth it; their names. Learned scales stay."""
         changed = []
         for layer in self.plan:
-            population: Any = self.populations[layer.key]
-            if population.stretch is not None:
+            if self.populations[layer.key].stretch is not None:
                 continue
-            found = self._refitted(layer, population, slack)
-            if found is None:
-                continue
-            scaling, modules, gains = found
-            scale = float(scaling.scale[0])
-            population.rescale(scale, np.asarray(scaling.thresholds))
-            for (module, attribute), gain, (exponent, *_) in zip(
-                modules, gains, scaling.exponents, strict=True
-            ):
-                grid = getattr(module, attribute)
-                setattr(
-                    module, attribute, replace(grid, factor=scale * gain / 2.0**exponent, exponent=exponent)
-                )
-            changed.append(layer.name)
+            now, current = self._now(layer)
+            better = scales.choose(now, current, self.chip.neuron)
+            error, size = (
+                scales.error_of(now, current),
+                sum(float((w.values() ** 2).sum()) for w in now.weights),
+            )
+            if error > max(slack * scales.error_of(now, better), WORTH * size):
+                self._rescale(layer, better)
+                changed.append(layer.name)
         return tuple(changed)
 
-    def _refitted(self, layer: Plan, population: ExactNeuron, slack: float) -> Any:
-        """A better scaling of a population, its modules with their grids in the order of its paths, and their gains."""
-        demand = self._demands[layer.name]
-        links, constants, weights, modules, gains = list(layer.links), list(layer.constants), [], [], []
+    def _paths(self, layer: Plan) -> Iterator[tuple[Weights, Any, str, float]]:
+        """Of each path of a population its weights as they were, its module, where that keeps its grid, and the gain that its
+        parameters do not have."""
+        demand, links, constants = self._demands[layer.name], list(layer.links), list(layer.constants)
         gain = float(np.median(np.abs(demand.neurons.gain))) or 1.0
         for w in demand.weights:
-            own: Any
             if w.path.source in self._always_on:
-                name = constants.pop(0)
-                first: Any = self.synapses[layer.links[0].synapse] if layer.links else None
-                own, factor, attribute = self.constants[name], 1.0, "grid"
-                values = own.values(None if first is None else first.constant())
+                yield w, self.constants[constants.pop(0)], "grid", 1.0
             elif w.path.source == layer.name:
-                own, factor, attribute = population, gain, "back_grid"
-                values = own.recurrent_weights
+                yield w, self.populations[layer.key], "back_grid", gain
             else:
-                own, factor, attribute = self.synapses[links.pop(0).synapse], gain, "grid"
-                values = own.effective()
-            weights.append(
-                _with_weights(w, values.detach().cpu().double().numpy() * factor, demand, self.chip)
-            )
-            modules.append((own, attribute))
-            gains.append(factor)
-        now = replace(demand, weights=weights)
-        current = Scaling(
-            np.array([population.scale]), tuple((getattr(m, a).exponent,) for m, a in modules), population.vth, demand.drive, 0, False
-        )  # fmt: skip
-        better = scales.choose(now, current, self.chip.neuron)
-        worse, best = scales.error_of(now, current), scales.error_of(now, better)
-        return (better, modules, gains) if worse > slack * best else None
+                yield w, self.synapses[links.pop(0).synapse], "grid", gain
+
+    def _scaling_of(self, layer: Plan) -> list[float]:
+        population: Any = self.populations[layer.key]
+        return [population.scale, *(float(getattr(m, at).exponent) for _, m, at, _ in self._paths(layer))]
+
+    def _now(self, layer: Plan) -> tuple[Demand, Scaling]:
+        """What a population asks of its scale with the weights as they are, and the scale that it has."""
+        demand, weights = self._demands[layer.name], []
+        first: Any = self.synapses[layer.links[0].synapse] if layer.links else None
+        for w, module, _, gain in self._paths(layer):
+            if isinstance(module, Constant):
+                values = module.values(None if first is None else first.constant())
+            else:
+                values = module.recurrent_weights if isinstance(module, ExactNeuron) else module.effective()
+            weights.append(_with_weights(w, values.detach().cpu().double().numpy() * gain, demand, self.chip))
+        population: Any = self.populations[layer.key]
+        exponents = tuple((getattr(m, at).exponent,) for _, m, at, _ in self._paths(layer))
+        scale = np.array([population.scale])
+        return replace(demand, weights=weights), Scaling(
+            scale, exponents, population.vth, demand.drive, 0, False
+        )
+
+    def _rescale(self, layer: Plan, scaling: Scaling) -> None:
+        population: Any = self.populations[layer.key]
+        scale = float(scaling.scale[0])
+        population.rescale(scale, np.asarray(scaling.thresholds))
+        for (_, module, at, gain), (exponent, *_) in zip(self._paths(layer), scaling.exponents, strict=True):
+            factor = scale * gain / 2.0**exponent
+            setattr(module, at, replace(getattr(module, at), factor=factor, exponent=exponent))
 
 
 def _with_weights(w: Weights, values: np.ndarray, demand: Demand, chip: Chip) -> Weights:

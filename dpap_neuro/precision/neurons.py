@@ -26,8 +26,7 @@ class ExactNeuron(Neuron):
     feeds itself, a step later, and how they are rounded. stretch: see `dpap_neuro.precision.synapses.rounded`.
     """
 
-    stretch: Tensor | None = None
-    floats: tuple[np.ndarray, np.ndarray] | None = None
+    stretch: Tensor | None
 
     def __init__(
         self,
@@ -42,6 +41,8 @@ class ExactNeuron(Neuron):
         back_grid: Grid | None = None,
     ) -> None:
         super().__init__(settings)
+        self.stretch = None
+        self.floats: tuple[np.ndarray, np.ndarray] | None = None
         self.shape, self.model, self.scale = neurons.shape, model, scale
         self.spikes = neurons.threshold is not None
         self.subtract = self.spikes and neurons.reset == "subtract"
@@ -68,7 +69,7 @@ class ExactNeuron(Neuron):
     @property
     def scale_now(self) -> float:
         """`scale`, as far as it is learned."""
-        return self.scale if self.stretch is None else self.scale * 2.0 ** float(self.stretch)
+        return self.scale if self.stretch is None else self.scale * 2.0 ** float(self.stretch.detach())
 
     def rescale(self, scale: float, thresholds: np.ndarray) -> None:
         """Another scale, with the thresholds that it makes."""

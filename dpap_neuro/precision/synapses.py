@@ -69,7 +69,7 @@ def rounded(weight: Tensor, grid: Grid, stretch: Tensor | None = None, alive: Te
 
     stretch: what is learned of log2 of the factor. alive: 0 for what stays zero, else 1.
     """
-    factor = grid.factor if stretch is None else grid.factor * 2.0 ** float(stretch)
+    factor = grid.factor if stretch is None else grid.factor * 2.0 ** float(stretch.detach())
     mantissas = _Rounded.apply(weight if alive is None else weight * alive, stretch, grid, factor)
     return mantissas if grid.exponent == 0 else mantissas * 2.0**grid.exponent
 
@@ -84,8 +84,8 @@ class _Exact:
     """What `ExactConv2d` and `ExactLinear` add to PyTorch's layers."""
 
     grid: Grid
-    stretch: Tensor | None = None
-    norm: Any = None
+    stretch: Tensor | None
+    norm: Any
     alive: Tensor | None
     weight: nn.Parameter
     bias: nn.Parameter | None
@@ -99,8 +99,16 @@ class _Exact:
         return rounded(self.effective(), self.grid, self.stretch, self.alive)
 
     def constant(self) -> Tensor | None:
-        """The bias (channels,) that comes with these weights, with a batch norm folded in; None where there is none."""
-        return self.bias if self.norm is None else self.norm.shifted(self.bias)
+        """The bias (channels,) that comes with these weights, or a batch norm's shift; None where there is none."""
+        return self.bias if self.norm is None else self.norm.shifted()
+
+    def seen(self, sums: Tensor) -> Tensor:
+        """The layer's sums (N, channels, ...), which a batch norm has looked at."""
+        if self.norm is None:
+            return sums
+        stretch = 1.0 if self.stretch is None else 2.0 ** float(self.stretch.detach())
+        self.norm.factor = self.grid.factor * 2.0**self.grid.exponent * stretch
+        return self.norm(sums)
 
 
 class ExactConv2d(_Exact, nn.Conv2d):
@@ -109,6 +117,7 @@ class ExactConv2d(_Exact, nn.Conv2d):
     def __init__(self, grid: Grid, *sizes: Any, **options: Any) -> None:
         super().__init__(*sizes, **options)
         self.grid = grid
+        self.stretch = self.norm = None
         self.register_buffer("alive", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,6 +134,7 @@ class ExactLinear(_Exact, nn.Linear):
     def __init__(self, grid: Grid, *sizes: Any, **options: Any) -> None:
         super().__init__(*sizes, **options)
         self.grid = grid
+        self.stretch = self.norm = None
         self.register_buffer("alive", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
