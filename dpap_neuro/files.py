@@ -1,36 +1,44 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, see `hardware.files.whole`; and folders for results."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dpap_neuro.errors import InputError
+from hardware.files.whole import check_output, write_bytes, write_hdf5, write_stream
+
+__all__ = [
+    "check_folder",
+    "check_output",
+    "make_folder",
+    "write_bytes",
+    "write_hdf5",
+    "write_json",
+    "write_picture",
+    "write_stream",
+    "write_text",
+]
 
 
-def write_whole(path: str | Path, write: Callable[[Path], object]) -> None:
-    """`write` to a temporary file beside `path`, of the same suffix, renamed when it is whole.
+def write_text(path: str | Path, text: str) -> None:
+    """UTF-8, whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
 
-    Raises InputError where the folder cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+
+def write_picture(figure: Any, path: str | Path) -> None:
+    """A matplotlib figure in the format of the file's suffix."""
+    memory = io.BytesIO()
+    figure.savefig(memory, dpi=120, format=Path(path).suffix.lstrip("."))
+    write_bytes(path, memory.getbuffer())
 
 
 def write_json(path: str | Path, values: Any) -> None:
     """Indented JSON."""
-    text = json.dumps(values, indent=2) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(values, indent=2) + "\n")
 
 
 def check_folder(path: str | Path) -> None:
@@ -41,7 +49,7 @@ def check_folder(path: str | Path) -> None:
         raise InputError(f"{path}: cannot be written, expected {there} to be a folder open for writing")
 
 
-def make_folder(path: str | Path) -> Path:
+def make_folder(path: str | os.PathLike[str]) -> Path:
     """The folder, made where it is missing. Raises InputError where it cannot be."""
     path = Path(path)
     try:

@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from dpap_neuro.networks import scan_triton
-from dpap_neuro.networks.dynamics import DYNAMICS
+from dpap_neuro.networks.dynamics import DYNAMICS, Dynamics
 from dpap_neuro.precision import scan_triton as exact_triton
 from dpap_neuro.precision.scan import Integers
 
@@ -79,7 +79,8 @@ def build_exact(target):
 def build(target):
     """Kernels of every kind of neuron and every case, one for each launch."""
     built = launched(target, scan_triton)
-    for kind in DYNAMICS.values():
+    # Of Norse's LIFBox the parameters, not the step, say the reset.
+    for kind in (*DYNAMICS.values(), Dynamics(current=False, leak=True, spikes=True, subtracts=True)):
         for shape, width, dtype in CASES:
             for learned in (False, True):
                 x = torch.zeros(shape, dtype=dtype)

@@ -32,10 +32,11 @@ def activity(spikes, delta):
 
 
 class Layer:
-    """M, theta and A of one layer of post neurons and pre neurons."""
+    """M, theta and A of one layer of post neurons and pre neurons; in groups, post hears the pre of its group alone."""
 
-    def __init__(self, post, pre):
-        self.m = np.zeros((post, pre))
+    def __init__(self, post, pre, groups=1):
+        self.groups = groups
+        self.m = np.zeros((post, pre // groups))
         self.a = np.zeros(post)
         self.seen = 0
 
@@ -44,8 +45,9 @@ class Layer:
         theta = [self.a[i] / self.seen if self.seen else 0.0 for i in range(len(self.a))]
         for b in range(post.shape[0]):
             for i in range(post.shape[1]):
-                for j in range(pre.shape[1]):
-                    self.m[i, j] += post[b, i] * (post[b, i] - theta[i]) * pre[b, j]
+                first = i // (post.shape[1] // self.groups) * self.m.shape[1]
+                for j in range(self.m.shape[1]):
+                    self.m[i, j] += post[b, i] * (post[b, i] - theta[i]) * pre[b, first + j]
         for b in range(post.shape[0]):
             for i in range(post.shape[1]):
                 self.a[i] += post[b, i]

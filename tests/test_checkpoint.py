@@ -1,5 +1,6 @@
 """An interrupted and resumed run equals an uninterrupted one bit for bit; nothing else gets in."""
 
+import errno
 import json
 import random
 
@@ -11,7 +12,7 @@ torch = pytest.importorskip("torch")
 from pruning_samples import Lif, conv_net, events  # noqa: E402
 from torch import nn  # noqa: E402
 
-from dpap_neuro.errors import InputError  # noqa: E402
+from dpap_neuro.errors import BadInput, InputError  # noqa: E402
 from dpap_neuro.pruning import make_pruner  # noqa: E402
 from dpap_neuro.train.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 
@@ -115,19 +116,27 @@ def test_only_the_last_checkpoint_is_kept_and_no_temporary_files(tmp_path):
     assert {index["weights"], index["training"]} == set(names[1:]) and index["epoch"] == 1
 
 
-def test_an_interrupted_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("full_at", [1, 2, 3])
+def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(full_at, tmp_path, monkeypatch):
     run = Run("dpap")
     run.save(tmp_path, 0)
     before = {k: v.clone() for k, v in run.state().items()}
     run.epochs(0, 1)
 
-    def fail(*args, **kwargs):
-        raise OSError("disk full")
+    names = sorted(p.name for p in tmp_path.iterdir())
+    writes = 0
 
-    monkeypatch.setattr("dpap_neuro.train.checkpoint.json.dump", fail)
-    with pytest.raises(OSError, match="disk full"):
+    def fail(handle):
+        nonlocal writes
+        writes += 1
+        if writes == full_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hardware.files.whole.os.fsync", fail)
+    with pytest.raises(BadInput, match=r"cannot be written \(No space left on device\)"):
         run.save(tmp_path, 1)
     monkeypatch.undo()
+    assert writes == full_at and sorted(p.name for p in tmp_path.iterdir()) == names
     again = Run("dpap")
     assert again.load(tmp_path).epoch == 0
     after = again.state()

@@ -16,8 +16,10 @@ from graph_samples import graph, inp, lif, out
 from typer.testing import CliRunner
 
 from dpap_neuro.cli import app, main, placing
+from dpap_neuro.data import Binning, open_dataset, rasters
 from dpap_neuro.deploy import comparison, evaluation
-from hardware.chip.chips import load_chip
+from dpap_neuro.deploy.opening import CompileOptions, open_model
+from dpap_neuro.deploy.recordings import Recordings
 from hardware.files.network_file import save
 from hardware.network.integer import Network, Population
 from hardware.placement import place
@@ -81,7 +83,7 @@ def fails(monkeypatch, capsys, *arguments) -> str:
 
 def test_cores_says_what_the_placement_says(models):
     found = run("cores", models[0], "--chip", "loihi1")
-    placement = place(evaluation.open_model(models[0]).integers(), "loihi1")
+    placement = place(open_model(models[0], CompileOptions("loihi1")).integers(), "loihi1")
     expected = placement.to_dict()
     assert {key: found[key] for key in KEYS} == {key: expected[key] for key in KEYS}
     assert found["cores"] == 2 and found["fits"] and sum(found["synapses_per_core"]) == found["synapses"]
@@ -114,12 +116,12 @@ def test_measured_spikes_weigh_what_crosses(models):
     found = run("cores", models[0], "--chip", "loihi1", "--dataset", "digits", "--limit", 5)
     assert plain["crossing_spikes_unit"] == "each neuron once"
     assert found["crossing_spikes_unit"] == "per recording"
-    opened = evaluation.open_model(models[0])
-    rates = evaluation.measured_rates(opened, evaluation.Recordings("digits", limit=5))
+    opened = open_model(models[0], CompileOptions("loihi1"))
+    rates = evaluation.measured_rates(opened, Recordings("digits", limit=5))
     network = opened.integers()
-    digits = evaluation.open_dataset("digits", None, "test")
-    chosen = evaluation.chosen_recordings(digits, 5)
-    raster = np.concatenate(list(evaluation.recordings(digits, chosen, evaluation.Binning(5, None, 4), {})))
+    digits = open_dataset("digits", None, "test").recordings
+    few = [digits[i] for i in np.linspace(0, len(digits) - 1, 5).astype(int)]
+    raster = rasters(few, Binning(5, None, 4), (34, 34, 2))
     counts = simulator.simulate(network, raster).counts["n1"]
     np.testing.assert_allclose(rates["n1"], counts.mean(axis=0))
     np.testing.assert_allclose(rates["input"], (raster > 0).sum(axis=1).mean(axis=0))
@@ -131,7 +133,7 @@ def test_compare_puts_networks_side_by_side(models, tmp_path):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     dense, pruned = found["networks"]
     for path, values in zip(models, found["networks"], strict=True):
-        placement = place(evaluation.open_model(path).integers(), "loihi1")
+        placement = place(open_model(path, CompileOptions("loihi1")).integers(), "loihi1")
         counts = placement.synapses_per_core
         assert values["synapses_per_core"] == counts.tolist() and values["synapses"] == counts.sum()
         assert values["synapses_per_core_median"] == np.median(counts)
@@ -189,7 +191,7 @@ def test_a_network_without_an_input_is_one_line(tmp_path, monkeypatch, capsys):
 
 
 def test_labels_are_as_long_as_they_must_be(models):
-    network = comparison.compare([models[1]], load_chip("loihi2"))[0]
+    network = comparison.compare([models[1]], CompileOptions())[0]
     from dataclasses import replace
 
     def of(*names):

@@ -20,7 +20,7 @@ from graph_samples import graph, inp, lif, out
 from typer.testing import CliRunner
 
 from dpap_neuro.cli import app, main
-from dpap_neuro.deploy import evaluation
+from dpap_neuro.deploy.simulation import run_lava
 from hardware.chip.chips import load_chip
 from hardware.compile.compiler import compile_graph
 from hardware.files.network_file import load, save
@@ -199,7 +199,7 @@ def test_lavas_clock_is_taken_out(model, instead_of_lava):
         assert fixed[key] == chip[key]
     network = compile_graph(read_graph(model), "loihi1")[0]
     x = np.random.default_rng(0).integers(0, 3, (2, 9, 2, 34, 34))
-    aligned, differing = evaluation.run_lava(network, x, ["n1"])
+    aligned, differing = run_lava(network, x, ["n1"])
     ours = simulator.simulate(network, x, record=["n1"])
     assert differing == 0
     np.testing.assert_array_equal(aligned.output, ours.output)
@@ -237,7 +237,7 @@ def test_real_lava_differs_nowhere(model, tmp_path):
         (("simulate", "{m}"), "--dataset"),
         (("simulate", "{m}", "--dataset", "digits", "--input", "{t}/x.npy"), "either"),
         (("simulate", "{m}", "--input", "{t}/none.npy"), "none.npy"),
-        (("simulate", "{m}", "--input", "{m}"), "not an .npy"),
+        (("simulate", "{m}", "--input", "{m}"), "not an .npz or .npy"),
         (("simulate", "{m}", "--dataset", "digits", "--backend", "float"), "float"),
         (("simulate", "{m}", "--dataset", "digits", "--record", "n9", "--out", "{t}/s.npz"), "n9"),
         (("simulate", "{m}", "--dataset", "digits", "--record", "n1"), "--out"),
@@ -292,7 +292,7 @@ def test_a_file_that_keeps_bins_no_recording_has(model, tmp_path, monkeypatch, c
     network = compile_graph(read_graph(model), "loihi1")[0]
     save(replace(network, metadata={**network.metadata, "kept_bins": np.array([0, 9])}), tmp_path / "m.h5")
     arguments = ("evaluate", tmp_path / "m.h5", "--dataset", "digits", "--backend", "fixed", "--limit", "1")
-    assert "keeps bin 9, the recordings have 5" in fails(monkeypatch, capsys, *arguments)
+    assert "found 9, expected below the 5 time bins" in fails(monkeypatch, capsys, *arguments)
 
 
 def test_names_are_printed_as_they_are(tmp_path):

@@ -24,6 +24,8 @@ from typer.testing import CliRunner
 from dpap_neuro.cli import app, main
 from dpap_neuro.data import Binning, open_dataset
 from dpap_neuro.deploy.evaluation import evaluate
+from dpap_neuro.deploy.opening import open_model
+from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.train import loop, runs, sweeps
 
 ROOT = Path(__file__).parents[1]
@@ -86,18 +88,22 @@ def fails(monkeypatch, capsys, *arguments: str) -> str:
         ("cubalif", nir.CubaLIF, ("--readout", "membrane")),
         ("if", nir.IF, ()),
         ("plif", nir.LIF, ()),
+        ("lif", nir.LIF, ("--reset", "subtract")),
+        ("cubalif", nir.CubaLIF, ("--reset", "subtract", "--current-decay", "0.7")),
     ],
 )
 def test_every_neuron_learns_and_does_in_the_file_what_it_did_in_training(folder, tmp_path, cell, node, more):
     train(folder, tmp_path, "--neuron", cell, "--pruner", "dpap", "--sparsity", "0.5", *more)
-    nodes = nir.read(tmp_path / "model.nir").nodes.values()
+    graph = nir.read(tmp_path / "model.nir")
+    nodes, reset = graph.nodes.values(), graph.metadata["reset"]
+    assert reset == ("subtract" if "subtract" in more else "zero")
     assert sum(isinstance(n, node) for n in nodes) == (1 if "membrane" in more else 2)
     history = json.loads((tmp_path / "run.json").read_text())["history"]
     assert history[-1]["loss"] < history[0]["loss"] and history[-1]["remaining"] < history[0]["parameters"]
     network, _ = runs.load_run(tmp_path)
     rasters = open_dataset("nmnist", folder, "all").rasters(Binning(bins=6, clip=4))
     expected = loop.predict(network, rasters, torch.device("cpu"))
-    exact = evaluate(tmp_path / "model.nir", "nmnist", folder, "all")
+    exact = evaluate(open_model(tmp_path / "model.nir"), Recordings("nmnist", folder, "all"))
     assert (exact.predictions == expected).sum() >= 29
     chip = evaluated(folder, tmp_path / "model.nir", "fixed")
     assert exact.spikes > 0 and chip["spikes"] == pytest.approx(exact.spikes, rel=0.15)

@@ -10,8 +10,8 @@ from torch import nn  # noqa: E402
 from dpap_neuro.errors import InputError  # noqa: E402
 from dpap_neuro.pruning import make_pruner  # noqa: E402
 from dpap_neuro.pruning.compaction import compact  # noqa: E402
+from dpap_neuro.pruning.finding import find_structure  # noqa: E402
 from dpap_neuro.pruning.masks import Masks  # noqa: E402
-from dpap_neuro.pruning.structure import find_structure  # noqa: E402
 
 
 def shaken(model, seed=0, scale=0.5):

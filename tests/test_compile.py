@@ -297,7 +297,10 @@ def test_the_file_says_which_reset():
         compile_graph(soft, "loihi2", dt=0.001, reset="soft")
     with pytest.raises(HardwareError, match=r"v_threshold is -0\.7, expected 0 or more"):
         compile_graph(
-            chain(lif(6, v_threshold=-0.7, v_reset=-1), np.random.default_rng(0)), "loihi2", 0.001, reset="subtract"
+            chain(lif(6, v_threshold=-0.7, v_reset=-1), np.random.default_rng(0)),
+            "loihi2",
+            0.001,
+            reset="subtract",
         )
 
 

@@ -33,7 +33,7 @@ def test_without_sanafe_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(energy, "available", lambda: False)
     net = network(np.full((4, 5), 200))
     with pytest.raises(HardwareError, match=r"dpap-neuro\[energy\]"):
-        energy.estimate(net, place(net, "loihi1"), np.zeros((1, 3, 5), int))
+        energy.estimate(net, place(net, "loihi1"), {})
 
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -49,7 +49,7 @@ def test_every_event_is_charged():
     raster = np.zeros((2, 3, 5), dtype=np.int64)
     raster[0, 0, :2] = 1
     raster[1, 1, 0] = 3
-    found = energy.estimate(net, placement, raster)
+    found = energy.estimate(net, placement, energy.chip_spikes(net, raster))
     # Three neurons hear each of three input spikes; two of these fall in one step. Their spikes reach one neuron.
     heard, fired = 3 * 3, 3 * 2
     assert (found.samples, found.steps, found.spikes, found.events) == (2, 5, fired / 2, (heard + fired) / 2)
@@ -82,20 +82,20 @@ def test_energy_grows_with_spikes_and_with_cores():
     together = place(net, "loihi1")
     apart = place(net, replace(load_chip("loihi1"), neurons_per_core=30))
     assert apart.cores > 2 * together.cores
-    quiet = energy.estimate(net, together, few.astype(int))
-    busy = energy.estimate(net, together, many.astype(int))
-    spread = energy.estimate(net, apart, many.astype(int))
+    quiet = energy.estimate(net, together, energy.chip_spikes(net, few.astype(int)))
+    busy = energy.estimate(net, together, energy.chip_spikes(net, many.astype(int)))
+    spread = energy.estimate(net, apart, energy.chip_spikes(net, many.astype(int)))
     assert busy.spikes > 2 * quiet.spikes and busy.energy > quiet.energy and busy.latency > quiet.latency
     assert spread.network > 1.5 * busy.network
     assert spread.synapse == pytest.approx(busy.synapse) and spread.soma == pytest.approx(busy.soma)
-    assert energy.estimate(net, together, few.astype(int)) == quiet
+    assert energy.estimate(net, together, energy.chip_spikes(net, few.astype(int))) == quiet
 
 
 @needs_sanafe
 def test_more_than_sanafes_loihi_holds_is_refused():
     net = network(np.full((2000, 5), 200), hidden=2000)
     with pytest.raises(HardwareError, match="place on loihi1"):
-        energy.estimate(net, place(net, "loihi2"), np.zeros((1, 3, 5), int))
+        energy.estimate(net, place(net, "loihi2"), energy.chip_spikes(net, np.zeros((1, 3, 5), int)))
 
 
 @needs_sanafe

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# The wings that stand on both packages: commands, what is behind them, and what opens `.nir` files. Errors have one parent.
-BOTH = {"cli", "deploy", "exchange", "errors.py"}
+# The wings that stand on both packages: commands, what is behind them, and what opens `.nir` files. Errors have one
+# parent, and files are written in one way.
+BOTH = {"cli", "deploy", "exchange", "errors.py", "files.py"}
 
 
 def imports(path: Path) -> set[str]:

@@ -349,6 +349,17 @@ def test_another_python_without_lava_is_one_line():
 # --- another interpreter ---
 
 
+def test_another_python_gets_this_package_alone(tmp_path, monkeypatch):
+    """Not the folder that it is installed in, with the packages of this Python."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\necho $PYTHONPATH/* $PYTHONPATH/*/errors.py | sed "s;$PYTHONPATH/;;g" >&2\nexit 1\n'
+    )
+    python.chmod(0o755)
+    refused("python: hardware hardware/errors.py; it needs", lava.run_elsewhere, python, one_neuron([2]), ONE)
+
+
 @needs_other
 def test_run_elsewhere():
     rng = np.random.default_rng(4)

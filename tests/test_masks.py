@@ -8,8 +8,8 @@ from pruning_samples import conv_net, events  # noqa: E402
 from torch import nn  # noqa: E402
 
 from dpap_neuro.errors import InputError  # noqa: E402
+from dpap_neuro.pruning.finding import find_structure  # noqa: E402
 from dpap_neuro.pruning.masks import Masks, clear, kept_bits  # noqa: E402
-from dpap_neuro.pruning.structure import find_structure  # noqa: E402
 
 
 def prepared(seed=0):

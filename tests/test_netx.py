@@ -285,7 +285,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(h5py.Group, "create_dataset", fail)
+    monkeypatch.setattr("hardware.files.whole.os.fsync", fail)
     with pytest.raises(HardwareError, match="No space left"):
         write_net(chain(), path)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
@@ -295,7 +295,7 @@ def test_a_missing_folder_is_said_in_short(tmp_path):
     path = tmp_path / "none" / "a.net"
     with pytest.raises(HardwareError) as error:
         write_net(chain(), path)
-    assert str(error.value) == f"cannot write {path}: No such file or directory"
+    assert str(error.value) == f"{path}: cannot be written, {path.parent} is no folder"
 
 
 def edited(path, change):

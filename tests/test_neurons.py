@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 pytest.importorskip("torch")
@@ -11,11 +13,11 @@ import norse.torch as norse
 import torch
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.networks import NEURONS
 from dpap_neuro.networks.neurons import (
     IF,
     LI,
     LIF,
-    NEURONS,
     READOUTS,
     CubaLI,
     CubaLIF,
@@ -62,6 +64,34 @@ def test_lif_by_hand_with_every_parameter():
         v = -0.2 if v > 0.3 else v
     lif = LIF(SETTINGS, tau_mem=0.05, v_leak=0.1, v_th=0.3, v_reset=-0.2, gain=2.0)
     assert 0 < sum(expected) < len(expected) and lif(x).flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("kind", [LIF, CubaLIF, IF])
+def test_reset_by_subtraction_by_hand(kind):
+    """A strong input leaves the membrane above the threshold: one spike a step until it is below."""
+    x = torch.zeros(30, 1, 1, dtype=torch.float64)
+    x[2], x[9], x[20] = 9.0, -1.0, 2.0
+    v, i, expected = 0.0, 0.0, []
+    for current in x.flatten().tolist():
+        i = i + current if kind is CubaLIF else current
+        v = v + i if kind is IF else v + 0.25 * (i - v)
+        i -= 0.5 * i
+        expected.append(float(v > 0.4))
+        v -= 0.4 * expected[-1]
+    neuron = kind(replace(SETTINGS, reset="subtract"))
+    assert sum(expected) > 3 and neuron(x).flatten().tolist() == expected
+    assert kind(SETTINGS)(x).sum() < sum(expected)
+
+
+def test_norses_own_cell_resets_by_subtraction_alike():
+    cell = norse.LIFBoxCell(LIF(replace(SETTINGS, reset="subtract")).constants(), dt=0.01)
+    x, state, out = 3 * recording(5), None, []
+    for current in x:
+        z, state = cell(current, state)
+        out.append(z)
+    assert torch.equal(LIF(replace(SETTINGS, reset="subtract"))(x), torch.stack(out))
+    with pytest.raises(InputError, match="reset: found 'soft', expected zero or subtract"):
+        replace(SETTINGS, reset="soft")
 
 
 def test_recurrent_population_hears_itself_one_step_later():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections import OrderedDict
+from dataclasses import replace
 
 import h5py
 import nir
@@ -17,7 +18,7 @@ pytest.importorskip("norse")
 import norse.torch as norse
 import torch
 from nir_networks import NETWORKS, SETTINGS, Net, same_spikes, seeded
-from norse.torch.functional.reset import reset_subtract
+from norse.torch.functional.reset import reset_subtract, reset_value
 from torch import nn
 from typer.testing import CliRunner
 
@@ -26,12 +27,13 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_export import to_nir, write_nir
 from dpap_neuro.exchange.nir_import import from_graph
 from dpap_neuro.networks.models import ModelSettings, build_model
-from dpap_neuro.networks.neurons import IF, LIF, Recurrent, Scale
-from dpap_neuro.pruning.structure import find_structure
+from dpap_neuro.networks.neurons import IF, LIF, CubaLIF, ParametricLIF, Recurrent, Scale
+from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.train.loop import History
 from dpap_neuro.train.runs import save_run
 from hardware.graph.parsing import from_nir, read_graph
 from hardware.graph.summary import synapses
+from hardware.simulate.reference import simulate
 
 
 def identical(found: nir.NIRGraph, expected: nir.NIRGraph) -> None:
@@ -183,6 +185,90 @@ def test_command_writes_the_compacted_network(tmp_path):
     assert sizes[False] - sizes[True] == 100 * 3
 
 
+class OwnLIF(LIF):
+    """A population of a user's own: another threshold, and a record of its spikes."""
+
+    def __init__(self, settings):
+        super().__init__(settings, v_th=0.7)
+        self.record = None
+
+    def forward(self, x):
+        self.record = super().forward(x)
+        return self.record
+
+
+class OwnScale(Scale):
+    pass
+
+
+class OwnConv(nn.Conv2d):
+    pass
+
+
+class OwnNorm(nn.BatchNorm2d):
+    pass
+
+
+class OwnNorse(norse.LIFBoxCell):
+    pass
+
+
+class OwnSequence(norse.SequentialState):
+    pass
+
+
+def _graphs_of(make_own, make_parent, shape):
+    return [to_nir(seeded(make()).eval(), shape, SETTINGS.dt) for make in (make_own, make_parent)]
+
+
+def test_classes_of_ones_own_are_exported_as_what_they_derive_from():
+    def forward(s, x):
+        return s.lif(s.scale(s.norm(s.conv(x.flatten(0, 1))).unflatten(0, x.shape[:2])))
+
+    def net(conv, norm, scale, lif):
+        return Net(
+            forward, conv=conv(2, 3, 3), norm=norm(3), scale=scale(torch.full((3, 6, 4), 0.5)), lif=lif
+        )
+
+    own, parent = _graphs_of(
+        lambda: net(OwnConv, OwnNorm, OwnScale, OwnLIF(SETTINGS)),
+        lambda: net(nn.Conv2d, nn.BatchNorm2d, Scale, LIF(SETTINGS, v_th=0.7)),
+        (2, 8, 6),
+    )
+    identical(own, parent)
+    assert (own.nodes["lif"].v_threshold == np.float32(0.7)).all()
+
+
+def test_norse_classes_of_ones_own_are_exported_as_what_they_derive_from():
+    own, parent = _graphs_of(
+        lambda: OwnSequence(nn.Linear(6, 4), OwnNorse(), nn.Linear(4, 3), OwnNorse()),
+        lambda: norse.SequentialState(
+            nn.Linear(6, 4), norse.LIFBoxCell(), nn.Linear(4, 3), norse.LIFBoxCell()
+        ),
+        (6,),
+    )
+    identical(own, parent)
+
+
+class Doubled(LIF):
+    def forward(self, x):
+        return super().forward(2 * x)
+
+
+class Stepping(LIF):
+    norse_step = IF.norse_step
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight - weight.mean(), bias)
+
+
+class Squared(Scale):
+    def forward(self, x):
+        return super().forward(x) ** 2
+
+
 def _refused(forward, **layers):
     return Net(forward, **layers).eval()
 
@@ -226,10 +312,30 @@ REFUSED = {
         _refused(lambda s, x: s.lif(x), lif=LIF(SETTINGS, v_th=torch.ones(5))),
         ["lif", "v_th", "fits"],
     ),
-    "folded time": (_refused(lambda s, x: s.lif(x.flatten(0, 1)), lif=LIF(SETTINGS)), ["lif", "folded"]),
+    "merged time": (_refused(lambda s, x: s.lif(x.flatten(0, 1)), lif=LIF(SETTINGS)), ["lif", "merged"]),
     "norm on an input": (
         _refused(lambda s, x: s.bn(x.flatten(0, 1)), bn=nn.BatchNorm2d(2)),
         ["bn", "synapse"],
+    ),
+    "a neuron with a forward of its own": (
+        _refused(lambda s, x: s.lif(x), lif=Doubled(SETTINGS)),
+        ["layer lif", "Doubled", "LIF that it derives from"],
+    ),
+    "a neuron with a step of its own": (
+        _refused(lambda s, x: s.lif(x), lif=Stepping(SETTINGS)),
+        ["layer lif", "Stepping", "LIF that it derives from"],
+    ),
+    "a recurrent population of such": (
+        _refused(lambda s, x: s.r(x.flatten(2)), r=Recurrent(Stepping(SETTINGS), 96)),
+        ["layer r", "Recurrent of Stepping"],
+    ),
+    "a convolution that computes its weights": (
+        _refused(lambda s, x: s.c(x.flatten(0, 1)), c=Standardised(2, 2, 3)),
+        ["layer c", "Standardised", "Conv2d that it derives from"],
+    ),
+    "a scale that does more": (
+        _refused(lambda s, x: s.scale(x), scale=Squared(2.0)),
+        ["layer scale", "Squared", "Scale that it derives from"],
     ),
     "padding": (
         _refused(lambda s, x: s.c(x.flatten(0, 1)), c=nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular")),
@@ -257,10 +363,39 @@ def test_batch_norm_of_one_branch_only_is_refused():
         to_nir(network, (6,), SETTINGS.dt)
 
 
-def test_reset_by_subtraction_is_refused():
-    p = norse.LIFBoxParameters(reset_method=reset_subtract)
-    with pytest.raises(InputError, match="layer 1: found a reset by subtraction"):
-        to_nir(nn.Sequential(nn.Linear(6, 3), norse.LIFBoxCell(p)), (6,), SETTINGS.dt)
+def boxes(*methods):
+    cells = [norse.LIFBoxCell(norse.LIFBoxParameters(reset_method=m)) for m in methods]
+    return nn.Sequential(*(m for k, cell in enumerate(cells) for m in (nn.Linear(6 - 3 * (k > 0), 3), cell)))
+
+
+def test_the_file_says_the_reset():
+    assert to_nir(boxes(reset_value), (6,), SETTINGS.dt).metadata["reset"] == "zero"
+    assert to_nir(boxes(reset_subtract), (6,), SETTINGS.dt).metadata["reset"] == "subtract"
+    assert "reset" not in to_nir(Net(lambda s, x: s.a(x), a=nn.Linear(6, 3)), (6,), SETTINGS.dt).metadata
+    with pytest.raises(InputError, match="layers 1 and 3: reset to a value and by subtraction"):
+        to_nir(boxes(reset_value, reset_subtract), (6,), SETTINGS.dt)
+    with pytest.raises(InputError, match="layer 1: found a reset of its own"):
+        to_nir(boxes(lambda z, v, reset, th: v), (6,), SETTINGS.dt)
+
+
+@pytest.mark.parametrize("kind", [LIF, CubaLIF, IF, ParametricLIF, Recurrent])
+def test_reset_by_subtraction_goes_out_and_comes_back(kind):
+    """Training, its file in the float simulator, and the file trained on: the same spikes."""
+    torch.manual_seed(3)
+    settings = replace(SETTINGS, reset="subtract")
+    neuron = Recurrent(LIF(settings), 4) if kind is Recurrent else kind(settings)
+    network = Net(lambda s, x: s.b(s.a(x)), a=nn.Linear(6, 4), b=neuron)
+    graph = from_nir(to_nir(network, (6,), settings.dt))
+    x = 3 * torch.randn(20, 2, 6)
+    expected = network(x).detach().numpy().swapaxes(0, 1)
+    run = simulate(graph, x.numpy().swapaxes(0, 1))
+    assert expected.any() and not np.array_equal(
+        run.output, simulate(graph, x.numpy().swapaxes(0, 1), reset="zero").output
+    )
+    np.testing.assert_array_equal(run.output, expected)
+    imported = from_graph(graph)
+    assert imported.settings.neuron.reset == "subtract" and torch.equal(imported(x), network(x))
+    assert not torch.equal(from_graph(graph, reset="zero")(x), network(x))
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(6, 3), Recurrent(LIF(SETTINGS), 6), Scale(torch.ones(6))])

@@ -33,16 +33,23 @@ def spikes(seed, steps, batch, channels, space):
 )
 def test_activity_is_the_looped_trace_summed_over_space(seed, steps, batch, channels, space, delta):
     s = spikes(seed, steps, batch, channels, space)
-    np.testing.assert_allclose(plasticity.trace(torch.tensor(s), delta), oracle.trace(s, delta), rtol=1e-9)
-    np.testing.assert_allclose(
-        plasticity.activity(torch.tensor(s), delta), oracle.activity(s, delta), rtol=1e-9
-    )
+    x = torch.tensor(s)
+    weights = plasticity.decay_weights(steps, delta, like=x)
+    np.testing.assert_allclose(plasticity.trace(x, weights), oracle.trace(s, delta), rtol=1e-9)
+    np.testing.assert_allclose(plasticity.activity(x, weights), oracle.activity(s, delta), rtol=1e-9)
+    q = x[0].clone()
+    for now in x[1:]:
+        q = plasticity.trace_step(q, now, delta)
+    np.testing.assert_allclose(q, oracle.trace(s, delta), rtol=1e-9)
 
 
 def test_trace_by_hand():
     s = torch.tensor([[1.0], [0.0], [1.0]])
-    assert plasticity.trace(s, 0.5).item() == 1.25
-    assert plasticity.activity(s.reshape(3, 1, 1)).item() == pytest.approx(1.25 / 3)
+    weights = plasticity.decay_weights(3)
+    assert weights.tolist() == [0.25, 0.5, 1.0]
+    assert plasticity.trace(s, weights).item() == 1.25
+    assert plasticity.activity(s.reshape(3, 1, 1), weights).item() == pytest.approx(1.25 / 3)
+    assert plasticity.delayed(s).tolist() == [[0.0], [1.0], [0.0]]
 
 
 def test_activations_are_averaged_over_frames():
@@ -51,16 +58,25 @@ def test_activations_are_averaged_over_frames():
 
 
 @few
-@given(seeds, st.integers(1, 4), st.integers(1, 5), st.integers(1, 5), st.integers(1, 4))
-def test_bcm_and_spines_over_several_batches(seed, batch, post, pre, batches):
+@given(
+    seeds,
+    st.integers(1, 4),
+    st.integers(1, 5),
+    st.integers(1, 5),
+    st.integers(1, 4),
+    st.sampled_from([1, 2, 3]),
+)
+def test_bcm_and_spines_over_several_batches(seed, batch, post, pre, batches, groups):
     rng = np.random.default_rng(seed)
-    reference = oracle.Layer(post, pre)
-    m, total, seen = torch.zeros(post, pre, dtype=torch.float64), torch.zeros(post, dtype=torch.float64), 0
+    post, pre = post * groups, pre * groups
+    reference = oracle.Layer(post, pre, groups)
+    m = torch.zeros(post, pre // groups, dtype=torch.float64)
+    total, seen = torch.zeros(post, dtype=torch.float64), 0
     for _ in range(batches):
         x, y = rng.random((batch, post)), rng.random((batch, pre))
         reference.batch(x, y)
         theta = plasticity.sliding_threshold(total, seen)
-        m += plasticity.bcm_increment(torch.tensor(x), theta, torch.tensor(y))
+        assert plasticity.add_bcm(m, torch.tensor(x), theta, torch.tensor(y), groups) is m
         total += torch.tensor(x).sum(0)
         seen += batch
     np.testing.assert_allclose(m, reference.m, rtol=1e-9, atol=1e-12)
@@ -86,6 +102,12 @@ def test_order_statistics_are_those_of_sorting(dtype):
     found = torch.cat([plasticity.order_statistics(values, k, 39 - k) for k in range(40)]).reshape(40, 2)
     expected = values.flatten().sort().values
     assert found.dtype == dtype and torch.equal(found, torch.stack([expected, expected.flip(0)], 1))
+
+
+def test_time_bins_share_a_layers_spikes_by_spines():
+    counts = torch.tensor([[1.0, 4.0], [2.0, 0.0], [0.0, 0.0]])
+    assert plasticity.bin_share(counts, torch.tensor([0.5, 0.25])).tolist() == pytest.approx([0.6, 0.4, 0])
+    assert plasticity.bin_share(torch.zeros(3, 2), torch.ones(2)).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_min_max_of_equal_values_is_a_half():

@@ -14,7 +14,7 @@ from pruning_samples import Branching, Folded, Lif, RecurrentLif, conv_net, even
 from torch import nn  # noqa: E402
 
 from dpap_neuro.errors import InputError  # noqa: E402
-from dpap_neuro.pruning import DPAP, PRUNERS, SurvivalSettings, make_pruner  # noqa: E402
+from dpap_neuro.pruning import DPAP, PRUNERS, Pruner, SurvivalSettings, make_pruner  # noqa: E402
 
 LABELS = torch.arange(12) % 3
 
@@ -64,9 +64,31 @@ def test_statistics_agree_with_the_loops(seed, batch):
             )
         np.testing.assert_allclose(m, layer.m, rtol=1e-3, atol=1e-3 * np.abs(layer.m).max())
         p = pruner.structure.projections[synapse]
-        np.testing.assert_allclose(pruner.statistics.activity(p), layer.a, rtol=1e-4)
+        np.testing.assert_allclose(pruner.statistics.accumulated_activity(p), layer.a, rtol=1e-4)
         np.testing.assert_allclose(pruner.statistics.spines(p), layer.spines(), atol=1e-3)
     pruner.detach()
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_statistics_of_a_grouped_convolution_agree_with_the_loops(groups):
+    """Over several batches, so that the threshold theta is not zero."""
+    torch.manual_seed(0)
+    model, x = (
+        Folded(nn.Conv2d(4, 8, 3, groups=groups), Lif(), nn.Flatten(), nn.Linear(288, 3)),
+        data(channels=4),
+    )
+    pruner = make_pruner("dpap").attach(model, x)
+    layer = oracle.Layer(8, 4, groups)
+    for seen in recorded(model.train(), ["stages.0", "stages.1"], x, 4):
+        pre, post = seen["stages.0"][0], seen["stages.1"][1]
+        layer.batch(oracle.activity(post, 0.5), oracle.activity(pre.reshape(-1, 4, *pre.shape[1:]), 0.5))
+    pruner.step()
+    pruner.statistics.end_epoch()
+    np.testing.assert_allclose(
+        pruner.statistics.m["stages.0"], layer.m, rtol=1e-3, atol=1e-3 * np.abs(layer.m).max()
+    )
+    p = pruner.structure.projections["stages.0"]
+    np.testing.assert_allclose(pruner.statistics.spines(p), layer.spines(), atol=1e-3)
 
 
 def test_recurrent_synapses_see_the_spikes_of_one_step_before():
@@ -557,7 +579,7 @@ def lowest_threshold(pruner, scores, wanted):
             "parameters": lambda p, m: int(m.sum()),
             "synapses": lambda p, m: int((m * p.connections()).sum()),
         }
-        if sum(counts[pruner.count](projections[n], m) for n, m in left.items()) <= wanted:
+        if sum(counts[pruner.goal.count](projections[n], m) for n, m in left.items()) <= wanted:
             break
     return units, masks
 
@@ -866,3 +888,43 @@ def test_use_before_attaching():
     pruner = make_pruner("none").attach(conv_net(), data())
     with pytest.raises(InputError, match="attached already"):
         pruner.attach(conv_net(), data())
+
+
+class Halved(Pruner):
+    """Of every layer the second half of the units goes in the first epoch."""
+
+    name = "halved"
+
+    def __init__(self, *, factor: int = 2, **goal):
+        super().__init__(**goal)
+        if factor == 0:
+            raise ValueError("a mistake in the constructor")
+        self.factor = len(factor) if factor < 0 else factor  # a TypeError of its own for what is below zero
+
+    def _prune(self, epoch):
+        for unit in self.masks.units.values():
+            unit[len(unit) // self.factor :] = False
+        self.masks.refresh()
+
+
+def test_a_pruner_of_ones_own_has_a_name_and_its_errors_are_its_own(monkeypatch):
+    monkeypatch.setitem(PRUNERS, "halved", Halved)
+    model, x = conv_net(), data()
+    _, report = train(model, make_pruner("halved", epochs=1).attach(model, x), x, LABELS, 1)
+    assert [(c.units, c.units_alive) for c in report.layers] == [(4, 2), (6, 3), (12, 6), (3, 3)]
+    with pytest.raises(ValueError, match="a mistake in the constructor"):
+        make_pruner("halved", factor=0)
+    with pytest.raises(TypeError, match="has no len"):
+        make_pruner("halved", factor=-1)
+    with pytest.raises(
+        InputError, match=r"pruner halved: has no option 'colour', expected .*factor.*sparsity"
+    ):
+        make_pruner("halved", colour="red", epochs=1)
+    with pytest.raises(InputError, match=r"pruner none: has no option 'sparsity'"):
+        make_pruner("none", sparsity=0.5, epochs=2)
+
+
+def test_every_pruner_is_listed_under_its_name_and_says_what_it_does():
+    for name, cls in PRUNERS.items():
+        first = cls.__doc__.splitlines()[0]
+        assert cls.name == name and 10 < len(first) < 110 and first.endswith(".")

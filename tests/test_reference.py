@@ -11,6 +11,7 @@ import pytest
 from graph_samples import SHARED, cuba_lif, graph, inp, lif, mixed, out
 
 import hardware.simulate.reference as reference
+from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
 from hardware.graph.graph import delay_steps
 from hardware.graph.parsing import from_nir, read_graph
@@ -225,6 +226,28 @@ def test_lif_written_by_norse_by_hand():
     # three steps of 0.04 each come to just above 0.1
     assert run.output[0, :13, 0].tolist() == [0] * 12 + [1]
     assert sum(spikes) > 20
+
+
+@pytest.mark.parametrize("key", ["tau", "tau_syn", "tau_mem"])
+def test_a_step_above_a_time_constant_is_refused_by_float_and_chip(key):
+    taus = {"tau_syn": 0.002, "tau_mem": 0.002} if key != "tau" else {"tau": 0.002}
+    node = (lif if key == "tau" else cuba_lif)(1, **{**taus, key: 0.001})
+    # As files hold it, in float32; a step that forgets all is one.
+    getattr(node, key)[:] = np.float32(0.001)
+    for run in (
+        lambda dt: simulate(single(node, 1), np.ones((1, 3, 1)), dt),
+        lambda dt: compile_graph(wired(node), dt),
+    ):
+        run(0.001)
+        with pytest.raises(HardwareError) as error:
+            run(0.0011)
+        assert f"node 'x' ({type(node).__name__}): {key} is 0.001 s at its lowest" in str(error.value)
+        assert "time step of 0.0011 s" in str(error.value) and "\n" not in str(error.value)
+
+
+def wired(node):
+    nodes = {"i": inp(1), "w": nir.Linear(np.ones((1, 1))), "x": node, "o": out(1)}
+    return from_nir(graph(nodes))
 
 
 def test_threshold_itself_is_not_a_spike():

@@ -11,8 +11,9 @@ from torch import nn  # noqa: E402
 from torch.nn.utils import prune  # noqa: E402
 
 from dpap_neuro.errors import InputError  # noqa: E402
+from dpap_neuro.networks.neurons import LIF, NeuronSettings, Scale  # noqa: E402
+from dpap_neuro.pruning.finding import find_structure  # noqa: E402
 from dpap_neuro.pruning.masks import Masks  # noqa: E402
-from dpap_neuro.pruning.structure import find_structure  # noqa: E402
 
 
 def kill(structure, name, *units):
@@ -28,7 +29,7 @@ def test_sequence():
     assert [p.kind for p in s.projections.values()] == ["conv", "conv", "linear", "linear"]
     assert [p.population for p in s.prunable] == ["stages.2", "stages.6", "stages.9"]
     assert [p.readout for p in s.projections.values()] == [False, False, False, True]
-    assert s.layouts["stages.0"] == "folded" and s.populations["stages.2"].layout == "sequence"
+    assert s.layouts["stages.0"] == "merged" and s.populations["stages.2"].layout == "sequence"
 
 
 def test_dead_channel_in_a_sequence_takes_its_readers_columns():
@@ -328,3 +329,48 @@ def test_what_dies_is_what_falls_silent_and_nothing_else(kinds, dimensions, seed
             else ~masks.weights[name][..., None]
         )
         assert torch.equal(found.all(2), dead) and torch.equal(found.any(2), dead), name
+
+
+class OwnNeuron(LIF):
+    """A population in a user's own file."""
+
+
+class OwnScale(Scale):
+    """The same of a factor per neuron, whose weight has as many axes as a synapse's."""
+
+
+def test_classes_of_ones_own_are_pruned_as_what_they_derive_from():
+    settings = NeuronSettings(1e-3, 2e-3)
+    norse = pytest.importorskip("norse.torch")
+
+    class OwnNorse(norse.LIF):
+        pass
+
+    class OwnSequence(nn.Sequential):
+        def forward(self, x):
+            for layer in self:
+                x = layer(x)[0] if isinstance(layer, norse.LIF) else layer(x)
+            return x
+
+    def found(neuron, scale, cell):
+        torch.manual_seed(0)
+        factor = scale(torch.full((1, 9), 0.5))
+        network = OwnSequence(
+            nn.Linear(6, 9), factor, neuron(settings), nn.Linear(9, 4), cell(), nn.Linear(4, 2)
+        )
+        return find_structure(network, torch.rand(3, 2, 6))
+
+    own, parent = found(OwnNeuron, OwnScale, OwnNorse), found(LIF, Scale, norse.LIF)
+    assert list(own.populations) == list(parent.populations) == ["2", "4"] and own.spiking
+    assert {n: p.population for n, p in own.projections.items()} == {"0": "2", "3": "4", "5": None}
+    assert torch.equal(kill(own, "0", 2).weights["3"], kill(parent, "0", 2).weights["3"])
+    assert not kill(own, "0", 2).weights["3"][:, 2].any()
+
+
+def test_an_attention_of_ones_own_is_a_layer_too():
+    class Attention(nn.MultiheadAttention):
+        def forward(self, x):
+            return super().forward(x, x, x)[0]
+
+    with pytest.raises(InputError, match=r"layer 0: found Attention"):
+        find_structure(nn.Sequential(Attention(8, 2), nn.Linear(8, 2)), torch.rand(3, 5, 8), time=False)

@@ -1,39 +1,59 @@
 """The command line: thin layers over documented functions. Stands on both packages.
 
-One module per group of commands; importing it registers them.
+Nothing is imported before `main` runs, so that an environment that lacks something is answered in one line.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from dpap_neuro.cli.shared import app, stderr
-from hardware.errors import BadInput
-
-# In the order in which --help lists them.
-# isort: off
-from dpap_neuro.cli import learning  # noqa: F401
-from dpap_neuro.cli import graphs  # noqa: F401
-from dpap_neuro.cli import running  # noqa: F401
-from dpap_neuro.cli import placing  # noqa: F401
-# isort: on
+# What the extra `learn` of this project installs, by the names under which it is imported.
+_LEARN = ("torch", "norse", "tonic", "sklearn", "matplotlib", "safetensors", "platformdirs")
 
 
 def main() -> None:
     """Entry point: bad input is one line on stderr and exit status 2."""
     try:
+        from dpap_neuro.cli.commands import app
+        from dpap_neuro.errors import BadInput
+    except ImportError as error:
+        _fail(_import_said(error))
+    try:
         app()
     except BadInput as error:
         _fail(str(error))
+    except ImportError as error:
+        _fail(_import_said(error))
     except OSError as error:  # a full disk behind stdout, say
         _fail(str(error))
     except MemoryError as error:
         _fail(f"not enough memory ({error})" if str(error) else "not enough memory")
 
 
+def _import_said(error: ImportError) -> str:
+    """One line for a module that is missing, naming the extra that brings it, or for one that does not load."""
+    missing = (error.name or "").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and missing in _LEARN:
+        return (
+            f"{missing} is not installed, this command needs it; to get it: pip install 'dpap-neuro[learn]'"
+        )
+    return str(error)
+
+
 def _fail(message: str) -> NoReturn:
+    from rich.console import Console
+
     text = " ".join(message.split())
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    stderr.print(f"error: {shown}", highlight=False, markup=False, soft_wrap=True)
+    Console(stderr=True).print(f"error: {shown}", highlight=False, markup=False, soft_wrap=True)
     sys.exit(2)
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, with all commands, for those who run them from Python."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from dpap_neuro.cli.commands import app
+
+    return app

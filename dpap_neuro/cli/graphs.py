@@ -11,10 +11,11 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from dpap_neuro.cli.shared import Dt, Json, app, plain, stdout
+from dpap_neuro.cli.options import Dt, Json, command
+from dpap_neuro.cli.shared import plain, stdout
 
 
-@app.command()
+@command()
 def export(
     run: Annotated[Path, typer.Argument(help="Folder written by `dpap-neuro train`.")],
     out: Annotated[Path, typer.Option(help="The .nir file to write.")],
@@ -37,7 +38,7 @@ def export(
     stdout.print(f"Written: {plain(str(out))}", highlight=False)
 
 
-@app.command()
+@command()
 def inspect(
     model: Annotated[Path, typer.Argument(help="A .nir file.")],
     draw: Annotated[

@@ -2,55 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dpap_neuro.cli.shared import (
+from dpap_neuro.cli.options import (
+    Batch,
+    Bins,
     CacheDir,
+    Compact,
+    Count,
     DataDir,
     Dataset,
     Device,
     Downsample,
-    Dt,
+    Epochs,
+    KeepBins,
+    LearningRate,
     Seed,
-    app,
+    Structured,
+    command,
+    either,
+)
+from dpap_neuro.cli.shared import (
     cache_folder,
     plain,
     progress,
+    say,
+    say_reset,
     say_time_step,
     speaking,
     stderr,
     stdout,
 )
+from dpap_neuro.data import dataset as known_dataset
+from dpap_neuro.deploy.request import TrainRequest
+from dpap_neuro.networks import MODELS
+from dpap_neuro.pruning import PRUNERS
+from hardware.chip.chips import BUILT_IN
 
 if TYPE_CHECKING:
+    from dpap_neuro.pruning import PruneReport
+    from dpap_neuro.train.loop import Epoch
     from hardware.placement.budget import Fill
 
-Model = Annotated[str | None, typer.Option(help="cnn, cnn-wide or mlp; default by data set.")]
-Count = Annotated[str, typer.Option(help="What --sparsity is a share of: parameters or synapses.")]
-Structured = Annotated[
-    bool,
-    typer.Option(
-        "--structured",
-        help="dpap: channels and neurons only, no single synapses; dpap-weighted: channels and neurons first.",
-    ),
-]
-Compact = Annotated[
-    bool,
-    typer.Option(
-        "--compact", help="Cut dead channels and neurons out while training, so that epochs get faster."
-    ),
-]
-Bins = Annotated[int | None, typer.Option(help="Time steps per recording; default by data set.")]
 
-
-@app.command()
+@command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
     epochs: Annotated[int, typer.Option(help="Epochs of each of the two trainings.")] = 24,
+    chip: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(BUILT_IN)}, or the TOML file of a chip; loihi1 and loihi2 without."),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -62,18 +67,29 @@ def demo(
     from dpap_neuro.deploy.report import core_table, demo_table
     from dpap_neuro.errors import InputError
     from dpap_neuro.train import distributed
+    from hardware.chip.chips import load_chip
 
     if distributed.started() > 1:
         raise InputError(
             f"demo: found {distributed.started()} processes, expected one (start it without torchrun)"
         )
     with progress() as tell:
-        summary = run_demo(out, epochs, seed, device, tell, lambda line: stderr.print(line, highlight=False))
+        summary = run_demo(
+            out,
+            epochs,
+            seed,
+            device,
+            tell,
+            lambda line: stderr.print(line, highlight=False),
+            None if chip is None else load_chip(chip),
+        )
     stdout.print(demo_table(summary))
-    for chip in summary["cores_dense"]:
+    for name in summary["cores_dense"]:
         stdout.print(
             core_table(
-                chip, summary["synapses_per_core_dense"][chip], summary["synapses_per_core_pruned"][chip]
+                plain(name),
+                summary["synapses_per_core_dense"][name],
+                summary["synapses_per_core_pruned"][name],
             )
         )
     stdout.print(
@@ -84,82 +100,14 @@ def demo(
     )
 
 
-@app.command()
+@command()
 def train(
-    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the run; made if missing.")],
-    dataset: Dataset = "digits",
-    data_dir: DataDir = None,
+    asked: TrainRequest,
     cache_dir: CacheDir = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="cnn, cnn-wide, mlp, or a .nir file of a network trained here or elsewhere; default by data set."
-        ),
-    ] = None,
-    pruner: Annotated[
-        str, typer.Option(help="none, dpap, dpap-weighted, magnitude, magnitude-layer, random, set or rigl.")
-    ] = "dpap",
-    sparsity: Annotated[
-        float | None, typer.Option(help="Share of the parameters to remove; dpap finds its own without.")
-    ] = None,
-    count: Count = "parameters",
-    structured: Structured = False,
-    compact: Compact = False,
-    keep_bins: Annotated[
-        int | None, typer.Option(help="Time steps to keep of each recording; dpap drops the others.")
-    ] = None,
-    chip: Annotated[
-        str | None, typer.Option(help="Prune until it fits: loihi1, loihi2, or the TOML file of a chip.")
-    ] = None,
-    max_cores: Annotated[int | None, typer.Option(help="Cores to fit on; all of one chip without.")] = None,
-    max_synapses: Annotated[int | None, typer.Option(help="Synapses to have at most.")] = None,
-    max_synapses_per_core: Annotated[
-        int | None, typer.Option(help="Synapses that the fullest core may have.")
-    ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training recordings.")] = 24,
-    batch: Annotated[int, typer.Option(help="Recordings per step.")] = 64,
-    learning_rate: Annotated[float, typer.Option(help="AdamW's, at the top of its cosine.")] = 3e-3,
-    bins: Bins = None,
-    bin_us: Annotated[
-        float | None, typer.Option(help="Microseconds per time step, instead of --bins.")
-    ] = None,
-    clip: Annotated[
-        int | None, typer.Option(help="Event counts above are cut to this; default by data set.")
-    ] = None,
-    downsample: Downsample = None,
-    shift: Annotated[
-        int | None, typer.Option(help="Recordings are moved by up to so many pixels in training.")
-    ] = None,
-    flip: Annotated[
-        bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the recordings in training.")
-    ] = None,
-    drop: Annotated[
-        float | None, typer.Option(help="Up to this share of a recording's events is left out in training.")
-    ] = None,
-    jitter: Annotated[
-        float | None, typer.Option(help="This share of the events moves by one time step in training.")
-    ] = None,
-    neuron: Annotated[
-        str, typer.Option(help="lif, cubalif, if, plif, or relu (the artificial twin, not exported).")
-    ] = "lif",
-    readout: Annotated[
-        str | None, typer.Option(help="spikes or membrane (spikes where not given); mean with --neuron relu.")
-    ] = None,
-    decay: Annotated[float, typer.Option(help="Share of the membrane lost in a step, dt / tau.")] = 0.5,
-    current_decay: Annotated[
-        float | None,
-        typer.Option(help="cubalif: share of the synaptic current lost in a step, dt / tau_syn."),
-    ] = None,
-    threshold: Annotated[float, typer.Option(help="Membrane threshold.")] = 0.5,
-    surrogate_slope: Annotated[
-        float, typer.Option(help="Of the surrogate gradient (SuperSpike's alpha).")
-    ] = 10.0,
-    dt: Dt = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep a checkpoint in the folder and go on from it.")
     ] = False,
-    seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Train a network, pruning it on the way; writes weights, history and model.nir.
@@ -173,142 +121,67 @@ def train(
 
     On several GPUs or machines: torchrun --nproc-per-node 2 -m dpap_neuro.cli train ... (--batch is that of all together)
     """
-    from dpap_neuro import data
-    from dpap_neuro.deploy import fitting
-    from dpap_neuro.deploy.evaluation import binning_of
-    from dpap_neuro.errors import InputError
-    from dpap_neuro.exchange.nir_import import for_data
+    known_dataset(asked.dataset)
+    from dpap_neuro.deploy.training import resolve
     from dpap_neuro.files import check_folder
-    from dpap_neuro.pruning import make_pruner
-    from dpap_neuro.train import distributed, loop, runs
-    from hardware.chip.chips import load_chip
+    from dpap_neuro.train import distributed, loop
     from hardware.graph.graph import time_constants
-    from hardware.graph.parsing import read_graph
-    from hardware.placement.budget import Budget
 
-    defaults = data.dataset(dataset).defaults
-
-    def given(name: str) -> bool:
-        source = context.get_parameter_source(name)
-        return source is not None and source.name != "DEFAULT"
-
-    def chosen_or_default(value: Any, name: str) -> Any:
-        return getattr(defaults, name) if value is None else value
-
-    settings = loop.TrainSettings(
-        epochs=epochs,
-        batch=batch,
-        learning_rate=learning_rate,
-        shift=chosen_or_default(shift, "shift"),
-        flip=chosen_or_default(flip, "flip"),
-        drop=chosen_or_default(drop, "drop"),
-        jitter=chosen_or_default(jitter, "jitter"),
-        seed=seed,
-        compact=compact,
-    )
-    budget = None
-    if any(limit is not None for limit in (chip, max_cores, max_synapses, max_synapses_per_core)):
-        budget = Budget(load_chip(chip or "loihi2"), max_cores, max_synapses, max_synapses_per_core)
-    wanted = {
-        "sparsity": sparsity,
-        "count": None if sparsity is None else count,
-        "bins": keep_bins,
-        "structured": structured or None,
-        "meter": None if budget is None else fitting.BudgetMeter(budget),
-    }
-    options = {name: value for name, value in wanted.items() if value is not None}
-    method = make_pruner(pruner, epochs=epochs, **options)
-    graph = None
-    if model is not None and model.endswith(".nir"):
-        for name in ("neuron", "readout", "decay", "current_decay", "threshold", "surrogate_slope"):
-            if given(name):
-                raise InputError(f"--{name.replace('_', '-')}: {model} has its own; leave it out")
-        graph = read_graph(model)
-        binning = binning_of(graph.metadata, bins, bin_us, downsample)
-        if given("clip"):
-            binning = replace(binning, clip=clip)
-    else:
-        if dt is not None:
-            raise InputError("--dt: is for a .nir file, a new network takes the length of its time bins")
-        binning = data.Binning(
-            bins if bin_us is not None else chosen_or_default(bins, "bins"),
-            bin_us,
-            chosen_or_default(clip, "clip"),
-            chosen_or_default(downsample, "downsample"),
-        )
+    training = resolve(asked)
     check_folder(out)
     with distributed.joined(loop.choose_device(device)) as chosen, speaking(distributed.rank() == 0):
         with progress() as tell:
-            split = runs.load_split(
-                dataset,
-                data_dir,
-                binning,
-                lambda what, a, b: tell(f"reading {what}", a, b),
-                cache_folder(cache_dir),
-                None if graph is None else graph.metadata.get("kept_bins"),
-            )
+            split = training.load(lambda what, a, b: tell(f"reading {what}", a, b), cache_folder(cache_dir))
             if split.held_out:
-                stderr.print(
-                    "No recordings for testing: every fifth of each class is held out.", highlight=False
-                )
-            description: Any
-            if graph is not None:
-                if time_constants(graph):
-                    say_time_step(graph, dt)
-                shape, classes = split.train[0].shape[2:], len(split.opened.classes)
-                description = for_data(graph, shape, classes, split.dt, dt)
-            else:
-                name = chosen_or_default(model, "model")
-                description = runs.model_settings(
-                    split, name, readout, decay, threshold, surrogate_slope, neuron, current_decay
-                )
-            batches = max(1, len(split.train[1]) // batch)
-            stderr.print(method.describe(), highlight=False)
-            network, history = runs.train_run(
+                say("No recordings for testing: every fifth of each class is held out.")
+            if training.graph is not None:
+                if time_constants(training.graph):
+                    say_time_step(training.graph, asked.dt)
+                say_reset(training.graph, asked.reset)
+            model = training.model(split)
+            say(training.pruner.describe())
+            network, history = training.run(
                 split,
-                description,
-                method,
-                settings,
+                model,
                 chosen,
-                lambda epoch, done: tell("training", epoch * batches + done, epochs * batches),
-                lambda e, report: stderr.print(
-                    f"epoch {e.epoch + 1}: loss {e.loss:.3f}, test accuracy {e.accuracy:.2%}, "
-                    f"{e.remaining:,} of {e.parameters:,} parameters"
-                    + ("" if report.fill is None else f"; {report.fill.text}"),
-                    highlight=False,
-                ),
-                checkpoint=out / "checkpoint" if resume else None,
+                lambda done, total: tell("training", done, total),
+                lambda epoch, report: say(_epoch(epoch, report)),
+                out / "checkpoint" if resume else None,
             )
         if distributed.rank() > 0:
             return
-        metadata, network = runs.metadata_of(split), network.cpu()
-        if budget is None:
-            runs.save_run(out, network, history, metadata)
-        else:
-            found = fitting.save_fitted(out, network, history, metadata, budget)
+        fill = training.save(out, split, network, history)
         written = "model.nir, " if network.settings.spiking else ""
         stdout.print(plain(f"Written to {out}: {written}weights.safetensors, run.json"), highlight=False)
         if not network.settings.spiking:
             stdout.print("No model.nir: NIR and the chips have no artificial neurons.", highlight=False)
-        if budget is not None:
-            _say_fit(method.name, found)
+        if fill is not None:
+            _say_fit(training.pruner.name, fill)
+
+
+def _epoch(epoch: Epoch, report: PruneReport) -> str:
+    line = (
+        f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}, test accuracy {epoch.accuracy:.2%}, "
+        f"{epoch.remaining:,} of {epoch.parameters:,} parameters"
+    )
+    return line if report.reading is None else f"{line}; {report.reading.text}"
 
 
 def _say_fit(pruner: str, found: Fill) -> None:
     """What model.nir takes of its budget; exit status 3 where that is too much."""
     placement = found.placement
     stdout.print(
-        f"model.nir: {placement.synapses:,} synapses on {placement.cores} cores of {found.budget.chip.name}",
+        f"model.nir: {placement.synapses:,} synapses on {placement.cores} cores of {plain(found.budget.chip.name)}",
         highlight=False,
     )
     for broken in found.broken:
-        stderr.print(f"does not fit: {broken}", highlight=False)
+        say(f"does not fit: {broken}")
     if not found.fits:
-        stderr.print(" ".join([f"{pruner} could not remove enough.", found.explain()]), highlight=False)
+        say(" ".join([f"{pruner} could not remove enough.", found.explain()]))
         raise typer.Exit(3)
 
 
-@app.command()
+@command()
 def sweep(
     out: Annotated[
         Path,
@@ -319,8 +192,10 @@ def sweep(
     dataset: Dataset = "digits",
     data_dir: DataDir = None,
     cache_dir: CacheDir = None,
-    model: Model = None,
-    pruner: Annotated[list[str] | None, typer.Option(help="Give it several times to compare.")] = None,
+    model: Annotated[str | None, typer.Option(help=f"{either(*MODELS)}; default by data set.")] = None,
+    pruner: Annotated[
+        list[str] | None, typer.Option(help=f"{either(*PRUNERS)}; give it several times to compare.")
+    ] = None,
     sparsity: Annotated[
         list[float] | None, typer.Option(help="Share of the parameters to remove; give it several times.")
     ] = None,
@@ -339,13 +214,11 @@ def sweep(
             help="Cross-validation over all recordings of the train split, a seed of its own per fold."
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training recordings.")] = 24,
-    batch: Annotated[int, typer.Option(help="Recordings per step.")] = 64,
-    learning_rate: Annotated[float, typer.Option(help="AdamW's, at the top of its cosine.")] = 3e-3,
+    epochs: Epochs = 24,
+    batch: Batch = 64,
+    learning_rate: LearningRate = 3e-3,
     readout: Annotated[str, typer.Option(help="spikes or membrane.")] = "spikes",
-    keep_bins: Annotated[
-        int | None, typer.Option(help="Time steps to keep of each recording; dpap drops the others.")
-    ] = None,
+    keep_bins: KeepBins = None,
     bins: Bins = None,
     downsample: Downsample = None,
     device: Device = "auto",
@@ -356,11 +229,11 @@ def sweep(
 
     On several GPUs or machines: torchrun --nproc-per-node 2 -m dpap_neuro.cli sweep ... (all train each run together)
     """
+    defaults = known_dataset(dataset).defaults
     from dpap_neuro import data as sets
     from dpap_neuro.deploy.report import sweep_table
     from dpap_neuro.train import distributed, loop, runs, sweeps
 
-    defaults = sets.dataset(dataset).defaults
     settings = loop.TrainSettings(
         epochs=epochs,
         batch=batch,
@@ -413,7 +286,7 @@ def sweep(
                 keep_bins,
                 count,
                 structured,
-                {"dataset": dataset, "folds": folds, **asdict(binning)},
+                {"dataset": dataset, "folds": folds, **binning.to_dict()},
             )
         if distributed.rank() > 0:
             return

@@ -4,67 +4,45 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.shared import (
-    Bins,
-    BinUs,
-    DataDir,
-    Dt,
-    Json,
-    Model,
-    app,
-    plain,
-    say_time_step,
-    stderr,
-    stdout,
-)
+from dpap_neuro.cli.options import Budgets, Json, Model, command
+from dpap_neuro.cli.shared import plain, say, say_assumed, stdout
+from dpap_neuro.deploy.opening import CompileOptions
+from dpap_neuro.deploy.recordings import Recordings
 
-Chip = Annotated[str, typer.Option(help="loihi1, loihi2, or the TOML file of a chip.")]
-Dataset = Annotated[
-    str | None, typer.Option(help="Weigh crossing spikes by the spikes of this data set's recordings.")
-]
-Split = Annotated[str, typer.Option(help="train, test or all.")]
-Limit = Annotated[int, typer.Option(help="Recordings of the data set, spread evenly.")]
-Budgets = Annotated[int | None, typer.Option(help="Budget; exit status 3 where it does not suffice.")]
+if TYPE_CHECKING:
+    from hardware.placement import Placement
 
 
-@app.command()
+@command(limit=10)
 def cores(
     model: Model,
-    chip: Chip = "loihi2",
+    options: CompileOptions,
     max_cores: Budgets = None,
     max_synapses: Budgets = None,
     max_synapses_per_core: Budgets = None,
-    dataset: Dataset = None,
-    data_dir: DataDir = None,
-    split: Split = "test",
-    bins: Bins = None,
-    bin_us: BinUs = None,
-    limit: Limit = 10,
-    dt: Dt = None,
+    shown: Recordings | None = None,
     as_json: Json = False,
 ) -> None:
     """Place a network on the cores of a chip; exit status 0 where it fits, 3 where it does not.
 
-    Crossing spikes: per recording with --dataset, else as if every neuron fired once.
+    Crossing spikes: per recording with --dataset or --input, else as if every neuron fired once.
 
     Example: dpap-neuro cores demo/pruned.nir --chip loihi1 --max-cores 4
     """
-    from dpap_neuro.deploy.evaluation import Recordings, measured_rates, open_model
-    from hardware.chip.chips import load_chip
+    from dpap_neuro.deploy.evaluation import measured_rates
+    from dpap_neuro.deploy.opening import open_model
+    from hardware.chip.chips import as_chip
     from hardware.placement.budget import Budget, fill
 
-    budget = Budget(load_chip(chip), max_cores, max_synapses, max_synapses_per_core)
-    opened = open_model(model, dt)
-    if opened.graph is not None:
-        say_time_step(opened.graph, dt)
-    rates = None
-    if dataset is not None:
-        rates = measured_rates(opened, Recordings(dataset, data_dir, split, bins, bin_us, limit))
+    budget = Budget(as_chip(options.chip), max_cores, max_synapses, max_synapses_per_core)
+    opened = open_model(model, options)
+    say_assumed(opened)
+    rates = None if shown is None else measured_rates(opened, shown)
     found = fill(opened.integers(), budget, rates)
     placement = found.placement
     values = {"model": str(model), **placement.to_dict(), **found.to_dict()}
@@ -72,13 +50,8 @@ def cores(
     if as_json:
         print(json.dumps(values))
     else:
-        table = Table(title=plain(f"{model} on {chip}"), title_justify="left")
-        for heading in ("core", "neurons", "synapses", "memory bits", "axons in", "axons out"):
-            table.add_column(heading, justify="right")
-        keys = ("neurons", "synapses", "memory_bits", "axons_in", "axons_out")
-        for core in range(placement.cores):
-            table.add_row(str(core), *(f"{values[f'{key}_per_core'][core]:,}" for key in keys))
-        stdout.print(table)
+        title = plain(f"{model} on {budget.chip.name}")
+        stdout.print(_layers(title, placement) if placement.layers else _cores(title, placement))
         crossing = "where each neuron fires once" if rates is None else "per recording"
         plural = "s" if placement.cores > 1 else ""
         stdout.print(
@@ -88,47 +61,73 @@ def cores(
             soft_wrap=True,
         )
     for broken in found.broken:
-        stderr.print(f"does not fit: {plain(str(broken))}", highlight=False)
+        say(f"does not fit: {broken}")
     if explanation := found.explain():
-        stderr.print(plain(explanation), highlight=False)
+        say(explanation)
     if not found.fits:
         raise typer.Exit(3)
 
 
-@app.command()
+def _cores(title: str, placement: Placement) -> Table:
+    """A row per core."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("core", "neurons", "synapses", "memory bits", "axons in", "axons out"):
+        table.add_column(heading, justify="right")
+    keys = ("neurons", "synapses", "memory_bits", "axons_in", "axons_out")
+    for core in range(placement.cores):
+        table.add_row(str(core), *(f"{getattr(placement, f'{key}_per_core')[core]:,}" for key in keys))
+    return table
+
+
+def _layers(title: str, placement: Placement) -> Table:
+    """A row per layer, on a chip whose cores take one each: the words it takes of each memory, and those of its core."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption="kernel, neuron, bias: words of memory, needed/there.",
+        caption_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("layer")
+    for heading in ("core", "neurons", "synapses", "kernel", "neuron", "bias"):
+        table.add_column(heading, justify="right")
+    cores = placement.chip.layers
+    assert cores is not None
+    for row, (layer, core) in enumerate((placed.layer, placed.core) for placed in placement.layers):
+        words = [
+            f"{getattr(layer, key):,}" + ("" if core is None else f"/{getattr(cores, key)[core]:,}")
+            for key in ("kernel_words", "neuron_words", "bias_words")
+        ]
+        counts = (f"{placement.neurons_per_core[row]:,}", f"{placement.synapses_per_core[row]:,}")
+        table.add_row(plain(layer.name), "none" if core is None else str(core), *counts, *words)
+    return table
+
+
+@command()
 def compare(
     models: Annotated[list[Path], typer.Argument(help="Files .nir, .net or .h5, two or more.")],
-    chip: Chip = "loihi2",
+    options: CompileOptions,
     out: Annotated[Path | None, typer.Option(help="Draw synapses per core here (.png, .svg, .pdf).")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Measure accuracy and crossing spikes on this data set.")
-    ] = None,
-    data_dir: DataDir = None,
-    split: Split = "test",
-    bins: Bins = None,
-    bin_us: BinUs = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many recordings, spread evenly.")] = None,
-    dt: Dt = None,
+    shown: Recordings | None = None,
     as_json: Json = False,
 ) -> None:
     """Put networks side by side: parameters, synapses, cores, synapses per core, crossing spikes, accuracy.
 
-    Without --dataset the accuracy is what a run.json or summary.json beside the file says.
+    With --dataset or --input, accuracy and crossing spikes are measured there; without, the accuracy is what a run.json or summary.json beside the file says.
 
     Example: dpap-neuro compare demo/dense.nir demo/pruned.nir --chip loihi1 --out cores.png
     """
     from dpap_neuro.deploy import comparison
-    from dpap_neuro.deploy.evaluation import Recordings
     from dpap_neuro.deploy.report import compare_table
-    from hardware.chip.chips import load_chip
+    from hardware.chip.chips import as_chip
 
-    found_chip = load_chip(chip)
+    found_chip = as_chip(options.chip)
     if out is not None:
         comparison.check_picture(out)
-    shown = None
-    if dataset is not None:
-        shown = Recordings(dataset, data_dir, split, bins, bin_us, limit)
-    networks = comparison.compare(models, found_chip, shown, dt)
+    networks = comparison.compare(models, options, shown)
+    for note in dict.fromkeys(note for network in networks for note in network.notes):
+        say(note)
     if out is not None:
         comparison.draw(networks, found_chip, out)
     unit = "each neuron once" if shown is None else "per recording"
@@ -142,16 +141,11 @@ def compare(
         stdout.print(f"Written: {plain(str(out))}", highlight=False)
 
 
-@app.command()
+@command(limit=10, chip="loihi1")
 def energy(
     model: Model,
-    dataset: Annotated[str, typer.Option(help="Name of the data set.")],
-    data_dir: DataDir = None,
-    split: Split = "test",
-    bins: Bins = None,
-    bin_us: BinUs = None,
-    limit: Limit = 10,
-    dt: Dt = None,
+    shown: Recordings,
+    options: CompileOptions,
     as_json: Json = False,
 ) -> None:
     """Estimate energy and latency per recording on Loihi 1, by SANA-FE (extra `energy`).
@@ -160,10 +154,12 @@ def energy(
 
     Example: dpap-neuro energy demo/pruned.nir --dataset digits
     """
-    from dpap_neuro.deploy.evaluation import Recordings, estimate_energy
+    from dpap_neuro.deploy.evaluation import estimate_energy
+    from dpap_neuro.deploy.opening import open_model
 
-    shown = Recordings(dataset, data_dir, split, bins, bin_us, limit)
-    found, placement = estimate_energy(model, shown, dt)
+    opened = open_model(model, options)
+    say_assumed(opened)
+    found, placement = estimate_energy(opened, shown)
     values = {"model": str(model), "chip": placement.chip.name, "cores": placement.cores, **found.to_dict()}
     if as_json:
         print(json.dumps(values))

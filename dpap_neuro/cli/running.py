@@ -10,42 +10,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.shared import (
-    Bins,
-    BinUs,
-    DataDir,
-    Dataset,
-    Downsample,
-    Dt,
-    Json,
-    Model,
-    app,
-    plain,
-    progress,
-    say_time_step,
-    stderr,
-    stdout,
-)
+from dpap_neuro.cli.options import Json, LavaPython, Model, command
+from dpap_neuro.cli.shared import plain, progress, say, say_assumed, say_reset, say_time_step, stdout
+from dpap_neuro.deploy.opening import CompileOptions
+from dpap_neuro.deploy.recordings import Recordings, input_notes
 
 if TYPE_CHECKING:
+    from dpap_neuro.deploy.simulation import Simulated
     from hardware.compile.compiler import LayerReport
-
-LavaPython = Annotated[
-    str | None, typer.Option(help="A Python 3.10 with lava-nc 0.10.0, where this one has none.")
-]
+    from hardware.network.integer import Network
 
 
-@app.command("compile")
+@command("compile")
 def compile_(
     model: Annotated[Path, typer.Argument(help="A .nir file.")],
     out: Annotated[
         Path, typer.Option(help="The file to write: .net (NETX, for lava-dl) or .h5 (any integer network).")
     ],
-    chip: Annotated[str, typer.Option(help="loihi1, loihi2, or the TOML file of a chip.")] = "loihi2",
-    weight_bits: Annotated[
-        int | None, typer.Option(help="Bits of a weight, 1 to 8; as wide as the chip stores them without.")
-    ] = None,
-    dt: Dt = None,
+    options: CompileOptions,
     as_json: Json = False,
 ) -> None:
     """Turn a .nir file into the integers of a chip, and show what rounding did to each layer.
@@ -55,23 +37,27 @@ def compile_(
 
     Example: dpap-neuro compile demo/pruned.nir --chip loihi2 --out demo/pruned.net
     """
-    from dpap_neuro.deploy.evaluation import compile_file
+    from dpap_neuro.deploy.opening import compile_file
+    from hardware.chip.chips import as_chip
     from hardware.graph.parsing import read_graph
 
     graph = read_graph(model)
-    say_time_step(graph, dt)
-    network, reports = compile_file(graph, chip, out, dt, weight_bits)
+    say_time_step(graph, options.dt)
+    say_reset(graph, options.reset)
+    chip = as_chip(options.chip)
+    network, reports = compile_file(graph, out, options)
+    said = {f"{r.source} -> {r.target}: {note}": None for r in reports for note in (*r.warnings, *r.notes)}
     if as_json:
+        for warning in dict.fromkeys(f"{r.target}: {text}" for r in reports for text in r.warnings):
+            say(warning)
         layers = [dataclasses.asdict(report) for report in reports]
-        print(
-            json.dumps(
-                {"model": str(model), "chip": chip, "out": str(out), "dt": network.dt, "layers": layers}
-            )
-        )
+        values = {"model": str(model), "chip": str(options.chip), "out": str(out)}
+        print(json.dumps({**values, "dt": network.dt, "layers": layers}))
         return
-    stdout.print(_layers(f"{model} for {chip}, {max(r.weight_bits for r in reports)}-bit weights", reports))
-    for note in dict.fromkeys(f"{r.source} -> {r.target}: {note}" for r in reports for note in r.notes):
-        stderr.print(plain(note), highlight=False)
+    bits = max(r.weight_bits for r in reports)
+    stdout.print(_layers(f"{model} for {chip.name}, {bits}-bit weights", reports))
+    for line in said:
+        say(line)
     stdout.print(f"Written: {out}", highlight=False, markup=False)
 
 
@@ -108,139 +94,141 @@ def _layers(title: str, reports: list[LayerReport]) -> Table:
     return table
 
 
-@app.command()
+@command(limit=10)
 def simulate(
     model: Model,
-    dataset: Annotated[str | None, typer.Option(help="A data set, as `evaluate` takes it.")] = None,
-    data_dir: DataDir = None,
-    split: Annotated[str, typer.Option(help="train, test or all.")] = "test",
-    bins: Bins = None,
-    bin_us: BinUs = None,
-    downsample: Downsample = None,
-    limit: Annotated[int, typer.Option(help="Recordings of the data set, spread evenly.")] = 10,
-    raster: Annotated[
-        Path | None,
-        typer.Option("--input", help="An .npy file of counts, (steps, *shape), instead of a data set."),
+    shown_to: Recordings | None,
+    options: CompileOptions,
+    steps: Annotated[
+        int | None, typer.Option(help="Instead of recordings: so many steps of silent input.")
     ] = None,
     backend: Annotated[str, typer.Option(help="fixed (our simulator) or lava (and compare).")] = "fixed",
     lava_python: LavaPython = None,
-    record: Annotated[list[str] | None, typer.Option(help="A population to record; repeat for more.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The .npz file for output and recorded spikes.")] = None,
-    dt: Dt = None,
+    timing: Annotated[
+        str, typer.Option(help="zero_delay, or chip: each layer a step behind the one before.")
+    ] = "zero_delay",
+    reset_interval: Annotated[
+        int | None, typer.Option(help="--timing chip: states are zeroed every so many steps.")
+    ] = None,
+    reset_offset: Annotated[int, typer.Option(help="--timing chip: so many steps later.")] = 0,
+    input_layer: Annotated[
+        str,
+        typer.Option(
+            help="Of a .net file whose input layer has neurons: pixels that drive them, or spikes in their place."
+        ),
+    ] = "pixels",
+    input_bias: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of such a file: an .npy of the neurons' biases, (channel, row, column) or lava-dl's (column, row, channel)."
+        ),
+    ] = None,
+    record: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What --out keeps: a population's spikes (NAME), some of its variables (NAME:spikes,u,v), or these of all "
+            "populations (spikes,u,v); repeat for more."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The .npz file for output and what is recorded.")] = None,
+    expect: Annotated[
+        Path | None,
+        typer.Option(
+            help="An .npy file of the output that was recorded elsewhere, (recordings, steps, *shape) or lava-dl's "
+            "(recordings, *shape, steps); exit status 1 if any value differs."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the integer network of a model; on Lava, compare every spike with ours (exit status 1 if any differs).
 
     Example: dpap-neuro simulate demo/pruned.nir --dataset digits --record 9_lif --out spikes.npz
-    """
-    from dpap_neuro.data import open_dataset, rasters
-    from dpap_neuro.deploy import evaluation as e
-    from dpap_neuro.errors import InputError
-    from hardware.simulate import simulator
 
-    e.check_backend(backend, lava_python, ("fixed", "lava"))
+    Example: dpap-neuro simulate network.net --input-bias input_bias.npy --steps 15 --expect output.npy
+    """
+    from dpap_neuro.deploy import simulation as s
+    from dpap_neuro.deploy.evaluation import check_backend
+    from dpap_neuro.deploy.opening import open_model
+
+    check_backend(backend, lava_python, ("fixed", "lava"))
+    clock = s.Clock(timing, reset_interval, reset_offset)
+    s.check_request(backend, clock, record, out, shown_to is not None, steps)
+    opened = open_model(model, options, s.input_of(input_layer, input_bias))
+    say_assumed(opened)
+    network = opened.integers()
+    wanted = s.recorded_of(network, record or ())
+    counts = s.raster_of(opened, shown_to, steps)
+    for note in input_notes(opened, int(counts.max(initial=0))):
+        say(note)
+    done = s.run(network, counts, wanted, clock, backend, lava_python, expect)
     if out is not None:
-        e.check_spikes_path(out)
-    elif record:
-        raise InputError(f"record: nothing is kept of {', '.join(record)} without --out SPIKES.npz")
-    if (raster is None) == (dataset is None):
-        raise InputError("input: give either --dataset NAME or --input RASTER.npy")
-    opened_model = e.open_model(model, dt)
-    if opened_model.graph is not None:
-        say_time_step(opened_model.graph, dt)
-    network = opened_model.integers()
-    wanted = {name: ("spikes",) for name in record or ()}
-    if raster is not None:
-        counts = e.read_raster(raster, next((tuple(entry.shape) for entry in network.stimulated), ()))
-    else:
-        binning = e.binning_of(opened_model.metadata, bins, bin_us, downsample)
-        opened = open_dataset(str(dataset), data_dir, split)
-        part = [opened.recordings[i] for i in e.chosen_recordings(opened, limit)]
-        counts = e.shown(opened_model.metadata, rasters(part, binning, opened.sensor_size))
-    simulator.check_rasters(network, counts)
-    differing = None
-    if backend == "lava":
-        run, differing = e.run_lava(network, counts, wanted, lava_python)
-    else:
-        run = simulator.simulate(network, counts, record=wanted)
-    if out is not None:
-        recorded = {name: run.spikes[name] for name in wanted}
-        e.write_spikes(dataclasses.replace(run, spikes=recorded), out)
-    spikes = {name: int(c.sum()) for name, c in run.counts.items()}
-    values = {"samples": counts.shape[0], "steps": counts.shape[1], "backend": backend, "spikes": spikes}
-    if differing is None:
-        values["events"] = {p.name: int(run.event_counts[p.name].sum()) for p in network.populations}
-    else:
-        values["differing"] = differing
+        s.write_run(done.run, wanted, out)
     if as_json:
-        print(json.dumps(values))
+        print(json.dumps(done.to_dict()))
     else:
-        table = Table(
-            title=plain(f"{model}: {counts.shape[0]} samples of {counts.shape[1]} steps"),
-            title_justify="left",
-        )
-        for heading in ("population", "shape", "spikes", *(["synaptic events"] if differing is None else [])):
-            table.add_column(heading)
-        for p in network.populations:
-            shape = "x".join(map(str, p.shape))
-            row = [plain(p.name), shape, f"{spikes[p.name]:,}" if p.spiking else "read-out"]
-            table.add_row(*row, *([f"{values['events'][p.name]:,}"] if differing is None else []))
-        stdout.print(table)
-        if differing is not None:
-            stdout.print(f"values that differ between Lava and our simulator: {differing:,}", highlight=False)
+        stdout.print(_populations(f"{model}: {done.samples} samples of {done.steps} steps", network, done))
+        for what, differing in done.compared.items():
+            stdout.print(
+                f"values that differ between {what} and our simulator: {differing:,}", highlight=False
+            )
         if out is not None:
             stdout.print(f"Written: {out}", highlight=False, markup=False)
-    if differing:
+    if any(done.compared.values()):
         raise typer.Exit(1)
 
 
-@app.command()
+def _populations(title: str, network: Network, done: Simulated) -> Table:
+    """A row per population: spikes, and synaptic events where our simulator counted them."""
+    table = Table(title=plain(title), title_justify="left")
+    for heading in ("population", "shape", "spikes", *(["synaptic events"] if done.events else [])):
+        table.add_column(heading)
+    for p in network.populations:
+        shape = "x".join(map(str, p.shape))
+        row = [plain(p.name), shape, f"{done.spikes[p.name]:,}" if p.spiking else "read-out"]
+        table.add_row(*row, *([f"{done.events[p.name]:,}"] if done.events else []))
+    return table
+
+
+@command()
 def evaluate(
     model: Model,
-    dataset: Dataset,
-    data_dir: DataDir = None,
-    split: Annotated[str, typer.Option(help="train, test or all.")] = "test",
-    bins: Bins = None,
-    bin_us: BinUs = None,
-    downsample: Downsample = None,
+    shown_to: Recordings,
+    options: CompileOptions,
     backend: Annotated[
         str, typer.Option(help="float, fixed (the chip's integers) or lava (the same on lava-nc).")
     ] = "float",
-    dt: Dt = None,
-    limit: Annotated[int | None, typer.Option(help="Only so many recordings, spread evenly.")] = None,
     lava_python: LavaPython = None,
     as_json: Json = False,
 ) -> None:
-    """Classify recordings with a network.
+    """Classify recordings with a network: in floats, or in the integers that `compile` makes with the same options.
 
     Example: dpap-neuro evaluate demo/pruned.nir --dataset digits --backend fixed
     """
     from dpap_neuro.deploy import evaluation as e
+    from dpap_neuro.deploy.opening import open_model
 
     e.check_backend(backend, lava_python)
-    opened_model = e.open_model(model, dt)
-    if opened_model.graph is not None:
-        say_time_step(opened_model.graph, dt)
+    opened = open_model(model, options)
+    say_assumed(opened)
     with progress() as tell:
         result = e.evaluate(
-            opened_model,
-            dataset,
-            data_dir,
-            split,
-            bins,
-            bin_us,
+            opened,
+            shown_to,
             backend,
-            dt,
-            limit,
             lambda done, total: tell(f"simulating ({backend})", done, total),
             lava_python,
-            downsample,
         )
+    for note in result.notes:
+        say(note)
     if as_json:
         print(json.dumps(result.to_dict()))
         return
     table = Table(title=plain(str(model)), title_justify="left", show_header=False)
-    table.add_row("accuracy", f"{result.accuracy:.2%} ({result.correct:,} of {result.n:,})")
+    if result.accuracy is not None:
+        table.add_row("accuracy", f"{result.accuracy:.2%} ({result.correct:,} of {result.n:,})")
+    if result.chip is not None:
+        bits = "" if result.weight_bits is None else f", {result.weight_bits}-bit weights"
+        table.add_row("integers for", plain(f"{result.chip}{bits}"))
     step = "" if result.dt is None else f" of {result.dt:g} s"
     table.add_row("time steps", f"{result.steps:,}{step}")
     table.add_row("spikes", f"{result.spikes:,}")

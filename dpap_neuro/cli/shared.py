@@ -1,11 +1,11 @@
-"""What every command shares: the application, where it prints, options and progress bars."""
+"""What every command shares: the application, where it prints, and progress bars."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from dpap_neuro.deploy.opening import Model
     from hardware.graph.graph import Graph
 
 app = typer.Typer(
@@ -24,26 +25,6 @@ app = typer.Typer(
 )
 stdout = Console()
 stderr = Console(stderr=True)
-
-Model = Annotated[Path, typer.Argument(help="A .nir file, or a .net or .h5 file of `dpap-neuro compile`.")]
-Dt = Annotated[float | None, typer.Option(help="Seconds per step, for a .nir file that does not say.")]
-Bins = Annotated[int | None, typer.Option(help="Time steps per recording.")]
-BinUs = Annotated[float | None, typer.Option(help="Microseconds per time step.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-Dataset = Annotated[
-    str, typer.Option(help="digits, motion, nmnist, dvsgesture, cifar10dvs, ncaltech101 or shd.")
-]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the data set, in tonic's layout.")]
-CacheDir = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="DPAP_NEURO_CACHE",
-        help="Folder for recordings turned into counts; may be deleted. Default: the user's cache folder.",
-    ),
-]
-Downsample = Annotated[int | None, typer.Option(help="Pixels per side that become one.")]
-Seed = Annotated[int, typer.Option(help="Makes the run repeatable on one machine.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 
 def plain(text: str) -> str:
@@ -90,9 +71,30 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         yield tell
 
 
+def say(line: str) -> None:
+    """A line beside the results, on stderr; names of strangers' files are no markup."""
+    stderr.print(plain(line), highlight=False)
+
+
 def say_time_step(graph: Graph, dt: float | None = None) -> None:
     """The time step that is assumed and why, on stderr, where neither the file nor the caller names one."""
     from hardware.graph.graph import time_step
 
     if dt is None and graph.dt is None:
-        stderr.print(time_step(graph)[1], highlight=False)
+        say(time_step(graph)[1])
+
+
+def say_reset(graph: Graph, reset: str | None = None) -> None:
+    """The reset that is assumed, on stderr, where neither the file nor the caller names one, and something has a reset."""
+    from hardware.graph.graph import reset_of
+
+    reason = reset_of(graph, reset)[1]
+    if "assumed" in reason:
+        say(reason)
+
+
+def say_assumed(model: Model) -> None:
+    """What is assumed of a `.nir` file that does not say: time step and reset."""
+    if model.graph is not None:
+        say_time_step(model.graph, model.options.dt)
+        say_reset(model.graph, model.options.reset)

@@ -1,18 +1,23 @@
-"""Events to rasters, through tonic's transforms."""
+"""Events to rasters: counts per time step, polarity and pixel. Every event is counted once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
-import tonic.transforms
 
 from dpap_neuro.errors import InputError
 
 SensorSize = tuple[int, int, int]
+Clock = Literal["first-event", "recording"]
+# A wrong time stamp is not to ask for all memory: values of one recording's raster.
+MAX_VALUES = 1 << 31
+# Counts are bytes.
+MAX_COUNT = 255
 
 
 class Recordings(Protocol):
@@ -27,14 +32,18 @@ class Recordings(Protocol):
 class Binning:
     """How events become counts per time step: `bins` equal parts of a recording, or steps of `bin_us` microseconds.
 
-    clip: counts above are cut to it (None: as they are). downsample: pixels per side that become one; their events add
-    up. Raises InputError where not exactly one of `bins` and `bin_us` is given, or for a number that is not above 0.
+    clip: counts above are cut to it (None: to 255, with a warning). downsample: pixels per side that become one; their
+    events add up. clock: time begins with the "first-event", or with the "recording", at 0 microseconds, so that a late
+    first event leaves silent steps before it. kept_bins: rising indices of the time bins that a network is shown, None: all.
+    Raises InputError where not exactly one of `bins` and `bin_us` is given, or for a number that is not above 0.
     """
 
     bins: int | None = None
     bin_us: float | None = None
     clip: int | None = None
     downsample: int = 1
+    clock: Clock = "first-event"
+    kept_bins: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if (self.bins is None) == (self.bin_us is None):
@@ -45,6 +54,8 @@ class Binning:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name}: found {value}, expected a finite number above 0")
+        if self.clock not in get_args(Clock):
+            raise InputError(f"clock: found {self.clock!r}, expected one of {', '.join(get_args(Clock))}")
 
     def seconds(self, duration_us: float) -> float:
         """Length of a step, for a recording of `duration_us`."""
@@ -55,6 +66,104 @@ class Binning:
         columns, rows, polarities = sensor_size
         return polarities, -(-rows // self.downsample), -(-columns // self.downsample)
 
+    def shown(self, rasters: np.ndarray) -> np.ndarray:
+        """Of rasters (n, steps, ...) the time bins that are kept. Raises InputError where one is missing."""
+        return only_bins(rasters, self.kept_bins)
+
+    def keeping(self, kept: Sequence[int] | None) -> Binning:
+        """The same with only some of the bins that are shown, counted among these (None: all of them)."""
+        if kept is None:
+            return self
+        own = tuple(int(i) for i in kept)
+        return replace(
+            self, kept_bins=own if self.kept_bins is None else tuple(self.kept_bins[i] for i in own)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As metadata and records hold it; without `kept_bins` where all are kept."""
+        values = asdict(self)
+        kept = values.pop("kept_bins")
+        return values if kept is None else {**values, "kept_bins": list(kept)}
+
+
+def only_bins(rasters: Any, kept: Sequence[int] | None) -> Any:
+    """Of an array or tensor (n, steps, ...) the time bins of these rising indices, all of them where None.
+
+    Raises InputError where one is missing.
+    """
+    if kept is None:
+        return rasters
+    if kept[-1] >= rasters.shape[1]:
+        raise InputError(
+            f"kept_bins: found {kept[-1]}, expected below the {rasters.shape[1]} time bins of a recording"
+        )
+    return rasters[:, list(kept)]
+
+
+def binning_of(
+    metadata: Mapping[str, Any],
+    bins: int | None = None,
+    bin_us: float | None = None,
+    downsample: int | None = None,
+    clock: Clock | None = None,
+) -> Binning:
+    """What was asked for, else what a file's metadata says. Raises InputError where neither tells."""
+    clip, kept = metadata.get("clip"), metadata.get("kept_bins")
+    began: Any = clock or metadata.get("clock") or "first-event"
+    if downsample is None:
+        downsample = int(metadata.get("downsample") or 1)
+    if bins is None and bin_us is None:
+        bins, bin_us = metadata.get("bins"), metadata.get("bin_us")
+        if bins is None and bin_us is None:
+            raise InputError(
+                "binning: the file does not say how events become steps; give --bins N or --bin-us T"
+            )
+    return Binning(bins, bin_us, None if clip is None else int(clip), downsample, began).keeping(kept)
+
+
+def steps_of(t: np.ndarray, binning: Binning) -> tuple[np.ndarray, int]:
+    """The step of every event, and the number of steps. t: rising times in whole microseconds.
+
+    With `bins`: step = floor((t - t0) bins / (t1 - t0)), t0 where the clock begins and t1 the last event, which belongs to
+    the last step; in whole numbers, so that no event falls between two steps. Equal times are of the first step.
+    With `bin_us`: floor((t - t0) / bin_us), as many steps as reach the last event.
+    """
+    t0 = int(t[0]) if binning.clock == "first-event" else min(0, int(t[0]))
+    since, last = t - t0, int(t[-1]) - t0
+    if binning.bins is not None:
+        # Python's integers where 64 bits might not hold the product.
+        wide = since if last <= (1 << 62) // binning.bins else since.astype(object)
+        step = wide * binning.bins // max(last, 1)
+        return np.minimum(step, binning.bins - 1).astype(np.int64), binning.bins
+    assert binning.bin_us is not None
+    if float(binning.bin_us).is_integer():
+        return since // int(binning.bin_us), last // int(binning.bin_us) + 1
+    step = np.floor(since / binning.bin_us).astype(np.int64)
+    return step, int(step[-1]) + 1
+
+
+def counted(
+    events: np.ndarray, binning: Binning, sensor_size: SensorSize, where: object = "recording"
+) -> np.ndarray:
+    """One recording's counts, int64 (steps, polarity, y, x), not cut. events: see `EVENT_DTYPE`; without events, silent steps.
+
+    Raises InputError, naming `where`, for a recording of more steps than fit `MAX_VALUES`.
+    """
+    shape = binning.shape(sensor_size)
+    step, steps = steps_of(events["t"], binning) if len(events) else (events["t"], binning.bins or 1)
+    if steps * math.prod(shape) > MAX_VALUES:
+        span = (int(events["t"][-1]) - int(events["t"][0])) * 1e-6 if len(events) else 0.0
+        raise InputError(
+            f"{where}: its events span {span:,.6g} s, {steps:,} steps of {'x'.join(map(str, shape))} counts, at most "
+            f"{MAX_VALUES:,} counts are made; a time stamp may be wrong, or give longer or fewer steps"
+        )
+    y, x = (
+        events["y"].astype(np.int64) // binning.downsample,
+        events["x"].astype(np.int64) // binning.downsample,
+    )
+    place = ((step * shape[0] + events["p"]) * shape[1] + y) * shape[2] + x
+    return np.bincount(place, minlength=steps * math.prod(shape)).reshape(steps, *shape)
+
 
 def frames(
     dataset: Recordings,
@@ -62,29 +171,29 @@ def frames(
     sensor_size: SensorSize,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Each recording as uint8 counts (steps, polarity, y, x), the order of tonic's ToFrame.
+    """Each recording as uint8 counts (steps, polarity, y, x).
 
-    progress(done, total) is called now and then.
+    All time bins: which are shown is another matter (`Binning.shown`). progress(done, total) is called now and then. Warns, once, where counts above 255 were cut without a `clip`.
     """
-    shape = binning.shape(sensor_size)
-    if binning.bins is not None:
-        transform = tonic.transforms.ToFrame(sensor_size=shape[::-1], n_time_bins=binning.bins)
-    else:
-        transform = tonic.transforms.ToFrame(
-            sensor_size=shape[::-1], time_window=binning.bin_us, include_incomplete=True
-        )
-    limit = 255 if binning.clip is None else min(255, binning.clip)
+    limit = MAX_COUNT if binning.clip is None else min(MAX_COUNT, binning.clip)
+    warned = False
     for index in range(len(dataset)):
         events, _ = dataset[index]
-        if binning.downsample > 1:
-            # tonic's Downsample multiplies by the float 1 / n, which puts pixel 49 at 0 for n = 49.
-            events = events.copy()
-            events["x"] //= binning.downsample
-            events["y"] //= binning.downsample
-        frame = transform(events) if len(events) else np.zeros((binning.bins or 1, *shape))
+        frame = counted(events, binning, sensor_size, _name(dataset, index))
+        if binning.clip is None and not warned and frame.max(initial=0) > MAX_COUNT:
+            warned = True
+            warnings.warn(
+                f"{_name(dataset, index)}: {frame.max():,} events of one pixel in one step; counts above {MAX_COUNT} are cut",
+                stacklevel=2,
+            )
         yield np.minimum(frame, limit).astype(np.uint8)
         if progress is not None and (index % 16 == 15 or index + 1 == len(dataset)):
             progress(index + 1, len(dataset))
+
+
+def _name(dataset: Recordings, index: int) -> object:
+    sources = getattr(dataset, "sources", ())
+    return sources[index] if len(sources) == len(dataset) else f"recording {index}"
 
 
 def rasters(

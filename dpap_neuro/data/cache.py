@@ -13,9 +13,9 @@ import json
 import math
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.lib.format import write_array_header_1_0
@@ -23,7 +23,7 @@ from numpy.lib.format import write_array_header_1_0
 from dpap_neuro.data.binning import Binning, Recordings, SensorSize, frames
 from dpap_neuro.data.splits import LabelledRecordings
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import make_folder, write_whole
+from dpap_neuro.files import make_folder, write_stream
 
 
 def cached_rasters(
@@ -36,19 +36,35 @@ def cached_rasters(
 ) -> np.ndarray:
     """What `rasters` returns, from `folder` where it is there already; changes to the array never reach the disk.
 
+    All time bins are kept on disk, so that networks that are shown some of them share an entry.
+
     name: begins the file's name; it says which of the recordings of a data set these are. A source of another path,
-    size or time of change makes another entry, and so does other code in this package or another tonic. Raises
+    size or time of change makes another entry, and so does other code in this package. Raises
     InputError where the folder cannot be written.
     """
-    path = make_folder(folder) / f"{name}-{_digest(name, recordings, binning, sensor_size)}.npy"
+    path = _entry(make_folder(folder), name, recordings, binning, sensor_size)
     step = binning.shape(sensor_size)
     found = _opened(path, len(recordings), step)
     if found is None:
-        write_whole(path, lambda temporary: _write(temporary, recordings, binning, sensor_size, progress))
+        write_stream(path, lambda file: _write(file, path.parent, recordings, binning, sensor_size, progress))
         found = _opened(path, len(recordings), step)
         if found is None:
             raise InputError(f"{path}: cannot be read back")
     return found
+
+
+def kept_rasters(
+    folder: str | Path, name: str, recordings: LabelledRecordings, binning: Binning, sensor_size: SensorSize
+) -> np.ndarray | None:
+    """What `cached_rasters` has kept, None where it has kept nothing."""
+    path = _entry(Path(folder), name, recordings, binning, sensor_size)
+    return _opened(path, len(recordings), binning.shape(sensor_size))
+
+
+def _entry(
+    folder: Path, name: str, recordings: LabelledRecordings, binning: Binning, sensor_size: SensorSize
+) -> Path:
+    return folder / f"{name}-{_digest(name, recordings, binning, sensor_size)}.npy"
 
 
 def _digest(name: str, recordings: LabelledRecordings, binning: Binning, sensor_size: SensorSize) -> str:
@@ -59,9 +75,8 @@ def _digest(name: str, recordings: LabelledRecordings, binning: Binning, sensor_
     key = {
         "name": name,
         "n": len(recordings),
-        "binning": asdict(binning),
+        "binning": replace(binning, kept_bins=None).to_dict(),
         "sensor_size": sensor_size,
-        "tonic": version("tonic"),
         "code": [state(module) for module in sorted(Path(__file__).parent.glob("*.py"))],
         "sources": [state(file) for file in recordings.sources],
     }
@@ -80,7 +95,8 @@ def _opened(path: Path, n: int, step: tuple[int, int, int]) -> np.ndarray | None
 
 
 def _write(
-    path: Path,
+    file: IO[bytes],
+    folder: Path,
     recordings: Recordings,
     binning: Binning,
     sensor_size: SensorSize,
@@ -89,7 +105,7 @@ def _write(
     """Recordings are spooled first: with bin_us the longest decides the number of steps."""
     step = binning.shape(sensor_size)
     size = math.prod(step)
-    with tempfile.TemporaryFile(dir=path.parent) as spool, open(path, "wb") as file:
+    with tempfile.TemporaryFile(dir=folder) as spool:
         lengths = []
         for frame in frames(recordings, binning, sensor_size, progress):
             spool.write(frame.tobytes())

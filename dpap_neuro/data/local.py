@@ -1,12 +1,12 @@
 """Data sets from a local folder in the layout of tonic's classes, complete or partial.
 
 tonic's classes refuse a partial folder and would download instead, so recordings are found here, in the order of their
-names, and read by tonic's readers. Reading never executes code. To add a data set: a `Layout`.
+names; tests hold what is read to tonic's own classes. Reading never executes code. To add a data set: a `Layout`.
 
 - nmnist, ncaltech101: Orchard et al. 2015, doi 10.3389/fnins.2015.00437
 - dvsgesture: Amir et al. 2017, doi 10.1109/CVPR.2017.781
 - cifar10dvs: Li et al. 2017, doi 10.3389/fnins.2017.00309
-- shd: Cramer et al. 2020, doi 10.1109/TNNLS.2020.3044364
+- shd, ssc: Cramer et al. 2020, doi 10.1109/TNNLS.2020.3044364
 """
 
 from __future__ import annotations
@@ -18,17 +18,29 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import tonic.datasets
-from tonic.io import read_aedat4, read_mnist_file
 
 from dpap_neuro.data.events import checked
+from dpap_neuro.data.formats import read_events
+from dpap_neuro.data.splits import every_nth
 from dpap_neuro.errors import InputError, NoRecordings
 
 SensorSize = tuple[int, int, int]
 
 DIGITS = tuple(str(d) for d in range(10))
-GESTURES = tuple(tonic.datasets.DVSGesture.classes)
-CIFAR10 = tuple(tonic.datasets.CIFAR10DVS.classes)
+GESTURES = (
+    "Hand clapping",
+    "Right hand wave",
+    "Left hand wave",
+    "Right arm cw",
+    "Right arm ccw",
+    "Left arm cw",
+    "Left arm ccw",
+    "Arm roll",
+    "Air drums",
+    "Air guitar",
+    "Other gestures",
+)
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Caltech101 without the class Faces, in the order of a file listing.
 CALTECH101 = tuple(
     """BACKGROUND_Google Faces_easy Leopards Motorbikes accordion airplanes anchor ant barrel bass beaver binocular
@@ -45,18 +57,19 @@ SPOKEN_DIGITS = tuple(
     """zero one two three four five six seven eight nine
     null eins zwei drei vier fuenf sechs sieben acht neun""".split()  # noqa: SIM905
 )
+# Their words stand in the files, as extra/keys.
+SPEECH_COMMANDS = tuple(str(n) for n in range(35))
+BRAILLE = ("Space", "A", "E", "I", "O", "U", "Y")
 
 
-def _mnist(file: Path, sensor_size: SensorSize) -> np.ndarray:
-    if file.stat().st_size % 5:
-        raise InputError(f"{file}: found {file.stat().st_size} bytes, expected a multiple of 5 per event")
-    events = read_mnist_file(str(file), dtype=tonic.datasets.NMNIST.dtype)
-    return checked(events["x"], events["y"], events["t"], events["p"], sensor_size, file)
+def _file(file: Path, sensor_size: SensorSize) -> np.ndarray:
+    events = read_events(file)
+    return checked(events.x, events.y, events.t, events.p, sensor_size, file)
 
 
 def _caltech(file: Path, sensor_size: SensorSize) -> np.ndarray:
     """Recordings are of unequal size: as in tonic, each is moved to the corner."""
-    events = _mnist(file, (256, 256, 2))
+    events = _file(file, (256, 256, 2))
     for name, size in (("x", sensor_size[0]), ("y", sensor_size[1])):
         if len(events):
             events[name] -= events[name].min()
@@ -73,22 +86,6 @@ def _gesture(file: Path, sensor_size: SensorSize) -> np.ndarray:
         raise InputError(f"{file}: found shape {np.shape(table)}, expected (events, 4): x, y, p, t in ms")
     x, y, p, t = table.T
     return checked(x, y, t.astype(np.result_type(t, np.int64)) * 1000, p, sensor_size, file)
-
-
-def _aedat4(file: Path, sensor_size: SensorSize) -> np.ndarray:
-    try:
-        events = read_aedat4(str(file))
-    except ImportError:
-        raise InputError(
-            f"{file}: reading it needs the package aedat; to get it: pip install aedat"
-        ) from None
-    except BaseException as error:
-        # Of the decoder, in Rust: no subclass of Exception.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise InputError(f"{file}: cannot be read (damaged AEDAT 4)") from None
-    t, x, y, p = (events[name] for name in events.dtype.names)
-    return checked(x, y, t, p, sensor_size, file)
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def _stem(file: Path) -> str:
     return file.stem
 
 
-NMNIST = Layout("NMNIST", ("Train", "Test"), "[0-9]/*.bin", DIGITS, _folder, _mnist, (34, 34, 2))
+NMNIST = Layout("NMNIST", ("Train", "Test"), "[0-9]/*.bin", DIGITS, _folder, _file, (34, 34, 2))
 DVSGESTURE = Layout(
     "DVSGesture",
     ("ibmGestureTrain", "ibmGestureTest"),
@@ -128,7 +125,7 @@ DVSGESTURE = Layout(
     _gesture,
     (128, 128, 2),
 )
-CIFAR10DVS = Layout("CIFAR10DVS", ("", ""), "*/*.aedat4", CIFAR10, _folder, _aedat4, (128, 128, 2))
+CIFAR10DVS = Layout("CIFAR10DVS", ("", ""), "*/*.aedat4", CIFAR10, _folder, _file, (128, 128, 2))
 NCALTECH101 = Layout(
     "NCALTECH101", ("Caltech101", "Caltech101"), "*/*.bin", CALTECH101, _folder, _caltech, (240, 180, 2)
 )
@@ -173,57 +170,99 @@ class LocalRecordings:
             raise InputError(f"{file}: cannot be read ({type(error).__name__}: {_line(error)})") from None
 
 
-class SHD(tonic.datasets.SHD):
-    """tonic's, of a file that is there already."""
+class Cochlea:
+    """Spiking Heidelberg Digits and Speech Commands: 700 channels of a cochlea, as one row of pixels of one polarity.
 
-    def _check_exists(self) -> bool:
-        return True
-
-
-class HeidelbergDigits:
-    """Spiking Heidelberg Digits: 700 channels of a cochlea, as one row of pixels of one polarity. See `LocalRecordings`."""
+    name: of the folder in DIR. See `LocalRecordings` for items and errors.
+    """
 
     SENSOR_SIZE = (700, 1, 1)
 
-    def __init__(self, data_dir: str | Path | None, split: str = "train") -> None:
-        how = _help("SHD", split)
-        root = _root("SHD", data_dir, "shd_train.h5", how)
-        wanted = [root / name for name in _chosen(("shd_train.h5", "shd_test.h5"), split)]
+    def __init__(self, name: str, classes: int, data_dir: str | Path | None, split: str = "train") -> None:
+        low = name.lower()
+        how = _help(name, split)
+        root = _root(name, data_dir, f"{low}_train.h5", how)
+        wanted = [root / file for file in _chosen((f"{low}_train.h5", f"{low}_test.h5"), split)]
         self.sources = [file for file in wanted if file.is_file()]
         if not self.sources:
-            raise NoRecordings(f"SHD: found no file at {' and '.join(map(str, wanted))}; {how}")
-        self._items: list[tuple[SHD, int]] = []
+            raise NoRecordings(f"{name}: found no file at {' and '.join(map(str, wanted))}; {how}")
+        self._items: list[tuple[Path, int]] = []
         labels: list[int] = []
         for file in self.sources:
             try:
-                recordings = SHD(str(root.parent), train=file.name == "shd_train.h5")
                 with h5py.File(file, "r") as values:
                     own = np.asarray(values["labels"], dtype=np.int64)
             except Exception as error:
                 raise InputError(f"{file}: cannot be read ({type(error).__name__}: {_line(error)})") from None
-            if len(own) and not (own.min() >= 0 and own.max() < len(SPOKEN_DIGITS)):
-                raise InputError(f"{file}: found labels {own.min()} to {own.max()}, expected 0 to 19")
+            if len(own) and not (own.min() >= 0 and own.max() < classes):
+                raise InputError(
+                    f"{file}: found labels {own.min()} to {own.max()}, expected 0 to {classes - 1}"
+                )
             labels += own.tolist()
-            self._items += [(recordings, index) for index in range(len(own))]
+            self._items += [(file, index) for index in range(len(own))]
         if not labels:
-            raise NoRecordings(f"SHD: found no recording in {' and '.join(map(str, self.sources))}; {how}")
+            raise NoRecordings(f"{name}: found no recording in {' and '.join(map(str, self.sources))}; {how}")
         self.labels = np.array(labels, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        recordings, number = self._items[index]
-        file = Path(recordings.location_on_system) / recordings.data_filename
+        file, number = self._items[index]
+        where = f"{file}: recording {number}"
         try:
-            events, label = recordings[number]
+            with h5py.File(file, "r") as values:
+                seconds, units = values["spikes/times"][number], values["spikes/units"][number]
         except Exception as error:
+            raise InputError(f"{where} cannot be read ({type(error).__name__}: {_line(error)})") from None
+        if len(seconds) != len(units):
+            raise InputError(f"{where}: found {len(seconds)} times and {len(units)} channels")
+        t = np.asarray(seconds, np.float64) * 1e6
+        return checked(units, 0, t, 0, self.SENSOR_SIZE, where), int(self.labels[index])
+
+
+class Braille:
+    """Seven Braille letters under a finger of 12 taxels, 256 steps of 5 ms, as one row of pixels of one polarity.
+
+    Mueller-Cleve et al. 2022, doi 10.3389/fnins.2022.951164. Read from `DIR/braille7.npz` or `DIR/braille/braille7.npz`: spikes
+    (n, 32, 12), bits along the second axis, labels (n,), classes (7,). There is no official split: every fifth of each class is for testing.
+    """
+
+    SENSOR_SIZE = (12, 1, 1)
+    STEPS, STEP_US = 256, 5_000
+
+    def __init__(self, data_dir: str | Path | None, split: str = "train") -> None:
+        if data_dir is None:
+            raise InputError("braille: no folder given, expected --data-dir DIR with DIR/braille7.npz")
+        wanted = [Path(data_dir) / "braille7.npz", Path(data_dir) / "braille" / "braille7.npz"]
+        file = next((path for path in wanted if path.is_file()), None)
+        if file is None:
+            raise NoRecordings(f"braille: found no file at {' or '.join(map(str, wanted))}")
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                packed, labels = arrays["spikes"], arrays["labels"].astype(np.int64)
+        except Exception as error:
+            raise InputError(f"{file}: cannot be read ({type(error).__name__}: {_line(error)})") from None
+        if packed.dtype != np.uint8 or packed.shape != (len(labels), self.STEPS // 8, self.SENSOR_SIZE[0]):
             raise InputError(
-                f"{file}: recording {number} cannot be read ({type(error).__name__}: {_line(error)})"
-            ) from None
-        return checked(events["x"], 0, events["t"], 0, self.SENSOR_SIZE, f"{file}: recording {number}"), int(
-            label
-        )
+                f"{file}: found spikes of shape {packed.shape}, {packed.dtype}, expected ({len(labels)}, 32, 12), uint8"
+            )
+        if len(labels) and not (labels.min() >= 0 and labels.max() < len(BRAILLE)):
+            raise InputError(
+                f"{file}: found labels {labels.min()} to {labels.max()}, expected 0 to {len(BRAILLE) - 1}"
+            )
+        test = every_nth(labels)
+        chosen = np.full(len(labels), True) if split == "all" else test == (split == "test")
+        self.sources = [file]
+        self.packed, self.labels = packed[chosen], labels[chosen]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        step, taxel = np.nonzero(np.unpackbits(self.packed[index], axis=0))
+        where = f"{self.sources[0]}: recording {index}"
+        return checked(taxel, 0, step * self.STEP_US, 0, self.SENSOR_SIZE, where), int(self.labels[index])
 
 
 def _root(name: str, data_dir: str | Path | None, inside: str, how: str) -> Path:

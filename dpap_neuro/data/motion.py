@@ -6,8 +6,7 @@ that is random about the figure: both directions, each with a figure brighter an
 
 - Summed over time, the two directions of a figure leave the same events, pixel by pixel and polarity by polarity: one
   film is the other played backwards, and both begin and end with the uniform ground. A classifier that sees only the
-  sums gives both directions the same answer: it is right on exactly half of the recordings. (The light makes that
-  hold after binning too: bins over a recording reach from its first event to just before its last.)
+  sums gives both directions the same answer: it is right on exactly half of the recordings.
 - A clockwise bright figure and its counter-clockwise dark twin send the same pictures of events, in reverse order:
   played backwards, an edge that brightened darkens, and so does an edge of the twin. So a classifier that sees the
   steps but not their order is right on exactly half as well.

@@ -11,16 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from dpap_neuro.deploy.evaluation import (
-    INTEGER_FILES,
-    Model,
-    Recordings,
-    evaluate,
-    measured_rates,
-    open_model,
-)
+from dpap_neuro.deploy.evaluation import evaluate
+from dpap_neuro.deploy.opening import INTEGER_FILES, CompileOptions, Model, open_model
+from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import write_whole
+from dpap_neuro.files import write_picture
 from hardware.chip.chips import Chip
 from hardware.graph.summary import parameters
 from hardware.placement import place
@@ -32,7 +27,8 @@ class Compared:
 
     parameters: non-zero weights of kernels and matrices. synapses: non-zero connections of the unrolled network, after
         rounding to 8 bits. memory_bits: sum over the cores. crossing_spikes: per recording where recordings were given, else as
-        if every neuron fired once. accuracy: None where it is not known; accuracy_from: where it comes from.
+        if every neuron fired once. accuracy: None where it is not known; accuracy_from: where it comes from. notes: what a
+    reader must know besides.
     """
 
     model: str
@@ -46,6 +42,7 @@ class Compared:
     crossing_spikes: float
     accuracy: float | None
     accuracy_from: str | None
+    notes: tuple[str, ...] = ()
 
     @property
     def spread(self) -> tuple[int, float, int]:
@@ -64,30 +61,27 @@ class Compared:
 
 
 def compare(
-    paths: Sequence[str | Path], chip: Chip, recordings: Recordings | None = None, dt: float | None = None
+    paths: Sequence[str | Path], options: CompileOptions, recordings: Recordings | None = None
 ) -> list[Compared]:
-    """Place every network on `chip`, in the order given.
+    """Place every network on the chip of the options, in the order given; `.nir` files are compiled with them.
 
     recordings: measure spikes and accuracy on these, in the chip's integers; without, the accuracy is what a run.json or
     summary.json beside the file says. Raises InputError or HardwareError for what cannot be read or placed.
     """
-    return [_compare(Path(path), chip, recordings, dt) for path in paths]
+    return [_compare(Path(path), options, recordings) for path in paths]
 
 
-def _compare(path: Path, chip: Chip, recordings: Recordings | None, dt: float | None) -> Compared:
-    # Integer networks have their time constants in steps.
-    step = None if path.suffix in INTEGER_FILES else dt
-    opened = open_model(path, step)
-    network = opened.integers()
+def _compare(path: Path, options: CompileOptions, recordings: Recordings | None) -> Compared:
+    opened = open_model(path, options.of_integers() if path.suffix in INTEGER_FILES else options)
+    notes: tuple[str, ...] = ()
     if recordings is None:
         rates = None
         accuracy, source = recorded_accuracy(path)
     else:
-        r = recordings
-        rates = measured_rates(opened, r)
-        result = evaluate(path, r.dataset, r.data_dir, r.split, r.bins, r.bin_us, "fixed", step, r.limit)
-        accuracy, source = result.accuracy, f"{result.n} recordings, chip's integers"
-    placement = place(network, chip, firing_rates=rates)
+        result = evaluate(opened, recordings, "fixed")
+        rates, accuracy, notes = result.rates, result.accuracy, result.notes
+        source = f"{result.n} recordings, chip's integers" if accuracy is not None else None
+    placement = place(opened.integers(), opened.chip, firing_rates=rates)
     return Compared(
         str(path),
         _parameters(opened),
@@ -100,6 +94,7 @@ def _compare(path: Path, chip: Chip, recordings: Recordings | None, dt: float | 
         placement.crossing_spikes,
         accuracy,
         source,
+        notes,
     )
 
 
@@ -163,11 +158,13 @@ def draw(networks: Sequence[Compared], chip: Chip, path: str | Path) -> None:
         axis.plot([-0.5, len(counts) - 0.5], [median, median], color="black", linewidth=1, linestyle="--")
         known = "" if network.accuracy is None else f", {network.accuracy:.1%} right"
         cores = f"{network.cores} core{'s' if network.cores > 1 else ''}"
-        axis.set_title(f"{name}\n{network.synapses:,} synapses on {cores}{known}", fontsize=9)
+        axis.set_title(
+            f"{name}\n{network.synapses:,} synapses on {cores}{known}", fontsize=9, parse_math=False
+        )
         axis.set_xlim(-0.7, widest - 0.3)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes.flat[len(networks) :]:
         axis.set_axis_off()
-    figure.supxlabel(f"core of {chip.name}", fontsize=10)
+    figure.supxlabel(f"core of {chip.name}", fontsize=10, parse_math=False)
     figure.supylabel("thousand synapses", fontsize=10)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    write_picture(figure, path)

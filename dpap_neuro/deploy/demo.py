@@ -18,11 +18,12 @@ from dpap_neuro.data import Binning
 from dpap_neuro.deploy.report import draw_demo
 from dpap_neuro.exchange.nir_export import without_dead_units, write_nir
 from dpap_neuro.files import make_folder, write_json
-from dpap_neuro.networks.models import Network
+from dpap_neuro.networks.models import Network, build_model
 from dpap_neuro.pruning import Pruner, make_pruner
 from dpap_neuro.train import loop, runs
+from hardware.chip.chips import Chip, load_chip
 from hardware.compile.compiler import compile_graph
-from hardware.graph.parsing import read_graph
+from hardware.graph.parsing import from_nir, read_graph
 from hardware.graph.summary import parameters
 from hardware.placement import place
 from hardware.simulate import fidelity, reference, simulator
@@ -49,23 +50,23 @@ class Deployed:
     synapses_per_core: dict[str, list[int]]
 
 
-def deploy(path: Path, data: tuple[np.ndarray, np.ndarray]) -> Deployed:
-    """Read a `.nir` file, run it in float and in the chip's integers on the same rasters, and place it on both chips."""
+def deploy(path: Path, data: tuple[np.ndarray, np.ndarray], chips: tuple[Chip, ...]) -> Deployed:
+    """Read a `.nir` file, run it in float and in the integers of the first chip on the same rasters, and place these on each."""
     rasters, labels = data
     graph = read_graph(path)
-    network, _ = compile_graph(graph, CHIPS[0])
+    network, _ = compile_graph(graph, chips[0])
     names = [p.name for p in network.populations if p.spiking]
     exact = reference.simulate(graph, rasters, record=names, dtype=np.float32)
     fixed = simulator.simulate(network, rasters, record={name: ("spikes",) for name in names})
     parts = fidelity.agreements(exact.spikes, fixed.spikes)
-    placements = {chip: place(network, chip) for chip in CHIPS}
+    placements = {chip.name: place(network, chip) for chip in chips}
     return Deployed(
         accuracy=float((fidelity.predictions(exact.output) == labels).mean()),
         accuracy_fixed=float((fidelity.predictions(fixed.output) == labels).mean()),
         agreement={name: part.share for name, part in parts.items()},
         spike_agreement=fidelity.overall(parts).share,
         parameters=parameters(graph),
-        synapses=placements[CHIPS[0]].synapses,
+        synapses=placements[chips[0].name].synapses,
         synapses_per_core={chip: p.synapses_per_core.tolist() for chip, p in placements.items()},
     )
 
@@ -77,12 +78,14 @@ def run_demo(
     device: str = "auto",
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
+    chip: Chip | None = None,
 ) -> dict[str, Any]:
     """Run all of it; write `dense.nir`, `pruned.nir`, `summary.json` and `demo.png` into `out`; return the summary.
 
-    The same seed gives the same numbers on the same machine, `seconds` and `dpap_overhead` (times) aside.
+    chip: the one to compile for and to place on; None: compile for `CHIPS[0]`, and place on all of `CHIPS`. The same seed gives the same numbers on the same machine, `seconds` and `dpap_overhead` (times) aside.
     """
     begin = time.perf_counter()
+    chips = tuple(load_chip(name) for name in CHIPS) if chip is None else (chip,)
     folder = make_folder(out)
     tell: Progress = progress or (lambda *_: None)
     chosen = loop.choose_device(device)
@@ -93,6 +96,9 @@ def run_demo(
         lambda what, done, total: tell(f"recording digits ({what})", done, total),
     )
     model = runs.model_settings(split, "cnn", "spikes", decay=0.5, v_th=0.5, slope=10.0)
+    if chip is not None:
+        # What it cannot do is said before the training.
+        compile_graph(from_nir(runs.graph_of(build_model(model, seed), {})), chip)
     settings = loop.TrainSettings(epochs=epochs, seed=seed)
     metadata = runs.metadata_of(split)
     batches = max(1, len(split.train[1]) // settings.batch)
@@ -124,7 +130,7 @@ def run_demo(
     share = loop.overhead(networks["dense"], make, split.train, settings, chosen)
     for number, name in enumerate(histories):
         tell("running on the simulated chip", number, len(histories))
-        deployed[name] = deploy(folder / f"{name}.nir", split.test)
+        deployed[name] = deploy(folder / f"{name}.nir", split.test, chips)
     tell("running on the simulated chip", len(histories), len(histories))
     dense, pruned = deployed["dense"], deployed["pruned"]
     summary = {

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 from torch import nn
 
-from dpap_neuro.deploy.evaluation import open_model
+from dpap_neuro.deploy.opening import CompileOptions, open_model
 from dpap_neuro.exchange.nir_export import without_dead_units
 from dpap_neuro.networks.models import Network
-from dpap_neuro.pruning import Fill
+from dpap_neuro.pruning import Reading
 from dpap_neuro.train import runs
 from dpap_neuro.train.loop import History
 from hardware.compile.compiler import compile_graph
@@ -41,22 +41,20 @@ class BudgetMeter:
     def __str__(self) -> str:
         return self.budget.describe()
 
-    def __call__(self, network: nn.Module) -> Fill:
+    def __call__(self, network: nn.Module) -> Reading:
         twin = _twin(network)
         exported = without_dead_units(twin, twin.settings.input_shape)
-        integers = compile_graph(from_nir(runs.graph_of(exported, {})), self.budget.chip, per_channel=False)[
-            0
-        ]
+        integers = compile_graph(from_nir(runs.graph_of(exported, {})), self.budget.chip)[0]
         try:
             found = budgets.fill(integers, self.budget, effort=self.effort)
         except HardwareError as error:
-            return Fill(_UNPLACED, str(error), {"fits": False, "broken": [str(error)]})
+            return Reading(_UNPLACED, str(error), {"fits": False, "broken": [str(error)]})
         text = f"{found.placement.cores} of {self.budget.cores:g} cores"
         if fullest := found.fullest():
             text += f", {fullest[0]} {fullest[1]:.0%}"
         if found.broken:
             text += f"; {found.broken[0]}"
-        return Fill(found.excess(), text, values_of(found))
+        return Reading(found.excess(), text, values_of(found))
 
 
 def save_fitted(
@@ -72,7 +70,9 @@ def save_fitted(
     Placed is the file as it was written, by the same path as in `dpap-neuro cores`; effort: as the meter's.
     """
     runs.save_run(folder, network, history, metadata, compact=True)
-    found = budgets.fill(open_model(Path(folder) / "model.nir").integers(budget.chip), budget, effort=effort)
+    found = budgets.fill(
+        open_model(Path(folder) / "model.nir", CompileOptions(budget.chip)).integers(), budget, effort=effort
+    )
     runs.add_to_record(folder, budget={"chip": budget.chip.name, **values_of(found)})
     return found
 

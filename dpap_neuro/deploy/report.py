@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from dpap_neuro.deploy.comparison import Compared
-from dpap_neuro.files import write_whole
-from dpap_neuro.train.sweeps import Summary
+from dpap_neuro.files import write_picture
+
+if TYPE_CHECKING:
+    from dpap_neuro.train.sweeps import Summary
 
 
 def demo_table(summary: dict[str, Any]) -> Table:
@@ -32,7 +35,7 @@ def demo_table(summary: dict[str, Any]) -> Table:
     counts("parameters", "parameters")
     counts("synapses", "synapses")
     for chip, cores in summary["cores_dense"].items():
-        table.add_row(f"cores, {chip}", str(cores), str(summary["cores_pruned"][chip]), "")
+        table.add_row(escape(f"cores, {chip}"), str(cores), str(summary["cores_pruned"][chip]), "")
     return table
 
 
@@ -126,7 +129,8 @@ def draw_demo(summary: dict[str, Any], path: str | Path) -> None:
                 label=name,
             )
         widest = max(len(summary[f"synapses_per_core_{name}"][chip]) for name in ("dense", "pruned"))
-        axis.set(xlabel="core", ylabel="thousand synapses", title=f"Synapses per core, {chip}")
+        axis.set(xlabel="core", ylabel="thousand synapses")
+        axis.set_title(f"Synapses per core, {chip}", parse_math=False)
         axis.set_xticks(range(widest))
         axis.legend(frameon=False)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    write_picture(figure, path)

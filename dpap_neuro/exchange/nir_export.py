@@ -1,13 +1,14 @@
 """A trained network as a `.nir` graph (Pedersen et al. 2024, doi 10.1038/s41467-024-52259-9).
 
-The forward pass is traced once (`torch.fx`), so that additions and branches are followed. Batch norm is folded into
-the synapse before it, dropout disappears, time and batch may be folded and unfolded on the way. The nodes
+The forward pass is traced once (`torch.fx`), so that additions and branches are followed. Batch norm is fused into
+the synapse before it, dropout disappears, time and batch may be merged and separated on the way. The nodes
 themselves are made in `nir_nodes.py`.
 """
 
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 import operator
@@ -15,6 +16,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -27,10 +29,12 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.exchange.nir_nodes import POPULATIONS, SYNAPSES, Shape, array, full, population
-from dpap_neuro.files import write_whole
+from dpap_neuro.exchange.nir_nodes import POPULATIONS, SYNAPSES, Shape, array, full, population, reset
+from dpap_neuro.files import write_bytes
 from dpap_neuro.networks import neurons
+from dpap_neuro.networks.kinds import NORSE, nearest, overrides
 from dpap_neuro.pruning.compaction import compact as compacted
+from dpap_neuro.pruning.labels import tensors
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
@@ -58,8 +62,8 @@ _STEPS, _BATCH = 2, 3
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def folded(synapse: nn.Module, norm: Any, name: str) -> nn.Module:
-    """A copy of a convolution or matrix with the batch norm after it folded in: w g / sqrt(var + eps), zeros stay zero."""
+def fused(synapse: nn.Module, norm: Any, name: str) -> nn.Module:
+    """A copy of a convolution or matrix with the batch norm after it fused in: w g / sqrt(var + eps), zeros stay zero."""
     if not isinstance(synapse, nn.Conv1d | nn.Conv2d | nn.Linear):
         raise InputError(
             f"layer {name}: batch norm behind {type(synapse).__name__}, expected behind a synapse layer"
@@ -90,7 +94,7 @@ def to_nir(
     model: takes (T, B, *input_shape); a plain nn.Sequential or Norse's SequentialState may also be of cells that take
     one time step.
     input_shape: without time and batch. dt: seconds per step. compact: write the network without its dead units.
-    metadata: what else the graph should tell (bins, clip, class_names, readout ...); lists of strings are written
+    metadata: what the graph should tell besides time step and reset (bins, clip, class_names, readout ...); lists of strings are written
     as JSON, None is left out.
     Raises InputError, naming the layer, for one that NIR has no equivalent of, and for NaN weights.
     """
@@ -103,7 +107,8 @@ def to_nir(
         model = without_dead_units(model, shape)
     nodes, edges = _Walk(model, shape, dt).result
     # nir 1.0.8 infers wrong shapes for grouped convolutions and kernels that are not square; ours were measured.
-    return nir.NIRGraph(nodes, edges, metadata=plain_metadata({"dt": float(dt), **metadata}), type_check=False)
+    said = {"dt": float(dt), "reset": reset(model), **metadata}
+    return nir.NIRGraph(nodes, edges, metadata=plain_metadata(said), type_check=False)
 
 
 def without_dead_units(model: Network, input_shape: Shape) -> Network:
@@ -121,14 +126,13 @@ def write_nir(graph: nir.NIRGraph, path: str | Path) -> None:
     type_check=False.
     """
 
-    def write(temporary: Path) -> None:
-        nir.write(temporary, graph)
-        with h5py.File(temporary, "r+") as file:
-            for node in file["node/nodes"].values():
-                if "v_reset" in node and not node["v_reset"][()].any():
-                    del node["v_reset"]
-
-    write_whole(path, write)
+    memory = io.BytesIO()
+    nir.write(memory, graph)
+    with h5py.File(memory, "r+") as file:
+        for node in file["node/nodes"].values():
+            if "v_reset" in node and not node["v_reset"][()].any():
+                del node["v_reset"]
+    write_bytes(path, memory.getbuffer())
 
 
 def _check_parameters(name: str, module: nn.Module) -> None:
@@ -176,22 +180,21 @@ class _Flow:
     version: int = 0
 
     @property
-    def folded(self) -> bool:
+    def merged(self) -> bool:
         return self.zeros.shape[0] == _STEPS * _BATCH
 
     @property
     def shape(self) -> Shape:
-        return tuple(self.zeros.shape[1:] if self.folded else self.zeros.shape[2:])
+        return tuple(self.zeros.shape[1:] if self.merged else self.zeros.shape[2:])
 
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, neurons.Neuron | neurons.Scale | neurons.Delay)
-        return (
-            ours
-            or type(m).__module__.startswith("norse.")
-            or super().is_leaf_module(m, module_qualified_name)
-        )
+        norm = nearest(_NORMS, m)
+        if norm is not None:
+            return not overrides(m, norm, "forward")
+        known = isinstance(m, (neurons.Neuron, *NORSE, *SYNAPSES))
+        return known or super().is_leaf_module(m, module_qualified_name)
 
 
 def _traced(model: nn.Module) -> fx.GraphModule:
@@ -222,11 +225,14 @@ class _Walk(fx.Interpreter):
     """Goes through the traced forward pass with `_Flow`s in place of tensors and collects nodes and edges."""
 
     def __init__(self, model: nn.Module, shape: Shape, dt: float) -> None:
-        if type(model) is norse.SequentialState:
+        if isinstance(model, norse.SequentialState) and not overrides(
+            model, norse.SequentialState, "forward"
+        ):
             model = nn.Sequential(OrderedDict(model.named_children()))
         # A plain sequence works on single time steps, unless it has Norse's modules over time.
         over_time = any(isinstance(m, _OVER_TIME) for m in model.modules())
-        self.by_step = type(model) is nn.Sequential and not over_time
+        plain = isinstance(model, nn.Sequential) and not overrides(model, nn.Sequential, "forward")
+        self.by_step = plain and not over_time
         if not any(True for _ in model.children()):
             raise InputError("model: found no layer, expected at least one")
         super().__init__(_traced(model), garbage_collect_values=False)
@@ -259,10 +265,9 @@ class _Walk(fx.Interpreter):
     # --- modules -------------------------------------------------------------------------------------------
 
     def _module(self, name: str, module: Any, flow: _Flow) -> _Flow:
-        kind = type(module)
         if isinstance(module, _NOTHING):
             return flow
-        if kind is norse.Lift:
+        if isinstance(module, norse.Lift):
             return self._lifted(name, module.lifted_module, flow)
         if isinstance(module, nn.Flatten):
             return self._view(name, flow, module(flow.zeros))
@@ -270,18 +275,10 @@ class _Walk(fx.Interpreter):
             return self._norm(name, module, flow)
         if isinstance(module, neurons.Recurrent):
             return self._recurrent(name, module, flow)
+        kind = self._kind(name, module, flow)
         if kind in POPULATIONS:
             self._scans(name, flow)
             return self._add(name, population(name, module, flow.shape, self.dt), flow, flow.zeros)
-        if kind not in SYNAPSES:
-            known = ", ".join(sorted({c.__name__ for c in (*SYNAPSES, nn.Flatten, *POPULATIONS)}))
-            instead = _INSTEAD.get(kind, f"expected one of {known}, batch norm behind a synapse, or dropout")
-            if nn.utils.parametrize.is_parametrized(module):
-                instead = (
-                    "its parameters are computed anew at every call; make them constant with "
-                    "torch.nn.utils.parametrize.remove_parametrizations"
-                )
-            raise InputError(f"layer {name}: {kind.__name__} cannot be exported: {instead}")
         if isinstance(module, neurons.Delay):
             self._scans(name, flow)
         try:
@@ -294,17 +291,39 @@ class _Walk(fx.Interpreter):
         self.made[out.sources[0]] = (module, flow.shape, 0)
         return out
 
+    def _kind(self, name: str, module: nn.Module, flow: _Flow) -> type[nn.Module]:
+        """Which of `SYNAPSES` and `POPULATIONS` a module is, or derives from and does as. Raises InputError for others."""
+        kinds = (*SYNAPSES, *POPULATIONS)
+        kind = nearest(kinds, module)
+        if nn.utils.parametrize.is_parametrized(module):
+            instead = (
+                "its parameters are computed anew at every call; make them constant with "
+                "torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        elif kind is None:
+            known = ", ".join(sorted({c.__name__ for c in (*kinds, nn.Flatten)}))
+            special = nearest(_INSTEAD, module)
+            instead = f"expected one of {known}, batch norm behind a synapse, or dropout"
+            instead = instead if special is None else _INSTEAD[special]
+        elif not _does_as(module, kind, flow.zeros):
+            instead = (
+                f"it does not do what the {kind.__name__} that it derives from does, which would be exported"
+            )
+        else:
+            return kind
+        raise InputError(f"layer {name}: {type(module).__name__} cannot be exported: {instead}")
+
     def _lifted(self, name: str, module: nn.Module, flow: _Flow) -> _Flow:
         """Norse's Lift: a cell over time, or any other module on each time step."""
-        if type(module) in POPULATIONS:
+        if nearest(POPULATIONS, module) is not None:
             return self._module(name, module, flow)
         out = self._module(name, module, replace(flow, zeros=flow.zeros.flatten(0, 1)))
         return replace(out, zeros=out.zeros.unflatten(0, (_STEPS, _BATCH)))
 
     def _scans(self, name: str, flow: _Flow) -> None:
-        if flow.folded and not self.by_step:
+        if flow.merged and not self.by_step:
             raise InputError(
-                f"layer {name}: its input has time and batch folded together, expected (T, B, ...)"
+                f"layer {name}: its input has time and batch merged into one axis, expected (T, B, ...)"
             )
 
     def _norm(self, name: str, norm: nn.Module, flow: _Flow) -> _Flow:
@@ -313,20 +332,25 @@ class _Walk(fx.Interpreter):
             before = " + ".join(flow.sources)
             raise InputError(
                 f"layer {name}: {type(norm).__name__} behind {before} cannot be exported: "
-                "expected behind a synapse layer, into which it is folded"
+                "expected behind a synapse layer, into which it is fused"
             )
         source = flow.sources[0]
         if source in self.summed or any(edge[0] == source for edge in self.edges) or version != flow.version:
             raise InputError(
                 f"layer {name}: what it normalises is also used without it; give it its own synapse"
             )
-        synapse = folded(synapse, norm, name)
-        self.nodes[source] = SYNAPSES[type(synapse)](source, synapse, shape)
+        synapse = fused(synapse, norm, name)
+        self.nodes[source] = SYNAPSES[self._kind(source, synapse, flow)](source, synapse, shape)
         self.made[source] = (synapse, shape, version + 1)
         return _Flow(flow.sources, flow.zeros, version + 1)
 
     def _recurrent(self, name: str, module: neurons.Recurrent, flow: _Flow) -> _Flow:
         self._scans(name, flow)
+        if overrides(module, neurons.Recurrent, "forward") or not _steps_as(module.neuron):
+            raise InputError(
+                f"layer {name}: {type(module).__name__} of {type(module.neuron).__name__} cannot be exported: it does not do "
+                "what the classes that it derives from do, which would be exported"
+            )
         node = population(name, module.neuron, flow.shape, self.dt)
         out = self._add(name, node, flow, flow.zeros)
         weights, bias = array(module.recurrent_weights), module.recurrent_bias
@@ -421,6 +445,24 @@ class _Walk(fx.Interpreter):
             raise InputError(
                 f"layer {flow.sources[0]}: used both with and without its batch norm; give each its own synapse"
             )
+
+
+def _steps_as(module: nn.Module) -> bool:
+    """Whether a population takes the steps of the one that it derives from."""
+    kind = nearest(POPULATIONS, module)
+    return kind is None or not overrides(module, kind, "norse_step", "rest")
+
+
+def _does_as(module: nn.Module, kind: type[nn.Module], zeros: Tensor) -> bool:
+    """Whether a module does what the class does that it derives from; looked at on a random input where it has a `forward`
+    of its own, which may, for example, only keep a record."""
+    if overrides(module, kind, "norse_step", "rest", "_conv_forward"):
+        return False
+    if not overrides(module, kind, "forward"):
+        return True
+    x = 4 * torch.rand(zeros.shape, generator=torch.Generator().manual_seed(0)).to(zeros)
+    own, expected = (next(tensors(call(x))) for call in (module, partial(kind.forward, module)))
+    return own.shape == expected.shape and torch.equal(own, expected)
 
 
 def _flat(values: Any) -> list[Any]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.networks.kinds import nearest
 from dpap_neuro.networks.models import ModelSettings, Network
 from dpap_neuro.networks.neurons import (
     IF,
@@ -30,8 +31,9 @@ from dpap_neuro.networks.neurons import (
     Threshold,
 )
 from hardware.graph.cycles import components
-from hardware.graph.graph import SPIKING, Graph, delay_steps, time_constants, time_step
+from hardware.graph.graph import SPIKING, Graph, delay_steps, reset_of, time_constants, time_step
 from hardware.graph.parsing import read_graph
+from hardware.network.integer import Reset
 
 _POPULATIONS: dict[type, type[Neuron]] = {
     nir.LIF: LIF,
@@ -60,10 +62,10 @@ class ImportedNetwork(Network):
     """A graph's nodes as modules, run in the graph's order; (T, B, *input shape) to (T, B, *output shape).
 
     dt: seconds per step. dt_reason: one line that says where it comes from. metadata: the graph's. settings: what
-    training needs to know. node_names: the graph's names of the modules, which export gives back.
+    training needs to know, the kind of reset too. node_names: the graph's names of the modules, which export gives back.
     """
 
-    def __init__(self, graph: Graph, dt: float | None) -> None:
+    def __init__(self, graph: Graph, dt: float | None, reset: str | None = None) -> None:
         super().__init__()
         if len(graph.inputs) != 1 or len(graph.outputs) != 1:
             raise InputError(
@@ -71,21 +73,22 @@ class ImportedNetwork(Network):
                 "expected one of each to train on"
             )
         self.dt, self.dt_reason = time_step(graph, dt)
+        kind, _ = reset_of(graph, reset)
         self.metadata = dict(graph.metadata)
         self.input_shape = graph.input_shape[graph.inputs[0]]
         self.source, self.sink = graph.inputs[0], graph.outputs[0]
         feedback = _feedback(graph)
         before = graph.predecessors()
-        self.settings = _settings(graph, self.dt, before[self.sink])
+        self.settings = _settings(graph, self.dt, kind, before[self.sink])
         self.node_names: dict[str, str] = {}
-        self.plan: list[tuple[str, str, list[str]]] = []
+        self.calls: list[tuple[str, str, list[str]]] = []
         for name in graph.order:
             if name == self.source or (name in feedback.values() and name not in feedback):
                 continue
             sources = [s for s in before[name] if s not in (name, feedback.get(name))]
             layer: nn.Module = nn.Identity()
             if name != self.sink:
-                layer = _layer(name, graph, self.dt)
+                layer = _layer(name, graph, self.dt, kind)
             if name in feedback:
                 layer = _recurrent(name, feedback[name], layer, graph)
             attribute = name.replace(".", "_")
@@ -95,11 +98,11 @@ class ImportedNetwork(Network):
             self.node_names[attribute] = name
             if feedback.get(name, name) != name:
                 self.node_names[f"{attribute}_feedback"] = feedback[name]
-            self.plan.append((name, attribute, sources))
+            self.calls.append((name, attribute, sources))
 
     def forward(self, x: Tensor) -> Tensor:
         values = {self.source: x}
-        for name, attribute, sources in self.plan:
+        for name, attribute, sources in self.calls:
             layer = getattr(self, attribute)
             total = values[sources[0]]
             for source in sources[1:]:
@@ -112,13 +115,14 @@ class ImportedNetwork(Network):
         return values[self.sink]
 
 
-def from_graph(graph: Graph, dt: float | None = None) -> ImportedNetwork:
+def from_graph(graph: Graph, dt: float | None = None, reset: str | None = None) -> ImportedNetwork:
     """A graph, as `hardware.graph.parsing.read_graph` returns it, as a network that can be trained and pruned.
 
-    dt: seconds per step; None: from the graph's metadata, else assumed as `hardware.graph.graph.time_step` says.
+    dt: seconds per step; None: from the graph's metadata, else assumed as `hardware.graph.graph.time_step` says. reset:
+    "zero" or "subtract"; None: likewise, as `hardware.graph.graph.reset_of` says.
     Raises InputError, naming the node, for what Norse cannot train, HardwareError for a dt that does not fit.
     """
-    return ImportedNetwork(graph, dt)
+    return ImportedNetwork(graph, dt, reset)
 
 
 def from_file(path: str | Path, dt: float | None = None) -> ImportedNetwork:
@@ -127,7 +131,12 @@ def from_file(path: str | Path, dt: float | None = None) -> ImportedNetwork:
 
 
 def for_data(
-    graph: Graph, shape: tuple[int, ...], classes: int, step: float, dt: float | None = None
+    graph: Graph,
+    shape: tuple[int, ...],
+    classes: int,
+    step: float,
+    dt: float | None = None,
+    reset: str | None = None,
 ) -> ImportedNetwork:
     """As `from_graph`, for data of one shape and so many classes; a graph without time constants gets its step, in
     seconds, where no dt is given. Raises InputError also where input or output does not fit the data.
@@ -142,20 +151,20 @@ def for_data(
         )
     if dt is None and not time_constants(graph):
         dt = step
-    return from_graph(graph, dt)
+    return from_graph(graph, dt, reset)
 
 
 def _shapes(shapes: list[tuple[int, ...]]) -> str:
     return " and ".join(map(str, shapes))
 
 
-def _settings(graph: Graph, dt: float, last: list[str]) -> ModelSettings:
-    """Each population of the graph has its own constants: of `neuron`, only dt says something."""
+def _settings(graph: Graph, dt: float, reset: Reset, last: list[str]) -> ModelSettings:
+    """Each population of the graph has its own constants: of `neuron`, only dt and reset say something."""
     spikes = all(isinstance(graph.nodes[name], SPIKING) for name in last)
     readout = str(graph.metadata.get("readout", "spikes" if spikes else "membrane"))
     outputs = graph.output_shape[graph.outputs[0]]
     shape: Any = graph.input_shape[graph.inputs[0]]
-    return ModelSettings(IMPORTED, shape, outputs[-1], NeuronSettings(dt, dt), readout)
+    return ModelSettings(IMPORTED, shape, outputs[-1], NeuronSettings(dt, dt, reset=reset), readout)
 
 
 def _feedback(graph: Graph) -> dict[str, str]:
@@ -165,7 +174,7 @@ def _feedback(graph: Graph) -> dict[str, str]:
         loops = [name for name in part if (name, name) in graph.edges]
         if len(part) == 1 and not loops:
             continue
-        neurons = [n for n in part if type(graph.nodes[n]) in _POPULATIONS]
+        neurons = [n for n in part if isinstance(graph.nodes[n], tuple(_POPULATIONS))]
         weights = [n for n in part if isinstance(graph.nodes[n], nir.Linear | nir.Affine | nir.Scale)]
         simple = len(part) == 1 or (not loops and len(part) == 2 and len(neurons) == len(weights) == 1)
         if not simple or len(neurons) != 1 or len(graph.input_shape[neurons[0]]) != 1:
@@ -212,10 +221,11 @@ def _synapse(module: Any, node: Any) -> nn.Module:
     return module
 
 
-def _layer(name: str, graph: Graph, dt: float) -> nn.Module:
+def _layer(name: str, graph: Graph, dt: float, reset: Reset) -> nn.Module:
     node: Any = graph.nodes[name]
-    if type(node) in _POPULATIONS:
-        return _population(name, node, dt)
+    kind = nearest(_POPULATIONS, node)
+    if kind is not None:
+        return _population(name, node, _POPULATIONS[kind], dt, reset)
     if isinstance(node, nir.Linear | nir.Affine):
         post, pre = node.weight.shape
         return _synapse(nn.Linear(pre, post, isinstance(node, nir.Affine), device="meta"), node)
@@ -247,7 +257,7 @@ def _number(values: np.ndarray) -> Tensor | float:
     return first if (values == values.flat[0]).all() else torch.as_tensor(np.array(values, np.float64))
 
 
-def _population(name: str, node: Any, dt: float) -> Neuron:
+def _population(name: str, node: Any, kind: type[Neuron], dt: float, reset: Reset) -> Neuron:
     changed = {ours: _number(getattr(node, key)) for key, ours in _NAMES.items() if hasattr(node, key)}
     gain = np.asarray(getattr(node, "r", 1.0), np.float64)
     if hasattr(node, "w_in"):
@@ -264,4 +274,4 @@ def _population(name: str, node: Any, dt: float) -> Neuron:
     v_th = changed.get("v_th", 0.5)
     if not isinstance(v_th, float) or v_th <= 0:
         v_th = 0.5  # `changed` holds what counts
-    return _POPULATIONS[type(node)](NeuronSettings(dt=dt, v_th=v_th, **taus), **changed)
+    return kind(NeuronSettings(dt=dt, v_th=v_th, reset=reset, **taus), **changed)

@@ -7,16 +7,17 @@ Norse adds its input to the current as it is. To add a module: a line in `SYNAPS
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import nir
 import norse.torch as norse
 import numpy as np
-from norse.torch.functional.reset import reset_value
+from norse.torch.functional.reset import reset_subtract, reset_value
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.networks import neurons
+from dpap_neuro.networks.kinds import nearest
 
 Shape = tuple[int, ...]
 
@@ -67,11 +68,11 @@ def _conv1d(name: str, m: nn.Conv1d, shape: Shape) -> nir.NIRNode:
     return nir.Conv1d(shape[1], array(m.weight), m.stride[0], padding, m.dilation[0], m.groups, _bias(m))
 
 
-def _linear(name: str, m: nn.Linear, shape: Shape) -> nir.NIRNode:
+def _linear(_name: str, m: nn.Linear, _shape: Shape) -> nir.NIRNode:
     return nir.Linear(array(m.weight)) if m.bias is None else nir.Affine(array(m.weight), array(m.bias))
 
 
-def _avg_pool(name: str, m: nn.AvgPool2d, shape: Shape) -> nir.NIRNode:
+def _avg_pool(name: str, m: nn.AvgPool2d, _shape: Shape) -> nir.NIRNode:
     uncounted = not m.count_include_pad and m.padding not in (0, (0, 0))
     if m.ceil_mode or m.divisor_override not in (None, 1) or uncounted:
         raise InputError(
@@ -82,7 +83,7 @@ def _avg_pool(name: str, m: nn.AvgPool2d, shape: Shape) -> nir.NIRNode:
     return kind(*(np.array(_pair(v)) for v in (m.kernel_size, stride, m.padding)))
 
 
-def _sum_pool(name: str, m: nn.LPPool2d, shape: Shape) -> nir.NIRNode:
+def _sum_pool(name: str, m: nn.LPPool2d, _shape: Shape) -> nir.NIRNode:
     if m.norm_type != 1 or m.ceil_mode:
         raise InputError(f"layer {name}: found a pooling of norm {m.norm_type}, expected 1 (a sum)")
     stride = m.kernel_size if m.stride is None else m.stride
@@ -128,13 +129,40 @@ POPULATIONS: dict[type, type[nir.NIRNode]] = {
 }
 
 
+def reset(model: nn.Module) -> str | None:
+    """What a spike does to the membranes of a network, "zero" or "subtract"; None where nothing spikes.
+
+    Raises InputError, naming the layers, where they do not all do the same, or something else.
+    """
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if POPULATIONS.get(type(module)) not in (nir.LIF, nir.CubaLIF, nir.IF):
+            continue
+        if isinstance(module, neurons.Neuron):
+            kind = module.settings.reset
+        else:
+            method = getattr(module.p, "reset_method", reset_value)
+            if method not in (reset_value, reset_subtract):
+                raise InputError(
+                    f"layer {name}: found a reset of its own, expected Norse's reset_value or reset_subtract"
+                )
+            kind = "subtract" if method is reset_subtract else "zero"
+        found.setdefault(kind, name)
+    if len(found) > 1:
+        raise InputError(
+            f"layers {found['zero']} and {found['subtract']}: reset to a value and by subtraction, expected one "
+            "reset in all layers of a file"
+        )
+    return next(iter(found), None)
+
+
 def population(name: str, module: Any, shape: Shape, dt: float) -> nir.NIRNode:
     """The node of a `Neuron` or of a bare Norse cell over a population of `shape`.
 
     NIR has one time step, `dt`, for all: a cell of another step gets the time constants that decay alike.
-    Raises InputError for parameters that do not fit, and for a reset that NIR does not have.
+    Raises InputError for parameters that do not fit. What its spike does to the membrane NIR cannot say: see `reset`.
     """
-    kind = POPULATIONS[type(module)]
+    kind = POPULATIONS[cast(type, nearest(POPULATIONS, module))]
     own = isinstance(module, neurons.Neuron)
     gain = module.gain if own and module.gain is not None else 1.0
     if kind is nir.I:
@@ -144,10 +172,6 @@ def population(name: str, module: Any, shape: Shape, dt: float) -> nir.NIRNode:
             raise InputError(f"layer {name}: found a Threshold with a gain, expected a Scale before it")
         return nir.Threshold(full(module.v_th, shape, name, "v_th"))
     p = module.constants() if own else module.p
-    if getattr(p, "reset_method", reset_value) is not reset_value:
-        raise InputError(
-            f"layer {name}: found a reset by subtraction, expected the reset to v_reset that NIR has"
-        )
     share = dt / float(module.settings.dt if own else module.dt)
 
     def tau(which: str) -> np.ndarray:

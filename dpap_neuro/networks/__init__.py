@@ -1,1 +1,28 @@
-"""Spiking networks: populations over time, what a step does, and models by name."""
+"""Spiking networks: populations over time, what a step does, and models by name.
+
+To add a neuron: a subclass of `neurons.Neuron` and a line in `NEURONS`; to add a model: a function in `models.py` and a
+line in `MODELS`. The command line knows them from here, without importing PyTorch.
+"""
+
+from __future__ import annotations
+
+from dpap_neuro.registry import Registry
+
+_NEURONS, _MODELS = "dpap_neuro.networks.neurons", "dpap_neuro.networks.models"
+
+# For hidden populations and spiking read-outs.
+NEURONS = Registry(
+    "neuron",
+    {
+        "lif": f"{_NEURONS}:LIF",
+        "cubalif": f"{_NEURONS}:CubaLIF",
+        "if": f"{_NEURONS}:IF",
+        "plif": f"{_NEURONS}:ParametricLIF",
+    },
+)
+MODELS = Registry(
+    "model", {"cnn": f"{_MODELS}:cnn", "cnn-wide": f"{_MODELS}:cnn_wide", "mlp": f"{_MODELS}:mlp"}
+)
+# The artificial twin: rectifiers instead of spiking neurons, frame by frame.
+RELU = "relu"
+CELLS = (*NEURONS, RELU)

@@ -1,11 +1,10 @@
-"""Networks: synapse and neuron modules in sequence. To add one: a function here and its name in `MODELS`.
+"""Networks: synapse and neuron modules in sequence. To add one: a function here and its name in `networks.MODELS`.
 
 Each comes with any of the spiking neurons, or with rectifiers in their place: its artificial twin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 
@@ -13,18 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.networks.neurons import LI, NEURONS, CubaLI, Neuron, NeuronSettings
-
-# The artificial twin: rectifiers instead of spiking neurons, frame by frame.
-RELU = "relu"
-CELLS = (*NEURONS, RELU)
+from dpap_neuro.networks import CELLS, MODELS, NEURONS, RELU
+from dpap_neuro.networks.neurons import LI, CubaLI, Neuron, NeuronSettings
 
 
 @dataclass(frozen=True)
 class ModelSettings:
     """All that is needed to build a network again.
 
-    input_shape: (polarities, rows, columns). cell: a name of `neurons.NEURONS`, or "relu". readout: "spikes" (the class
+    input_shape: (polarities, rows, columns). cell: a name of `networks.NEURONS`, or "relu". readout: "spikes" (the class
     whose neuron fires most) or "membrane" (the class whose leaky integrator is highest on average); of the artificial
     twin "mean" (the class whose value is highest on average).
     """
@@ -97,7 +93,8 @@ def _readout(settings: ModelSettings) -> list[nn.Module]:
     return [CubaLI(settings.neuron) if settings.cell == "cubalif" else LI(settings.neuron)]
 
 
-def _cnn(settings: ModelSettings) -> list[nn.Module]:
+def cnn(settings: ModelSettings) -> list[nn.Module]:
+    """12C5s2-24C3s2-128FC with batch norm."""
     channels, rows, columns = settings.input_shape
     rows, columns = ((((n + 4 - 5) // 2 + 1) + 2 - 3) // 2 + 1 for n in (rows, columns))
     return [
@@ -116,7 +113,7 @@ def _cnn(settings: ModelSettings) -> list[nn.Module]:
     ]
 
 
-def _cnn_wide(settings: ModelSettings) -> list[nn.Module]:
+def cnn_wide(settings: ModelSettings) -> list[nn.Module]:
     """24C5s2-48C3s2-256FC, batch norm behind the convolutions alone: small kernels before one large matrix."""
     channels, rows, columns = settings.input_shape
     rows, columns = (((n - 5) // 2 + 1 - 3) // 2 + 1 for n in (rows, columns))
@@ -135,7 +132,8 @@ def _cnn_wide(settings: ModelSettings) -> list[nn.Module]:
     ]
 
 
-def _mlp(settings: ModelSettings) -> list[nn.Module]:
+def mlp(settings: ModelSettings) -> list[nn.Module]:
+    """256FC with batch norm."""
     channels, rows, columns = settings.input_shape
     return [
         nn.Flatten(),
@@ -147,17 +145,9 @@ def _mlp(settings: ModelSettings) -> list[nn.Module]:
     ]
 
 
-MODELS: dict[str, Callable[[ModelSettings], list[nn.Module]]] = {
-    "cnn": _cnn,
-    "cnn-wide": _cnn_wide,
-    "mlp": _mlp,
-}
-
-
 def build_model(settings: ModelSettings, seed: int = 0) -> SpikingNetwork:
     """A network with random weights from `seed`. Raises InputError for an unknown name, cell or read-out."""
-    if settings.name not in MODELS:
-        raise InputError(f"model: found {settings.name!r}, expected one of {', '.join(MODELS)}")
+    layers = MODELS[settings.name]
     if settings.cell not in CELLS:
         raise InputError(f"neuron: found {settings.cell!r}, expected one of {', '.join(CELLS)}")
     readouts = ("spikes", "membrane") if settings.spiking else ("mean",)
@@ -167,6 +157,6 @@ def build_model(settings: ModelSettings, seed: int = 0) -> SpikingNetwork:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SpikingNetwork(*MODELS[settings.name](settings))
+        model = SpikingNetwork(*layers(settings))
     model.settings = settings
     return model

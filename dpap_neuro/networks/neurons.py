@@ -2,7 +2,8 @@
 
 All step by Norse's functions, or by `scan`, which gives what a loop over them would, faster. A parameter is one number
 for the whole population or a tensor of its shape (without batch); it moves with the module, and only what is learned is
-part of the state dict. To add a neuron: a subclass of `Neuron`, its name in `NEURONS`, its NIR node in `nir_export.py`,
+part of the state dict. By default a spike resets the membrane to v_reset; by `NeuronSettings.reset` the threshold is
+subtracted. To add a neuron: a subclass of `Neuron`, its name in `networks.NEURONS`, its NIR node in `nir_export.py`,
 and the way back in `nir_import.py`; it loops until `dynamics.DYNAMICS` knows its step.
 """
 
@@ -20,10 +21,12 @@ from norse.torch.functional.leaky_integrator import LIState, li_feed_forward_ste
 from norse.torch.functional.leaky_integrator_box import LIBoxState, li_box_feed_forward_step
 from norse.torch.functional.lif import LIFFeedForwardState, lif_feed_forward_step
 from norse.torch.functional.lif_box import LIFBoxFeedForwardState, lif_box_feed_forward_step
+from norse.torch.functional.reset import reset_subtract, reset_value
 from norse.torch.functional.threshold import threshold
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.networks.dynamics import iaf_subtract_step, lif_subtract_step
 from dpap_neuro.networks.scan import covers, scan
 
 
@@ -32,15 +35,19 @@ class NeuronSettings:
     """dt: seconds per time step. tau_mem: membrane time constant in seconds, at least dt. v_th: threshold.
     surrogate_slope: alpha of Norse's surrogate gradient; Norse 1.1's SuperSpike takes it and always computes
     1 / (|v - v_th| + 1)^2. tau_syn: time constant of the synaptic current in seconds, at least dt, for neurons
-    that have one (None: tau_mem)."""
+    that have one (None: tau_mem). reset: what a spike does, "zero": v <- v_reset; "subtract": v <- v - v_th (Norse's
+    `reset_subtract`, through which gradients flow as Norse's autograd has them)."""
 
     dt: float
     tau_mem: float
     v_th: float = 0.5
     surrogate_slope: float = 10.0
     tau_syn: float | None = None
+    reset: str = "zero"
 
     def __post_init__(self) -> None:
+        if self.reset not in ("zero", "subtract"):
+            raise InputError(f"reset: found {self.reset!r}, expected zero or subtract")
         for name in ("dt", "tau_mem", "v_th", "surrogate_slope", "tau_syn"):
             value = getattr(self, name)
             if value is None and name == "tau_syn":
@@ -66,6 +73,8 @@ class Neuron(nn.Module):
     tau_mem_inv: Tensor
     tau_syn_inv: Tensor
     norse_step: Callable[..., tuple[Tensor, Any]]
+    # In its place where the reset is by subtraction; None: Norse's own step takes the reset from its parameters.
+    subtract_step: Callable[..., tuple[Tensor, Any]] | None = None
 
     def __init__(self, settings: NeuronSettings, **changed: Tensor | float) -> None:
         super().__init__()
@@ -86,6 +95,12 @@ class Neuron(nn.Module):
                 name, tensor = f"{name}_inv", 1.0 / tensor
             self.register_buffer(name, None if tensor is None else tensor.float(), persistent=False)
 
+    @property
+    def step(self) -> Callable[..., tuple[Tensor, Any]]:
+        """(input, state, parameters, dt) to (output, state)."""
+        ours = type(self).subtract_step if self.settings.reset == "subtract" else None
+        return ours or type(self).norse_step
+
     def constants(self) -> Any:
         """Norse's parameters of the population, for one recording."""
         raise NotImplementedError
@@ -98,7 +113,7 @@ class Neuron(nn.Module):
         """x: input currents (T, B, ...). Returns spikes, or membranes of an integrator, of the same shape."""
         p = self.constants()
         x = x if self.gain is None else x * self.gain
-        state, step, dt = self.rest(x[0], p), type(self).norse_step, self.settings.dt
+        state, step, dt = self.rest(x[0], p), self.step, self.settings.dt
         if covers(step, x, p):
             return scan(step, x, state, p, dt)
         out = []
@@ -116,7 +131,10 @@ class LIF(Neuron):
 
     def constants(self) -> LIFBoxParameters:
         alpha = torch.tensor(self.settings.surrogate_slope)
-        return LIFBoxParameters(self.tau_mem_inv, self.v_leak, self.v_th, self.v_reset, alpha=alpha)
+        reset = reset_subtract if self.settings.reset == "subtract" else reset_value
+        return LIFBoxParameters(
+            self.tau_mem_inv, self.v_leak, self.v_th, self.v_reset, alpha=alpha, reset_method=reset
+        )
 
     def rest(self, x: Tensor, p: Any) -> LIFBoxFeedForwardState:
         return LIFBoxFeedForwardState(v=p.v_leak)
@@ -149,6 +167,7 @@ class CubaLIF(Neuron):
 
     defaults = ("tau_syn", "tau_mem", "v_th", "v_leak", "v_reset")
     norse_step = staticmethod(lif_feed_forward_step)
+    subtract_step = staticmethod(lif_subtract_step)
 
     def constants(self) -> LIFParameters:
         alpha = torch.tensor(self.settings.surrogate_slope)
@@ -165,6 +184,7 @@ class IF(Neuron):
 
     defaults = ("v_th", "v_reset")
     norse_step = staticmethod(iaf_feed_forward_step)
+    subtract_step = staticmethod(iaf_subtract_step)
 
     def constants(self) -> IAFParameters:
         return IAFParameters(self.v_th, self.v_reset, alpha=torch.tensor(self.settings.surrogate_slope))
@@ -237,7 +257,7 @@ class Recurrent(Neuron):
         for current in x:
             current = current + nn.functional.linear(z, self.recurrent_weights, self.recurrent_bias)
             current = current if neuron.gain is None else current * neuron.gain
-            z, state = type(neuron).norse_step(current, state, p, self.settings.dt)
+            z, state = neuron.step(current, state, p, self.settings.dt)
             out.append(z)
         return torch.stack(out)
 
@@ -268,6 +288,5 @@ class Delay(nn.Module):
         return torch.where(time >= 0, x.gather(0, time.clamp(min=0).expand(x.shape)), 0.0)
 
 
-# For hidden populations and spiking read-outs, and for read-outs by membrane.
-NEURONS: dict[str, type[Neuron]] = {"lif": LIF, "cubalif": CubaLIF, "if": IF, "plif": ParametricLIF}
+# For read-outs by membrane.
 READOUTS: dict[str, type[Neuron]] = {"li": LI, "cubali": CubaLI}

@@ -14,24 +14,17 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from norse.torch.functional.reset import reset_value
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dpap_neuro.networks import scan_cpu
-from dpap_neuro.networks.dynamics import DYNAMICS, Dynamics
+from dpap_neuro.networks.dynamics import Dynamics, dynamics_of
 
 
 def covers(step: Callable[..., Any], x: Tensor, p: Any) -> bool:
-    """Whether `scan` stands in for a loop over the step: where `DYNAMICS` has it, with Norse's own surrogate and reset;
-    on a CPU in float32 or float64, and on a GPU where Triton works. PyTorch's own compilers get the loop."""
-    if (
-        step not in DYNAMICS
-        or not x.numel()
-        or torch.compiler.is_compiling()
-        or getattr(p, "method", "super") != "super"
-        or getattr(p, "reset_method", reset_value) is not reset_value
-    ):
+    """Whether `scan` stands in for a loop over the step: where `dynamics_of` knows it, with Norse's own surrogate; on
+    a CPU in float32 or float64, and on a GPU where Triton works. PyTorch's own compilers get the loop."""
+    if torch.compiler.is_compiling() or not x.numel() or dynamics_of(step, p) is None:
         return False
     if x.is_cuda:
         return x.is_floating_point() and kernels_work(x.device)
@@ -75,7 +68,7 @@ def scan(step: Callable[..., Any], x: Tensor, state: Any, p: Any, dt: float) -> 
     parameters = torch.stack([value.to(state.v.dtype).expand(shape).reshape(-1) for value in values])
     learned = torch.is_grad_enabled() and parameters.requires_grad
     needed = learned or (torch.is_grad_enabled() and x.requires_grad)
-    out, *_ = _Scan.apply(x, parameters, DYNAMICS[step], dt, needed, learned)
+    out, *_ = _Scan.apply(x, parameters, dynamics_of(step, p), dt, needed, learned)
     return out
 
 

@@ -37,7 +37,7 @@ def forward(
     membranes = torch.empty_like(inputs) if learned or (needed and kind.spikes) else None
     drives = torch.empty_like(inputs) if learned and kind.current else None
     v, i, mem, syn, v_leak, v_th, v_reset = _rows(constants)
-    resets = kind.spikes and bool(v_reset.any())
+    resets = kind.spikes and not kind.subtracts and bool(v_reset.any())
     v, i, spare = v.expand_as(inputs[0]), i.expand_as(inputs[0]), torch.empty_like(inputs[0])
     after, current, summed = (torch.empty_like(spare) for _ in range(3))
     for t, drive in enumerate(inputs):
@@ -61,7 +61,7 @@ def forward(
                 outputs[t].copy_(membrane)
             continue
         z = torch.gt(membrane, v_th, out=outputs[t])
-        v = torch.sub(membrane, torch.mul(membrane, z, out=spare), out=after)
+        v = torch.sub(membrane, torch.mul(v_th if kind.subtracts else membrane, z, out=spare), out=after)
         if resets:
             v.add_(torch.mul(z, v_reset, out=spare))
     return outputs.view(x.shape), membranes, drives
@@ -84,7 +84,7 @@ def backward(
     grad_x = torch.empty_like(grads)
     membranes, drives = (None if x is None else _flat(x, constants) for x in (membranes, drives))
     v_start, _, mem, syn, v_leak, v_th, v_reset = _rows(constants)
-    resets = kind.spikes and bool(v_reset.any())
+    resets = kind.spikes and not kind.subtracts and bool(v_reset.any())
     # With regard to membrane and current behind the step; the leak's part of the former is added last.
     g_v, g_leaked, g_i = (torch.zeros_like(grads[0]) for _ in range(3))
     a, b, z = (torch.empty_like(grads[0]) for _ in range(3))
@@ -100,13 +100,18 @@ def backward(
             if kind.leak:
                 g_v.sub_(g_leaked)
             torch.mul(g_v, membrane, out=a)
-            torch.sub(torch.mul(g_v, v_reset, out=b).add_(grads[t]) if resets else grads[t], a, out=a)
+            if kind.subtracts:
+                torch.sub(membrane, v_th, out=b).mul_(g_v).add_(grads[t])
+            elif resets:
+                torch.mul(g_v, v_reset, out=b).add_(grads[t])
+            torch.sub(b if kind.subtracts or resets else grads[t], a, out=a)
             a.div_(torch.sub(membrane, v_th, out=b).abs_().add_(1.0).square_())
             torch.gt(membrane, v_th, out=z).mul_(g_v)
-            g_v.sub_(z).add_(a)
+            # What is subtracted does not depend on the membrane, so that all of its gradient passes.
+            g_v = g_v.add_(a) if kind.subtracts else g_v.sub_(z).add_(a)
             if learned:
                 add(5, a, -1.0)
-                add(6, z)
+                add(5 if kind.subtracts else 6, z, -1.0 if kind.subtracts else 1.0)
         else:
             g_v.add_(grads[t])
             if kind.leak:
@@ -121,7 +126,8 @@ def backward(
                     before = membranes[t - 1]
                     if kind.spikes:
                         spiked = (before > v_th).to(before.dtype)
-                        before = (1 - spiked) * before + spiked * v_reset
+                        after = before - v_th if kind.subtracts else v_reset
+                        before = (1 - spiked) * before + spiked * after
                 if kind.spikes and not kind.current:
                     torch.add(drives[t], v_leak, out=a).sub_(before)
                 else:

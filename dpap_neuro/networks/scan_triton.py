@@ -33,6 +33,7 @@ def forward_kernel(
     CURRENT: tl.constexpr,
     LEAK: tl.constexpr,
     SPIKES: tl.constexpr,
+    SUBTRACTS: tl.constexpr,
     SAVE_MEMBRANES: tl.constexpr,
     SAVE_DRIVES: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -69,7 +70,7 @@ def forward_kernel(
         if SPIKES:
             z = ((v - v_th) > 0).to(v.dtype)
             tl.store(out + here, z.to(out.dtype.element_ty), mask=inside)
-            v = (1 - z) * v + z * v_reset
+            v = v - z * v_th if SUBTRACTS else (1 - z) * v + z * v_reset
         else:
             tl.store(out + here, v.to(out.dtype.element_ty), mask=inside)
         here += size
@@ -89,6 +90,7 @@ def backward_kernel(
     CURRENT: tl.constexpr,
     LEAK: tl.constexpr,
     SPIKES: tl.constexpr,
+    SUBTRACTS: tl.constexpr,
     LEARNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -123,13 +125,17 @@ def backward_kernel(
             z = (beyond > 0).to(v.dtype)
             flatness = (tl.abs(beyond) + 1.0) * (tl.abs(beyond) + 1.0)
             g_v = g_v - g_leaked
-            g_z = g_out + g_v * v_reset - g_v * v
+            g_z = g_out + g_v * (beyond if SUBTRACTS else v_reset) - g_v * v
             # In float32 Triton's plain division is not the nearest number; in float64 it is.
             g_beyond = tl.div_rn(g_z, flatness) if v.dtype == tl.float32 else g_z / flatness
             if LEARNED:
-                g_reset += g_v * z
                 g_th -= g_beyond
-            g_v = g_v * (1 - z) + g_beyond
+                if SUBTRACTS:
+                    g_th -= g_v * z
+                else:
+                    g_reset += g_v * z
+            # What is subtracted does not depend on the membrane, so that all of its gradient passes.
+            g_v = (g_v if SUBTRACTS else g_v * (1 - z)) + g_beyond
         else:
             g_v = g_out + g_v - g_leaked
         g_drive = g_v
@@ -140,7 +146,7 @@ def backward_kernel(
                 before = tl.load(membranes + here - size, mask=inside & (not first), other=0.0)
                 if SPIKES:
                     z = ((before - v_th) > 0).to(before.dtype)
-                    before = (1 - z) * before + z * v_reset
+                    before = before - z * v_th if SUBTRACTS else (1 - z) * before + z * v_reset
                 before = tl.where(first, v_start, before)
                 drive = tl.load(drives + here, mask=inside, other=0.0).to(g_v.dtype)
                 g_mem += g_v * ((v_leak - before) + drive)

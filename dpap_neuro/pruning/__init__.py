@@ -28,17 +28,47 @@ the weights that read from dead neurons).
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import TYPE_CHECKING, Any
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.pruning.base import Pruner, PruneReport
-from dpap_neuro.pruning.baselines import Magnitude, Random, Rewiring
-from dpap_neuro.pruning.budget import Fill, Meter
-from dpap_neuro.pruning.dpap import DPAP
-from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings
-from dpap_neuro.pruning.weighted import WeightedDPAP
+from dpap_neuro.registry import Registry, lazily
 
-PRUNERS = ("none", "dpap", "dpap-weighted", "magnitude", "magnitude-layer", "random", "set", "rigl")
+if TYPE_CHECKING:
+    from dpap_neuro.pruning.base import Pruner, PruneReport
+    from dpap_neuro.pruning.baselines import SET, Magnitude, MagnitudePerLayer, Random, RigL, Unpruned
+    from dpap_neuro.pruning.dpap import DPAP
+    from dpap_neuro.pruning.goal import Goal, Meter, Reading
+    from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings
+    from dpap_neuro.pruning.weighted import WeightedDPAP
+
+# To add a pruner: a subclass of `Pruner`, and its line here under its name. The first line of its docstring says what it does.
+_BASELINES = "dpap_neuro.pruning.baselines"
+PRUNERS = Registry(
+    "pruner",
+    {
+        "none": f"{_BASELINES}:Unpruned",
+        "dpap": "dpap_neuro.pruning.dpap:DPAP",
+        "dpap-weighted": "dpap_neuro.pruning.weighted:WeightedDPAP",
+        "magnitude": f"{_BASELINES}:Magnitude",
+        "magnitude-layer": f"{_BASELINES}:MagnitudePerLayer",
+        "random": f"{_BASELINES}:Random",
+        "set": f"{_BASELINES}:SET",
+        "rigl": f"{_BASELINES}:RigL",
+    },
+)
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "base": ("Pruner", "PruneReport"),
+        "baselines": ("SET", "Magnitude", "MagnitudePerLayer", "Random", "RigL", "Unpruned"),
+        "dpap": ("DPAP",),
+        "goal": ("Goal", "Meter", "Reading"),
+        "survival": ("SurvivalRule", "SurvivalSettings"),
+        "weighted": ("WeightedDPAP",),
+    },
+)
 
 
 def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Pruner:
@@ -47,49 +77,47 @@ def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Prun
     epochs: length of the run. `dpap` scales its schedule to it (without `epochs`, or from 300 on: the
     authors' constants). Raises InputError for an unknown name or option, or a goal outside its range.
     """
-    if options.get("meter") is not None and name in ("none", "set", "rigl"):
-        raise InputError(
-            f"pruner {name}: cannot prune towards a budget, expected dpap, dpap-weighted or magnitude"
-        )
-    try:
-        if name == "dpap":
-            pruner = DPAP.from_paper(epochs=epochs, **options)
-            return pruner if epochs is None else pruner.scaled_to(epochs)
-        if name == "dpap-weighted":
-            return WeightedDPAP(epochs=epochs, **options)
-        if name == "none":
-            if options:
-                raise InputError(
-                    f"pruner none: found {', '.join(options)}, expected no option (it removes nothing)"
-                )
-            return Pruner(epochs=epochs)
-        if name in ("magnitude", "magnitude-layer"):
-            return Magnitude(epochs=epochs, per_layer=name.endswith("layer"), **options)
-        if name == "random":
-            return Random(epochs=epochs, **options)
-        if name in ("set", "rigl"):
-            return Rewiring(epochs=epochs, growth="random" if name == "set" else "gradient", **options)
-    except TypeError as error:
-        # "DPAP.__init__() got an unexpected keyword argument 'colour'"
-        said = str(error).partition("() ")[2] or str(error)
-        raise InputError(
-            f"pruner {name}: {said.replace('got an unexpected keyword argument', 'has no option')}"
-        ) from None
-    raise InputError(f"pruner: found {name!r}, expected one of {', '.join(PRUNERS)}")
+    cls = PRUNERS[name]
+    if options.get("meter") is not None and not cls.takes_budget:
+        able = ", ".join(other for other, kind in PRUNERS.items() if kind.takes_budget)
+        raise InputError(f"pruner {name}: cannot prune towards a budget, expected one of {able}")
+    known = _options(cls)
+    for option in options:
+        if option not in known:
+            said = f"expected {', '.join(sorted(known))}" if known else f"expected none ({cls().describe()})"
+            raise InputError(f"pruner {name}: has no option {option!r}, {said}")
+    return cls.for_run(epochs, **options)
+
+
+def _options(cls: type[Pruner]) -> set[str]:
+    """Names of what a pruner's constructor takes besides `epochs`: its own, and its parents' where it passes them on."""
+    found: set[str] = set()
+    for kind in cls.__mro__:
+        if "__init__" not in vars(kind):
+            continue
+        parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
+        found |= {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return found - {"self", "epochs"}
 
 
 __all__ = [
     "DPAP",
     "PRUNERS",
-    "Fill",
+    "SET",
+    "Goal",
     "Magnitude",
+    "MagnitudePerLayer",
     "Meter",
     "PruneReport",
     "Pruner",
     "Random",
-    "Rewiring",
+    "Reading",
+    "RigL",
     "SurvivalRule",
     "SurvivalSettings",
+    "Unpruned",
     "WeightedDPAP",
     "make_pruner",
 ]

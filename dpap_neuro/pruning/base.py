@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,21 +14,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.pruning.budget import Fill, Meter, approach, check_possible
+from dpap_neuro.pruning.budget import approach, check_possible
+from dpap_neuro.pruning.finding import find_structure
+from dpap_neuro.pruning.goal import Goal, Meter, Reading
 from dpap_neuro.pruning.masks import LayerCount, Masks, clear
 from dpap_neuro.pruning.plasticity import DELTA
-from dpap_neuro.pruning.shrinking import Plan, Shrunk, check_moments, plan_for_dead, put
+from dpap_neuro.pruning.shrinking import Cut, Shrunk, check_moments, cut_of_dead, put
 from dpap_neuro.pruning.statistics import Statistics, average_over_ranks, check_finite, finite_or
-from dpap_neuro.pruning.structure import Projection, Structure, call_network, evaluating, find_structure
-from dpap_neuro.pruning.survival import gradual_share
+from dpap_neuro.pruning.structure import Projection, Structure, call_network, evaluating
 
 
 @dataclass(frozen=True)
 class PruneReport:
     """What is left after an epoch. parameters: weights of kernels and matrices; synapses: connections of the
     unrolled network; sparsity: share of the parameters removed; pruned: how many went in this epoch (below
-    zero: regrown); kept_bins: indices of the time bins still shown, None where bins are not pruned; fill: what the
-    network takes of a budget, None without one.
+    zero: regrown); kept_bins: indices of the time bins still shown, None where bins are not pruned; reading: what
+    the network takes of a budget, None without one.
     """
 
     epoch: int
@@ -38,7 +40,7 @@ class PruneReport:
     synapses_remaining: int
     layers: tuple[LayerCount, ...]
     kept_bins: tuple[int, ...] | None = None
-    fill: Fill | None = None
+    reading: Reading | None = None
 
     @property
     def sparsity(self) -> float:
@@ -50,16 +52,16 @@ class PruneReport:
 
 
 class Pruner:
-    """Base of all pruners; by itself the pruner `none`, which removes nothing.
+    """Base of all pruners: observes a network, scores what it is made of, and masks what goes.
 
-    sparsity: share of all weights to have removed at the end (0 to below 1). remaining: the same as a count
-    of weights or, with `count="synapses"`, of connections in the unrolled network. epochs: length of the run;
-    the goal is reached after `reach` of it, on a cubic schedule that begins at `first_epoch`. meter: instead of a
-    number, prune until the network fits what this measures (see `pruning.budget`). Raises InputError for a goal
-    outside its range.
+    A pruner of one's own overrides `_prune`, which changes `self.masks` towards `self.wanted(epoch)`, and where needed
+    `_attached`, `observe`, `describe` and the state. The first line of its docstring says what it does in lists of
+    pruners. sparsity, remaining, count, epochs, first_epoch, reach, meter: see `Goal`. seed: of everything random.
+    Raises InputError for a goal outside its range.
     """
 
-    name = "none"
+    name = "pruner"
+    takes_budget = True
     needs_statistics = False
     needs_gradients = False
 
@@ -75,38 +77,8 @@ class Pruner:
         seed: int = 0,
         meter: Meter | None = None,
     ) -> None:
-        if sparsity is not None and not 0.0 <= sparsity < 1.0:
-            raise InputError(
-                f"sparsity: found {sparsity}, expected 0 to below 1 (share of the parameters removed)"
-            )
-        if sparsity is not None and remaining is not None:
-            raise InputError("goal: found both sparsity and remaining, expected one of them")
-        if remaining is not None and (remaining < 1 or remaining % 1):
-            raise InputError(f"remaining: found {remaining}, expected a whole number of at least 1")
-        if count not in ("parameters", "synapses"):
-            raise InputError(f"count: found {count!r}, expected 'parameters' or 'synapses'")
-        if epochs is not None and epochs < 1:
-            raise InputError(f"epochs: found {epochs}, expected at least 1")
-        if first_epoch is not None and not 0 <= first_epoch < (epochs or math.inf):
-            raise InputError(
-                f"first_epoch: found {first_epoch}, expected at least 0 and below the {epochs} epochs of the run"
-            )
-        if not 0.0 < reach <= 1.0:
-            raise InputError(f"reach: found {reach}, expected above 0 and at most 1")
-        if meter is not None and (sparsity is not None or remaining is not None):
-            raise InputError("goal: found a budget and a sparsity or count, expected one of them")
-        if (sparsity is not None or remaining is not None or meter is not None) and epochs is None:
-            raise InputError(
-                "epochs: found none, expected the length of the run (a goal is approached gradually)"
-            )
-        self.goal_sparsity = sparsity
-        self.goal_remaining = None if remaining is None else int(remaining)
-        self.count = count if meter is None else "synapses"
-        self.meter = meter
+        self.goal = Goal(sparsity, remaining, count, epochs, first_epoch, reach, meter)
         self.targets: dict[str, int] = {}
-        self.epochs = epochs
-        self.first_epoch = first_epoch
-        self.reach = reach
         self.generator = torch.Generator().manual_seed(seed)
         self.model: nn.Module | None = None
         self.statistics: Statistics | None = None
@@ -115,6 +87,11 @@ class Pruner:
         self._before = 0
         self.kept_bins: Tensor | None = None
         self._shrunk: Shrunk | None = None
+
+    @classmethod
+    def for_run(cls, epochs: int | None, **options: Any) -> Pruner:
+        """The pruner of a run of `epochs`, as `make_pruner` makes it."""
+        return cls(epochs=epochs, **options)
 
     # attaching
 
@@ -152,8 +129,8 @@ class Pruner:
                 self.statistics.attach(model)
             self._watch_gradients()
             self._attached()
-            if self.meter is not None:
-                check_possible(self, self.meter)
+            if self.goal.meter is not None:
+                check_possible(model, self.masks, self.goal.meter)
         except InputError:
             self.detach()
             raise
@@ -206,11 +183,11 @@ class Pruner:
 
     def _whole(self, name: str, part: Tensor) -> Tensor:
         """A tensor of the weight of projection `name`, with zeros where the network is cut down."""
-        plan = self.masks.plan
-        if plan is None:
+        cut = self.masks.cut
+        if cut is None:
             return part
         whole = part.new_zeros(self.structure.projections[name].shape)
-        return put(whole, plan.axes(name), part)
+        return put(whole, cut.axes(name), part)
 
     # training
 
@@ -236,19 +213,32 @@ class Pruner:
         for name, gradient in self.gradients.items():
             # What the hooks saw is each rank's own gradient, before it was averaged.
             self.gradients[name] = average_over_ranks(gradient)
-        fill = None
-        if self.meter is None:
+        reading = None
+        if self.goal.meter is None:
             self.observe(epoch)
             self.prune_now(epoch)
         else:
-            fill = approach(self, self.meter, epoch)
+            reading = self._approach(self.goal.meter, epoch)
         if optimizer is not None:
             if self._shrunk is not None and self._shrunk.replaced_in(optimizer):
                 raise InputError(
                     "end_epoch: the optimizer has parameters that compact() replaced, expected compact(optimizer)"
                 )
             self.masks.clear_optimizer(optimizer)
-        return self.report(epoch, fill)
+        return self.report(epoch, reading)
+
+    def _approach(self, meter: Meter, epoch: int) -> Reading:
+        """Observe, and prune towards the budget."""
+        assert self.model is not None
+        schedule = self.goal.schedule()
+        if epoch >= schedule[0]:
+            self.observe(epoch)
+
+        def reduce(targets: dict[str, int]) -> None:
+            self.targets = targets
+            self.prune_now(epoch)
+
+        return approach(partial(meter, self.model), self.masks, reduce, epoch, schedule)
 
     def prune_now(self, epoch: int) -> None:
         """Change the masks, and set what they removed to zero."""
@@ -261,7 +251,7 @@ class Pruner:
     def _prune(self, epoch: int) -> None:
         """For subclasses: change the masks."""
 
-    def report(self, epoch: int, fill: Fill | None = None) -> PruneReport:
+    def report(self, epoch: int, reading: Reading | None = None) -> PruneReport:
         """Counts as of now."""
         self._check_attached(ever=True)
         layers = self.masks.layers()
@@ -276,7 +266,7 @@ class Pruner:
             synapses_remaining=sum(layer.synapses_remaining for layer in layers),
             layers=layers,
             kept_bins=tuple(self.kept_bins.tolist()) if self.kept_bins is not None else None,
-            fill=fill,
+            reading=reading,
         )
 
     # compaction
@@ -293,14 +283,14 @@ class Pruner:
         on the sizes that change, and for an optimizer whose state does not have its parameters' shapes.
         """
         self._check_attached()
-        plan = plan_for_dead(self.structure, self.masks.units)
-        if plan.removes_nothing if self._shrunk is None else plan.same_as(self._shrunk.plan):
+        cut = cut_of_dead(self.structure, self.masks.units)
+        if cut.removes_nothing if self._shrunk is None else cut.same_as(self._shrunk.cut):
             return False
         assert self.model is not None
         if optimizer is not None:
             check_moments(optimizer)
         self.expand(optimizer)
-        self._shrunk = Shrunk(plan, optimizer)
+        self._shrunk = Shrunk(cut, optimizer)
         try:
             with evaluating(self.model), torch.no_grad():
                 call_network(self.model, self._sample, self._loop)
@@ -310,7 +300,7 @@ class Pruner:
                 f"compact: the smaller network does not run ({str(error).splitlines()[0]}), expected a forward pass "
                 "that does not fix the sizes of its layers"
             ) from None
-        self._fit(plan)
+        self._fit(cut)
         return True
 
     def expand(self, optimizer: Optimizer | None = None) -> None:
@@ -331,14 +321,14 @@ class Pruner:
             if shrunk is not None:
                 self.compact(optimizer)
 
-    def _fit(self, plan: Plan | None) -> None:
+    def _fit(self, cut: Cut | None) -> None:
         if self.model is not None:
             self._unwatch_gradients()
             self._watch_gradients()
-        self.masks.plan = plan
+        self.masks.cut = cut
         self.masks.refresh()
         if self.statistics is not None:
-            self.statistics.shrink(plan)
+            self.statistics.shrink(cut)
 
     def _check_attached(self, *, ever: bool = False) -> None:
         """ever: what was detached again has its masks still."""
@@ -359,55 +349,29 @@ class Pruner:
 
     def describe(self) -> str:
         """One line about what the pruner does."""
-        return f"{self.name}: removes nothing" if self.name == "none" else f"{self.name}{self._goal_text()}"
-
-    def _goal_text(self) -> str:
-        reached = f"reached after {self.reach:.0%} of {self.epochs} epochs"
-        if self.goal_sparsity is not None:
-            return f" to {self.goal_sparsity:.1%} of the {self.count} removed, {reached}"
-        if self.goal_remaining is not None:
-            return f" to {self.goal_remaining:,} {self.count} left, {reached}"
-        if self.meter is not None:
-            return f" until the network fits {self.meter}, {reached}"
-        return ""
+        return f"{self.name}{self.goal.describe()}"
 
     # goals
 
-    @property
-    def has_goal(self) -> bool:
-        return self.goal_sparsity is not None or self.goal_remaining is not None or self.meter is not None
-
-    def schedule(self) -> tuple[int, int]:
-        """The first epoch that prunes towards a goal, and the one that reaches it."""
-        assert self.epochs is not None
-        first = self.first_epoch
-        if first is None:
-            first = min(self.epochs - 1, max(1, self.epochs // 10))
-        return first, max(first, round(self.reach * self.epochs) - 1)
-
     def total(self) -> int:
         """Parameters (or synapses) of the whole network."""
-        if self.count == "synapses":
+        if self.goal.count == "synapses":
             return sum(layer.synapses for layer in self.masks.layers())
         return self.masks.parameters()
 
     def _check_goal(self) -> None:
-        if self.goal_sparsity is not None:
-            wanted, text = (
-                round(self.total() * (1.0 - self.goal_sparsity)),
-                f"sparsity {self.goal_sparsity:g}",
-            )
-        elif self.goal_remaining is not None:
-            wanted, text = self.goal_remaining, "remaining"
-        else:
+        goal = self.goal
+        if not goal.is_number:
             return
+        wanted = goal.at_end(self.total())
         least = sum(
-            self._always_left(p) * (int(p.connections().min()) if self.count == "synapses" else 1)
+            self._always_left(p) * (int(p.connections().min()) if goal.count == "synapses" else 1)
             for p in self.structure.projections.values()
         )
         if wanted < least:
+            text = "remaining" if goal.sparsity is None else f"sparsity {goal.sparsity:g}"
             raise InputError(
-                f"pruner {self.name}: found {text}, {wanted:,} {self.count} left, expected at least {least:,}: the read-out is "
+                f"pruner {self.name}: found {text}, {wanted:,} {goal.count} left, expected at least {least:,}: the read-out is "
                 "not pruned, and no layer is emptied"
             )
 
@@ -417,22 +381,9 @@ class Pruner:
 
     def wanted(self, epoch: int) -> int | None:
         """How many parameters (or synapses) should be left after `epoch`; None before the schedule begins."""
-        if not self.has_goal:
-            return None
-        if self.meter is not None:
+        if self.goal.meter is not None:
             return self.targets.get("synapses")
-        total = self.total()
-        goal = self.goal_sparsity
-        if goal is None:
-            assert self.goal_remaining is not None
-            goal = max(0.0, 1.0 - self.goal_remaining / total)
-        first, last = self.schedule()
-        if epoch < first:
-            return None
-        share = gradual_share(epoch, first, last, goal)
-        if self.goal_remaining is not None and epoch >= last:
-            return min(total, self.goal_remaining)
-        return round(total * (1.0 - share))
+        return self.goal.left_after(epoch, self.total()) if self.goal.is_number else None
 
     # saving
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.base import Pruner
+from dpap_neuro.pruning.structure import Projection
 
 
 def keep_largest(
@@ -49,18 +50,31 @@ def _largest(flat: Tensor, keep: int) -> Tensor:
     return mask
 
 
-class _WithGoal(Pruner):
-    """A pruner of single weights that needs a goal."""
+class Unpruned(Pruner):
+    """Removes nothing: the dense network."""
+
+    name = "none"
+    takes_budget = False
+
+    def __init__(self, *, epochs: int | None = None) -> None:
+        super().__init__(epochs=epochs)
+
+    def describe(self) -> str:
+        return f"{self.name}: removes nothing"
+
+
+class SingleWeights(Pruner):
+    """Base of pruners of single weights, which need a goal."""
 
     def __init__(self, **goal: Any) -> None:
         super().__init__(**goal)
-        if not self.has_goal:
+        if not self.goal.is_given:
             raise InputError(f"pruner {self.name}: found no goal, expected sparsity or remaining")
 
     def _keep(self, scores: dict[str, Tensor], wanted: int) -> dict[str, Tensor]:
         """Keep the best weights so that, with the read-out, `wanted` parameters (or synapses) are left."""
         projections = self.structure.projections
-        if self.count == "synapses":
+        if self.goal.count == "synapses":
             sizes = {n: projections[n].connections().to(s.device) for n, s in scores.items()}
             fixed = sum(layer.synapses for layer in self.masks.layers() if layer.name not in scores)
             return keep_largest(scores, wanted - fixed, sizes)
@@ -68,26 +82,16 @@ class _WithGoal(Pruner):
         return keep_largest(scores, wanted - fixed)
 
 
-class Magnitude(_WithGoal):
-    """Gradual magnitude pruning (Zhu, Gupta, arXiv 1710.01878): the smallest |w| go, of all or per layer."""
+class Magnitude(SingleWeights):
+    """The smallest weights of all layers, gradually (Zhu, Gupta, arXiv 1710.01878)."""
 
     name = "magnitude"
-
-    def __init__(self, *, per_layer: bool = False, **goal: Any) -> None:
-        super().__init__(**goal)
-        self.per_layer = per_layer
-        if per_layer:
-            self.name = "magnitude-layer"
 
     def _prune(self, epoch: int) -> None:
         wanted = self.wanted(epoch)
         if wanted is None:
             return
-        scores = self._scores()
-        if self.per_layer:
-            # Within-layer ranks on one scale turn the global rule into the same share for each layer.
-            scores = {k: _rank_from_top(v) for k, v in scores.items()}
-        self.masks.synapses = self._keep(scores, wanted)
+        self.masks.synapses = self._keep(self._scores(), wanted)
         self.masks.refresh()
 
     def _scores(self) -> dict[str, Tensor]:
@@ -100,6 +104,16 @@ class Magnitude(_WithGoal):
         return scores
 
 
+class MagnitudePerLayer(Magnitude):
+    """The smallest weights of each layer, the same share of all layers."""
+
+    name = "magnitude-layer"
+
+    def _scores(self) -> dict[str, Tensor]:
+        # Within-layer ranks on one scale turn the global rule into the same share for each layer.
+        return {k: _rank_from_top(v) for k, v in super()._scores().items()}
+
+
 def _rank_from_top(values: Tensor) -> Tensor:
     flat = values.flatten()
     ranks = torch.empty_like(flat)
@@ -108,8 +122,8 @@ def _rank_from_top(values: Tensor) -> Tensor:
     return ranks.reshape(values.shape)
 
 
-class Random(_WithGoal):
-    """Single weights in a random order drawn once from `seed`."""
+class Random(SingleWeights):
+    """Weights in a random order, drawn once from the seed."""
 
     name = "random"
 
@@ -126,34 +140,25 @@ class Random(_WithGoal):
             self.masks.refresh()
 
 
-class Rewiring(_WithGoal):
-    """Dynamic sparse training: sparse from the start, rewired after every epoch.
+class Rewiring(SingleWeights):
+    """Base of dynamic sparse training: sparse from the start, rewired after every epoch.
 
-    growth="random": SET (Mocanu et al. 2018, doi 10.1038/s41467-018-04316-3); growth="gradient": RigL (Evci
-    et al., arXiv 1911.11134), which regrows where the dense gradient is largest. Layers get an
-    Erdos-Renyi-kernel share of the weights; the share rewired falls with a cosine from `fraction` to 0 at
+    Layers get an Erdos-Renyi-kernel share of the weights; the share rewired falls with a cosine from `fraction` to 0 at
     `reach` of the run.
     """
 
-    def __init__(self, *, growth: str = "random", fraction: float = 0.3, **goal: Any) -> None:
-        self.name = "set" if growth == "random" else "rigl"
+    takes_budget = False
+
+    def __init__(self, *, fraction: float = 0.3, **goal: Any) -> None:
         super().__init__(**goal)
-        if growth not in ("random", "gradient"):
-            raise InputError(f"growth: found {growth!r}, expected 'random' or 'gradient'")
         if not 0.0 <= fraction < 1.0:
             raise InputError(f"fraction: found {fraction}, expected 0 to below 1")
-        if self.count != "parameters":
-            raise InputError(f"pruner {self.name}: found count {self.count!r}, expected 'parameters'")
-        self.growth = growth
+        if self.goal.count != "parameters":
+            raise InputError(f"pruner {self.name}: found count {self.goal.count!r}, expected 'parameters'")
         self.fraction = fraction
-        self.needs_gradients = growth == "gradient"
 
     def _attached(self) -> None:
-        total = self.masks.parameters()
-        wanted = self.goal_remaining
-        if wanted is None:
-            assert self.goal_sparsity is not None
-            wanted = round(total * (1.0 - self.goal_sparsity))
+        wanted = self.goal.at_end(self.masks.parameters())
         fixed = sum(p.weight.numel() for p in self.structure.projections.values() if p.readout)
         layers = {p.name: p.weight for p in self.structure.prunable}
         keep = erdos_renyi_kernel({k: tuple(w.shape) for k, w in layers.items()}, max(0, wanted - fixed))
@@ -167,11 +172,7 @@ class Rewiring(_WithGoal):
         self._before = self.masks.remaining()
 
     def _prune(self, epoch: int) -> None:
-        assert self.epochs is not None
-        progress = (epoch + 1) / max(1.0, self.reach * self.epochs)
-        if progress >= 1.0:
-            return
-        share = self.fraction * 0.5 * (1.0 + math.cos(math.pi * progress))
+        share = self.goal.exchanged(epoch, self.fraction)
         for p in self.structure.prunable:
             mask = self.masks.synapses[p.name].flatten().clone()
             moved = min(int(share * int(mask.sum())), int((~mask).sum()))
@@ -179,15 +180,31 @@ class Rewiring(_WithGoal):
                 continue
             size = torch.where(mask, p.weight.detach().abs().flatten(), math.inf)
             dropped = torch.topk(size, moved, largest=False).indices
-            if self.growth == "gradient" and p.name in self.gradients:
-                appeal = self.gradients[p.name].abs().flatten()
-            else:
-                appeal = torch.rand(mask.numel(), generator=self.generator).to(mask.device)
-            appeal = torch.where(mask, -math.inf, appeal)
+            appeal = torch.where(mask, -math.inf, self._appeal(p).flatten())
             mask[dropped] = False
             mask[torch.topk(appeal, moved).indices] = True
             self.masks.synapses[p.name] = mask.reshape(p.weight.shape)
         self.masks.refresh()
+
+    def _appeal(self, p: Projection) -> Tensor:
+        """Of a projection's weights: the pruned ones with the largest are regrown."""
+        return torch.rand(p.weight.numel(), generator=self.generator).to(p.weight.device)
+
+
+class SET(Rewiring):
+    """Sparse from the start, regrown at random (Mocanu et al. 2018, doi 10.1038/s41467-018-04316-3)."""
+
+    name = "set"
+
+
+class RigL(Rewiring):
+    """Sparse from the start, regrown where gradients are large (Evci et al., arXiv 1911.11134)."""
+
+    name = "rigl"
+    needs_gradients = True
+
+    def _appeal(self, p: Projection) -> Tensor:
+        return self.gradients[p.name].abs() if p.name in self.gradients else super()._appeal(p)
 
 
 def erdos_renyi_kernel(shapes: dict[str, tuple[int, ...]], keep: int) -> dict[str, int]:

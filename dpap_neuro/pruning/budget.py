@@ -8,72 +8,54 @@ What fits is not pruned any more, unless learning makes it outgrow the budget ag
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.pruning.goal import Meter, Reading
+from dpap_neuro.pruning.masks import Masks
 from dpap_neuro.pruning.survival import gradual_share
-
-if TYPE_CHECKING:
-    from dpap_neuro.pruning.base import Pruner
 
 # Reductions at the end of the schedule before an epoch gives up.
 TRIES = 40
 
 
-@dataclass(frozen=True)
-class Fill:
-    """What a network takes of a budget.
+def approach(
+    measure: Callable[[], Reading],
+    masks: Masks,
+    reduce: Callable[[dict[str, int]], None],
+    epoch: int,
+    schedule: tuple[int, int],
+) -> Reading:
+    """Prune after `epoch` of the schedule (its first and last) towards what is measured; what was measured last.
 
-    excess: factors above 1 by which "neurons" and "synapses" should shrink, empty where the network fits.
-    text: one line; values: plain numbers and strings for a record of the run.
+    reduce(targets): change the masks so that at most so many "neurons" and "synapses" are left.
     """
-
-    excess: Mapping[str, float]
-    text: str
-    values: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def fits(self) -> bool:
-        return not self.excess
-
-
-# Measures the network as it is, in evaluation or training mode, and leaves it as it was; its str() names the budget.
-Meter = Callable[[nn.Module], Fill]
-
-
-def neurons(pruner: Pruner, units: dict[str, torch.Tensor] | None = None) -> int:
-    """Neurons of the channels that (given) units leave alive, over all populations."""
-    structure = pruner.structure
-    return structure.neurons(structure.alive_labels(pruner.masks.units if units is None else units))
-
-
-def approach(pruner: Pruner, meter: Meter, epoch: int) -> Fill:
-    """Prune after `epoch` towards what the meter asks for; what was measured last."""
-    assert pruner.model is not None
-    first, last = pruner.schedule()
-    fill = meter(pruner.model)
+    first, last = schedule
+    reading = measure()
     if epoch < first:
-        return fill
-    pruner.observe(epoch)
+        return reading
     share = _share(epoch, first, last)
     for _ in range(TRIES if epoch >= last else 1):
-        if fill.fits:
+        if reading.fits:
             break
-        before = {"neurons": neurons(pruner), "synapses": pruner.masks.synapse_count()}
-        pruner.targets = {
-            key: max(1, math.floor(before[key] * (1.0 - share * (1.0 - 1.0 / factor))))
-            for key, factor in fill.excess.items()
-        }
-        pruner.prune_now(epoch)
-        if before == {"neurons": neurons(pruner), "synapses": pruner.masks.synapse_count()}:
+        before = _sizes(masks)
+        reduce(
+            {
+                key: max(1, math.floor(before[key] * (1.0 - share * (1.0 - 1.0 / factor))))
+                for key, factor in reading.excess.items()
+            }
+        )
+        if before == _sizes(masks):
             break
-        fill = meter(pruner.model)
-    return fill
+        reading = measure()
+    return reading
+
+
+def _sizes(masks: Masks) -> dict[str, int]:
+    return {"neurons": masks.neuron_count(), "synapses": masks.synapse_count()}
 
 
 def _share(epoch: int, first: int, last: int) -> float:
@@ -83,10 +65,8 @@ def _share(epoch: int, first: int, last: int) -> float:
 
 
 @torch.no_grad()
-def check_possible(pruner: Pruner, meter: Meter) -> None:
+def check_possible(model: nn.Module, masks: Masks, meter: Meter) -> None:
     """Raises InputError where one channel, neuron and weight in every layer that may be pruned is still too much."""
-    model, masks = pruner.model, pruner.masks
-    assert model is not None
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     units, synapses = masks.units, masks.synapses
 
@@ -96,15 +76,15 @@ def check_possible(pruner: Pruner, meter: Meter) -> None:
         return mask
 
     masks.units = {name: only_first(unit) for name, unit in units.items()}
-    masks.synapses = {p.name: only_first(masks.weights[p.name]) for p in pruner.structure.prunable}
+    masks.synapses = {p.name: only_first(masks.weights[p.name]) for p in masks.structure.prunable}
     masks.refresh()
     masks.apply()
-    fill = meter(model)
+    reading = meter(model)
     masks.units, masks.synapses = units, synapses
     masks.refresh()
     model.load_state_dict(kept)
-    if not fill.fits:
+    if not reading.fits:
         raise InputError(
-            f"budget: too small for this network even with one channel or neuron left in every layer ({fill.text}); "
+            f"budget: too small for this network even with one channel or neuron left in every layer ({reading.text}); "
             "the read-out is never pruned"
         )

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.pruning.labels import tensors
-from dpap_neuro.pruning.shrinking import Plan, Shrunk, plan_of
+from dpap_neuro.pruning.shrinking import Cut, Shrunk, cut_of
 from dpap_neuro.pruning.structure import (
     Population,
     Projection,
     Structure,
     call_network,
     evaluating,
-    find_structure,
 )
 
 _CONSTANT_STEPS = 64
@@ -126,8 +126,8 @@ def _response(population: Population, drive: Tensor) -> Tensor:
     return torch.where(constant, rows[:, 0], torch.full_like(rows[:, 0], float("nan")))
 
 
-def plan_compaction(structure: Structure, *, carry: bool = True) -> Plan:
-    """Decide what can go; `carry`: constants other than zero may be folded into biases."""
+def cut_of_useless(structure: Structure, *, carry: bool = True) -> Cut:
+    """Decide what can go; `carry`: constants other than zero may be carried into biases."""
     table = structure.labels
     constants = _constants(structure)
     own = [p for p in structure.projections.values() if p.kind != "recurrent"]
@@ -145,7 +145,7 @@ def plan_compaction(structure: Structure, *, carry: bool = True) -> Plan:
     table.evaluate(alive)
     weights = {p.name: p.weight.detach() != 0 for p in structure.projections.values()}
     gone = ~(alive & _needed_labels(structure, weights))
-    return plan_of(structure, gone, lambda p: _carried_bias(p, gone, constants, structure))
+    return cut_of(structure, gone, lambda p: _carried_bias(p, gone, constants, structure))
 
 
 def _needed_labels(structure: Structure, weights: dict[str, Tensor]) -> Tensor:
@@ -245,7 +245,7 @@ def compact(
         small = _copy_without_hooks(model)
         try:
             own = find_structure(small, sample_input, time=time, loop=loop, ignore=ignore)
-            Shrunk(plan_compaction(own, carry=carry))
+            Shrunk(cut_of_useless(own, carry=carry))
             found = _output(small, sample_input, loop)
         except (RuntimeError, IndexError) as error:
             problem = str(error).splitlines()[0]

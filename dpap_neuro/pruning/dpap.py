@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.base import Pruner
-from dpap_neuro.pruning.budget import neurons
 from dpap_neuro.pruning.masks import count
 from dpap_neuro.pruning.plasticity import order_statistics
 from dpap_neuro.pruning.statistics import Statistics
@@ -56,14 +56,20 @@ class DPAP(Pruner):
         self.structured = structured
         self.time_bins = time_bins or bins is not None
         self.goal_bins = bins
-        if bins is not None and (bins < 1 or self.epochs is None):
+        if bins is not None and (bins < 1 or self.goal.epochs is None):
             raise InputError(
-                f"bins: found {bins} with epochs {self.epochs}, expected at least 1 and epochs given"
+                f"bins: found {bins} with epochs {self.goal.epochs}, expected at least 1 and epochs given"
             )
         self.unit_survival: dict[str, Tensor] = {}
         self.synapse_survival: dict[str, Tensor] = {}
         self.bin_survival: Tensor | None = None
         self._scaled_from: SurvivalSettings | None = None
+
+    @classmethod
+    def for_run(cls, epochs: int | None, **options: Any) -> DPAP:
+        """The schedule of the settings (the authors' without any) scaled to `epochs` (from 300 on, or without `epochs`: as it is)."""
+        pruner = cls(epochs=epochs, **options)
+        return pruner if epochs is None else pruner.scaled_to(epochs)
 
     @classmethod
     def from_paper(cls, **goal: Any) -> DPAP:
@@ -77,15 +83,15 @@ class DPAP(Pruner):
         if self.model is not None:
             raise InputError("scaled_to: the pruner is attached already, expected the call before attach()")
         self._scaled_from, self.settings = self.settings, self.settings.scaled_to(epochs)
-        self.epochs = epochs
+        self.goal = replace(self.goal, epochs=epochs)
         return self
 
     def describe(self) -> str:
         what = ", channels and neurons only" if self.structured else ""
         bins = f", {self.goal_bins} time bins left" if self.goal_bins is not None else ""
-        text = f"{self.name}{what}{self._goal_text()}{bins}: {self.settings.describe()}"
+        text = f"{self.name}{what}{self.goal.describe()}{bins}: {self.settings.describe()}"
         if self._scaled_from is not None and self._scaled_from != self.settings:
-            text += f" (a schedule of 300 epochs scaled to {self.epochs})"
+            text += f" (a schedule of 300 epochs scaled to {self.goal.epochs})"
         return text
 
     def _make_statistics(self, structure: Structure, loop: bool, time: bool) -> Statistics:
@@ -105,7 +111,7 @@ class DPAP(Pruner):
                 self.unit_survival[p.name] = torch.full((size,), start, device=p.weight.device)
             if not self.structured and p.kind != "conv" and p.weight.dim() == 2:
                 self.synapse_survival[p.name] = torch.full(p.weight.shape, start, device=p.weight.device)
-        if self.has_goal and not self.unit_survival and not self.synapse_survival:
+        if self.goal.is_given and not self.unit_survival and not self.synapse_survival:
             raise InputError(
                 "dpap: found no channels or neurons that could die, expected some to reach a goal with structured pruning"
             )
@@ -161,7 +167,7 @@ class DPAP(Pruner):
             return
         statistics = self.statistics
         assert statistics is not None
-        if self.has_goal:
+        if self.goal.is_given:
             wanted = self.wanted(epoch)
             unit_ranks = {
                 k: _rank(statistics.spines(self.structure.projections[k])) for k in self.unit_survival
@@ -176,7 +182,7 @@ class DPAP(Pruner):
                 self.unit_survival, self.synapse_survival
             )
         self.masks.refresh()
-        if self.goal_sparsity is None and self.goal_remaining is None:
+        if not self.goal.is_number:
             # Lossless, but it would overshoot a goal that others are to be compared at.
             self.masks.remove_dead_ends()
 
@@ -223,7 +229,7 @@ class DPAP(Pruner):
             for name, grid in grids.items():
                 if name in synapses:
                     free[name] = grid
-                elif self.count == "synapses":
+                elif self.goal.count == "synapses":
                     fixed += int((grid * sizes[name].to(grid.device)).sum())
                 else:
                     fixed += count(grid)
@@ -300,7 +306,7 @@ class DPAP(Pruner):
         rungs = torch.cat([value[k][self.masks.units[k]] / space[k] for k in value])
         # Prices just above what a unit can pay: with each rung one more dies.
         ladder = [-1.0, *(rung * (1 + 1e-9) + 1e-12 for rung in torch.unique(rungs).tolist())]
-        price = _last_enough(ladder, lambda price: neurons(self, alive(price)), wanted + 1)[-1]
+        price = _last_enough(ladder, lambda price: self.masks.neuron_count(alive(price)), wanted + 1)[-1]
         self.masks.units = alive(price)
         self.masks.refresh()
         for name, survival in self.unit_survival.items():
@@ -322,9 +328,8 @@ class DPAP(Pruner):
         if self.goal_bins is None:
             alive &= self.bin_survival >= 0
         else:
-            assert self.epochs is not None
-            last = max(self.settings.first_epoch, round(self.reach * self.epochs) - 1)
-            share = gradual_share(epoch, self.settings.first_epoch, last, 1.0 - self.goal_bins / self.steps)
+            first, last = self.goal.schedule(self.settings.first_epoch)
+            share = gradual_share(epoch, first, last, 1.0 - self.goal_bins / self.steps)
             keep = max(self.goal_bins, math.ceil(self.steps * (1.0 - share) - 1e-9))
             ranked = torch.where(alive, self.bin_survival + 0.01 * _rank(z), torch.full_like(z, -math.inf))
             chosen = torch.topk(ranked, min(keep, int(alive.sum()))).indices

@@ -73,7 +73,7 @@ class Labels:
         found = [self._pair(kind, int(k) >> 31, int(k) & ((1 << 31) - 1)) for k in keys]
         return torch.tensor(found, dtype=torch.long)[inverse].reshape(a.shape)
 
-    def _plan(self) -> list[tuple[str, Tensor, Tensor, Tensor]]:
+    def _in_order(self) -> list[tuple[str, Tensor, Tensor, Tensor]]:
         """Compound labels in an order in which they can be evaluated, grouped."""
         if self._steps is None:
             groups: dict[tuple[int, str], list[int]] = {}
@@ -94,13 +94,13 @@ class Labels:
     def evaluate(self, alive: Tensor) -> Tensor:
         """Fill in the compound labels of a boolean vector whose unit labels are set."""
         alive[DEAD], alive[ALIVE] = False, True
-        for kind, ids, left, right in self._plan():
+        for kind, ids, left, right in self._in_order():
             alive[ids] = (alive[left] | alive[right]) if kind == "or" else (alive[left] & alive[right])
         return alive
 
     def trace_back(self, needed: Tensor) -> Tensor:
         """Mark what the marked compound labels are made of."""
-        for _, ids, left, right in reversed(self._plan()):
+        for _, ids, left, right in reversed(self._in_order()):
             chosen = needed[ids]
             needed[left[chosen]] = True
             needed[right[chosen]] = True

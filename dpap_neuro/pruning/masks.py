@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.pruning.shrinking import Plan, take
+from dpap_neuro.pruning.shrinking import Cut, take
 from dpap_neuro.pruning.structure import Projection, Structure
 
 
@@ -37,7 +37,7 @@ class LayerCount:
 class Masks:
     """Alive units (out,) and synapses (shape of the weight), and the parameter masks that they imply.
 
-    All of the whole network, cut down or not; `plan` says what a network that is cut down still has.
+    All of the whole network, cut down or not; `cut` says what a network that is cut down still has.
     """
 
     def __init__(self, structure: Structure) -> None:
@@ -48,7 +48,7 @@ class Masks:
         }
         self.synapses: dict[str, Tensor] = {}
         self.weights: dict[str, Tensor] = {}
-        self.plan: Plan | None = None
+        self.cut: Cut | None = None
         self._kept: list[tuple[Tensor, Tensor]] = []
         self.refresh()
 
@@ -74,13 +74,13 @@ class Masks:
         for name, unit in self.units.items():
             self.units[name] = alive[self.structure.projections[name].labels].to(unit.device)
         self._kept = []
-        plan = self.plan
+        cut = self.cut
         for p in self.structure.projections.values():
-            self._add(p.weight, ~self.weights[p.name], {} if plan is None else plan.axes(p.name))
+            self._add(p.weight, ~self.weights[p.name], {} if cut is None else cut.axes(p.name))
             if p.bias is not None and not p.readout:
-                self._add(p.bias, ~alive[p.labels], {} if plan is None else {0: plan.rows[p.name]})
+                self._add(p.bias, ~alive[p.labels], {} if cut is None else {0: cut.rows[p.name]})
         for name, norm in self.structure.norms.items():
-            kept = {} if plan is None else {0: plan.channels[name]}
+            kept = {} if cut is None else {0: cut.channels[name]}
             dead = ~alive[norm.labels]
             module: nn.Module = norm.module
             for part in ("weight", "bias", "running_mean"):
@@ -143,6 +143,11 @@ class Masks:
         """Connections between two neurons of the unrolled network that the (given) masks leave."""
         masks = self.weights if masks is None else masks
         return sum(connections(p, masks[p.name]) for p in self.structure.projections.values())
+
+    def neuron_count(self, units: dict[str, Tensor] | None = None) -> int:
+        """Neurons of the channels that the (given) units leave alive, over all populations."""
+        structure = self.structure
+        return structure.neurons(structure.alive_labels(self.units if units is None else units))
 
     def layers(self) -> tuple[LayerCount, ...]:
         """Counts of each projection, in the order of the network."""

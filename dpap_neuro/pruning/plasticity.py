@@ -2,7 +2,7 @@
 
 Han, Zhao, Zeng, Shen: Developmental Plasticity-inspired Adaptive Pruning for Deep Spiking and Artificial
 Neural Networks, arXiv 2211.12714. Notation: post-synaptic unit i, pre-synaptic unit j, sample b, time step t
-of T, epoch e. Nothing here keeps state; `dpap_neuro.pruning` does.
+of T, epoch e. Nothing here keeps state: `statistics` gathers what the equations need, `dpap` keeps survival.
 """
 
 from __future__ import annotations
@@ -27,10 +27,19 @@ def decay_weights(steps: int, delta: float = DELTA, *, like: Tensor | None = Non
     return weights.to(like) if like is not None else weights.to(torch.get_default_dtype())
 
 
-def trace(spikes: Tensor, delta: float = DELTA) -> Tensor:
-    """Activity-dependent trace at the last step: spikes (T, ...) -> q[T] (...)."""
-    weights = decay_weights(spikes.shape[0], delta, like=spikes)
-    return torch.tensordot(weights, spikes, dims=1)
+def trace(spikes: Tensor, weights: Tensor) -> Tensor:
+    """Activity-dependent trace at the last step: spikes (T, ...), weights (T,) of `decay_weights` -> q[T] (...)."""
+    return (weights @ spikes.flatten(1)).unflatten(0, spikes.shape[1:])
+
+
+def trace_step(q: Tensor, spikes: Tensor, delta: float) -> Tensor:
+    """The same one step at a time: q[t] = delta q[t-1] + s[t]; delta 1 adds up the activations of rectifiers."""
+    return q * delta + spikes
+
+
+def delayed(spikes: Tensor) -> Tensor:
+    """What a recurrent synapse hears: spikes (T, ...) one step later, none at first."""
+    return torch.cat([torch.zeros_like(spikes[:1]), spikes[:-1]])
 
 
 def sum_over_space(values: Tensor, lead: int = 3) -> Tensor:
@@ -38,9 +47,9 @@ def sum_over_space(values: Tensor, lead: int = 3) -> Tensor:
     return values if values.dim() <= lead else values.flatten(lead).sum(-1)
 
 
-def activity(spikes: Tensor, delta: float = DELTA) -> Tensor:
-    """Activity of each sample: spikes (T, B, C, *space) -> x (B, C), x = (sum over space of q[T]) / T."""
-    return trace(sum_over_space(spikes), delta) / spikes.shape[0]
+def activity(spikes: Tensor, weights: Tensor) -> Tensor:
+    """Activity of each sample: spikes (T, B, C, *space), weights (T,) -> x (B, C), (sum over space of q[T]) / T."""
+    return trace(sum_over_space(spikes), weights) / spikes.shape[0]
 
 
 def activity_of_activations(values: Tensor) -> Tensor:
@@ -51,9 +60,17 @@ def activity_of_activations(values: Tensor) -> Tensor:
     return sum_over_space(values).mean(0)
 
 
-def bcm_increment(post: Tensor, theta: Tensor, pre: Tensor) -> Tensor:
-    """Local synaptic plasticity: sum over b of x_i (x_i - theta_i) x_j; post (B, I), pre (B, J) -> (I, J)."""
-    return (post * (post - theta)).T @ pre
+def add_bcm(m: Tensor, post: Tensor, theta: Tensor, pre: Tensor, groups: int = 1) -> Tensor:
+    """Local synaptic plasticity, in place: M_ij += sum over b of x_i (x_i - theta_i) x_j.
+
+    m (I, J / groups), post (B, I), theta (I,), pre (B, J). In groups: the i-th part of the post-synaptic units hears
+    the i-th part of the pre-synaptic ones alone, as in a grouped convolution.
+    """
+    drive = post * (post - theta)
+    if groups == 1:
+        return m.addmm_(drive.T, pre)
+    parts = drive.reshape(len(drive), groups, -1), pre.reshape(len(pre), groups, -1)
+    return m.add_(torch.einsum("bgi,bgj->gij", *parts).reshape(m.shape))
 
 
 def sliding_threshold(total: Tensor, samples: int | Tensor) -> Tensor:
@@ -72,6 +89,16 @@ def min_max(values: Tensor) -> Tensor:
 def spine_size(m: Tensor, total: Tensor) -> Tensor:
     """Dendritic spine size: D_i = n(sum over j of M_ij) n(A_i); m (I, J), total (I,) -> (I,)."""
     return min_max(m.sum(1)) * min_max(total)
+
+
+def bin_share(counts: Tensor, spines: Tensor) -> Tensor:
+    """Importance of time bins in a layer: z_t = sum over i of D_i s_i[t], scaled to a sum of one; zeros where all are silent.
+
+    counts (bins, I): spikes of all samples; spines (I,) -> (bins,).
+    """
+    z = (counts * spines).sum(1)
+    total = z.sum()
+    return z / total if total > 0 else torch.zeros_like(z)
 
 
 def order_statistics(values: Tensor, *ranks: int) -> Tensor:

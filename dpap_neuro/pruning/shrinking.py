@@ -1,6 +1,6 @@
 """Cutting a network down in place, with its optimizer's moments, and making it whole again.
 
-What is cut is a plan: which rows (units) and columns (inputs) of each weight stay, and which channels of each batch
+A cut says what stays: which rows (units) and columns (inputs) of each weight stay, and which channels of each batch
 norm and population. A smaller parameter is a new object, in the optimizer as well (autograd remembers the shape of the
 old one as long as anything computed from it is alive); making it whole brings the old one back.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from dpap_neuro.pruning.structure import Structure
 
 
 @dataclass
-class Plan:
+class Cut:
     """What stays: indices of rows (units) and columns (inputs) per projection, and of channels per batch norm and
     population.
 
@@ -38,7 +38,7 @@ class Plan:
     def removes_nothing(self) -> bool:
         return all(self.rows[p.name].numel() == p.labels.numel() for p in self.structure.projections.values())
 
-    def same_as(self, other: Plan) -> bool:
+    def same_as(self, other: Cut) -> bool:
         """Whether both leave the same of the same structure."""
         return all(torch.equal(rows, other.rows[name]) for name, rows in self.rows.items())
 
@@ -50,37 +50,35 @@ class Plan:
         return kept
 
 
-def plan_of(
-    structure: Structure, gone: Tensor, carried: Callable[[Any], Tensor | None] | None = None
-) -> Plan:
-    """The plan that removes the labels marked in `gone`, or fewer where sums, groups or last units need them.
+def cut_of(structure: Structure, gone: Tensor, carried: Callable[[Any], Tensor | None] | None = None) -> Cut:
+    """The cut that removes the labels marked in `gone`, or fewer where sums, groups or last units need them.
 
     carried(projection): bias to add, asked when `gone` is final.
     """
     gone[0] = gone[1] = False
     gone[structure.kept] = False
     _settle(structure, gone)
-    plan = Plan(structure, {}, {}, {}, {}, {})
+    cut = Cut(structure, {}, {}, {}, {}, {})
     for p in structure.projections.values():
-        plan.rows[p.name] = (~gone[p.labels]).nonzero().flatten()
-        plan.columns[p.name] = (~gone[p.pre]).nonzero().flatten()
-        plan.groups[p.name] = p.groups
+        cut.rows[p.name] = (~gone[p.labels]).nonzero().flatten()
+        cut.columns[p.name] = (~gone[p.pre]).nonzero().flatten()
+        cut.groups[p.name] = p.groups
         if p.groups > 1:
-            plan.groups[p.name] = int((~gone[p.labels]).reshape(p.groups, -1).any(1).sum())
+            cut.groups[p.name] = int((~gone[p.labels]).reshape(p.groups, -1).any(1).sum())
         shift = carried(p) if carried is not None else None
         if shift is not None:
-            plan.carried[p.name] = shift
+            cut.carried[p.name] = shift
     for part in (structure.norms, structure.populations):
         for name, module in part.items():
-            plan.channels[name] = (~gone[module.labels]).nonzero().flatten()
-    return plan
+            cut.channels[name] = (~gone[module.labels]).nonzero().flatten()
+    return cut
 
 
-def plan_for_dead(structure: Structure, units: dict[str, Tensor]) -> Plan:
-    """The plan that removes units that masks hold dead, (out,) per projection: their weights, bias and batch norm are
+def cut_of_dead(structure: Structure, units: dict[str, Tensor]) -> Cut:
+    """The cut that removes units that masks hold dead, (out,) per projection: their weights, bias and batch norm are
     zero for good.
     """
-    return plan_of(structure, ~structure.alive_labels(units))
+    return cut_of(structure, ~structure.alive_labels(units))
 
 
 def _settle(structure: Structure, gone: Tensor) -> None:
@@ -126,8 +124,9 @@ def put(whole: Tensor, kept: dict[int, Tensor], part: Tensor) -> Tensor:
     return whole
 
 
-@dataclass
-class _Cut:
+class _Part(NamedTuple):
+    """A tensor that was cut: whose it is, under which name, as it was, and what stayed of it."""
+
     owner: nn.Module
     name: str
     whole: Tensor
@@ -135,43 +134,43 @@ class _Cut:
 
 
 class Shrunk:
-    """A network cut down in place by a plan; `expand` undoes it.
+    """A network cut down in place; `expand` undoes it.
 
     What comes back is as it was (the moments: zero), what had stayed is as it is by then.
     """
 
-    def __init__(self, plan: Plan, optimizer: Optimizer | None = None) -> None:
-        self.plan = plan
-        self._cuts: list[_Cut] = []
+    def __init__(self, cut: Cut, optimizer: Optimizer | None = None) -> None:
+        self.cut = cut
+        self._parts: list[_Part] = []
         self._sizes: list[tuple[Any, str, Any]] = []
-        for p in plan.structure.projections.values():
+        for p in cut.structure.projections.values():
             self._synapses(p, optimizer)
-        for name, norm in plan.structure.norms.items():
-            kept = plan.channels[name]
+        for name, norm in cut.structure.norms.items():
+            kept = cut.channels[name]
             for tensor in ("weight", "bias", "running_mean", "running_var"):
                 self._cut(norm.module, tensor, {0: kept}, optimizer)
             self._resize(norm.module, num_features=kept.numel())
-        for name, population in plan.structure.populations.items():
-            kept, size = plan.channels[name], population.labels.numel()
+        for name, population in cut.structure.populations.items():
+            kept, size = cut.channels[name], population.labels.numel()
             if kept.numel() < size:
                 self._neurons(population.module, kept, size, optimizer)
 
     def _synapses(self, p: Any, optimizer: Optimizer | None) -> None:
-        plan, module = self.plan, p.module
-        rows, columns = plan.rows[p.name], plan.columns[p.name]
-        if p.name in plan.carried:
-            shift = plan.carried[p.name].to(p.weight)
+        cut, module = self.cut, p.module
+        rows, columns = cut.rows[p.name], cut.columns[p.name]
+        if p.name in cut.carried:
+            shift = cut.carried[p.name].to(p.weight)
             if module.bias is None:
                 module.bias = nn.Parameter(torch.zeros_like(shift))
             module.bias.data += shift
             p.bias_name = "bias"
-        self._cut(module, p.weight_name, plan.axes(p.name), optimizer)
+        self._cut(module, p.weight_name, cut.axes(p.name), optimizer)
         if p.bias_name:
             self._cut(module, p.bias_name, {0: rows}, optimizer)
         if isinstance(module, nn.Linear):
             self._resize(module, out_features=rows.numel(), in_features=columns.numel())
         elif p.kind == "conv" or hasattr(module, "out_channels"):
-            groups = plan.groups[p.name]
+            groups = cut.groups[p.name]
             self._resize(module, out_channels=rows.numel(), in_channels=columns.numel(), groups=groups)
         elif hasattr(module, "hidden_size"):
             self._resize(module, hidden_size=torch.as_tensor(rows.numel()))
@@ -220,27 +219,26 @@ class Shrunk:
         setattr(owner, name, part)
         if optimizer is not None:
             _replace(optimizer, whole, part, lambda moment: take(moment, kept))
-        self._cuts.append(_Cut(owner, name, whole, kept))
+        self._parts.append(_Part(owner, name, whole, kept))
 
     def replaced_in(self, optimizer: Optimizer) -> bool:
         """Whether an optimizer still has a parameter that the network has no more."""
-        whole = {cut.whole for cut in self._cuts}
+        whole = {part.whole for part in self._parts}
         return any(p in whole for group in optimizer.param_groups for p in group["params"])
 
     def expand(self, optimizer: Optimizer | None = None) -> None:
         """The network, and the moments of its optimizer, at full size again."""
-        for cut in self._cuts:
-            part: Tensor = getattr(cut.owner, cut.name)
-            whole, kept = cut.whole, cut.kept
+        for owner, name, whole, kept in self._parts:
+            part: Tensor = getattr(owner, name)
             put(whole.data, kept, part.detach())
             whole.grad = None
-            setattr(cut.owner, cut.name, whole)
+            setattr(owner, name, whole)
             if optimizer is not None:
                 shape = whole.shape
                 _replace(optimizer, part, whole, lambda m, s=shape, k=kept: put(m.new_zeros(s), k, m))  # type: ignore[misc]
         for module, name, value in reversed(self._sizes):
             setattr(module, name, value)
-        self._cuts, self._sizes = [], []
+        self._parts, self._sizes = [], []
 
 
 def check_moments(optimizer: Optimizer) -> None:

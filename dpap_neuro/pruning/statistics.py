@@ -10,8 +10,19 @@ from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.labels import tensors
-from dpap_neuro.pruning.plasticity import decay_weights, sliding_threshold, spine_size, sum_over_space
-from dpap_neuro.pruning.shrinking import Plan
+from dpap_neuro.pruning.plasticity import (
+    activity,
+    activity_of_activations,
+    add_bcm,
+    bin_share,
+    decay_weights,
+    delayed,
+    sliding_threshold,
+    spine_size,
+    sum_over_space,
+    trace_step,
+)
+from dpap_neuro.pruning.shrinking import Cut
 from dpap_neuro.pruning.structure import Projection, Structure
 
 
@@ -125,22 +136,22 @@ class Statistics:
                 self._bins_new[key] = torch.zeros_like(self.bin_counts[key])
         self.shrink(None)
 
-    def shrink(self, plan: Plan | None) -> None:
-        """From now on the network has what `plan` leaves of it (None: all); between epochs."""
+    def shrink(self, cut: Cut | None) -> None:
+        """From now on the network has what `cut` leaves of it (None: all); between epochs."""
         populations = self.structure.populations
         for p in self.structure.prunable:
             device = p.weight.device
             key = self.post_key(p)
             size = self.totals[key].numel()
-            rows = torch.arange(p.shape[0]) if plan is None else plan.rows[p.name]
-            columns = torch.arange(p.pre.numel()) if plan is None else plan.columns[p.name]
+            rows = torch.arange(p.shape[0]) if cut is None else cut.rows[p.name]
+            columns = torch.arange(p.pre.numel()) if cut is None else cut.columns[p.name]
             channels = rows if key not in populations else torch.arange(size)
-            if plan is not None and key in populations:
-                channels = plan.channels[key]
+            if cut is not None and key in populations:
+                channels = cut.channels[key]
             place = torch.zeros(size, dtype=torch.long)
             place[channels] = torch.arange(channels.numel())
             post = place[p.post[rows] if p.post.numel() else rows]
-            groups = p.groups if plan is None else plan.groups[p.name]
+            groups = p.groups if cut is None else cut.groups[p.name]
             self._channels[key] = channels.to(device)
             self._present[p.name] = _Present(rows.to(device), columns.to(device), post.to(device), groups)
             if p.name in self.m:
@@ -165,7 +176,7 @@ class Statistics:
                 continue
 
             def spikes(
-                module: nn.Module, args: Any, result: Any, name: str = name, turns: list[str] = turns
+                _module: nn.Module, _args: Any, result: Any, name: str = name, turns: list[str] = turns
             ) -> None:
                 if not self._recording:
                     return
@@ -188,7 +199,7 @@ class Statistics:
                 )
 
             def inputs(
-                module: nn.Module,
+                _module: nn.Module,
                 args: Any,
                 kwargs: Any,
                 key: str = p.name,
@@ -202,8 +213,8 @@ class Statistics:
             if p.population is None:
 
                 def outputs(
-                    module: nn.Module,
-                    args: Any,
+                    _module: nn.Module,
+                    _args: Any,
                     out: Tensor,
                     key: str = self.post_key(p),
                     layout: str = layout,
@@ -235,7 +246,7 @@ class Statistics:
             self._shape = (x.shape[0], x.shape[1])
         self._last = None
 
-    def _end(self, module: nn.Module, args: tuple, result: Any) -> None:
+    def _end(self, *_: Any) -> None:
         if self._recording and not self.loop:
             self._finish()
         self._recording = False
@@ -265,14 +276,10 @@ class Statistics:
             if running.q is None:
                 running.q = sums.clone()
             else:
-                running.q = running.q * (self.delta if self.structure.spiking else 1.0) + sums
+                running.q = trace_step(running.q, sums, self.delta if self.structure.spiking else 1.0)
             running.steps += 1
             return
-        steps = sums.shape[0]
-        if self.structure.spiking:
-            x = (self._decay(sums) @ sums.flatten(1)).unflatten(0, sums.shape[1:]) / steps
-        else:
-            x = sums.mean(0)
+        x = activity(sums, self._decay(sums)) if self.structure.spiking else activity_of_activations(sums)
         target[key] = target[key] + x if key in target else x
 
     def _decay(self, sums: Tensor) -> Tensor:
@@ -289,8 +296,7 @@ class Statistics:
             self._count_bins(key, layout, sums)
         if recurrent is not None and layout != "step":
             # The recurrent synapse sees the spikes of one step earlier.
-            delayed = torch.cat([torch.zeros_like(sums[:1]), sums[:-1]])
-            self._add(self._pres, recurrent.name, layout, delayed)
+            self._add(self._pres, recurrent.name, layout, delayed(sums))
         self._add(self._posts, key, layout, sums)
         if recurrent is not None and layout == "step":
             running = self._running[f"post {key}"]
@@ -361,8 +367,9 @@ class Statistics:
                 if p.name in self._m_new:
                     post = posts[self.post_key(p)]
                     post = post[:, self._present[p.name].post]
-                    dtype = self.m[p.name].dtype
-                    self._accumulate(p, post.to(dtype), self.theta(p).to(dtype), pres[p.name].to(dtype))
+                    m, dtype = self._m_new[p.name], self.m[p.name].dtype
+                    theta, pre = self.theta(p).to(dtype), pres[p.name].to(dtype)
+                    add_bcm(m, post.to(dtype), theta, pre, self._present[p.name].groups)
             some = next(iter(posts.values()))
             first = torch.tensor([some.shape[0]], dtype=torch.float64, device=some.device)
             sums = torch.cat([first, *[posts[k].sum(0).double() for k in self.totals]])
@@ -377,16 +384,6 @@ class Statistics:
         """Sliding threshold of a projection's units that the network has, (out,)."""
         key, present = self.post_key(p), self._present[p.name]
         return sliding_threshold(self.totals[key][self._channels[key][present.post]], self.samples)
-
-    def _accumulate(self, p: Projection, post: Tensor, theta: Tensor, pre: Tensor) -> None:
-        m, groups = self._m_new[p.name], self._present[p.name].groups
-        if p.groups == 1:
-            m.addmm_((post * (post - theta)).T, pre)
-            return
-        rows = post.shape[1] // groups
-        columns = pre.shape[1] // groups
-        drive = (post * (post - theta)).reshape(-1, groups, rows)
-        m += torch.einsum("bgi,bgj->gij", drive, pre.reshape(-1, groups, columns)).reshape(m.shape)
 
     @torch.no_grad()
     def end_epoch(self) -> None:
@@ -416,14 +413,14 @@ class Statistics:
 
     # what importance is made of
 
-    def activity(self, p: Projection) -> Tensor:
+    def accumulated_activity(self, p: Projection) -> Tensor:
         """A of a projection's units, (out,)."""
         total = self.totals[self.post_key(p)]
         return (total[p.post.to(total.device)] if p.post.numel() else total).float()
 
     def spines(self, p: Projection) -> Tensor:
         """D of a projection's units, (out,)."""
-        return spine_size(self.m[p.name], self.activity(p))
+        return spine_size(self.m[p.name], self.accumulated_activity(p))
 
     def bin_importance(self) -> Tensor:
         """z_t (bins,): sum over layers and neurons of D_i s_i[t], each layer scaled to the same total."""
@@ -435,9 +432,7 @@ class Statistics:
             counts = self.bin_counts[key]
             if p.post.numel():
                 counts = counts[:, p.post.to(counts.device)]
-            z = (counts * self.spines(p).double()).sum(1)
-            if z.sum() > 0:
-                result += (z / z.sum()).cpu()
+            result += bin_share(counts, self.spines(p).double()).cpu()
         return result.float()
 
     # state

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.pruning.baselines import _WithGoal
+from dpap_neuro.pruning.baselines import SingleWeights
 from dpap_neuro.pruning.plasticity import DELTA
 from dpap_neuro.pruning.statistics import check_finite, is_finite
 from dpap_neuro.pruning.structure import Projection
@@ -47,9 +47,10 @@ BELOW_ALL = -0.5
 LEAPS = 8
 
 
-class WeightedDPAP(_WithGoal):
-    """Importance |w| F^exponent, gradual schedule, neurons that pay for themselves, regrowth; needs a goal, `epochs`.
+class WeightedDPAP(SingleWeights):
+    """DPAP with the weight in it, this project's extension: |w| times a trace of its squared gradient.
 
+    Importance |w| F^exponent, gradual schedule, neurons that pay for themselves, regrowth; needs a goal and `epochs`.
     exponent: of the trace of squared gradients. delta: decay of that trace per epoch. regrow: share of the remaining
     weights exchanged in the first pruning epoch, falling with a cosine to 0 when the goal is reached. `step` has to come
     before the gradients are cleared (with several ranks: of averaged gradients).
@@ -132,14 +133,12 @@ class WeightedDPAP(_WithGoal):
                 )
         before = self.masks.weights
         if self.structured:
-            first, _ = self.schedule()
+            first, _ = self.goal.schedule()
             self._prune_units(self.wanted(first + AHEAD * (epoch - first)) or wanted)
         scores = self.scores()
         units, masks = self._within(scores, wanted)
-        assert self.epochs is not None
-        progress = (epoch + 1) / max(1.0, self.reach * self.epochs)
-        if self.regrow and progress < 1.0:
-            share = self.regrow * 0.5 * (1.0 + math.cos(math.pi * progress))
+        share = self.goal.exchanged(epoch, self.regrow)
+        if share:
             grown, _ = self.masks.weight_masks(units, {})
             masks = {
                 k: self._exchange(m, scores[k], self.gradients[k], grown[k] & ~before[k], share)
@@ -161,7 +160,7 @@ class WeightedDPAP(_WithGoal):
         result = {}
         for p in self.structure.prunable:
             score = self._whole(p.name, p.weight.detach()).abs() * self.traces[p.name].pow(self.exponent)
-            if self.count == "synapses":
+            if self.goal.count == "synapses":
                 score = score / p.connections().to(score).clamp_min(1.0).sqrt()
             result[p.name] = torch.where(self.masks.weights[p.name], score, torch.full_like(score, -1.0))
         return result
@@ -188,7 +187,7 @@ class WeightedDPAP(_WithGoal):
 
         Above rung i are at most rungs - 1 - i weights; each layer may keep one more, and so may its units.
         """
-        if self.count == "synapses":
+        if self.goal.count == "synapses":
             return rungs
         unpruned = sum(math.prod(p.shape) for p in self.structure.projections.values() if p.readout)
         spare = len(self.structure.prunable) + len(self.masks.units)
@@ -199,7 +198,9 @@ class WeightedDPAP(_WithGoal):
         costs = torch.zeros(len(self.structure.labels))
         for p in self.structure.projections.values():
             if p.readout:
-                sizes = p.connections() if self.count == "synapses" else torch.ones(1, 1, dtype=torch.long)
+                sizes = (
+                    p.connections() if self.goal.count == "synapses" else torch.ones(1, 1, dtype=torch.long)
+                )
                 per_input = (torch.ones(p.shape) * sizes).flatten(1).sum(0)
                 per_input = per_input.reshape(p.shape[1], -1).sum(1)
                 costs.index_add_(0, p.pre, per_input.repeat(p.groups))
@@ -234,7 +235,7 @@ class WeightedDPAP(_WithGoal):
 
     def _left(self, units: dict[str, Tensor], synapses: dict[str, Tensor]) -> int:
         masks, _ = self.masks.weight_masks(units, synapses)
-        if self.count == "synapses":
+        if self.goal.count == "synapses":
             return self.masks.synapse_count(masks)
         return sum(int(m.sum()) for m in masks.values())
 

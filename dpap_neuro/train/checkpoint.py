@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dpap_neuro.errors import InputError
+from dpap_neuro.errors import BadInput, InputError
+from dpap_neuro.files import make_folder, write_bytes, write_text
 from dpap_neuro.pruning.base import Pruner
 
 FORMAT = 1
@@ -106,8 +107,7 @@ def save_checkpoint(
     generators: torch.Generator or numpy.random.Generator by name, besides the global random states. extra:
     anything JSON holds. With torch.distributed the caller lets rank 0 save.
     """
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(directory)
     tensors: dict[str, Tensor] = {}
     index: dict[str, Any] = {"format": FORMAT, "epoch": int(epoch), "extra": _plain(extra or {}, "extra")}
     if optimizer is not None:
@@ -126,14 +126,15 @@ def save_checkpoint(
         number += 1
     index["weights"] = f"weights-{epoch:04d}-{number}.safetensors"
     index["training"] = f"training-{epoch:04d}-{number}.safetensors"
-    _write_tensors(folder / index["weights"], model.state_dict())
-    _write_tensors(folder / index["training"], tensors)
-    temporary = folder / f"{_INDEX}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(index, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / _INDEX)
+    try:
+        _write_tensors(folder / index["weights"], model.state_dict())
+        _write_tensors(folder / index["training"], tensors)
+        write_text(folder / _INDEX, json.dumps(index))
+    except BadInput:
+        # What no index names would stay for good.
+        for name in (index["weights"], index["training"]):
+            (folder / name).unlink(missing_ok=True)
+        raise
     for pattern in ("weights-*.safetensors", "training-*.safetensors"):
         for path in folder.glob(pattern):
             if path.name not in (index["weights"], index["training"]):
@@ -142,10 +143,8 @@ def save_checkpoint(
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    temporary = path.with_suffix(".tmp")
     # Clones: safetensors refuses tensors that share memory.
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary)
-    os.replace(temporary, path)
+    write_bytes(path, save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}))
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.data.augmentation import augment
+from dpap_neuro.data.binning import only_bins
 from dpap_neuro.errors import InputError
 from dpap_neuro.networks.models import Network, logits
 from dpap_neuro.pruning import Pruner, PruneReport
@@ -116,8 +117,8 @@ def predict(
     model.eval()
     parts = []
     for i in range(0, len(rasters), batch):
-        part = rasters[i : i + batch] if shown is None else rasters[i : i + batch, shown]
-        parts.append(logits(model(as_input(part, device))).argmax(1).cpu().numpy())
+        part = as_input(only_bins(rasters[i : i + batch], shown), device)
+        parts.append(logits(model(part)).argmax(1).cpu().numpy())
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
@@ -219,7 +220,7 @@ def _train(
         losses, spikes = torch.zeros((), device=device), torch.zeros((), device=device)
         for number in range(batches):
             chosen = order[number * settings.batch : (number + 1) * settings.batch]
-            recordings = inputs[chosen] if shown is None else inputs[chosen][:, shown]
+            recordings = only_bins(inputs[chosen], shown)
             own = distributed.own_part(len(chosen))
             x = as_input(_augmented(recordings, settings, generator)[own], device)
             output = model(x)
@@ -270,7 +271,7 @@ def _train(
                 report.synapses_remaining,
                 report.synapses,
                 seconds,
-                None if report.fill is None else dict(report.fill.values),
+                None if report.reading is None else dict(report.reading.values),
             )
         )
         history.kept_bins = report.kept_bins

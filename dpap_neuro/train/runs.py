@@ -7,7 +7,7 @@ was trained on a chip's integers, run.json says the precision, and model.nir hol
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ import nir
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from dpap_neuro.data import Binning, Opened, open_both
+from dpap_neuro.data import Binning, Opened, binning_of, open_both
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_export import plain_metadata, to_nir, without_dead_units, write_nir
 from dpap_neuro.exchange.nir_import import IMPORTED, ImportedNetwork, from_file
-from dpap_neuro.files import make_folder, write_json, write_whole
-from dpap_neuro.networks.models import RELU, ModelSettings, Network, build_model
+from dpap_neuro.files import make_folder, write_bytes, write_json
+from dpap_neuro.networks import RELU
+from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.precision import export
 from dpap_neuro.precision.network import ExactNetwork, Precision
@@ -36,9 +37,8 @@ Data = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Split:
-    """Rasters (n, steps, polarity, y, x) and labels of training and testing; `opened` describes the data set.
-    held_out: whether the test recordings were taken from those for training.
-    kept_bins: indices of the time bins that are left in the rasters, None: all.
+    """Rasters (n, steps, polarity, y, x), of the time bins that `binning` keeps, and labels of training and testing;
+    `opened` describes the data set. held_out: whether the test recordings were taken from those for training.
     """
 
     opened: Opened
@@ -46,7 +46,6 @@ class Split:
     test: Data
     binning: Binning
     held_out: bool = False
-    kept_bins: tuple[int, ...] | None = None
 
     @property
     def dt(self) -> float:
@@ -59,14 +58,13 @@ def load_split(
     binning: Binning,
     progress: Callable[[str, int, int], None] | None = None,
     cache_dir: str | Path | None = None,
-    kept_bins: Sequence[int] | None = None,
+    sensor: tuple[int, int] | None = None,
 ) -> Split:
-    """Both splits as rasters, see `Opened.rasters`, of `kept_bins` only where given. Without test recordings every fifth of
-    each class is held out.
+    """Both splits as rasters, see `Opened.rasters`. Without test recordings every fifth of each class is held out.
 
-    Raises InputError for an unknown data set or a missing folder.
+    Raises InputError for an unknown data set, a missing folder, or a time bin to keep that is not there.
     """
-    both = open_both(dataset, data_dir)
+    both = open_both(dataset, data_dir, sensor)
     n, labels = both.n_train, both.opened.recordings.labels
 
     def told(done: int, total: int) -> None:
@@ -76,15 +74,7 @@ def load_split(
                 progress("test", done - n, total - n)
 
     x = both.opened.rasters(binning, told, cache_dir)
-    kept = None
-    if kept_bins is not None:
-        kept = tuple(int(i) for i in kept_bins)
-        if kept[-1] >= x.shape[1]:
-            raise InputError(
-                f"kept_bins: found {kept[-1]}, expected below the {x.shape[1]} time bins of a recording"
-            )
-        x = x[:, list(kept)]
-    return Split(both.opened, (x[:n], labels[:n]), (x[n:], labels[n:]), binning, both.held_out, kept)
+    return Split(both.opened, (x[:n], labels[:n]), (x[n:], labels[n:]), binning, both.held_out)
 
 
 def model_settings(
@@ -96,15 +86,16 @@ def model_settings(
     slope: float,
     cell: str = "lif",
     current_decay: float | None = None,
+    reset: str = "zero",
 ) -> ModelSettings:
     """Settings for this data. decay: share of the membrane lost in a step, dt / tau_mem; current_decay: the same of the
-    synaptic current of "cubalif" (None: as the membrane). readout: None is "spikes", or "mean" of the artificial twin.
+    synaptic current of "cubalif" (None: as the membrane). reset: see `NeuronSettings`. readout: None is "spikes", or "mean" of the artificial twin.
     """
     for what, share in (("decay", decay), ("current_decay", current_decay)):
         if share is not None and not 0 < share <= 1:
             raise InputError(f"{what}: found {share}, expected above 0 and at most 1")
     tau_syn = None if current_decay is None else split.dt / current_decay
-    neuron = NeuronSettings(split.dt, split.dt / decay, v_th, slope, tau_syn)
+    neuron = NeuronSettings(split.dt, split.dt / decay, v_th, slope, tau_syn, reset)
     shape = split.train[0].shape[2:]
     if readout is None:
         readout = "mean" if cell == RELU else "spikes"
@@ -143,8 +134,7 @@ def graph_of(network: Network, split_metadata: dict[str, Any]) -> nir.NIRGraph:
 def metadata_of(split: Split) -> dict[str, Any]:
     """Input binning and class names, as a graph carries them."""
     known = {"class_names": list(split.opened.classes), "dataset": split.opened.name}
-    kept = {} if split.kept_bins is None else {"kept_bins": list(split.kept_bins)}
-    return {**asdict(split.binning), **known, **kept}
+    return {**split.binning.to_dict(), **known}
 
 
 def save_run(
@@ -160,14 +150,9 @@ def save_run(
     """
     folder = make_folder(folder)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
-    write_whole(folder / "weights.safetensors", lambda path: save_file(tensors, path))
+    write_bytes(folder / "weights.safetensors", save(tensors))
     if history.kept_bins is not None:
-        before = metadata.get("kept_bins")  # the pruner counted in these
-        kept = [int(i) if before is None else before[i] for i in history.kept_bins]
-        metadata = {**metadata, "kept_bins": kept}
-    if network.settings.spiking:
-        exported = without_dead_units(network, network.settings.input_shape) if compact else network
-        write_nir(graph_of(exported, metadata), folder / "model.nir")
+        metadata = {**metadata, **binning_of(metadata).keeping(history.kept_bins).to_dict()}
     write_json(
         folder / "run.json",
         {
@@ -179,6 +164,10 @@ def save_run(
             **({"precision": network.precision.to_dict()} if isinstance(network, ExactNetwork) else {}),
         },
     )
+    # Last: it can be made again from the two before.
+    if network.settings.spiking:
+        exported = without_dead_units(network, network.settings.input_shape) if compact else network
+        write_nir(graph_of(exported, metadata), folder / "model.nir")
 
 
 def add_to_record(folder: str | Path, **values: Any) -> None:

@@ -7,6 +7,7 @@ interrupted sweep goes on where it stopped. What all runs of a table share lies 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 
 from dpap_neuro.data import every_nth
+from dpap_neuro.data.binning import only_bins
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import make_folder, write_json, write_whole
+from dpap_neuro.files import make_folder, write_json, write_picture, write_text
 from dpap_neuro.networks.models import ModelSettings, build_model
 from dpap_neuro.pruning import PRUNERS, Pruner, make_pruner
 from dpap_neuro.train import distributed, loop
@@ -28,7 +30,7 @@ Data = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Run:
+class Row:
     """One row.
 
     sparsity: share to remove (0 for `none`) of what `count` says, parameters or synapses. seed: where there are folds,
@@ -71,8 +73,7 @@ def plan(
     """(pruner, sparsity, seed) of every run; `none` runs once per seed. Raises InputError for an unknown pruner."""
     pruners, sparsities, seeds = list(pruners), list(sparsities), list(seeds)
     for name in pruners:
-        if name not in PRUNERS:
-            raise InputError(f"pruner: found {name!r}, expected one of {', '.join(PRUNERS)}")
+        PRUNERS.checked(name)
     for share in sparsities:
         if not 0 <= share < 1:
             raise InputError(
@@ -94,12 +95,12 @@ def sweep(
     settings: loop.TrainSettings,
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
-    on_run: Callable[[Run], None] | None = None,
+    on_run: Callable[[Row], None] | None = None,
     keep_bins: int | None = None,
     count: str = "parameters",
     structured: bool = False,
     origin: dict[str, Any] | None = None,
-) -> list[Run]:
+) -> list[Row]:
     """Do the runs that `table` (CSV) does not hold yet; return all rows that belong to the plan.
 
     data_of(seed): training and test data of a seed. settings: its seed is replaced by each run's. keep_bins: time steps of
@@ -158,9 +159,9 @@ def sweep(
         network = build_model(model, seed)
         history = loop.train(network, pruner, train_data, None, own, device)
         last = history.epochs[-1]
-        tested = test_data[0] if history.kept_bins is None else test_data[0][:, list(history.kept_bins)]
+        tested = only_bins(test_data[0], history.kept_bins)
         correct = int((loop.predict(network, tested, device) == test_data[1]).sum())
-        row = Run(
+        row = Row(
             label(name),
             share,
             count,
@@ -204,26 +205,24 @@ def _check_shared(path: Path, shared: dict[str, Any]) -> None:
         )
 
 
-def write_table(rows: Sequence[Run] | Sequence[Summary], path: str | Path) -> None:
+def write_table(rows: Sequence[Row] | Sequence[Summary], path: str | Path) -> None:
     """Rows (at least one) as CSV, whole or not at all."""
     make_folder(Path(path).parent)
 
-    def write(temporary: str | Path) -> None:
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [f.name for f in fields(rows[0])])
-            writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
-
-    write_whole(path, write)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [f.name for f in fields(rows[0])])
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_text(path, text.getvalue())
 
 
-def read_table(path: str | Path) -> list[Run]:
+def read_table(path: str | Path) -> list[Row]:
     """Raises InputError for a file that `write_table` did not write."""
     types: dict[str, Any] = {"str": str, "int": int, "float": float}
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return [
-                Run(**{f.name: types[str(f.type)](row[f.name]) for f in fields(Run)})
+                Row(**{f.name: types[str(f.type)](row[f.name]) for f in fields(Row)})
                 for row in csv.DictReader(file)
             ]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -249,9 +248,9 @@ class Summary:
     lost_spread: float | None
 
 
-def summarise(rows: Sequence[Run]) -> list[Summary]:
+def summarise(rows: Sequence[Row]) -> list[Summary]:
     """Rows by pruner and sparsity, in the order in which they first appear."""
-    groups: dict[tuple[str, float], list[Run]] = {}
+    groups: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.pruner, row.sparsity), []).append(row)
     dense = {row.seed: row.accuracy for row in rows if row.pruner == "none"}
@@ -279,7 +278,7 @@ def summarise(rows: Sequence[Run]) -> list[Summary]:
     return result
 
 
-def draw(rows: Sequence[Run], path: str | Path) -> None:
+def draw(rows: Sequence[Row], path: str | Path) -> None:
     """Accuracy against remaining synapses and parameters, a line per pruner, bars: standard deviation over seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -307,4 +306,4 @@ def draw(rows: Sequence[Run], path: str | Path) -> None:
         axis.grid(alpha=0.3)
     axes[0].set(ylabel="test accuracy, %")
     axes[1].legend(frameon=False)
-    write_whole(path, lambda temporary: figure.savefig(temporary, dpi=120))
+    write_picture(figure, path)

@@ -1,8 +1,10 @@
 """Neuromorphic chips as data: one TOML file per chip, every value with its unit and its source.
 
-A chip file has a `name` and three groups of tables, `[limits.<key>]`, `[format.<key>]` and `[neuron.<key>]`, each with
+A chip file has a `name` and groups of tables, `[limits.<key>]`, `[format.<key>]` and `[neuron.<key>]`, each with
 `value`, `unit` and `source`. The built-in ones lie beside this module; `load_chip` takes their names or the path of
-a file of the same form. A file may leave the neurons out: then they are taken to be those of `NeuronModel()`.
+a file of the same form. A file may leave the neurons out: then they are taken to be those of `NeuronModel()`. Where each
+core takes one layer, `[layers.<key>]` says what of it (`LayerCores`), with the number of cores and the weight widths alone
+from the first two groups.
 """
 
 from __future__ import annotations
@@ -40,10 +42,13 @@ class NeuronModel:
     bias_bits: signed.
     current_decay_bits, membrane_decay_bits: of the share lost per step; 0: currents have no memory, membranes no leak.
     state_bits: of current and membrane, signed. input_shift: bits by which a synaptic input is shifted up as it joins them,
-        so that a membrane has 2**input_shift units for one of a weight.
-    delay_steps: the longest delay of a synapse beyond the step that every projection takes.
+        so that a membrane has 2**input_shift units for one of a weight's mantissa (of mixed signs they are even: -1 where the
+        membrane counts those).
+    projection_steps: time steps that every projection takes: 1, or 0 on a chip without a clock. delay_steps: the longest delay
+        of a synapse beyond that.
     graded_inputs: whether an input spike carries a count. always_on_inputs: whether an input can spike in every step without
-        being told, through which biases of synaptic currents act. membrane_readout: whether the membranes of an output can be read.
+        being told, through which biases of synaptic currents act. membrane_readout: whether the membranes of an output can be
+        read.
     resets: what a spike does to its membrane: "zero", "subtract" (takes the threshold off).
     """
 
@@ -57,6 +62,7 @@ class NeuronModel:
     membrane_decay_bits: int = integer.DECAY_BITS
     state_bits: int = integer.STATE_BITS
     input_shift: int = integer.INPUT_SHIFT
+    projection_steps: int = 1
     delay_steps: int = integer.MAX_DELAY
     graded_inputs: bool = True
     always_on_inputs: bool = True
@@ -66,7 +72,7 @@ class NeuronModel:
     @property
     def largest_threshold(self) -> int:
         """Threshold mantissa, as far as the integer network goes."""
-        return int(min(2**self.threshold_bits - 1, integer.MAX_THRESHOLD))
+        return int(min(2 ** (self.threshold_bits + max(-self.input_shift, 0)) - 1, integer.MAX_THRESHOLD))
 
     @property
     def largest_bias(self) -> int:
@@ -103,6 +109,31 @@ class NeuronModel:
 
 
 @dataclass(frozen=True)
+class LayerCores:
+    """Cores that take one layer each: a square convolution of spikes that were sum-pooled, and its neurons. Cores may differ in size.
+
+    kernel_words, neuron_words, bias_words: of each core's three memories, see `hardware.chip.memory`; *_word_bits: of a word.
+    kernel_size, padding, channels, input_size, output_size: the most of each (sizes: along height and width).
+    strides, pooling: those that there are (1: none). destinations: populations that the spikes of one can go to.
+    """
+
+    kernel_words: tuple[int, ...]
+    neuron_words: tuple[int, ...]
+    bias_words: tuple[int, ...]
+    kernel_word_bits: int
+    neuron_word_bits: int
+    bias_word_bits: int
+    kernel_size: int
+    padding: int
+    channels: int
+    input_size: int
+    output_size: int
+    strides: tuple[int, ...]
+    pooling: tuple[int, ...]
+    destinations: int
+
+
+@dataclass(frozen=True)
 class Chip:
     """One chip: what a core holds, and how it stores synapses. Limits may be `math.inf`, of the formats only `axon_offsets`.
 
@@ -117,8 +148,9 @@ class Chip:
     population_axon_atoms: how many channels at one position of a convolution's input share an axon.
     population_axon_slots: entries of the table of outgoing axons that an axon of several pre neurons takes.
     dense_axon_atoms: how many consecutive pre neurons of a dense projection share an axon.
-    neuron: what it can do to a neuron.
-    units, sources: per key, as in the file.
+    neuron: what it can do to a neuron. layers: of a chip whose cores take one layer each; all else but `cores` and
+        `weight_bits` is then without meaning.
+    units, sources: per `<group>.<key>`, as in the file.
     """
 
     name: str
@@ -143,6 +175,7 @@ class Chip:
     population_axon_slots: int
     dense_axon_atoms: int
     neuron: NeuronModel = NeuronModel()
+    layers: LayerCores | None = None
     units: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
     sources: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -233,6 +266,26 @@ def _range(units: str, middle: int | None = None) -> _Key:
     return _Key(read, f"the lowest and the highest whole number, -64 to 64{around}", (units,))
 
 
+def _sizes(units: str) -> _Key:
+    def read(value: Any) -> tuple[int, ...] | None:
+        whole = isinstance(value, list) and 0 < len(value) <= 4096 and all(type(n) is int for n in value)
+        return tuple(value) if whole and min(value) >= 0 and max(value) <= _MOST else None
+
+    return _Key(read, "a list of whole numbers, one for each core, none negative", (units,))
+
+
+def _some_of_numbers(units: str) -> _Key:
+    def read(value: Any) -> tuple[int, ...] | None:
+        whole = isinstance(value, list) and bool(value) and all(type(n) is int for n in value)
+        return (
+            tuple(value)
+            if whole and 1 <= min(value) <= max(value) <= 64 and value == sorted(set(value))
+            else None
+        )
+
+    return _Key(read, "a rising list of whole numbers, 1 to 64", (units,))
+
+
 def _one_of(words: tuple[str, ...], units: str) -> _Key:
     def read(value: Any) -> str | None:
         return value if isinstance(value, str) and value in words else None
@@ -287,15 +340,43 @@ _GROUPS: dict[str, dict[str, _Key]] = {
         "current_decay_bits": _whole(0, "bits", 64),
         "membrane_decay_bits": _whole(0, "bits", 64),
         "state_bits": _whole(2, "bits", 64),
-        "input_shift": _whole(0, "bits", 64),
+        "input_shift": _whole(-16, "bits", 64),
+        "projection_steps": _whole(0, "time steps|steps", 1),
         "delay_steps": _whole(0, "time steps|steps"),
         "graded_inputs": _truth("whether"),
         "always_on_inputs": _truth("whether"),
         "membrane_readout": _truth("whether"),
         "resets": _some_of(("zero", "subtract"), "what"),
     },
+    "layers": {
+        "kernel_words": _sizes("words"),
+        "neuron_words": _sizes("words"),
+        "bias_words": _sizes("words"),
+        "kernel_word_bits": _whole(1, "bits", 64),
+        "neuron_word_bits": _whole(1, "bits", 64),
+        "bias_word_bits": _whole(1, "bits", 64),
+        "kernel_size": _whole(1, "positions"),
+        "padding": _whole(0, "positions"),
+        "channels": _whole(1, "channels"),
+        "input_size": _whole(1, "positions"),
+        "output_size": _whole(1, "positions"),
+        "strides": _some_of_numbers("positions"),
+        "pooling": _some_of_numbers("positions"),
+        "destinations": _whole(1, "layers"),
+    },
 }
-_OPTIONAL = ("neuron",)
+_OPTIONAL = ("neuron", "layers")
+# What a file with [layers] says of the groups before it, and what stands for the rest.
+_WITH_LAYERS: dict[str, tuple[str, ...]] = {"limits": ("cores",), "format": ("weight_bits",)}
+_WITHOUT_MEANING: dict[str, Any] = {
+    **dict.fromkeys(
+        ("neurons_per_core", "memory_bits_per_core", "axons_in_per_core", "axons_out_per_core"), math.inf
+    ),
+    **dict.fromkeys(("neuron_state_bits", "axon_in_bits", "axon_out_bits", "block_header_bits"), 0),
+    **dict.fromkeys(("delay_bits", "tag_bits"), 0),
+    **dict.fromkeys(("word_bits", "block_synapses", "population_axon_atoms", "population_axon_slots"), 1),
+    **{"dense_axon_atoms": 1, "index_bits": (64,), "axon_offsets": math.inf, "shared_kernels": "no"},
+}
 _LONGEST_NAME = 60
 
 
@@ -312,9 +393,14 @@ def _from_table(table: dict[str, Any], path: Path) -> Chip:
     units: dict[str, str] = {}
     sources: dict[str, str] = {}
     unknown = [key for key in table if key not in ("name", *_GROUPS)]
-    for group, keys in _GROUPS.items():
+    for group, known in _GROUPS.items():
         if group in _OPTIONAL and group not in table:
             continue
+        keys = (
+            {key: known[key] for key in _WITH_LAYERS[group]}
+            if "layers" in table and group in _WITH_LAYERS
+            else known
+        )
         entries = table.get(group, {})
         if not isinstance(entries, dict):
             raise HardwareError(f"{where}: key '{group}' is no table; expected [{group}.<key>] tables")
@@ -322,35 +408,41 @@ def _from_table(table: dict[str, Any], path: Path) -> Chip:
         values[group] = {}
         for key, wanted in keys.items():
             label = f"{group}.{key}"
-            entry = entries.get(key)
-            if not isinstance(entry, dict) or "value" not in entry:
-                raise HardwareError(
-                    f"{where}: key '{label}' is missing; expected a table with value, unit and source"
-                )
-            for word in ("unit", "source"):
-                if not isinstance(entry.get(word), str) or not entry[word]:
-                    raise HardwareError(
-                        f"{where}: key '{label}.{word}' is missing; expected a non-empty string"
-                    )
-            if not entry["unit"].startswith(wanted.units):
-                begin = " or ".join(repr(unit) for unit in wanted.units)
-                raise HardwareError(
-                    f"{where}: key '{label}.unit' is {_brief(entry['unit'])}; expected it to begin with {begin}"
-                )
-            value = wanted.read(entry["value"])
-            if value is None:
-                raise HardwareError(
-                    f"{where}: key '{label}' is {_brief(entry['value'])}; expected {wanted.expected}"
-                )
-            values[group][key] = value
-            units[key], sources[key] = entry["unit"], entry["source"]
+            values[group][key] = _value(entries.get(key), wanted, label, where)
+            units[label], sources[label] = entries[key]["unit"], entries[key]["source"]
     if unknown:
-        raise HardwareError(
-            f"{where}: unknown key {_brief(unknown[0])}; expected only the keys of loihi1.toml"
-        )
+        others = "the keys of loihi1.toml" if "layers" not in table else "the keys of speck.toml"
+        raise HardwareError(f"{where}: unknown key {_brief(unknown[0])}; expected only {others}")
     neuron = NeuronModel(**values.pop("neuron", {}))
+    layers = LayerCores(**values.pop("layers")) if "layers" in values else None
     own = {key: value for group in values.values() for key, value in group.items()}
-    return Chip(name=name, neuron=neuron, units=units, sources=sources, **own)
+    if layers is not None:
+        for key in ("kernel_words", "neuron_words", "bias_words"):
+            if len(getattr(layers, key)) != own["cores"]:
+                raise HardwareError(
+                    f"{where}: key 'layers.{key}' has {len(getattr(layers, key))} values; expected {own['cores']}, one for each core"
+                )
+        own = {**_WITHOUT_MEANING, **own}
+    return Chip(name=name, neuron=neuron, layers=layers, units=units, sources=sources, **own)
+
+
+def _value(entry: Any, wanted: _Key, label: str, where: str) -> Any:
+    if not isinstance(entry, dict) or "value" not in entry:
+        raise HardwareError(
+            f"{where}: key '{label}' is missing; expected a table with value, unit and source"
+        )
+    for word in ("unit", "source"):
+        if not isinstance(entry.get(word), str) or not entry[word]:
+            raise HardwareError(f"{where}: key '{label}.{word}' is missing; expected a non-empty string")
+    if not entry["unit"].startswith(wanted.units):
+        begin = " or ".join(repr(unit) for unit in wanted.units)
+        raise HardwareError(
+            f"{where}: key '{label}.unit' is {_brief(entry['unit'])}; expected it to begin with {begin}"
+        )
+    value = wanted.read(entry["value"])
+    if value is None:
+        raise HardwareError(f"{where}: key '{label}' is {_brief(entry['value'])}; expected {wanted.expected}")
+    return value
 
 
 def _brief(value: Any) -> str:

@@ -18,6 +18,10 @@ a multiple of `axon_offsets`, is part of its indices, or comes as synapses of we
 axons whose targets agree but for a shift share a list only where that multiple is the same for them (nengo-loihi,
 `nengo_loihi/conv.py` and `builder/split_blocks.py`). An axon with a list of its own has its targets' numbers as indices, as in
 nengo-loihi; its contiguous targets begin at the largest offset that is not beyond the first of them.
+
+Where a core takes one layer (`LayerCores`), its memories are addressed by the bits of each index, so that sizes count as the
+powers of two that hold them: a kernel word for each (input channel, filter, tap), a neuron word for each (filter, row,
+column) (sinabs 3.1, `sinabs/backend/dynapcnn/dynapcnn_layer.py`, memory_summary).
 """
 
 from __future__ import annotations
@@ -135,6 +139,20 @@ def least_bits_per_synapse(chip: Chip, bits_per_synapse: int) -> float:
     for n in range(1, chip.block_synapses + 1):
         best = min(best, _block_bits(chip, n, bits_per_synapse) / n)
     return best
+
+
+def kernel_words(channels: int, filters: int, taps: int) -> int:
+    """Words of a layer's kernels: filters and taps (height times width) go by powers of two."""
+    return channels << (_address_bits(taps) + _address_bits(filters))
+
+
+def neuron_words(filters: int, height: int, width: int) -> int:
+    """Words of a layer's membranes: rows and columns go by powers of two."""
+    return filters << (_address_bits(height) + _address_bits(width))
+
+
+def _address_bits(n: int) -> int:
+    return (n - 1).bit_length()
 
 
 def projection_bits(

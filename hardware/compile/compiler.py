@@ -27,16 +27,17 @@ from pathlib import Path
 
 import numpy as np
 
+from hardware.chip import layers as on_layers
 from hardware.chip.chips import Chip, as_chip
 from hardware.compile import pins
 from hardware.compile.layers import Layer, Neurons, layers_of
 from hardware.compile.report import LayerReport
 from hardware.compile.rounding import Fit, Rounded, round_layer
-from hardware.compile.scaling import Demand, scaled
+from hardware.compile.scaling import Demand, Seen, scaled
 from hardware.compile.warning import warnings_of
 from hardware.compile.weights import folded_gain, groups_of, rows_of
 from hardware.errors import HardwareError
-from hardware.graph.graph import Graph, reset_of, time_step
+from hardware.graph.graph import Graph, check_time_step, reset_of, time_step
 from hardware.network.connectivity import by_post
 from hardware.network.integer import MAX_DELAY, MAX_WEIGHT_BITS, InputPopulation, Network, Reset
 from hardware.network.timing import depths, is_recurrent, skipped_layers
@@ -47,6 +48,7 @@ __all__ = ["Compiled", "LayerReport", "compile_graph", "compile_layers"]
 ASSUMED_COUNT = 4
 ALWAYS_ON = "always on"
 
+Array = np.ndarray
 # (source, target) of projections, or all of them.
 Pairs = bool | Collection[tuple[str, str]]
 
@@ -92,8 +94,12 @@ def compile_layers(
     reset: Reset | None = None,
     pairs: Pairs = False,
     fits: Mapping[str, Fit] | None = None,
+    seen: Mapping[str, Seen] | None = None,
 ) -> Compiled:
-    """As `compile_graph`, with what was rounded. fits: of populations by name, integers to take as they are."""
+    """As `compile_graph`, with what was rounded.
+
+    fits: of populations by name, integers to take as they are. seen: of populations by name, see `hardware.compile.pairs.seen_on`.
+    """
     chip = as_chip(chip)
     widest = min(max(chip.weight_bits), MAX_WEIGHT_BITS)
     if weight_bits is None:
@@ -106,6 +112,7 @@ def compile_layers(
     elif per_channel and not one_each:
         raise HardwareError(f"a scale per channel: {chip.name} has one threshold per population")
     step, _ = time_step(graph, dt)
+    check_time_step(graph, step)
     reset, _ = reset_of(graph, reset)
     name = ALWAYS_ON
     while name in graph.nodes:
@@ -119,6 +126,8 @@ def compile_layers(
     for layer in layers:
         _check_neurons(layer.neurons, chip)
         demand = _demand(layer, chip, weight_bits, widest, per_channel, pairs, counts, name)
+        if seen is not None:
+            demand = replace(demand, seen=seen[layer.neurons.name])
         fit = (fits or {}).get(layer.neurons.name)
         if pinned is not None and fit is None:
             demand, scaling = pinned.of(layer.neurons.name).applied(demand, chip, name)
@@ -143,13 +152,18 @@ def compile_layers(
         metadata={key: reset if key == "reset" else value for key, value in graph.metadata.items()},
     )
     network, notes = _aligned(network, [path.latency for _, path, _ in parts], chip)
+    if chip.layers is not None:
+        on_layers.layers_of(network, chip)
     warned = warnings_of(network, counts)
     shapes = {entry.name: tuple(entry.shape) for entry in (*network.inputs, *network.populations)}
     reports = []
     for (_, _, report), projection, more in zip(parts, network.projections, notes, strict=True):
         synapses = by_post(projection, shapes[projection.source], shapes[projection.target]).synapses
         if projection.source == name:
-            more = (*more, f"the bias acts through the synaptic current: an input that is always on, {synapses:,} synapses")
+            more = (
+                *more,
+                f"the bias acts through the synaptic current: an input that is always on, {synapses:,} synapses",
+            )
         reports.append(
             replace(
                 report,
@@ -184,14 +198,14 @@ def _demand(
     group = groups_of(neurons.shape, maps, per_channel and neurons.threshold is not None)
     # Biases are few synapses: they take all bits.
     weights = [
-        rows_of(path, m, group, neurons.shape[0], chip, widest if path.source == always_on else bits, neurons.name)
+        rows_of(
+            path, m, group, neurons.shape[0], chip, widest if path.source == always_on else bits, neurons.name
+        )
         for path, m in zip(layer.paths, maps, strict=True)
     ]
     paired = [
         pairs if isinstance(pairs, bool) else (path.source, neurons.name) in pairs for path in layer.paths
     ]
-    # A bias that is rounded more coarsely than the weights beside it would waste their second synapse.
-    paired = [p or (any(paired) and path.source == always_on) for p, path in zip(paired, layer.paths, strict=True)]
     return Demand(
         neurons,
         group,
@@ -200,6 +214,7 @@ def _demand(
         weights,
         paired,
         [counts.get(path.source, 1) for path in layer.paths],
+        [path.source == always_on for path in layer.paths],
     )
 
 
@@ -220,7 +235,11 @@ def _check_neurons(neurons: Neurons, chip: Chip) -> None:
                 f"{where}: its membranes are read out, {chip.name} gives out spikes only; let spiking neurons be last"
             )
     elif neurons.reset not in model.resets:
-        does = "resets its membranes to v_reset" if neurons.reset == "zero" else "takes the threshold off its membranes"
+        does = (
+            "resets its membranes to v_reset"
+            if neurons.reset == "zero"
+            else "takes the threshold off its membranes"
+        )
         raise HardwareError(
             f"{where}: a spike {does} (reset {neurons.reset!r}), those of {chip.name} can only {', '.join(model.resets)}"
         )
@@ -234,13 +253,15 @@ def _aligned(network: Network, latencies: list[int], chip: Chip) -> tuple[Networ
     for projection, latency in zip(network.projections, latencies, strict=True):
         more: tuple[str, ...] = ()
         if is_recurrent(network, projection):
-            delay = latency - 1
+            beyond = delay = latency - 1
             around = depth[projection.source] - depth[projection.target]
             if around:
                 more = (f"this loop takes {around} more steps on the chip, where each projection takes one",)
         else:
             delay = latency + skipped_layers(network, projection, depth)
-        if not 0 <= delay <= most:
+            # Without a clock no way takes longer than another.
+            beyond = delay if chip.neuron.projection_steps else latency
+        if not (0 <= beyond <= most and 0 <= delay <= MAX_DELAY):
             raise HardwareError(
                 f"projection {projection.source!r} -> {projection.target!r}: needs a delay of {delay} steps "
                 f"on {chip.name}, which has at most {most}; put neurons on the way or use longer time steps"

@@ -186,8 +186,8 @@ def _neurons_of(graph: Graph, name: str, dt: float, reset: Reset) -> Neurons:
         leak, rest = zero, zero
     else:
         rest = p("v_leak")
-        leak = _share(dt, p("tau_mem" if hasattr(node, "tau_mem") else "tau"), where, "tau")
-    forget = _share(dt, p("tau_syn"), where, "tau_syn") if hasattr(node, "tau_syn") else one
+        leak = np.minimum(dt / p("tau_mem" if hasattr(node, "tau_mem") else "tau"), 1.0)
+    forget = np.minimum(dt / p("tau_syn"), 1.0) if hasattr(node, "tau_syn") else one
     steady = r if isinstance(node, nir.IF | nir.I) else leak * r
     if hasattr(node, "tau_syn"):
         steady = steady * p("w_in")
@@ -219,13 +219,3 @@ def _neurons_of(graph: Graph, name: str, dt: float, reset: Reset) -> Neurons:
     return Neurons(
         name, shape, forget, leak, steady * forget, steady, drive, threshold, offset, tuple(notes), reset
     )
-
-
-def _share(dt: float, tau: Array, where: str, key: str) -> Array:
-    share = dt / tau
-    if (share > 1 + 1e-9).any():
-        raise HardwareError(
-            f"{where}: {key} is {tau.min():g} s at its lowest, below the time step of {dt:g} s; "
-            "use a shorter step"
-        )
-    return np.minimum(share, 1.0)

@@ -153,10 +153,14 @@ def round_pairs(
     exponents: of the coarse and of the fine one, apart by `bits` at most. Both keep to the grid of `mode`, so that what the
     coarse one leaves is of its sign, or of both signs where weights are.
     """
-    coarse, fine = exponents
+    step = weight_grid(mode, bits)[2]
+    return split_pairs(np.rint(weights * (scale / (step * 2.0 ** exponents[1]))), exponents, mode, bits)
+
+
+def split_pairs(whole: Array, exponents: tuple[int, ...], mode: SignMode, bits: int) -> tuple[Array, Array]:
+    """Mantissas as `round_pairs`, of weights in steps of the fine synapse."""
     low, high, step = weight_grid(mode, bits)
-    ratio = 1 << (coarse - fine)
-    whole = np.rint(weights * (scale / (step * 2.0**fine)))
+    ratio = 1 << (exponents[0] - exponents[1])
     first = {"mixed": np.floor(whole / ratio + 0.5), "excitatory": np.floor(whole / ratio)}.get(
         mode, np.ceil(whole / ratio)
     )

@@ -56,16 +56,20 @@ class Rounded:
 class Fit:
     """Integers chosen from recordings, see `hardware.compile.calibrate`. scaling: with thresholds and drives.
 
-    mantissas: of each path those of its one synapse, in the form of `Weights.map` (zeros of a sparse matrix left out); None:
-    rounded as without recordings.
+    mantissas: of each path those of its one or two synapses per weight, in the form of `Weights.map`; None: rounded as
+    without recordings.
     """
 
     scaling: Scaling
-    mantissas: tuple[Array | None, ...]
+    mantissas: tuple[tuple[Array, ...] | None, ...]
 
 
 def round_layer(
-    layer: Layer, demand: Demand, scaling: Scaling, chip: Chip, mantissas: Sequence[Array | None] = ()
+    layer: Layer,
+    demand: Demand,
+    scaling: Scaling,
+    chip: Chip,
+    mantissas: Sequence[tuple[Array, ...] | None] = (),
 ) -> Rounded:
     """The integers of a layer. Raises HardwareError, naming the node, for thresholds that the chip has not."""
     neurons, model = layer.neurons, chip.neuron
@@ -116,7 +120,7 @@ def round_layer(
         "notes": (*neurons.notes, *layer.notes),
         "on_grid": scaling.on_grid,
     }
-    given = list(mantissas) or [None] * len(demand.weights)
+    given: list[tuple[Array, ...] | None] = list(mantissas) or [None] * len(demand.weights)
     parts = [
         _round(w, neurons.name, scaling.scale, exponents, shared, chosen)
         for w, exponents, chosen in zip(demand.weights, scaling.exponents, given, strict=True)
@@ -142,7 +146,7 @@ def _round(
     scale: Array,
     exponents: tuple[int, ...],
     shared: dict[str, Any],
-    chosen: Array | None,
+    chosen: tuple[Array, ...] | None,
 ) -> tuple[tuple[Projection, ...], tuple[LayerReport, ...], Convolution | Matrix]:
     rows = scale[w.row_scale]
     matrix = None if isinstance(w.map, Convolution) else w.map.matrix
@@ -156,7 +160,7 @@ def _round(
     else:
         exact, by_row = matrix, rows[:, None]
     if chosen is not None:
-        parts: list[Array] = [chosen]
+        parts: list[Array] = [m if np.shape(m) == np.shape(exact) else m[post, pre] for m in chosen]
     elif len(exponents) == 1:
         parts = [quantise.round_weights(exact, by_row, exponents[0], w.mode, w.bits)]
     else:
@@ -166,6 +170,8 @@ def _round(
     rms = float(np.sqrt((exact**2).mean())) if exact.size else 0.0
     projections, reports = [], []
     for rounded, exponent in zip(parts, exponents, strict=True):
+        if projections and not rounded.any():
+            continue
         common: dict[str, Any] = {"weight_exp": exponent, "sign_mode": w.mode, "weight_bits": w.bits}
         projection: Projection
         if isinstance(w.map, Convolution):

@@ -27,6 +27,10 @@ Array = np.ndarray
 READOUT_ACTIVITY, READOUT_STEPS = 0.1, 100
 # Where thresholds are lower than this, making them whole would cost too much of the weights' range.
 LEAST_WHOLE_THRESHOLD = 8
+# Times the largest current of the recordings that a current may grow to.
+SEEN_MARGIN = 2.0
+# Times the depth that membranes needed on the recordings.
+DEEPER = 1.1
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,21 @@ class Scaling:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """Of each neuron on recordings, on the scale that its group shares: the largest |current|, and the room that its membrane
+    needs below zero, see `hardware.compile.pairs.depth_needed`."""
+
+    current: Array
+    below: Array
+
+
+@dataclass(frozen=True)
 class Demand:
     """A population to be scaled. group: which scale each neuron follows. residual: what of the gain is each neuron's own.
 
     drive: of the membrane per step. paired: of each path, whether its weights may be pairs. counts: the largest count
-    of a spike that comes over each path.
+    of a spike that comes over each path. constant: of each path, whether it carries a bias, which always may be pairs: it
+    has few synapses. seen: on recordings; None: nothing is known of them.
     """
 
     neurons: Neurons
@@ -61,6 +75,8 @@ class Demand:
     weights: list[Weights]
     paired: list[bool]
     counts: list[int]
+    constant: list[bool]
+    seen: Seen | None = None
 
     @property
     def thresholds(self) -> Array | None:
@@ -71,6 +87,11 @@ class Demand:
     def drives(self) -> Array:
         """On the scale that a group shares."""
         return self.drive / self.residual
+
+    @property
+    def weights_paired(self) -> bool:
+        """Whether weights other than biases may be pairs."""
+        return any(p and not c for p, c in zip(self.paired, self.constant, strict=True))
 
     @property
     def decays(self) -> bool:
@@ -98,7 +119,7 @@ def _on_grid(demand: Demand, model: NeuronModel) -> Scaling | None:
         model.largest_bias,
         model.largest_input * max(float(neurons.forget.min()), 1e-3),
     )
-    members = _members(demand.group, groups)
+    at_group = members(demand.group, groups)
     paths = [_grid_paths(demand.weights, g) for g in range(groups)]
     if any(p is None for p in paths):
         return None
@@ -114,7 +135,7 @@ def _on_grid(demand: Demand, model: NeuronModel) -> Scaling | None:
                 loose_thresholds=loose,
                 accumulates=bool((neurons.leak == 0).all()),
             )
-            for p, at in zip(paths, members, strict=True)
+            for p, at in zip(paths, at_group, strict=True)
         ]
         found = grid.solve(parts, limits, cap if demand.decays else None)
         if found is not None and (thresholds is not None or (found.scales <= cap * (1 + 1e-9)).all()):
@@ -122,7 +143,7 @@ def _on_grid(demand: Demand, model: NeuronModel) -> Scaling | None:
     else:
         return None
     vth, drives = np.zeros(len(demand.group), np.int64), np.zeros(len(demand.group))
-    for at, t, d in zip(members, found.thresholds, found.drives, strict=True):
+    for at, t, d in zip(at_group, found.thresholds, found.drives, strict=True):
         if t.size:
             vth[at] = t
         drives[at] = d
@@ -130,7 +151,7 @@ def _on_grid(demand: Demand, model: NeuronModel) -> Scaling | None:
     return Scaling(found.scales, exponents, vth, drives, found.bias_exponent, True)
 
 
-def _members(group: Array, groups: int) -> list[Array]:
+def members(group: Array, groups: int) -> list[Array]:
     order = np.argsort(group, kind="stable")
     return np.split(order, np.cumsum(np.bincount(group, minlength=groups))[:-1])
 
@@ -161,11 +182,11 @@ def _grid_paths(weights: list[Weights], g: int) -> list[grid.Path] | None:
 def _rounded(demand: Demand, model: NeuronModel) -> Scaling:
     """The largest scales that fit, with thresholds as whole as they can be."""
     neurons, group = demand.neurons, demand.group
-    scale, exponents = _pair_scales(demand, model) if any(demand.paired) else _single_scales(demand, model)
+    scale, exponents = _pair_scales(demand, model) if demand.weights_paired else _single_scales(demand, model)
     thresholds = demand.thresholds
     if thresholds is not None:
-        for g, at in enumerate(_members(group, len(scale))):
-            scale[g] = _whole(scale[g], thresholds[at])
+        for g, at in enumerate(members(group, len(scale))):
+            scale[g] = whole_scale(scale[g], thresholds[at])
     per_neuron = scale[group]
     vth = np.zeros(len(group), np.int64)
     if thresholds is not None:
@@ -174,14 +195,16 @@ def _rounded(demand: Demand, model: NeuronModel) -> Scaling:
         whole_sums = keeps & (demand.drive == 0) & (neurons.reset == "zero")
         vth = quantise.threshold_mantissa(exact, whole_sums, model.largest_threshold).astype(np.int64)
     exact_drive = demand.drives * per_neuron * quantise.ACTIVATION_UNIT
-    mantissas, bias_exp = quantise.bias_mantissa(exact_drive, model.network_bias_exponents, model.largest_bias)
+    mantissas, bias_exp = quantise.bias_mantissa(
+        exact_drive, model.network_bias_exponents, model.largest_bias
+    )
     drives = mantissas.astype(np.float64) * 2**bias_exp
     if thresholds is not None and demand.neurons.reset == "zero":
         drives = _as_often(drives, bias_exp, vth, demand.drives, thresholds, neurons)
     return Scaling(scale, exponents, vth, drives, bias_exp, False)
 
 
-def _whole(scale: float, thresholds: Array) -> float:
+def whole_scale(scale: float, thresholds: Array) -> float:
     """At most `scale`, so that thresholds become whole numbers, where that costs little."""
     found = grid.common_unit(float(t) for t in np.unique(thresholds) if t > 0)
     if found is None or found[0] * scale < LEAST_WHOLE_THRESHOLD:
@@ -231,47 +254,68 @@ def _finite(scale: Array) -> Array:
 def _single_scales(demand: Demand, model: NeuronModel) -> tuple[Array, tuple[tuple[int, ...], ...]]:
     """The scale of each group, at which the most demanding projection uses its whole range, and the exponents."""
     fits, cap, thresholds = _fits(demand), _highest_scale(demand, model), demand.thresholds
-    scale = _finite(np.minimum(fits.min(axis=0, initial=np.inf), cap))
+    highest = min(model.weight_exponents[1], MAX_WEIGHT_EXP)
+    # A bias that is larger than the weights takes a larger exponent, not their bits.
+    own = fits[[not constant for constant in demand.constant]].min(axis=0, initial=np.inf)
+    all_of = fits.min(axis=0, initial=np.inf)
+    scale = _finite(np.minimum(np.minimum(own, all_of * 2.0**highest), cap))
     lowest = 0.0 if thresholds is None else float((thresholds * scale[demand.group]).min())
     with np.errstate(invalid="ignore", divide="ignore"):
         rooms = np.array([np.min(fit / scale) for fit in fits])
-    shift, exponents = quantise.shared_exponents(
-        rooms,
+    larger = math.ceil(max(-math.log2(float(rooms.min(initial=1.0))), 0.0) - 1e-9)
+    shift, _ = quantise.shared_exponents(
+        np.maximum(rooms, 1.0),
         _largest_input(demand, scale) / max(float(demand.neurons.forget.min()), 1e-3),
         lowest,
         float((cap / scale).min()),
         leaky=(demand.decays or bool(demand.drive.any())) and thresholds is not None,
-        highest=min(model.weight_exponents[1], MAX_WEIGHT_EXP),
+        highest=highest - larger,
         largest_input=model.largest_input,
     )
-    return scale * 2.0**shift, tuple((int(e),) for e in exponents)
+    finite = np.where(np.isfinite(rooms), rooms, 2.0**highest)
+    exponents = np.clip(shift - np.floor(np.log2(finite) + 1e-9), 0, highest)
+    return scale * 2.0**shift, tuple(
+        _exponents(w, int(e), constant, model)
+        for w, e, constant in zip(demand.weights, exponents, demand.constant, strict=True)
+    )
+
+
+def _exponents(w: Weights, coarse: int, paired: bool, model: NeuronModel) -> tuple[int, ...]:
+    """Of one synapse or two per weight, `coarse` being what the weights need."""
+    spacing = weight_grid(w.mode, w.bits)[2]
+    # The fine synapse covers a step of the coarse one, and its sums stay whole numbers.
+    fine = max(coarse - w.bits, -int(math.log2(spacing)), model.weight_exponents[0])
+    return (coarse, fine) if paired and fine < coarse else (coarse,)
 
 
 def _pair_scales(demand: Demand, model: NeuronModel) -> tuple[Array, tuple[tuple[int, ...], ...]]:
     """Scales as large as exponents and headroom allow, and two exponents where weights are pairs.
 
-    A current must not wrap when every source of a neuron spikes at once with the highest count: a bound, not a hope.
-    (With exponents 7 and 0 whatever the sums, a recurrent network fell apart.)
+    A current must not wrap when every source of a neuron spikes at once, in every step, with the highest count, or, where
+    there are recordings, at twice what was seen on them: a bound, not a hope. (With exponents 7 and 0
+    whatever the sums, a recurrent network fell apart.)
     """
-    low, high = max(model.weight_exponents[0], -MAX_WEIGHT_EXP), min(model.weight_exponents[1], MAX_WEIGHT_EXP)
+    high = min(model.weight_exponents[1], MAX_WEIGHT_EXP)
     fits, cap = _fits(demand), _highest_scale(demand, model)
-    for g in range(fits.shape[1]):
-        summed = sum(
-            float(w.total[w.row_scale == g].max(initial=0.0)) * count
-            for w, count in zip(demand.weights, demand.counts, strict=True)
+    most = np.zeros(len(demand.group))
+    for w, count in zip(demand.weights, demand.counts, strict=True):
+        most += np.repeat(w.total * count, len(most) // len(w.total)) / np.maximum(
+            demand.neurons.forget, 1e-3
         )
-        if summed:
-            cap[g] = min(cap[g], model.largest_input * max(float(demand.neurons.forget.min()), 1e-3) / summed)
+    if demand.seen is not None:
+        most = np.minimum(most, SEEN_MARGIN * demand.seen.current)
+        with np.errstate(divide="ignore"):
+            room = (model.largest_input + 1) / (DEEPER * demand.seen.below)
+        np.minimum.at(cap, demand.group, room)
+    with np.errstate(divide="ignore"):
+        np.minimum.at(cap, demand.group, np.where(most > 0, model.largest_input / most, np.inf))
     scale = _finite(np.minimum(fits.min(axis=0, initial=np.inf) * 2.0**high, cap))
     exponents: list[tuple[int, ...]] = []
     for fit, w, paired in zip(fits, demand.weights, demand.paired, strict=True):
         with np.errstate(invalid="ignore", divide="ignore"):
             beyond = float(np.max(np.where(np.isfinite(fit), scale / fit, 0.0), initial=0.0))
         coarse = int(np.clip(math.ceil(math.log2(beyond) - 1e-9), 0, high)) if beyond > 0 else 0
-        spacing = weight_grid(w.mode, w.bits)[2]
-        # The fine synapse covers a step of the coarse one, and its sums stay whole numbers.
-        fine = max(coarse - w.bits, -int(math.log2(spacing)), low)
-        exponents.append((coarse, fine) if paired and fine < coarse else (coarse,))
+        exponents.append(_exponents(w, coarse, paired, model))
     return scale, tuple(exponents)
 
 

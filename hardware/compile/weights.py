@@ -118,6 +118,8 @@ def rows_of(
             )
         mode = "mixed"
     if mode == "mixed" and bits == 1:
-        raise HardwareError(f"node {target!r}: weights of both signs from {path.source!r} need 2 bits at least")
+        raise HardwareError(
+            f"node {target!r}: weights of both signs from {path.source!r} need 2 bits at least"
+        )
     inhibition = np.where(bottom < 0, np.maximum(total - net, 0.0) / 2, 0.0)
     return Weights(path, map_, mode, row_scale, top, bottom, total, inhibition, bits)

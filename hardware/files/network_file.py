@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -20,6 +18,7 @@ import numpy as np
 from hardware.errors import HardwareError
 from hardware.files.guarded import Reader
 from hardware.files.metadata import decode_metadata
+from hardware.files.whole import write_hdf5
 from hardware.network.integer import (
     ConvProjection,
     DenseProjection,
@@ -37,24 +36,6 @@ _KINDS: dict[str, type] = {
 _MAX_DEPTH = 16
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[h5py.File], None]) -> None:
-    """Let `write` fill a new HDF5 file beside `path`, then move it there: whole or not at all.
-
-    Raises HardwareError where the file cannot be written.
-    """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with h5py.File(part, "w") as file:
-            write(file)
-        os.replace(part, path)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error  # h5py's own text names the part
-        raise HardwareError(f"cannot write {path}: {reason}") from None
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def save(network: Network, path: str | os.PathLike[str]) -> None:
     """Write `network` to `path`. Raises HardwareError where a value has no place in the file."""
     arrays: list[np.ndarray] = []
@@ -69,7 +50,7 @@ def save(network: Network, path: str | os.PathLike[str]) -> None:
             )
             group.create_dataset(str(k), data=array, **packed)
 
-    write_atomically(path, write)
+    write_hdf5(path, write)
 
 
 def load(path: str | os.PathLike[str], reader: Reader | None = None) -> Network:
@@ -131,9 +112,10 @@ def _decode(value: Any, arrays: dict[str, Any], depth: int) -> Any:
     if not isinstance(value, dict):
         return value
     if set(value) == {"array"}:
-        array = arrays.get(str(value["array"]))
+        key = str(value["array"])
+        array = arrays.get(key)
         if not isinstance(array, np.ndarray):
-            raise HardwareError(f"array {str(value['array'])[:20]!r} is missing")
+            raise HardwareError(f"array {' '.join(key.split())[:20]} is missing")
         return array
     if set(value) == {"tuple"} and isinstance(value["tuple"], list):
         return tuple(_decode(v, arrays, depth + 1) for v in value["tuple"])

@@ -34,7 +34,7 @@ import numpy as np
 from hardware.errors import HardwareError
 from hardware.files.guarded import Reader
 from hardware.files.metadata import decode_metadata
-from hardware.files.network_file import write_atomically
+from hardware.files.whole import write_hdf5
 from hardware.network.geometry import positions
 from hardware.network.integer import (
     INPUT_SHIFT,
@@ -95,7 +95,7 @@ def write_net(network: Network, path: str | os.PathLike[str]) -> None:
             _write_group(file.create_group(f"layer/{i}"), layer)
         file.create_dataset("metadata", data=text, dtype=h5py.string_dtype())
 
-    write_atomically(path, write)
+    write_hdf5(path, write)
 
 
 def _write_group(group: h5py.Group, values: dict[str, Any]) -> None:

@@ -138,7 +138,7 @@ def time_step(graph: Graph, dt: float | None = None) -> tuple[float, str]:
     return ASSUMED_DT, "dt = 0.0001 s assumed, as in the NIR paper and in snnTorch: the file names none"
 
 
-def reset_of(graph: Graph, reset: Reset | None = None) -> tuple[Reset, str]:
+def reset_of(graph: Graph, reset: str | None = None) -> tuple[Reset, str]:
     """What a spike does to a membrane, and one line that says where it comes from.
 
     "zero": it goes to v_reset. "subtract": v_threshold is taken from it, whatever v_reset is (as snnTorch does). The
@@ -147,15 +147,30 @@ def reset_of(graph: Graph, reset: Reset | None = None) -> tuple[Reset, str]:
     Raises HardwareError for another word.
     """
     if reset is not None:
-        if not isinstance(reset, str) or reset not in RESETS:
-            raise HardwareError(f"reset is {str(reset)[:40]!r}, expected 'zero' or 'subtract'")
-        return reset, f"reset = {reset} as given"
+        for known in RESETS:
+            if reset == known:
+                return known, f"reset = {known} as given"
+        raise HardwareError(f"reset is {str(reset)[:40]!r}, expected 'zero' or 'subtract'")
     said = graph.metadata.get("reset")
     if said is not None:
         return said, f"reset = {said} from the file's metadata"
     if not any(isinstance(node, SPIKING) for node in graph.nodes.values()):
         return "zero", "reset = zero: no node has a reset"
     return "zero", "reset = zero assumed, to v_reset: the file names none (--reset subtract for the other)"
+
+
+def check_time_step(graph: Graph, dt: float) -> None:
+    """One Euler step may forget a membrane or a current, no more: raises HardwareError, naming the node, where dt is above
+    a time constant. Files hold time constants in float32, so that equal ones may differ by a millionth.
+    """
+    for name, node in graph.nodes.items():
+        for key in ("tau", "tau_syn", "tau_mem"):
+            tau = getattr(node, key, None)
+            if tau is not None and dt > np.min(tau) * (1 + 1e-6):
+                raise HardwareError(
+                    f"node {name!r} ({type(node).__name__}): {key} is {np.min(tau):g} s at its lowest, below the time step "
+                    f"of {dt:g} s; use a shorter step"
+                )
 
 
 def time_constants(graph: Graph) -> list[float]:

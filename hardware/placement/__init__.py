@@ -24,6 +24,7 @@ from hardware.chip.chips import Chip, as_chip
 from hardware.errors import HardwareError
 from hardware.network.connectivity import shapes
 from hardware.network.integer import Network
+from hardware.placement import layers
 from hardware.placement.measuring import Broken, Found, resources
 from hardware.placement.problem import EFFORT, Problem
 from hardware.placement.search import find_best
@@ -49,7 +50,8 @@ class Placement:
     lower_bound: cores that no placement can undercut. full: per resource, its sum over the cores divided by
     what these cores can hold. chips: chips of `chip.cores` cores that these cores take.
     fits: whether all limits hold, the number of cores among them; broken: those that do not.
-    strategy: which one found it.
+    strategy: which one found it. layers: on a chip whose cores take one layer each, what each row of `*_per_core` is, and on
+    which of the chip's cores it sits; bits of memory are then of the words it takes there, and no axons are counted.
     """
 
     chip: Chip
@@ -67,6 +69,7 @@ class Placement:
     crossing_spikes: float
     full: dict[str, float]
     strategy: str
+    layers: tuple[layers.PlacedLayer, ...] = ()
 
     @property
     def synapses(self) -> int:
@@ -78,6 +81,8 @@ class Placement:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, lists and strings, ready for JSON."""
+        cores = self.chip.layers
+        of_layers = {} if cores is None else {"layers": [layer.to_dict(cores) for layer in self.layers]}
         return {
             "chip": self.chip.name,
             "strategy": self.strategy,
@@ -94,6 +99,7 @@ class Placement:
             "axons_out_per_core": self.axons_out_per_core.tolist(),
             "crossing_spikes": self.crossing_spikes,
             "full": dict(self.full),
+            **of_layers,
         }
 
 
@@ -107,7 +113,7 @@ def place(
     seed: int = 0,
     max_synapses_per_core: float | None = None,
 ) -> Placement:
-    """Split the populations of `network` over the cores of `chip`.
+    """Split the populations of `network` over the cores of `chip`, or, where a core takes one layer, give each a core of its own.
 
     strategy: "sequential" (neurons in C order, a new core when one is full), "greedy" (neighbourhood orders, shared cores,
         populations mixed so that a core's resources run out together, and a local search over which order each population
@@ -122,7 +128,9 @@ def place(
         taken, whatever its cores; it is no limit of the chip and none that `fits` knows.
     max_cores: the budget; the chip's cores where None. A network that needs more is placed all the same, with `fits` False.
 
-    Raises HardwareError: an empty network, max_cores below 1, an unknown strategy, shapes that do not fit together, a neuron
+    Where a core takes one layer, the best matching is always found, and strategy, effort, seed and max_synapses_per_core change nothing.
+
+    Raises HardwareError: an empty network, what no core of the chip can do, max_cores below 1, an unknown strategy, shapes that do not fit together, a neuron
     that alone exceeds a core (named, with the number).
     """
     chip = as_chip(chip)
@@ -130,6 +138,8 @@ def place(
         raise HardwareError(f"placement strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}")
     if max_cores is not None and max_cores < 1:
         raise HardwareError(f"max_cores is {max_cores}; expected at least 1")
+    if chip.layers is not None:
+        return _by_layer(network, chip, _rates(network, firing_rates), max_cores)
     problem = Problem(network, chip, _rates(network, firing_rates))
     if max_synapses_per_core is not None:
         problem.most_synapses = max_synapses_per_core
@@ -147,7 +157,37 @@ def lower_bound(network: Network, chip: Chip | str | Path) -> int:
     smallest fan-in of its neurons.
     """
     chip = as_chip(chip)
+    if chip.layers is not None:
+        return len(network.populations)
     return Problem(network, chip, {}).lower_bound()
+
+
+def _by_layer(network: Network, chip: Chip, rates: dict[str, np.ndarray], max_cores: int | None) -> Placement:
+    found = layers.assign(network, chip, rates)
+    n = len(found.placed)
+    broken = list(found.broken)
+    allowed = chip.cores if max_cores is None else max_cores
+    if n > allowed:
+        broken.insert(0, Broken("cores", "network" if max_cores is not None else "chip", n, allowed))
+    size = {population.name: math.prod(population.shape) for population in network.populations}
+    return Placement(
+        chip=chip,
+        cores=n,
+        lower_bound=n,
+        fits=not broken,
+        broken=tuple(broken),
+        core_of={name: np.full(size[name], row, np.int32) for row, name in enumerate(size)},
+        number_of={name: np.arange(size[name], dtype=np.int32) for name in size},
+        synapses_per_core=found.synapses,
+        neurons_per_core=found.neurons,
+        memory_bits_per_core=found.bits,
+        axons_in_per_core=np.zeros(n, np.int64),
+        axons_out_per_core=np.zeros(n, np.int64),
+        crossing_spikes=found.crossing,
+        full={},
+        strategy="layers",
+        layers=found.placed,
+    )
 
 
 def _placement(problem: Problem, found: Found, bound: int, max_cores: int | None) -> Placement:

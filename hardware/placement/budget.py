@@ -122,7 +122,7 @@ class Fill:
     def explain(self) -> str:
         """One line: what keeps a network from the budget's cores; empty where their number suffices."""
         allowed, chip = self.budget.cores, self.budget.chip
-        if self.placement.cores <= allowed:
+        if self.placement.cores <= allowed or chip.layers is not None:
             return ""
         cores = int(allowed)
         key = max(self.placement.full, key=lambda k: self.shares[k], default=None)

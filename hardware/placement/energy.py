@@ -20,6 +20,7 @@ import io
 import math
 import re
 import tempfile
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,11 +69,11 @@ def available() -> bool:
     return importlib.util.find_spec("sanafe") is not None
 
 
-def estimate(network: Network, placement: Placement, raster: np.ndarray) -> Estimate:
-    """Energy and latency of `network` on the cores of `placement`, for the recordings of `raster`.
+def estimate(network: Network, placement: Placement, spikes: Mapping[str, np.ndarray]) -> Estimate:
+    """Energy and latency of `network` on the cores of `placement`, for recordings that were run: `chip_spikes` of them.
 
-    raster: (batch, steps, *shape of the only input), counts. Raises HardwareError: no SANA-FE, a raster that does not fit, a
-    placement that SANA-FE's Loihi does not hold (128 cores of 1,024 neurons, inputs included).
+    Raises HardwareError: no SANA-FE, a placement that SANA-FE's Loihi does not hold (128 cores of 1,024 neurons, inputs
+    included).
     """
     if not available():
         raise HardwareError(NEEDS)
@@ -80,7 +81,6 @@ def estimate(network: Network, placement: Placement, raster: np.ndarray) -> Esti
 
     shape = shapes(network)
     cores = _cores(network, placement, shape)
-    spikes = _spikes(network, raster)
     samples, steps = next(iter(spikes.values())).shape[:2]
     fullest = [int(np.bincount(cores[p.name]).max()) for p in network.inputs]
     replayed, inputs = int(placement.neurons_per_core.max()), max(fullest)
@@ -133,8 +133,11 @@ def _cores(
     return cores
 
 
-def _spikes(network: Network, raster: np.ndarray) -> dict[str, np.ndarray]:
-    """Spikes (batch, steps, neurons) of inputs and populations on the chip's clock, until the last has arrived."""
+def chip_spikes(network: Network, raster: np.ndarray) -> dict[str, np.ndarray]:
+    """Spikes (batch, steps, neurons) of inputs and populations on the chip's clock, until the last has arrived.
+
+    raster: (batch, steps, *shape of the only input), counts. Raises HardwareError for one that does not fit.
+    """
     late = max(depths(network).values())
     source = network.stimulated[0].name
     checked, _, _ = simulator.check_rasters(network, raster)
@@ -154,7 +157,7 @@ def _mapped(
     network: Network,
     shape: dict[str, tuple[int, ...]],
     cores: dict[str, np.ndarray],
-    spikes: dict[str, np.ndarray],
+    spikes: Mapping[str, np.ndarray],
     hardware: Any,
 ) -> Any:
     """The network as SANA-FE has it: weights of zero, neurons that fire when they are told."""

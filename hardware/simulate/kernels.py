@@ -78,7 +78,7 @@ _BLOCK = 64
 _LINE = 16
 
 
-def _cast(kind):  # type: ignore[no-untyped-def]
+def cast_to(kind):  # type: ignore[no-untyped-def]
     """A function of compiled code: an address as a pointer to `kind`."""
     pointer = types.CPointer(kind)
 
@@ -92,11 +92,11 @@ def _cast(kind):  # type: ignore[no-untyped-def]
     return cast
 
 
-_uint8_at = _cast(types.uint8)
-_int8_at = _cast(types.int8)
-_int16_at = _cast(types.int16)
-_int32_at = _cast(types.int32)
-_int64_at = _cast(types.int64)
+_uint8_at = cast_to(types.uint8)
+_int8_at = cast_to(types.int8)
+_int16_at = cast_to(types.int16)
+_int32_at = cast_to(types.int32)
+_int64_at = cast_to(types.int64)
 
 
 @intrinsic
@@ -124,8 +124,17 @@ def _scaled(x, factor):
     return int32(m if x >= 0 else -m)
 
 
-def _compiled(function):  # type: ignore[no-untyped-def]
+def cached(signature, function):  # type: ignore[no-untyped-def]
     """Compiled once and kept on disk; in every process where there is nowhere to keep it."""
+    try:
+        return njit(signature, nogil=True, boundscheck=False, cache=True)(function)
+    except RuntimeError as error:
+        if "locator" not in str(error):
+            raise
+        return njit(signature, nogil=True, boundscheck=False)(function)
+
+
+def _compiled(function):  # type: ignore[no-untyped-def]
     signature = void(
         int64,
         int64,
@@ -136,12 +145,7 @@ def _compiled(function):  # type: ignore[no-untyped-def]
         int64[:, ::1],
         int64[:, ::1],
     )
-    try:
-        return njit(signature, nogil=True, boundscheck=False, cache=True)(function)
-    except RuntimeError as error:
-        if "locator" not in str(error):
-            raise
-        return njit(signature, nogil=True, boundscheck=False)(function)
+    return cached(signature, function)
 
 
 @_compiled

@@ -23,7 +23,15 @@ import numpy as np
 
 from hardware.errors import HardwareError
 from hardware.graph.cycles import components
-from hardware.graph.graph import SPIKING, Graph, delay_steps, padding_of, reset_of, time_step
+from hardware.graph.graph import (
+    SPIKING,
+    Graph,
+    check_time_step,
+    delay_steps,
+    padding_of,
+    reset_of,
+    time_step,
+)
 from hardware.network.geometry import conv, positions
 from hardware.network.integer import Reset
 
@@ -370,13 +378,15 @@ def simulate(
     dtype: numpy float type of all values; float32 is about twice as fast.
 
     Samples and steps go through in stretches of bounded memory; the result does not depend on the stretches.
-    Raises HardwareError where the raster does not fit the graph, or a name or an option is unknown.
+    Raises HardwareError where the raster does not fit the graph, dt is above a time constant, or a name or an option is
+    unknown.
     """
     reset, _ = reset_of(graph, reset)
     dtype = np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise HardwareError(f"dtype is {dtype}, expected float32 or float64")
     step, _ = time_step(graph, dt)
+    check_time_step(graph, step)
     record = [record] if isinstance(record, str) else list(record)
     for name in record:
         if name not in graph.nodes:

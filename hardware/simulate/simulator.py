@@ -29,6 +29,7 @@ from hardware.network.integer import (
 )
 from hardware.network.timing import Timing, depths, latency
 from hardware.simulate import kernels
+from hardware.simulate.tables import conv_tables, events, inside
 
 Array = np.ndarray
 Rasters = Array | Mapping[str, Array]
@@ -37,9 +38,9 @@ Record = Collection[str] | Mapping[str, Collection[str]]
 VARIABLES = ("spikes", "u", "v")
 # Lava's graded messages have 24 bit.
 MAX_COUNT = STATE_LIMIT - 1
-# Below these shares of non-zero weights a matrix (one that caches hold, one they do not) and a kernel are run
-# as lists of their synapses: vector instructions add many more weights a second, zeros among them.
-SPARSE_BELOW, SPARSE_BELOW_LARGE, SPARSE_KERNEL_BELOW = 0.12, 0.4, 0.2
+# Below these shares of non-zero weights a matrix (one that caches hold, one they do not) is run as a list of its
+# synapses: vector instructions add many more weights a second, zeros among them.
+SPARSE_BELOW, SPARSE_BELOW_LARGE = 0.12, 0.4
 LARGE = 1 << 24
 # A larger list of synapses is not packed, so that it is not in memory twice.
 MOST_PACKED = 1 << 25
@@ -125,9 +126,9 @@ class Simulator:
         self._sizes = [math.prod(entry.shape) for entry in entries]
         self._first = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.int64)
         convolved = {p.target for p in network.projections if isinstance(p, ConvProjection)}
-        order = [_inside(entry.shape, entry.name in convolved) for entry in entries]
+        order = [inside(entry.shape, entry.name in convolved) for entry in entries]
         self._outside = np.concatenate(order).astype(np.int32)
-        inside = {
+        placed = {
             entry.name: np.argsort(o).astype(np.int32)
             for entry, o in zip(entries, order, strict=True)
             if entry.name in convolved
@@ -141,7 +142,7 @@ class Simulator:
         for i, entry in enumerate(entries):
             if isinstance(entry, Population):
                 self._bias[self._first[i] : self._first[i + 1]] <<= entry.bias_exp
-        links = [link for projection in network.projections for link in self._links_of(projection, inside)]
+        links = [link for projection in network.projections for link in self._links_of(projection, placed)]
         self._links = sorted(links, key=lambda link: link.source)
 
     def run(
@@ -194,7 +195,7 @@ class Simulator:
                 local.pops[self._rank[name], columns[variable]] = array[b].ctypes.data
             for name, array in counts.items():
                 local.pops[self._rank[name], kernels.P_COUNTS_AT] = array[b].ctypes.data
-            in_ptr, in_index, in_value = _events(rasters, b, steps)
+            in_ptr, in_index, in_value = events(rasters, b, steps, np.int32)
             constants = [self._keep_u, self._keep_v, self._threshold, self._bias, self._outside]
             addresses = [a.ctypes.data for a in (*constants, *state, in_index, in_value)]
             kernels.run_sample(
@@ -300,7 +301,7 @@ class Simulator:
                 row[kernels.P_RESET] = (behind + offset) % interval
         return pops, links, ring
 
-    def _links_of(self, projection: Projection, inside: dict[str, Array]) -> list[_Link]:
+    def _links_of(self, projection: Projection, placed: dict[str, Array]) -> list[_Link]:
         source, target = self._rank[projection.source], self._rank[projection.target]
         n_pre = self._sizes[source]
         none32, none64 = np.zeros(1, np.int32), np.zeros(1, np.int64)
@@ -310,8 +311,8 @@ class Simulator:
             return _Link(source, target, form, delay, projection, weight, degree, **given)
 
         def sparse(delay: int, ptr: Array, post: Array, weight: Array) -> _Link:
-            if projection.target in inside:
-                post = inside[projection.target][post]
+            if projection.target in placed:
+                post = placed[projection.target][post]
             if weight.dtype not in (np.int8, np.int16):
                 weight = weight.astype(np.int16)
             form = kernels.SPARSE8 if weight.dtype == np.int8 else kernels.SPARSE16
@@ -326,9 +327,10 @@ class Simulator:
         if isinstance(projection, SparseProjection):
             return [sparse(projection.delay, projection.indptr, projection.post, projection.weight)]
         if isinstance(projection, ConvProjection):
-            return [
-                link(**_conv_tables(projection, self._entries[source].shape, self._entries[target].shape))
-            ]
+            shapes = self._entries[source].shape, self._entries[target].shape
+            reach = np.abs(projection.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0)
+            tables = conv_tables(projection, *shapes, np.int16)
+            return [link(delay=projection.delay, reach=int(reach), **tables)]
         links = []
         for delay in np.unique(projection.delay):
             weight = projection.weight.T
@@ -342,8 +344,8 @@ class Simulator:
                 ptr = np.concatenate([[0], np.cumsum(synapses)])
                 links.append(sparse(int(delay), ptr, post, weight[pre, post].astype(np.int16)))
                 continue
-            if projection.target in inside:
-                weight = weight[:, np.argsort(inside[projection.target])]
+            if projection.target in placed:
+                weight = weight[:, np.argsort(placed[projection.target])]
             weight = np.ascontiguousarray(weight, np.int16)
             links.append(link(kernels.DENSE, int(delay), weight, synapses.astype(np.int32)))
         assert n_pre == len(links[0].degree)
@@ -359,125 +361,7 @@ def _cores() -> int:
 _VOLATILE = 3
 
 
-def _inside(shape: tuple[int, ...], convolved: bool) -> Array:
-    """The number outside of each neuron, in the order inside."""
-    numbers = np.arange(math.prod(shape)).reshape(shape)
-    return (numbers.transpose(1, 2, 0) if convolved else numbers).reshape(-1)
-
-
-def _conv_tables(
-    projection: ConvProjection, source: tuple[int, ...], target: tuple[int, ...]
-) -> dict[str, Any]:
-    """The arguments of `_Link` for a convolution.
-
-    An input pixel reaches output column o through kernel column k where o stride = i + padding - k dilation.
-    Kernel columns are put in an order ("slots") in which the columns that one pixel uses for neighbouring
-    outputs follow each other, so that what one spike adds to a row is one run in memory.
-    """
-    weight = projection.weight
-    out, per_group, height_k, width_k = weight.shape
-    group_out = out // projection.groups
-    rows, _ = _reach(source[1], target[1], height_k, 0, projection)
-    columns, slot_order = _reach(source[2], target[2], width_k, 1, projection)
-    one_run = projection.groups == 1
-    y_runs = [[(o, k) for o, k, _ in runs] for runs in rows]
-    x_runs = []
-    for runs in columns:
-        merged: list[list[int]] = []
-        for o, _, slot in runs:
-            last = merged[-1] if merged else None
-            if one_run and last and o == last[0] + last[2] and slot == last[1] + last[2]:
-                last[2] += 1
-            else:
-                merged.append([o, slot, 1])
-        x_runs.append(merged)
-    by_slot = weight[:, :, :, slot_order]
-
-    # Synapses of each input neuron.
-    alive = np.count_nonzero(
-        weight.reshape(projection.groups, group_out, per_group, height_k, width_k), axis=1
-    ).reshape(source[0], height_k, width_k)
-    y_used = np.zeros((source[1], height_k), np.int32)
-    x_used = np.zeros((source[2], width_k), np.int32)
-    for used, axis in ((y_used, rows), (x_used, columns)):
-        for i, runs in enumerate(axis):
-            for _, k, _ in runs:
-                used[i, k] += 1
-    degree = np.einsum("yk,ckl,xl->cyx", y_used, alive, x_used, optimize=True)
-
-    def table(lists: list, width: int) -> tuple[Array, Array]:
-        ptr = np.concatenate([[0], np.cumsum([len(entry) for entry in lists])])
-        return ptr, np.array([run for entry in lists for run in entry], np.int64).reshape(-1, width)
-
-    y_ptr, y_flat = table(y_runs, 2)
-    x_ptr, x_flat = table(x_runs, 3)
-    head = [source[1], source[2], target[2], out, per_group, group_out, height_k, width_k]
-    y_at = kernels.G_HEAD + len(y_ptr) + len(x_ptr)
-    geometry = np.concatenate(
-        [head, [y_at, y_at + y_flat.size], y_ptr, x_ptr, y_flat.ravel(), x_flat.ravel()]
-    ).astype(np.int64)
-    found: dict[str, Any] = {
-        "delay": projection.delay,
-        "degree": degree.astype(np.int32).ravel(),
-        "geometry": geometry,
-        "reach": int(np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0)),
-    }
-    # (in, kernel row, slot, out within the group)
-    grouped = by_slot.reshape(projection.groups, group_out, per_group, height_k, width_k)
-    laid = np.ascontiguousarray(grouped.transpose(0, 2, 3, 4, 1), np.int16)
-    if np.count_nonzero(weight) >= SPARSE_KERNEL_BELOW * weight.size:
-        return {"form": kernels.CONV, "weight": laid, **found}
-    alive_at = np.nonzero(laid)
-    group_of, slot_of, to = alive_at[0], alive_at[3], alive_at[4]
-    ptr = np.concatenate([[0], np.cumsum(np.count_nonzero(laid.reshape(-1, group_out), axis=1))])
-    post = slot_of * out + group_of * group_out + to
-    return {
-        "form": kernels.CONV_SPARSE,
-        "weight": laid[laid != 0] if post.size else np.zeros(1, np.int16),
-        "post": post.astype(np.int32),
-        "ptr": ptr.astype(np.int64),
-        **found,
-    }
-
-
-def _reach(
-    n_in: int, n_out: int, kernel: int, axis: int, projection: ConvProjection
-) -> tuple[list[list[tuple[int, int, int]]], Array]:
-    """For every input place along an axis its (output place, kernel place, slot), and the kernel by slot."""
-    stride, padding = projection.stride[axis], projection.padding[axis]
-    dilation = projection.dilation[axis]
-    phase = stride // math.gcd(stride, dilation)
-    slot_order = np.array(sorted(range(kernel), key=lambda k: (k % phase, -k)), np.int64)
-    slot_of = np.argsort(slot_order)
-    places = []
-    for i in range(n_in):
-        found = []
-        for k in range(kernel):
-            o, rest = divmod(i + padding - k * dilation, stride)
-            if rest == 0 and 0 <= o < n_out:
-                found.append((o, k, int(slot_of[k])))
-        places.append(sorted(found))
-    return places, slot_order
-
-
 # --- what comes in -----------------------------------------------------------------------------------------
-
-
-def _events(rasters: dict[str, Array], b: int, steps: int) -> tuple[Array, Array, Array]:
-    """The entries of sample b that are not zero, step by step: where each step's start, neurons, counts."""
-    pointers, indices, values = [], [], []
-    start = 0
-    for raster in rasters.values():
-        flat = raster[b].reshape(-1)
-        size = flat.size // max(steps, 1)
-        at = np.flatnonzero(flat != 0)  # of booleans, which NumPy counts much faster
-        pointers.append(start + np.searchsorted(at, np.arange(steps + 1) * size))
-        indices.append((at % max(size, 1)).astype(np.int32))
-        values.append(flat[at].astype(np.int32))
-        start += len(at)
-    if not pointers:
-        return np.zeros((0, steps + 1), np.int64), np.zeros(1, np.int32), np.zeros(1, np.int32)
-    return np.array(pointers, np.int64), np.concatenate(indices), np.concatenate(values)
 
 
 def check_rasters(network: Network, raster: Rasters) -> tuple[dict[str, Array], int, int]:

@@ -24,9 +24,9 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from dpap_neuro.networks import neurons
-from dpap_neuro.networks.models import MODELS, ModelSettings, build_model
-from dpap_neuro.networks.neurons import LI, NEURONS, READOUTS, CubaLI, Neuron, NeuronSettings
+from dpap_neuro.networks import MODELS, NEURONS, neurons
+from dpap_neuro.networks.models import ModelSettings, build_model
+from dpap_neuro.networks.neurons import LI, READOUTS, CubaLI, Neuron, NeuronSettings
 
 CELLS = {
     neurons.LIF: norse.LIFBoxCell,

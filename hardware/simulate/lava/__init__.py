@@ -27,6 +27,7 @@ import logging
 import math
 import mmap
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -494,11 +495,10 @@ def run_elsewhere(
     Raises HardwareError where it cannot be started, has no lava-nc, or Lava cannot run the network.
     """
     rasters, _, _, wanted = _check(network, raster, record, reset_interval)
-    root = Path(__file__).resolve().parents[3]
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     options: dict[str, Any] = {"record": _needed(network, wanted)}
     options |= {"reset_interval": reset_interval, "reset_offset": reset_offset}
     with tempfile.TemporaryDirectory() as folder:
+        path = os.pathsep.join([_package_alone(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
         files = [str(Path(folder) / name) for name in ("network.h5", "raster.npz", "out.npz")]
         save(network, files[0])
         _save_arrays(files[1], {(name, "raster"): array for name, array in rasters.items()})
@@ -522,6 +522,18 @@ def run_elsewhere(
             needs = "" if "Lava" in reason else "; it needs lava-nc 0.10.0 and this package's requirements"
             raise HardwareError(reason if "lava-nc" in reason else f"{python}: {reason}{needs}")
         return _as_run(network, _load_arrays(files[2]), wanted)
+
+
+def _package_alone(folder: str) -> str:
+    """A folder inside that holds this package and nothing else: the one it is installed in may hold all of another
+    Python's packages, built for that Python."""
+    package, alone = Path(__file__).resolve().parents[2], Path(folder) / "path"
+    alone.mkdir()
+    try:
+        (alone / package.name).symlink_to(package, target_is_directory=True)
+    except OSError:  # Windows, for most users
+        shutil.copytree(package, alone / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    return str(alone)
 
 
 def _save_arrays(path: str, arrays: Mapping[tuple[str, str], np.ndarray]) -> None:

@@ -1,0 +1,268 @@
+"""Options that several commands share. A dataclass of the library stands for a group of options: each option is declared
+once, and what the command gets is the dataclass. Names of data sets, pruners and the like come from their registries."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dpap_neuro.cli.shared import app, cache_folder
+from dpap_neuro.data import DATASETS, SPLITS
+from dpap_neuro.deploy.opening import CompileOptions
+from dpap_neuro.deploy.recordings import Recordings
+from dpap_neuro.deploy.request import DECAY, NEURON, SLOPE, THRESHOLD, TrainRequest
+from dpap_neuro.networks import CELLS, MODELS, RELU
+from dpap_neuro.pruning import PRUNERS
+from hardware.chip.chips import BUILT_IN
+
+
+def either(*names: str) -> str:
+    """Names as a sentence has them."""
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
+
+
+Model = Annotated[Path, typer.Argument(help="A .nir file, or a .net or .h5 file of `dpap-neuro compile`.")]
+Chip = Annotated[str, typer.Option(help=f"{', '.join(BUILT_IN)}, or the TOML file of a chip.")]
+Dt = Annotated[float | None, typer.Option(help="Seconds per step, for a .nir file that does not say.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Dataset = Annotated[str, typer.Option(help=f"{', '.join(DATASETS)}, or a folder of recordings.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the data set, in tonic's layout.")]
+Sensor = Annotated[
+    str | None, typer.Option(help="Columns x rows of a folder that does not say, such as 346x260.")
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="DPAP_NEURO_CACHE",
+        help="Folder for recordings turned into counts; may be deleted. Default: the user's cache folder.",
+    ),
+]
+Downsample = Annotated[int | None, typer.Option(help="Pixels per side that become one.")]
+Seed = Annotated[int, typer.Option(help="Makes the run repeatable on one machine.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Budgets = Annotated[int | None, typer.Option(help="Budget; exit status 3 where it does not suffice.")]
+LavaPython = Annotated[
+    str | None, typer.Option(help="A Python 3.10 with lava-nc 0.10.0, where this one has none.")
+]
+Sparsity = Annotated[
+    float | None, typer.Option(help="Share of the parameters to remove; dpap finds its own without.")
+]
+Count = Annotated[str, typer.Option(help="What --sparsity is a share of: parameters or synapses.")]
+Structured = Annotated[
+    bool,
+    typer.Option(
+        "--structured",
+        help="dpap: channels and neurons only, no single synapses; dpap-weighted: channels and neurons first.",
+    ),
+]
+Compact = Annotated[
+    bool,
+    typer.Option(
+        "--compact", help="Cut dead channels and neurons out while training, so that epochs get faster."
+    ),
+]
+KeepBins = Annotated[
+    int | None, typer.Option(help="Time steps to keep of each recording; dpap drops the others.")
+]
+Epochs = Annotated[int, typer.Option(help="Passes over the training recordings.")]
+Batch = Annotated[int, typer.Option(help="Recordings per step.")]
+LearningRate = Annotated[float, typer.Option(help="AdamW's, at the top of its cosine.")]
+Bins = Annotated[int | None, typer.Option(help="Time steps per recording; default by data set.")]
+Pruner = Annotated[str, typer.Option(help=f"{either(*PRUNERS)}.")]
+
+_RECORDINGS = {
+    "dataset": Annotated[
+        str | None,
+        typer.Option(help=f"Recordings to show: {', '.join(DATASETS)}, or a folder of recordings."),
+    ],
+    "data_dir": DataDir,
+    "split": Annotated[str, typer.Option(help=f"{either(*SPLITS)}.")],
+    "bins": Annotated[int | None, typer.Option(help="Time steps per recording.")],
+    "bin_us": Annotated[float | None, typer.Option(help="Microseconds per time step.")],
+    "downsample": Downsample,
+    "limit": Annotated[int | None, typer.Option(help="Only so many recordings, spread evenly.")],
+    "cache_dir": CacheDir,
+    "sensor": Sensor,
+    "file": Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            help="Instead of a data set: an .npz file of `input` (counts, recordings x steps x shape) and `labels`, or an .npy "
+            "file of counts.",
+        ),
+    ],
+}
+_TRAINING = {
+    "dataset": Dataset,
+    "data_dir": DataDir,
+    "sensor": Sensor,
+    "model": Annotated[
+        str | None,
+        typer.Option(
+            help=f"{', '.join(MODELS)}, or a .nir file of a network trained here or elsewhere; default by data set."
+        ),
+    ],
+    "pruner": Pruner,
+    "sparsity": Sparsity,
+    "count": Count,
+    "structured": Structured,
+    "compact": Compact,
+    "keep_bins": KeepBins,
+    "chip": Annotated[
+        str | None,
+        typer.Option(help=f"Prune until it fits: {', '.join(BUILT_IN)}, or the TOML file of a chip."),
+    ],
+    "max_cores": Annotated[int | None, typer.Option(help="Cores to fit on; all of one chip without.")],
+    "max_synapses": Annotated[int | None, typer.Option(help="Synapses to have at most.")],
+    "max_synapses_per_core": Annotated[
+        int | None, typer.Option(help="Synapses that the fullest core may have.")
+    ],
+    "epochs": Epochs,
+    "batch": Batch,
+    "learning_rate": LearningRate,
+    "bins": Bins,
+    "bin_us": Annotated[float | None, typer.Option(help="Microseconds per time step, instead of --bins.")],
+    "clip": Annotated[
+        int | None, typer.Option(help="Event counts above are cut to this; default by data set.")
+    ],
+    "downsample": Downsample,
+    "shift": Annotated[
+        int | None, typer.Option(help="Recordings are moved by up to so many pixels in training.")
+    ],
+    "flip": Annotated[
+        bool | None, typer.Option("--flip/--no-flip", help="Mirror half of the recordings in training.")
+    ],
+    "drop": Annotated[
+        float | None, typer.Option(help="Up to this share of a recording's events is left out in training.")
+    ],
+    "jitter": Annotated[
+        float | None, typer.Option(help="This share of the events moves by one time step in training.")
+    ],
+    "neuron": Annotated[
+        str | None,
+        typer.Option(
+            help=f"{either(*CELLS)} ({RELU}: the artificial twin, not exported).", show_default=NEURON
+        ),
+    ],
+    "readout": Annotated[
+        str | None,
+        typer.Option(
+            help=f"spikes or membrane (spikes where not given); mean with --neuron {RELU}.",
+        ),
+    ],
+    "decay": Annotated[
+        float | None,
+        typer.Option(help="Share of the membrane lost in a step, dt / tau.", show_default=str(DECAY)),
+    ],
+    "current_decay": Annotated[
+        float | None,
+        typer.Option(help="cubalif: share of the synaptic current lost in a step, dt / tau_syn."),
+    ],
+    "threshold": Annotated[
+        float | None, typer.Option(help="Membrane threshold.", show_default=str(THRESHOLD))
+    ],
+    "surrogate_slope": Annotated[
+        float | None,
+        typer.Option(help="Of the surrogate gradient (SuperSpike's alpha).", show_default=str(SLOPE)),
+    ],
+    "reset": Annotated[
+        str | None,
+        typer.Option(
+            help="What a spike does to the membrane: zero, or subtract the threshold. Default: the .nir file's, or zero."
+        ),
+    ],
+    "dt": Dt,
+    "seed": Seed,
+}
+_COMPILING = {
+    "chip": Chip,
+    "weight_bits": Annotated[
+        int | None, typer.Option(help="Bits of a weight; as wide as the chip stores them without.")
+    ],
+    "dt": Dt,
+    "reset": Annotated[
+        str | None,
+        typer.Option(
+            help="What a spike does to the membrane, for a .nir file that does not say: zero, or subtract the threshold."
+        ),
+    ],
+    "pairs": Annotated[
+        str,
+        typer.Option(
+            help="Weights as two synapses of different exponents: all, none, or source->target, ..."
+        ),
+    ],
+}
+
+
+def _recordings(**values: Any) -> Recordings:
+    found = Recordings(**values)
+    return found if found.dataset is None else replace(found, cache_dir=cache_folder(values["cache_dir"]))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A dataclass as options: of each field the option, and what makes the dataclass of their values. named: options without
+    all of which nothing is said."""
+
+    options: Mapping[str, Any]
+    make: Callable[..., Any]
+    named: tuple[str, ...] = ()
+
+
+_GROUPS = {
+    Recordings: _Group(_RECORDINGS, _recordings, ("dataset", "file")),
+    TrainRequest: _Group(_TRAINING, TrainRequest),
+    CompileOptions: _Group(_COMPILING, CompileOptions),
+}
+
+
+def command(name: str | None = None, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command. A parameter that is a dataclass of `_GROUPS` becomes an option per field; one that may be None is
+    None where nothing is said. defaults: of those options, where they are not the dataclass's own."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        flat: list[inspect.Parameter] = []
+        groups: dict[str, tuple[_Group, bool]] = {}
+        for parameter in inspect.signature(function, eval_str=True).parameters.values():
+            kinds = [kind for kind in _kinds(parameter.annotation) if kind in _GROUPS]
+            if not kinds:
+                flat.append(parameter.replace(kind=parameter.KEYWORD_ONLY))
+                continue
+            group = _GROUPS[kinds[0]]
+            groups[parameter.name] = group, kinds[0] is not parameter.annotation
+            own = {f.name: f.default for f in fields(kinds[0]) if f.default is not MISSING}
+            flat += [
+                inspect.Parameter(
+                    option, parameter.KEYWORD_ONLY, default={**own, **defaults}[option], annotation=annotation
+                )
+                for option, annotation in group.options.items()
+            ]
+
+        @functools.wraps(function)
+        def run(**given: Any) -> None:
+            for name_, (group, optional) in groups.items():
+                values = {option: given.pop(option) for option in group.options}
+                unsaid = optional and all(values[option] is None for option in group.named)
+                given[name_] = None if unsaid else group.make(**values)
+            function(**given)
+
+        del run.__wrapped__  # type: ignore[attr-defined]
+        run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
+        app.command(name)(run)
+        return run
+
+    return register
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """A type, or the types of `A | None`."""
+    return typing.get_args(annotation) if typing.get_origin(annotation) is not None else (annotation,)

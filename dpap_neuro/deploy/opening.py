@@ -1,0 +1,198 @@
+"""A network of a file, and the integers that are made of it: one set of options for every command."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dpap_neuro.errors import InputError
+from hardware.chip.chips import DEFAULT, Chip, as_chip
+from hardware.compile.compiler import Compiled, LayerReport, Pairs, compile_layers
+from hardware.files.network_file import load, save
+from hardware.files.netx import read_net, restrict, write_net
+from hardware.graph.graph import Graph, reset_of, time_step
+from hardware.graph.parsing import read_graph
+from hardware.network.connectivity import shapes
+from hardware.network.integer import Network
+
+INTEGER_FILES = (".net", ".h5")
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What a `.nir` file is compiled for and how, the same in every command that compiles one.
+
+    chip: itself, its name or its file. weight_bits: None: as wide as the chip stores them. dt: seconds per step of a file that
+    does not say. reset: "zero" or "subtract"; None: as the file says. pairs: two synapses per weight for "all" projections, for
+    "none", or for those named, "source->target" with commas between.
+    """
+
+    chip: Chip | str | Path = DEFAULT
+    weight_bits: int | None = None
+    dt: float | None = None
+    reset: str | None = None
+    pairs: str = "none"
+
+    @property
+    def paired(self) -> Pairs:
+        """As `compile_layers` takes it. Raises InputError for a text that is none of the three."""
+        if self.pairs in ("all", "none"):
+            return self.pairs == "all"
+        if self.pairs == "auto":
+            raise InputError(
+                "pairs: auto is for compile, which chooses them on recordings; give the file that it wrote"
+            )
+        named = [tuple(part.strip() for part in pair.split("->")) for pair in self.pairs.split(",")]
+        if any(len(pair) != 2 or not all(pair) for pair in named):
+            raise InputError(f"pairs: found {self.pairs[:60]!r}, expected all, none, or source->target, ...")
+        return [(source, target) for source, target in named]
+
+    def of_integers(self) -> CompileOptions:
+        """What of this also holds for a network that is compiled already: the chip that it is for."""
+        return CompileOptions(chip=self.chip)
+
+
+@dataclass(frozen=True)
+class InputNeurons:
+    """What the input layer of a NETX file is given, where it has neurons: see `hardware.files.netx.read_net`."""
+
+    layer: str = "pixels"
+    bias: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A file's network. graph: of a `.nir` file, None for an integer network. dt: seconds per step, where known.
+    chip: what a graph is compiled for."""
+
+    path: Path
+    graph: Graph | None
+    network: Network | None
+    dt: float | None
+    metadata: Mapping[str, Any]
+    chip: Chip
+    options: CompileOptions
+
+    @cached_property
+    def compiled(self) -> Compiled:
+        """The graph's integers, compiled once. Raises HardwareError for what the chip cannot do."""
+        assert self.graph is not None
+        o = self.options
+        pairs = o.paired
+        if not isinstance(pairs, bool):
+            self._check_pairs(set(pairs))
+        return compile_layers(self.graph, self.chip, o.dt, o.weight_bits, reset=self.reset, pairs=pairs)
+
+    def integers(self) -> Network:
+        """The integer network: as it stands, or compiled once."""
+        return self.compiled.network if self.network is None else self.network
+
+    @property
+    def reset(self) -> Any:
+        """What a spike does to a membrane of the graph."""
+        assert self.graph is not None
+        return reset_of(self.graph, self.options.reset)[0]
+
+    @property
+    def weight_bits(self) -> int | None:
+        """Bits of the widest weights, None where the file does not say."""
+        return None if self.graph is None else max((r.weight_bits for r in self.compiled.reports), default=0)
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """Shape of a step of the input, None where the network has none or several."""
+        if self.graph is not None:
+            found = [tuple(self.graph.input_shape[name]) for name in self.graph.inputs]
+        else:
+            found = [tuple(entry.shape) for entry in self.integers().stimulated]
+        return found[0] if len(found) == 1 else None
+
+    @property
+    def classes(self) -> int:
+        """How many classes the network tells apart: neurons of its output."""
+        if self.graph is not None:
+            return math.prod(self.graph.output_shape[self.graph.outputs[0]])
+        network = self.integers()
+        return math.prod(shapes(network)[network.outputs[0]])
+
+    def _check_pairs(self, named: set[tuple[str, str]]) -> None:
+        assert self.graph is not None
+        whole = compile_layers(
+            self.graph, self.chip, self.options.dt, self.options.weight_bits, reset=self.reset
+        )
+        known = [(r.source, r.target) for r in whole.reports]
+        for source, target in named:
+            if (source, target) not in known:
+                raise InputError(
+                    f"pairs: found {source}->{target}, expected some of {', '.join('->'.join(k) for k in known)}"
+                )
+
+
+def open_model(
+    path: str | Path, options: CompileOptions | None = None, neurons: InputNeurons | None = None
+) -> Model:
+    """Read a `.nir` graph, a NETX `.net` file or an integer network in an `.h5` file.
+
+    options: how a graph is to be compiled. neurons: what a NETX file's input neurons are given. Raises HardwareError or
+    InputError; for a file of integers also for options that only compiling could follow.
+    """
+    path, options, neurons = Path(path), options or CompileOptions(), neurons or InputNeurons()
+    chip = as_chip(options.chip)
+    if path.suffix != ".net" and (neurons.layer != "pixels" or neurons.bias is not None):
+        raise InputError(
+            f"{path}: only a .net file has an input layer of neurons; leave out --input-layer and --input-bias"
+        )
+    if path.suffix in INTEGER_FILES:
+        check_compiled(path, options)
+        network = _read_netx(path, neurons) if path.suffix == ".net" else load(path)
+        return Model(path, None, network, network.dt, network.metadata, chip, options)
+    graph = read_graph(path)
+    return Model(path, graph, None, time_step(graph, options.dt)[0], graph.metadata, chip, options)
+
+
+def _read_netx(path: Path, neurons: InputNeurons) -> Network:
+    layer: Any = neurons.layer
+    bias = neurons.bias
+    if bias is not None:
+        if bias.dtype.kind == "f" and not (np.isfinite(bias) & (bias == np.trunc(bias))).all():
+            raise InputError("input-bias: holds values that are no whole numbers")
+        bias = bias.astype(np.int64)
+        if bias.ndim == 3 and bias.shape != read_net(path).inputs[0].shape:
+            bias = bias.transpose(2, 1, 0)  # lava-dl's order
+    return read_net(path, layer, bias)
+
+
+def check_compiled(path: Path, options: CompileOptions) -> None:
+    """Raise InputError for an option that a file of integers cannot follow."""
+    plain = replace(options, chip=CompileOptions.chip)
+    for name, value in vars(CompileOptions()).items():
+        if getattr(plain, name) != value:
+            why = "has its time constants in steps" if name == "dt" else "is compiled already"
+            raise InputError(f"{path}: an integer network {why}; leave out --{name.replace('_', '-')}")
+
+
+def compile_file(
+    model: str | Path | Graph, out: str | Path, options: CompileOptions
+) -> tuple[Network, list[LayerReport]]:
+    """Compile a `.nir` file, or the graph that was read from it, and write it: `.net` (NETX) or `.h5` (all that an integer network
+    can say).
+
+    Where the chip has a threshold per neuron, every output channel in an `.h5` file gets its own scale and threshold;
+    NETX has one per population. Returns the network and a report per projection; nothing is written where
+    an error is raised (HardwareError, InputError).
+    """
+    out = Path(out)
+    if out.suffix not in INTEGER_FILES:
+        raise InputError(f"{out}: expected a name that ends in .net (NETX) or .h5 (any integer network)")
+    graph = model if isinstance(model, Graph) else read_graph(model)
+    netx = out.suffix == ".net"
+    chip = as_chip(options.chip)
+    made = Model(out, graph, None, None, graph.metadata, restrict(chip) if netx else chip, options).compiled
+    (write_net if netx else save)(made.network, out)
+    return made.network, made.reports

@@ -1,0 +1,198 @@
+"""What a network is run on: recordings of a data set, or rasters of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dpap_neuro.data import (
+    CHUNK,
+    Opened,
+    binning_of,
+    check_split,
+    dataset,
+    open_dataset,
+    parse_sensor,
+    spread,
+)
+from dpap_neuro.errors import InputError
+
+if TYPE_CHECKING:
+    from dpap_neuro.deploy.opening import Model
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Recordings as one network is shown them.
+
+    labels: (n,) of the classes, None where they are not known. parts(): rasters (some, steps, *shape) in order, some tens at a
+    time. notes: what a reader of the results must know.
+    """
+
+    n: int
+    labels: np.ndarray | None
+    parts: Callable[[], Iterator[np.ndarray]]
+    notes: tuple[str, ...] = ()
+
+    def together(self) -> np.ndarray:
+        """All in one array (n, steps, *shape); shorter ones end in silent steps."""
+        parts = list(self.parts())
+        steps = max(part.shape[1] for part in parts)
+        widths = [[(0, 0), (0, steps - x.shape[1]), *[(0, 0)] * (x.ndim - 2)] for x in parts]
+        return np.concatenate([np.pad(x, width) for x, width in zip(parts, widths, strict=True)])
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Which recordings, before it is known which network sees them.
+
+    dataset: its name or a folder (of sensor, columns x rows), with data_dir, split, bins, bin_us, downsample (None: as the network's file says), cache_dir (see
+    `data.cache`). file: instead, an `.npy` file of counts or an `.npz` file with `input` and, for accuracies, `labels`; shown
+    as they are. limit: only so many, spread evenly. Raises InputError where not exactly one of the two is given, or for an
+    unknown name.
+    """
+
+    dataset: str | None = None
+    data_dir: str | Path | None = None
+    split: str = "test"
+    bins: int | None = None
+    bin_us: float | None = None
+    limit: int | None = None
+    downsample: int | None = None
+    cache_dir: str | Path | None = None
+    file: Path | None = None
+    sensor: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.dataset is None) == (self.file is None):
+            raise InputError("input: give either --dataset NAME or --input FILE (.npz or .npy)")
+        if self.dataset is not None:
+            dataset(self.dataset, self._size)
+            check_split(self.split)
+        if self.file is not None:
+            for name in ("data_dir", "bins", "bin_us", "downsample", "sensor"):
+                if getattr(self, name) is not None:
+                    raise InputError(
+                        f"--{name.replace('_', '-')}: is for a data set, found --input {self.file}"
+                    )
+
+    @property
+    def _size(self) -> tuple[int, int] | None:
+        return None if self.sensor is None else parse_sensor(self.sensor)
+
+    def open(self, model: Model, classes: bool = True) -> Shown:
+        """For this network. classes: whether its answers are compared with labels.
+
+        Raises InputError for an unknown data set, a file that does not say its binning, recordings of another shape or, where
+        they matter, of other classes than the network's.
+        """
+        if self.file is not None:
+            return self._of_file(self.file, model, classes)
+        binning = binning_of(model.metadata, self.bins, self.bin_us, self.downsample)
+        opened = open_dataset(str(self.dataset), self.data_dir, self.split, self._size)
+        check_shape(f"{opened.name}: its recordings have", binning.shape(opened.sensor_size), model)
+        if classes:
+            _check_classes(opened, model)
+        chosen = opened.chosen(self.limit)
+        known = model.metadata.get("dataset")
+        return Shown(
+            len(chosen),
+            np.asarray(opened.recordings.labels)[chosen],
+            lambda: opened.parts(binning, chosen, self.cache_dir),
+            ()
+            if known in (None, opened.name)
+            else (f"{model.path} was trained on {known}, not on {opened.name}",),
+        )
+
+    def _of_file(self, file: Path, model: Model, classes: bool) -> Shown:
+        counts, labels = read_rasters(file, model.input_shape or ())
+        chosen = spread(len(counts), self.limit)
+        counts = counts[chosen]
+        if labels is not None:
+            labels = labels[chosen]
+            answers = model.classes
+            if classes and len(labels) and not 0 <= labels.min() <= labels.max() < answers:
+                raise InputError(
+                    f"{file}: labels are {labels.min()} to {labels.max()}, expected 0 to {answers - 1}, the network's classes"
+                )
+        parts = range(0, len(counts), CHUNK)
+        return Shown(len(counts), labels, lambda: (counts[at : at + CHUNK] for at in parts))
+
+
+def check_shape(what: str, shape: tuple[int, ...], model: Model) -> None:
+    """Raise InputError where a step of `shape` is none of the network's input."""
+    if model.input_shape is not None and shape != model.input_shape:
+        raise InputError(f"{what} shape {_text(shape)}, {model.path} takes {_text(model.input_shape)}")
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _check_classes(opened: Opened, model: Model) -> None:
+    names = model.metadata.get("class_names")
+    if len(opened.classes) != model.classes:
+        raise InputError(
+            f"{opened.name}: has {len(opened.classes)} classes, {model.path} tells {model.classes} apart"
+        )
+    if names is not None and list(names) != list(opened.classes):
+        index = next(i for i, pair in enumerate(zip(names, opened.classes, strict=False)) if len({*pair}) > 1)
+        raise InputError(
+            f"{opened.name}: class {index} is {opened.classes[index]!r}, of {model.path} it is {names[index]!r}"
+        )
+
+
+def read_rasters(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Counts (batch, steps, *shape) and labels (batch,) or None: of an `.npz` file with the arrays `input` and, where it has
+    them, `labels`; or of an `.npy` file. A single recording may leave out the batch. Raises InputError."""
+    labels = None
+    try:
+        found = np.load(path, allow_pickle=False)
+        if isinstance(found, np.lib.npyio.NpzFile):
+            with found:
+                names = found.files
+                counts = found["input"] if "input" in names else None
+                labels = found["labels"] if "labels" in names else None
+        else:
+            counts = found
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except Exception as error:  # zipfile, zlib and NumPy have many
+        said = " ".join(str(error).split())[:120]
+        why = "" if "pickle" in said else f" ({said})"  # NumPy's advice for whatever it does not know
+        raise InputError(f"{path}: not an .npz or .npy file of numbers{why}") from None
+    if counts is None:
+        raise InputError(
+            f"{path}: holds {', '.join(names) or 'no array'}, expected an array named input (and labels)"
+        )
+    if counts.shape[1:] == shape:
+        counts = counts[None]
+    if counts.ndim != 2 + len(shape) or counts.shape[2:] != shape:
+        raise InputError(
+            f"{path}: has shape {counts.shape}, expected (steps, {', '.join(map(str, shape))}), "
+            "or that with the samples before"
+        )
+    if 0 in counts.shape[:2]:
+        raise InputError(f"{path}: has shape {counts.shape}, expected at least one recording of one step")
+    if labels is not None:
+        labels = np.atleast_1d(labels)
+        if labels.shape != counts.shape[:1] or labels.dtype.kind not in "iu":
+            raise InputError(
+                f"{path}: labels are {labels.dtype} of shape {labels.shape}, expected ({len(counts)},) whole numbers"
+            )
+        labels = labels.astype(np.int64)
+    return counts, labels
+
+
+def input_notes(model: Model, most: int) -> tuple[str, ...]:
+    """What is to be said where the model's chip takes no counts at its inputs and the highest in a step is `most`."""
+    if model.chip.neuron.graded_inputs or most <= 1:
+        return ()
+    return (
+        f"inputs carry counts of up to {most} per step, {model.chip.name} takes single spikes: "
+        "the chip would not see what was simulated (train with --clip 1)",
+    )

@@ -1,0 +1,49 @@
+"""What a user can say of a training run. Imports nothing that learns, so that the command line can show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+# Of a network that is made anew; one of a `.nir` file has its own.
+NEURON, DECAY, THRESHOLD, SLOPE = "lif", 0.5, 0.5, 10.0
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What a user says of a run; None is nothing said. The names are those of the options of `dpap-neuro train`."""
+
+    dataset: str = "digits"
+    data_dir: Path | None = None
+    sensor: str | None = None
+    model: str | None = None
+    pruner: str = "dpap"
+    sparsity: float | None = None
+    count: str = "parameters"
+    structured: bool = False
+    compact: bool = False
+    keep_bins: int | None = None
+    chip: str | None = None
+    max_cores: int | None = None
+    max_synapses: int | None = None
+    max_synapses_per_core: int | None = None
+    epochs: int = 24
+    batch: int = 64
+    learning_rate: float = 3e-3
+    bins: int | None = None
+    bin_us: float | None = None
+    clip: int | None = None
+    downsample: int | None = None
+    shift: int | None = None
+    flip: bool | None = None
+    drop: float | None = None
+    jitter: float | None = None
+    neuron: str | None = None
+    readout: str | None = None
+    decay: float | None = None
+    current_decay: float | None = None
+    threshold: float | None = None
+    surrogate_slope: float | None = None
+    reset: str | None = None
+    dt: float | None = None
+    seed: int = 0

@@ -1,0 +1,160 @@
+"""A training run as the command line asks for it: what was said and what the data set, the file or the method gives besides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dpap_neuro.data import Binning, Defaults, binning_of, dataset, parse_sensor
+from dpap_neuro.deploy import fitting
+from dpap_neuro.deploy.request import DECAY, NEURON, SLOPE, THRESHOLD, TrainRequest
+from dpap_neuro.errors import InputError
+from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
+from dpap_neuro.networks.models import ModelSettings, Network
+from dpap_neuro.pruning import Pruner, PruneReport, make_pruner
+from dpap_neuro.train import loop, runs
+from hardware.chip.chips import DEFAULT, load_chip
+from hardware.graph.graph import Graph
+from hardware.graph.parsing import read_graph
+from hardware.placement import budget as budgets
+from hardware.placement.budget import Budget
+
+# What a network of a `.nir` file brings.
+_OF_THE_NETWORK = ("neuron", "readout", "decay", "current_decay", "threshold", "surrogate_slope")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A request with nothing left open but what only the recordings tell. graph: of the `.nir` file to go on from, None for a
+    network that is made anew. budget: what the network has to fit, None for no limit."""
+
+    request: TrainRequest
+    settings: loop.TrainSettings
+    pruner: Pruner
+    binning: Binning
+    graph: Graph | None
+    budget: Budget | None
+    defaults: Defaults
+
+    def load(
+        self, progress: Callable[[str, int, int], None] | None = None, cache_dir: Path | None = None
+    ) -> runs.Split:
+        """Training and test recordings, see `runs.load_split`."""
+        asked = self.request
+        return runs.load_split(
+            asked.dataset, asked.data_dir, self.binning, progress, cache_dir, _sensor(asked)
+        )
+
+    def model(self, split: runs.Split) -> ModelSettings | ImportedNetwork:
+        """The network to train, for these recordings. Raises InputError where it does not fit them."""
+        asked = self.request
+        if self.graph is not None:
+            shape, classes = split.train[0].shape[2:], len(split.opened.classes)
+            return for_data(self.graph, shape, classes, split.dt, asked.dt, asked.reset)
+        return runs.model_settings(
+            split,
+            _or(asked.model, self.defaults.model),
+            asked.readout,
+            _or(asked.decay, DECAY),
+            _or(asked.threshold, THRESHOLD),
+            _or(asked.surrogate_slope, SLOPE),
+            _or(asked.neuron, NEURON),
+            asked.current_decay,
+            asked.reset or "zero",
+        )
+
+    def run(
+        self,
+        split: runs.Split,
+        model: ModelSettings | ImportedNetwork,
+        device: torch.device,
+        progress: Callable[[int, int], None] | None = None,
+        on_epoch: Callable[[loop.Epoch, PruneReport], None] | None = None,
+        checkpoint: Path | None = None,
+    ) -> tuple[Network, loop.History]:
+        """Train; progress(batches done, batches of the run)."""
+        batches = max(1, len(split.train[1]) // self.settings.batch)
+
+        def told(epoch: int, done: int) -> None:
+            if progress is not None:
+                progress(epoch * batches + done, self.settings.epochs * batches)
+
+        network, history = runs.train_run(
+            split, model, self.pruner, self.settings, device, told, on_epoch, checkpoint
+        )
+        return network.cpu(), history
+
+    def save(
+        self, out: Path, split: runs.Split, network: Network, history: loop.History
+    ) -> budgets.Fill | None:
+        """Write the run's folder; what model.nir takes of the budget, None without one."""
+        metadata = runs.metadata_of(split)
+        if self.budget is not None:
+            return fitting.save_fitted(out, network, history, metadata, self.budget)
+        runs.save_run(out, network, history, metadata)
+        return None
+
+
+def resolve(asked: TrainRequest) -> Training:
+    """What is to be done, with the data set's defaults where nothing is said; a `.nir` file brings its neurons, its read-out
+    and, where it says so, its binning. Raises InputError or HardwareError for what cannot be done, before data are read.
+    """
+    defaults = dataset(asked.dataset, _sensor(asked)).defaults
+    settings = loop.TrainSettings(
+        epochs=asked.epochs,
+        batch=asked.batch,
+        learning_rate=asked.learning_rate,
+        shift=_or(asked.shift, defaults.shift),
+        flip=_or(asked.flip, defaults.flip),
+        drop=_or(asked.drop, defaults.drop),
+        jitter=_or(asked.jitter, defaults.jitter),
+        seed=asked.seed,
+        compact=asked.compact,
+    )
+    limits = (asked.max_cores, asked.max_synapses, asked.max_synapses_per_core)
+    budget = None
+    if asked.chip is not None or any(limit is not None for limit in limits):
+        budget = Budget(load_chip(asked.chip or DEFAULT), *limits)
+    wanted = {
+        "sparsity": asked.sparsity,
+        "count": None if asked.sparsity is None else asked.count,
+        "bins": asked.keep_bins,
+        "structured": asked.structured or None,
+        "meter": None if budget is None else fitting.BudgetMeter(budget),
+    }
+    options = {name: value for name, value in wanted.items() if value is not None}
+    pruner = make_pruner(asked.pruner, epochs=asked.epochs, **options)
+    graph = None
+    if asked.model is not None and asked.model.endswith(".nir"):
+        for name in _OF_THE_NETWORK:
+            if getattr(asked, name) is not None:
+                raise InputError(f"--{name.replace('_', '-')}: {asked.model} has its own; leave it out")
+        graph = read_graph(asked.model)
+        binning = binning_of(graph.metadata, asked.bins, asked.bin_us, asked.downsample)
+        if asked.clip is not None:
+            binning = replace(binning, clip=asked.clip)
+    else:
+        if asked.dt is not None:
+            raise InputError("--dt: is for a .nir file, a new network takes the length of its time bins")
+        bins, bin_us = asked.bins, asked.bin_us
+        if bins is None and bin_us is None:
+            bins, bin_us = (defaults.bins, None) if defaults.bin_us is None else (None, defaults.bin_us)
+        binning = Binning(
+            bins,
+            bin_us,
+            _or(asked.clip, defaults.clip),
+            _or(asked.downsample, defaults.downsample),
+        )
+    return Training(asked, settings, pruner, binning, graph, budget, defaults)
+
+
+def _sensor(asked: TrainRequest) -> tuple[int, int] | None:
+    return None if asked.sensor is None else parse_sensor(asked.sensor)
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value

@@ -1,0 +1,372 @@
+"""The compiled inner loops of `hardware.simulate.float_simulator`: one sample through a graph, from first step to last.
+
+One row of a table per node; rows name weights and records by their address, as in `hardware.simulate.kernels`, whose
+layout of convolutions is used. All values lie in one array, node after node, each either in the C order of its shape
+(outside) or, where a convolution leads to it, by (row, column, channel) (inside). A step's values that are not zero are
+also listed, by their number outside: matrices, convolutions and pooling take those.
+
+Every node computes what `hardware.simulate.reference` does, operation by operation; only sums run in another order.
+"""
+
+from __future__ import annotations
+
+from numba import float64, int32, int64, njit, types, void
+
+from hardware.simulate import kernels
+from hardware.simulate.kernels import (
+    CONV,
+    DENSE,
+    G_CHANNELS,
+    G_GROUP_IN,
+    G_GROUP_OUT,
+    G_HEAD,
+    G_HEIGHT,
+    G_OUT_WIDTH,
+    G_ROWS,
+    G_SLOTS,
+    G_WIDTH,
+    G_XRUNS,
+    G_YRUNS,
+    SPARSE16,
+)
+
+# Columns of the table of nodes. Addresses end in _AT; 0: there is none.
+(
+    N_KIND,
+    N_FIRST,  # place of its first value
+    N_SIZE,
+    N_SOURCE,  # the node whose values it takes as they lie; -1: what its edges bring is gathered first
+    N_EDGES,  # its edges are rows N_EDGES to N_EDGES_END
+    N_EDGES_END,
+    N_GATHERED,  # place of what is gathered; of an Input: its row of in_ptr
+    N_IN_SIZE,
+    N_FIRES,
+    N_LISTED,  # whether a list of its values is wanted, and all of them, zeros too
+    N_DENSE,
+    N_UNIFORM,  # whether all its neurons have the same constants
+    N_FORM,
+    N_WEIGHT_AT,
+    N_POST_AT,
+    N_PTR_AT,
+    N_GEOMETRY_AT,
+    N_BIAS_AT,
+    N_DIVISOR,  # of an average
+    N_STEPS_AT,  # of a delay: each neuron's, the longest plus one, place of the history
+    N_DEPTH,
+    N_HISTORY,
+    N_SPIKES_AT,
+    N_VALUES_AT,
+    N_MEMBRANES_AT,
+    N_COUNTS_AT,
+    N_COLUMNS,
+) = range(27)
+INPUT, SUM, MATRIX, CONVOLUTION, POOL, SCALE, THRESHOLD, DELAY, INTEGRATE, LEAK, CURRENT = range(11)
+SILENT, TO_RESET, SUBTRACT = range(3)
+# Of an edge: the source, and which of its values each value here takes (0: the same place).
+E_SOURCE, E_MAP_AT, E_COLUMNS = range(3)
+# Of pooling.
+(
+    W_HEIGHT,
+    W_WIDTH,
+    W_OUT_HEIGHT,
+    W_OUT_WIDTH,
+    W_ROWS,
+    W_COLUMNS,
+    W_STRIDE_Y,
+    W_STRIDE_X,
+    W_PAD_Y,
+    W_PAD_X,
+) = range(10)
+# Rows of the table of constants, per neuron.
+C_SHARE, C_R, C_LEAK, C_THRESHOLD, C_RESET, C_SYN_SHARE, C_W_IN, C_ROWS = range(8)
+
+_BLOCK = 64
+_float64_at = kernels.cast_to(types.float64)
+_uint8_at = kernels.cast_to(types.uint8)
+_int32_at = kernels.cast_to(types.int32)
+_int64_at = kernels.cast_to(types.int64)
+
+
+@njit(inline="always")
+def _neurons(kind, uniform, first, size, at, y, v, current, constants):  # type: ignore[no-untyped-def]
+    """The membranes of a step, before reset; its input lies at `at`. In the order of `reference`'s step functions."""
+    shift = at - first
+    if kind == INTEGRATE:
+        if uniform:
+            r = constants[C_R, first]
+            for i in range(first, first + size):
+                v[i] = v[i] + r * y[i + shift]
+        else:
+            for i in range(first, first + size):
+                v[i] = v[i] + constants[C_R, i] * y[i + shift]
+        return
+    if kind == CURRENT:
+        for i in range(first, first + size):
+            drive = constants[C_W_IN, i] * y[i + shift] - current[i]
+            current[i] = current[i] + constants[C_SYN_SHARE, i] * drive
+        if uniform:
+            share, r, leak = constants[C_SHARE, first], constants[C_R, first], constants[C_LEAK, first]
+            for i in range(first, first + size):
+                v[i] = v[i] + share * (r * current[i] + leak - v[i])
+        else:
+            for i in range(first, first + size):
+                drive = constants[C_R, i] * current[i] + constants[C_LEAK, i] - v[i]
+                v[i] = v[i] + constants[C_SHARE, i] * drive
+        return
+    if uniform:
+        share, r, leak = constants[C_SHARE, first], constants[C_R, first], constants[C_LEAK, first]
+        for i in range(first, first + size):
+            v[i] = v[i] + share * (r * y[i + shift] + leak - v[i])
+    else:
+        for i in range(first, first + size):
+            drive = constants[C_R, i] * y[i + shift] + constants[C_LEAK, i] - v[i]
+            v[i] = v[i] + constants[C_SHARE, i] * drive
+
+
+def _compiled(function):  # type: ignore[no-untyped-def]
+    signature = void(
+        int64,
+        int64[:, ::1],
+        int64[:, ::1],
+        int64[:, ::1],
+        int32[::1],
+        float64[::1],
+        int32[::1],
+        float64[:, ::1],
+        float64[::1],
+        float64[::1],
+        float64[::1],
+        float64[::1],
+        int32[::1],
+        float64[::1],
+        int64[::1],
+    )
+    return kernels.cached(signature, function)
+
+
+@_compiled
+def run_sample(
+    steps,
+    nodes,
+    edges,
+    in_ptr,
+    in_index,
+    in_value,
+    outside,
+    constants,
+    y,
+    v,
+    current,
+    history,
+    index,
+    value,
+    listed,
+):
+    """Simulate one sample.
+
+    in_ptr: (inputs, steps + 1), where each step's entries lie in in_index and in_value. outside: a value's number
+    outside. constants: (C_ROWS, values). y: all values, those gathered too. v, current: at rest. history: of delays,
+    zeros. index, value: lists of values, at their node's place; listed: their lengths.
+    """
+    for t in range(steps):
+        for p in range(nodes.shape[0]):
+            kind = nodes[p, N_KIND]
+            first = nodes[p, N_FIRST]
+            size = nodes[p, N_SIZE]
+            n = 0
+            # --- what arrives: values from `at` on, and for linear nodes the m that are not zero
+            source = nodes[p, N_SOURCE]
+            at = nodes[source, N_FIRST] if source >= 0 else nodes[p, N_GATHERED]
+            if source < 0 and kind != INPUT:
+                for e in range(nodes[p, N_EDGES], nodes[p, N_EDGES_END]):
+                    begin = nodes[edges[e, E_SOURCE], N_FIRST]
+                    places = _int32_at(edges[e, E_MAP_AT])
+                    fresh = e == nodes[p, N_EDGES]
+                    for i in range(nodes[p, N_IN_SIZE]):
+                        j = int64(places[i]) if edges[e, E_MAP_AT] != 0 else i
+                        y[at + i] = y[begin + j] if fresh else y[at + i] + y[begin + j]
+            if kind == INPUT:
+                start = in_ptr[at, t]
+                n = in_ptr[at, t + 1] - start
+                for k in range(n):
+                    index[first + k] = in_index[start + k]
+                    value[first + k] = in_value[start + k]
+                if nodes[p, N_DENSE] != 0:
+                    for i in range(first, first + size):
+                        y[i] = 0.0
+                    for k in range(n):
+                        y[first + index[first + k]] = value[first + k]
+            elif kind >= MATRIX and kind <= POOL:
+                m = listed[source] if source >= 0 else 0
+                if source < 0:
+                    for i in range(nodes[p, N_IN_SIZE]):
+                        if y[at + i] != 0.0:
+                            index[at + m] = int32(i)
+                            value[at + m] = y[at + i]
+                            m += 1
+                for i in range(first, first + size):
+                    y[i] = 0.0
+                form = nodes[p, N_FORM]
+                if kind == POOL:
+                    g = _int64_at(nodes[p, N_GEOMETRY_AT])
+                    area = g[W_HEIGHT] * g[W_WIDTH]
+                    for k in range(m):
+                        c = value[at + k]
+                        channel = index[at + k] // area
+                        place = index[at + k] - channel * area
+                        row = place // g[W_WIDTH]
+                        column = place - row * g[W_WIDTH] + g[W_PAD_X]
+                        row += g[W_PAD_Y]
+                        low_y = max(int64(0), (row - g[W_ROWS]) // g[W_STRIDE_Y] + 1)
+                        high_y = min(g[W_OUT_HEIGHT] - 1, row // g[W_STRIDE_Y])
+                        low_x = max(int64(0), (column - g[W_COLUMNS]) // g[W_STRIDE_X] + 1)
+                        high_x = min(g[W_OUT_WIDTH] - 1, column // g[W_STRIDE_X])
+                        for oy in range(low_y, high_y + 1):
+                            base = first + (channel * g[W_OUT_HEIGHT] + oy) * g[W_OUT_WIDTH]
+                            for ox in range(low_x, high_x + 1):
+                                y[base + ox] += c
+                    if nodes[p, N_DIVISOR] != 0:
+                        divisor = float64(nodes[p, N_DIVISOR])
+                        for i in range(first, first + size):
+                            y[i] = y[i] / divisor
+                elif form == DENSE:
+                    for k in range(m):
+                        w = _float64_at(nodes[p, N_WEIGHT_AT] + 8 * size * index[at + k])
+                        c = value[at + k]
+                        if c == 1.0:
+                            for i in range(size):
+                                y[first + i] += w[i]
+                        else:
+                            for i in range(size):
+                                y[first + i] += w[i] * c
+                elif form == SPARSE16:
+                    ptr = _int64_at(nodes[p, N_PTR_AT])
+                    post = _int32_at(nodes[p, N_POST_AT])
+                    w = _float64_at(nodes[p, N_WEIGHT_AT])
+                    for k in range(m):
+                        c = value[at + k]
+                        j = index[at + k]
+                        for s in range(ptr[j], ptr[j + 1]):
+                            y[first + post[s]] += w[s] * c
+                else:
+                    g = _int64_at(nodes[p, N_GEOMETRY_AT])
+                    height, width = g[G_HEIGHT], g[G_WIDTH]
+                    out_width, channels = g[G_OUT_WIDTH], g[G_CHANNELS]
+                    rows, slots = g[G_ROWS], g[G_SLOTS]
+                    group_out = g[G_GROUP_OUT]
+                    y_ptr = _int64_at(nodes[p, N_GEOMETRY_AT] + 8 * G_HEAD)
+                    x_ptr = _int64_at(nodes[p, N_GEOMETRY_AT] + 8 * (G_HEAD + height + 1))
+                    y_runs = _int64_at(nodes[p, N_GEOMETRY_AT] + 8 * g[G_YRUNS])
+                    x_runs = _int64_at(nodes[p, N_GEOMETRY_AT] + 8 * g[G_XRUNS])
+                    w = _float64_at(nodes[p, N_WEIGHT_AT])
+                    ptr = _int64_at(nodes[p, N_PTR_AT])
+                    post = _int32_at(nodes[p, N_POST_AT])
+                    area = height * width
+                    for k in range(m):
+                        c = value[at + k]
+                        channel = index[at + k] // area
+                        place = index[at + k] - channel * area
+                        row_in = place // width
+                        column_in = place - row_in * width
+                        offset = (channel // g[G_GROUP_IN]) * group_out
+                        for yr in range(y_ptr[row_in], y_ptr[row_in + 1]):
+                            row = (channel * rows + y_runs[2 * yr + 1]) * slots
+                            out_row = y_runs[2 * yr] * out_width
+                            for xr in range(x_ptr[column_in], x_ptr[column_in + 1]):
+                                base = first + (out_row + x_runs[3 * xr]) * channels
+                                tap = row + x_runs[3 * xr + 1]
+                                taps = x_runs[3 * xr + 2]
+                                if form == CONV:
+                                    ww = _float64_at(nodes[p, N_WEIGHT_AT] + 8 * tap * group_out)
+                                    to = base + offset
+                                    if c == 1.0:
+                                        for s in range(taps * group_out):
+                                            y[to + s] += ww[s]
+                                    else:
+                                        for s in range(taps * group_out):
+                                            y[to + s] += ww[s] * c
+                                else:
+                                    to = base - x_runs[3 * xr + 1] * channels
+                                    for s in range(ptr[tap], ptr[tap + taps]):
+                                        y[to + post[s]] += w[s] * c
+                if nodes[p, N_BIAS_AT] != 0:
+                    bias = _float64_at(nodes[p, N_BIAS_AT])
+                    for i in range(size):
+                        y[first + i] = y[first + i] + bias[i]
+            elif kind == SUM:
+                for i in range(size):
+                    y[first + i] = y[at + i]
+            elif kind == SCALE:
+                for i in range(size):
+                    y[first + i] = y[at + i] * constants[C_R, first + i]
+            elif kind == THRESHOLD:
+                for i in range(size):
+                    y[first + i] = 1.0 if y[at + i] > constants[C_THRESHOLD, first + i] else 0.0
+            elif kind == DELAY:
+                late = _int64_at(nodes[p, N_STEPS_AT])
+                depth = nodes[p, N_DEPTH]
+                place = nodes[p, N_HISTORY]
+                for i in range(size):
+                    history[place + (t % depth) * size + i] = y[at + i]
+                for i in range(size):
+                    old = (t + depth - late[i]) % depth
+                    y[first + i] = history[place + old * size + i]
+            else:
+                _neurons(kind, nodes[p, N_UNIFORM] != 0, first, size, at, y, v, current, constants)
+                if nodes[p, N_MEMBRANES_AT] != 0:
+                    membranes = _float64_at(nodes[p, N_MEMBRANES_AT] + 8 * t * size)
+                    for i in range(first, first + size):
+                        membranes[outside[i]] = v[i]
+                fires = nodes[p, N_FIRES]
+                dense = nodes[p, N_DENSE] != 0
+                if fires == SILENT:
+                    for i in range(first, first + size):
+                        y[i] = v[i]
+                else:
+                    if dense:
+                        for i in range(first, first + size):
+                            y[i] = 0.0
+                    for block in range(first, first + size, _BLOCK):
+                        end = min(block + _BLOCK, first + size)
+                        fired = int32(0)
+                        if nodes[p, N_UNIFORM] != 0:
+                            level = constants[C_THRESHOLD, first]
+                            for i in range(block, end):
+                                fired |= int32(v[i] > level)
+                        else:
+                            for i in range(block, end):
+                                fired |= int32(v[i] > constants[C_THRESHOLD, i])
+                        if fired:
+                            for i in range(block, end):
+                                if v[i] > constants[C_THRESHOLD, i]:
+                                    if fires == SUBTRACT:
+                                        v[i] = v[i] - constants[C_THRESHOLD, i]
+                                    else:
+                                        v[i] = constants[C_RESET, i]
+                                    if dense:
+                                        y[i] = 1.0
+                                    index[first + n] = outside[i]
+                                    value[first + n] = 1.0
+                                    n += 1
+                    if nodes[p, N_SPIKES_AT] != 0:
+                        spikes = _uint8_at(nodes[p, N_SPIKES_AT] + t * size)
+                        for k in range(n):
+                            spikes[index[first + k]] = 1
+                    counts = _int64_at(nodes[p, N_COUNTS_AT])
+                    for k in range(n):
+                        counts[index[first + k]] += 1
+                    listed[p] = n
+            # --- lists and records
+            if nodes[p, N_VALUES_AT] != 0:
+                values = _float64_at(nodes[p, N_VALUES_AT] + 8 * t * size)
+                for i in range(first, first + size):
+                    values[outside[i]] = y[i]
+            if kind == INPUT:
+                listed[p] = n
+            elif nodes[p, N_LISTED] != 0 and nodes[p, N_FIRES] == SILENT:
+                for i in range(first, first + size):
+                    if y[i] != 0.0:
+                        index[first + n] = outside[i]
+                        value[first + n] = y[i]
+                        n += 1
+                listed[p] = n

@@ -1,0 +1,148 @@
+"""What `hardware.simulate.simulator` and `hardware.simulate.float_simulator` share: layouts that their kernels read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from hardware.simulate import kernels
+
+Array = np.ndarray
+# Below this share of non-zero weights a kernel is run as lists of its synapses: vector instructions add many more weights
+# a second, zeros among them.
+SPARSE_KERNEL_BELOW = 0.2
+
+
+class Convolution(Protocol):
+    """weight: (out, in / groups, kH, kW). padding: zeros before each axis."""
+
+    @property
+    def weight(self) -> Array: ...
+    @property
+    def stride(self) -> tuple[int, int]: ...
+    @property
+    def padding(self) -> tuple[int, int]: ...
+    @property
+    def dilation(self) -> tuple[int, int]: ...
+    @property
+    def groups(self) -> int: ...
+
+
+def inside(shape: tuple[int, ...], convolved: bool) -> Array:
+    """The number outside of each neuron, in the order inside."""
+    numbers = np.arange(math.prod(shape)).reshape(shape)
+    return (numbers.transpose(1, 2, 0) if convolved else numbers).reshape(-1)
+
+
+def conv_tables(
+    projection: Convolution, source: tuple[int, ...], target: tuple[int, ...], dtype: Any
+) -> dict[str, Any]:
+    """Of a convolution: form, geometry, weight (of dtype) and, where it is sparse, post and ptr; degree: synapses of each
+    input neuron, int32.
+
+    An input pixel reaches output column o through kernel column k where o stride = i + padding - k dilation.
+    Kernel columns are put in an order ("slots") in which the columns that one pixel uses for neighbouring
+    outputs follow each other, so that what one spike adds to a row is one run in memory.
+    """
+    weight = projection.weight
+    out, per_group, height_k, width_k = weight.shape
+    group_out = out // projection.groups
+    rows, _ = _reach(source[1], target[1], height_k, 0, projection)
+    columns, slot_order = _reach(source[2], target[2], width_k, 1, projection)
+    one_run = projection.groups == 1
+    y_runs = [[(o, k) for o, k, _ in runs] for runs in rows]
+    x_runs = []
+    for runs in columns:
+        merged: list[list[int]] = []
+        for o, _, slot in runs:
+            last = merged[-1] if merged else None
+            if one_run and last and o == last[0] + last[2] and slot == last[1] + last[2]:
+                last[2] += 1
+            else:
+                merged.append([o, slot, 1])
+        x_runs.append(merged)
+    by_slot = weight[:, :, :, slot_order]
+
+    # Synapses of each input neuron.
+    alive = np.count_nonzero(
+        weight.reshape(projection.groups, group_out, per_group, height_k, width_k), axis=1
+    ).reshape(source[0], height_k, width_k)
+    y_used = np.zeros((source[1], height_k), np.int32)
+    x_used = np.zeros((source[2], width_k), np.int32)
+    for used, axis in ((y_used, rows), (x_used, columns)):
+        for i, runs in enumerate(axis):
+            for _, k, _ in runs:
+                used[i, k] += 1
+    degree = np.einsum("yk,ckl,xl->cyx", y_used, alive, x_used, optimize=True)
+
+    def table(lists: list, width: int) -> tuple[Array, Array]:
+        ptr = np.concatenate([[0], np.cumsum([len(entry) for entry in lists])])
+        return ptr, np.array([run for entry in lists for run in entry], np.int64).reshape(-1, width)
+
+    y_ptr, y_flat = table(y_runs, 2)
+    x_ptr, x_flat = table(x_runs, 3)
+    head = [source[1], source[2], target[2], out, per_group, group_out, height_k, width_k]
+    y_at = kernels.G_HEAD + len(y_ptr) + len(x_ptr)
+    geometry = np.concatenate(
+        [head, [y_at, y_at + y_flat.size], y_ptr, x_ptr, y_flat.ravel(), x_flat.ravel()]
+    ).astype(np.int64)
+    found: dict[str, Any] = {
+        "degree": degree.astype(np.int32).ravel(),
+        "geometry": geometry,
+    }
+    # (in, kernel row, slot, out within the group)
+    grouped = by_slot.reshape(projection.groups, group_out, per_group, height_k, width_k)
+    laid = np.ascontiguousarray(grouped.transpose(0, 2, 3, 4, 1), dtype)
+    if np.count_nonzero(weight) >= SPARSE_KERNEL_BELOW * weight.size:
+        return {"form": kernels.CONV, "weight": laid, **found}
+    alive_at = np.nonzero(laid)
+    group_of, slot_of, to = alive_at[0], alive_at[3], alive_at[4]
+    ptr = np.concatenate([[0], np.cumsum(np.count_nonzero(laid.reshape(-1, group_out), axis=1))])
+    post = slot_of * out + group_of * group_out + to
+    return {
+        "form": kernels.CONV_SPARSE,
+        "weight": laid[laid != 0] if post.size else np.zeros(1, dtype),
+        "post": post.astype(np.int32),
+        "ptr": ptr.astype(np.int64),
+        **found,
+    }
+
+
+def _reach(
+    n_in: int, n_out: int, kernel: int, axis: int, projection: Convolution
+) -> tuple[list[list[tuple[int, int, int]]], Array]:
+    """For every input place along an axis its (output place, kernel place, slot), and the kernel by slot."""
+    stride, padding = projection.stride[axis], projection.padding[axis]
+    dilation = projection.dilation[axis]
+    phase = stride // math.gcd(stride, dilation)
+    slot_order = np.array(sorted(range(kernel), key=lambda k: (k % phase, -k)), np.int64)
+    slot_of = np.argsort(slot_order)
+    places = []
+    for i in range(n_in):
+        found = []
+        for k in range(kernel):
+            o, rest = divmod(i + padding - k * dilation, stride)
+            if rest == 0 and 0 <= o < n_out:
+                found.append((o, k, int(slot_of[k])))
+        places.append(sorted(found))
+    return places, slot_order
+
+
+def events(rasters: Mapping[str, Array], b: int, steps: int, dtype: Any) -> tuple[Array, Array, Array]:
+    """The entries of sample b that are not zero, step by step: where each step's start, neurons, counts."""
+    pointers, indices, values = [], [], []
+    start = 0
+    for raster in rasters.values():
+        flat = raster[b].reshape(-1)
+        size = flat.size // max(steps, 1)
+        at = np.flatnonzero(flat != 0)  # of booleans, which NumPy counts much faster
+        pointers.append(start + np.searchsorted(at, np.arange(steps + 1) * size))
+        indices.append((at % max(size, 1)).astype(np.int32))
+        values.append(flat[at].astype(dtype))
+        start += len(at)
+    if not pointers:
+        return np.zeros((0, steps + 1), np.int64), np.zeros(1, np.int32), np.zeros(1, dtype)
+    return np.array(pointers, np.int64), np.concatenate(indices), np.concatenate(values)
