@@ -21,6 +21,9 @@ from hardware.graph.parsing import from_nir
 from hardware.network.integer import Network
 from hardware.simulate import simulator
 
+# Recordings that a run is proved on by itself.
+PROVED = 20
+
 
 @dataclass
 class Tally:

@@ -16,6 +16,7 @@ import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -42,13 +43,14 @@ from dpap_neuro.precision.synapses import (
     zeros_held,
 )
 from hardware.chip.chips import DEFAULT, Chip, as_chip
+from hardware.compile import layers
 from hardware.compile.compiler import compile_layers
-from hardware.compile.layers import Path
 from hardware.compile.linear import Convolution, Matrix
 from hardware.compile.rounding import Rounded
 from hardware.compile.scaling import Demand, Scaling
 from hardware.compile.weights import Weights, rows_of
 from hardware.graph.graph import Graph, time_step
+from hardware.graph.parsing import read_graph
 from hardware.network.integer import Reset
 from hardware.network.timing import Timing, depths
 
@@ -254,13 +256,13 @@ class ExactNetwork(Network):
         watched = self._check_sums(found, scaling, links, back)
         self.plan.append(Plan(name, key, tuple(links), tuple(constants), biased, watched))
 
-    def _late(self, path: Path, target: str) -> int:
+    def _late(self, path: layers.Path, target: str) -> int:
         """Steps from a spike to its input, on the clock that is trained for."""
         if self.precision.timing == "zero_delay":
             return path.latency
         return path.latency + self.depth[target] - self.depth.get(path.source, 0)
 
-    def _synapse(self, path: Path, w: Weights, grid: Grid, gain: float, number: int, key: str) -> str:
+    def _synapse(self, path: layers.Path, w: Weights, grid: Grid, gain: float, number: int, key: str) -> str:
         name = f"{path.source}_to_{key}".replace(".", "_")
         while name in self.synapses:
             name += "_"
@@ -503,6 +505,18 @@ class ExactNetwork(Network):
         for (_, module, at, gain), (exponent, *_) in zip(self._paths(layer), scaling.exponents, strict=True):
             factor = scale * gain / 2.0**exponent
             setattr(module, at, replace(getattr(module, at), factor=factor, exponent=exponent))
+
+
+def from_run(path: str | Path, settings: ModelSettings, precision: Any) -> ExactNetwork:
+    """The network that a run has written, with the same integers; precision: what its run.json says.
+
+    Raises InputError or HardwareError for a damaged file.
+    """
+    try:
+        wanted = Precision(**precision)
+    except TypeError as error:
+        raise InputError(f"{path}: damaged run (precision: {error})") from None
+    return ExactNetwork(read_graph(path), settings, wanted)
 
 
 def _with_weights(w: Weights, values: np.ndarray, demand: Demand, chip: Chip) -> Weights:

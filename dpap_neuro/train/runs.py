@@ -27,10 +27,9 @@ from dpap_neuro.networks import RELU
 from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.precision import export
-from dpap_neuro.precision.network import ExactNetwork, Precision
+from dpap_neuro.precision.network import ExactNetwork, from_run
 from dpap_neuro.pruning import Pruner, PruneReport
 from dpap_neuro.train.loop import Epoch, History, TrainSettings, train
-from hardware.graph.parsing import read_graph
 
 Data = tuple[np.ndarray, np.ndarray]
 
@@ -200,12 +199,8 @@ def load_run(folder: str | Path) -> tuple[Network, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"{folder}: damaged run ({type(error).__name__}: {error})") from None
     if values.get("precision") is not None:
-        try:
-            precision = Precision(**values["precision"])
-        except TypeError as error:
-            raise InputError(f"{folder}: damaged run (precision: {error})") from None
         # The integers are what was trained; the floats behind them lie in weights.safetensors.
-        return ExactNetwork(read_graph(folder / "model.nir"), settings, precision).eval(), metadata
+        return from_run(folder / "model.nir", settings, values["precision"]).eval(), metadata
     if settings.name == IMPORTED:
         return from_file(folder / "model.nir").eval(), metadata
     try:
