@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,7 +46,6 @@ from hardware.chip.chips import BUILT_IN
 if TYPE_CHECKING:
     import numpy as np
 
-    from dpap_neuro.precision.network import ExactNetwork
     from dpap_neuro.pruning import PruneReport
     from dpap_neuro.train.loop import Epoch
     from hardware.placement.budget import Fill
@@ -199,7 +198,7 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
             _say_proof(network, split.test[0])
 
 
-def _say_proof(network: ExactNetwork, rasters: np.ndarray) -> None:
+def _say_proof(network: Any, rasters: np.ndarray) -> None:
     """Whether the simulator does on some recordings what the trained forward pass does; exit status 1 where not."""
     from dpap_neuro.deploy.proof import PROVED, prove
 

@@ -16,6 +16,7 @@ from dpap_neuro.train import runs
 from dpap_neuro.train.loop import as_input
 from hardware.graph.graph import Graph
 from hardware.graph.parsing import from_nir, read_graph
+from hardware.network.integer import Reset
 
 # What `--precision` takes besides the name or the file of a chip.
 LOIHI, LOIHI_IS = "loihi", "loihi2"
@@ -48,7 +49,7 @@ def exact_network(
     step: float,
     source: Network | None = None,
     dt: float | None = None,
-    reset: str | None = None,
+    reset: Reset | None = None,
 ) -> ExactNetwork:
     """The network in integers, for data of one shape and so many classes; batch norms of `source` are folded.
 

@@ -61,7 +61,14 @@ class Training:
             shape, classes = split.train[0].shape[2:], len(split.opened.classes)
             if precision is not None:
                 return finetuning.exact_network(
-                    self.graph, precision, shape, classes, split.dt, self.source, asked.dt, asked.reset
+                    self.graph,
+                    precision,
+                    shape,
+                    classes,
+                    split.dt,
+                    self.source,
+                    asked.dt,
+                    asked.reset,  # type: ignore[arg-type]
                 )
             return for_data(self.graph, shape, classes, split.dt, asked.dt, asked.reset)
         settings = runs.model_settings(

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -192,10 +192,22 @@ class ExactNetwork(Network):
             known.add(found.layer.neurons.name)
             self.shapes[found.layer.neurons.name] = found.layer.neurons.shape
         if hold_zeros:
-            for synapse in self.synapses.values():
-                synapse.alive = zeros_held(synapse.weight)
-            for population in self.populations.values():
-                population.hold_zeros()
+            for key in self.synapses:
+                self.synapse(key).alive = zeros_held(self.synapse(key).weight)
+            for key in self.populations:
+                self.population(key).hold_zeros()
+
+    def synapse(self, name: str) -> Exact:
+        """A module of `synapses`."""
+        return cast(Exact, self.synapses[name])
+
+    def population(self, key: str) -> ExactNeuron:
+        """A module of `populations`, named as there."""
+        return cast(ExactNeuron, self.populations[key])
+
+    def constant(self, name: str) -> Constant:
+        """A module of `constants`."""
+        return cast(Constant, self.constants[name])
 
     # --- building ------------------------------------------------------------------------------------------
 
@@ -210,7 +222,8 @@ class ExactNetwork(Network):
         self._demands[name] = demand
         scale, key = float(scaling.scale[0]), name.replace(".", "_")
         gain = float(np.median(np.abs(neurons.gain))) or 1.0
-        links, always, back = [], [], None
+        links: list[Link] = []
+        always, back = [], None
         for path, w, exponents in zip(layer.paths, demand.weights, scaling.exponents, strict=True):
             grid = Grid(scale * gain / 2.0 ** exponents[0], exponents[0], w.mode, w.bits)
             if path.source in self._always_on:
@@ -226,7 +239,7 @@ class ExactNetwork(Network):
                 links.append(
                     Link(path.source, self._synapse(path, w, grid, gain, len(links), key), late, path.latency)
                 )
-        first = self.synapses[links[0].synapse] if links else None
+        first = self.synapse(links[0].synapse) if links else None
         each = math.prod(neurons.shape) // first.weight.shape[0] if first is not None else 1
         drive: np.ndarray | None = demand.drive if demand.drive.any() else None
         constants, biased = [], False
@@ -285,14 +298,14 @@ class ExactNetwork(Network):
     ) -> None:
         population.learn_scale(demand.thresholds, scales.whole_sums(demand))
         for module in (
-            *(self.synapses[link.synapse] for link in links),
-            *(self.constants[c] for c in constants),
+            *(self.synapse(link.synapse) for link in links),
+            *(self.constant(c) for c in constants),
         ):
             module.stretch = population.stretch
 
     def add_norm(self, layer: Plan, norm: nn.Module) -> None:
         """Let a batch norm be folded into a layer's only synapse, and its shift be the layer's bias."""
-        self.synapses[layer.links[0].synapse].norm = norm
+        self.synapse(layer.links[0].synapse).norm = norm
         at = self.plan.index(layer)
         self.plan[at] = replace(layer, biased=not layer.constants)
 
@@ -300,7 +313,7 @@ class ExactNetwork(Network):
         """Whether sums are to be watched. Raises InputError, naming the layer, where they pass what is exact already."""
         total, watched = 0, False
         for link in links:
-            synapse = self.synapses[link.synapse]
+            synapse = self.synapse(link.synapse)
             fan_in = int(synapse.weight[0].numel())
             part = largest_sum(fan_in, synapse.grid, self.max_count if link.source == self.input_name else 1)
             watched |= isinstance(synapse, ExactConv2d) and part >= WRAPPED
@@ -313,15 +326,15 @@ class ExactNetwork(Network):
         watched |= total >> lowest >= EXACT
         if watched:
             with torch.no_grad():
-                parts = [self.synapses[link.synapse].weights() for link in links]
+                parts = [self.synapse(link.synapse).weights() for link in links]
                 self._check_sums_now(found.layer.neurons.name, links, parts)
         return watched
 
     def _check_sums_now(self, name: str, links: Collection[Link], parts: list[Tensor]) -> None:
-        total, lowest = 0, min((self.synapses[link.synapse].grid.exponent for link in links), default=0)
+        total, lowest = 0, min((self.synapse(link.synapse).grid.exponent for link in links), default=0)
         for link, weights in zip(links, parts, strict=True):
             part = largest_sum_now(weights, self.max_count if link.source == self.input_name else 1)
-            if isinstance(self.synapses[link.synapse], ExactConv2d) and part >= WRAPPED:
+            if isinstance(self.synapse(link.synapse), ExactConv2d) and part >= WRAPPED:
                 raise InputError(
                     f"layer {name}: its convolution of {link.source} can sum to {part:,}, expected below 2**23, where the "
                     "chip wraps it; give fewer weights, fewer bits or a lower --clip"
@@ -344,11 +357,11 @@ class ExactNetwork(Network):
         self._check_input(x)
         values = {self.input_name: x}
         for layer in self.plan:
-            population: Any = self.populations[layer.key]
+            population = self.population(layer.key)
             shape, total = self.shapes[layer.name], None
             parts = []
             for link in layer.links:
-                synapse: Any = self.synapses[link.synapse]
+                synapse = self.synapse(link.synapse)
                 arriving = _later(values[link.source], link.late)
                 if not isinstance(synapse, ExactConv2d):
                     arriving = arriving.flatten(2)
@@ -358,12 +371,12 @@ class ExactNetwork(Network):
                     parts.append(synapse.weights())
             if layer.watched:
                 self._check_sums_now(layer.name, layer.links, parts)
-            first: Any = self.synapses[layer.links[0].synapse] if layer.links else None
+            first = self.synapse(layer.links[0].synapse) if layer.links else None
             if total is None:
                 total = x.new_zeros(*x.shape[:2], *shape)
             bias = None if first is None else first.constant()
             for name in layer.constants:
-                constant: Any = self.constants[name]
+                constant = self.constant(name)
                 vector = constant.vector(bias).reshape(shape)
                 steps = torch.arange(len(x), device=x.device) >= constant.late
                 total = total + vector * steps.reshape(-1, 1, *(1,) * len(shape))
@@ -379,7 +392,7 @@ class ExactNetwork(Network):
         return self._read_out(values[self.output])
 
     def _read_out(self, out: Tensor) -> Tensor:
-        population: Any = self.populations[self.output.replace(".", "_")]
+        population = self.population(self.output.replace(".", "_"))
         if population.spikes:
             return out
         if self.training:
@@ -420,10 +433,10 @@ class ExactNetwork(Network):
     def stored(self) -> dict[str, Tensor]:
         """Of every weight, by its name in the state dict, whether its integer is not zero: what a chip stores."""
         found: dict[str, Tensor] = {}
-        for name, synapse in self.synapses.items():
-            found[f"synapses.{name}.weight"] = synapse.weights() != 0
-        for name, population in self.populations.items():
-            back = population.back()
+        for name in self.synapses:
+            found[f"synapses.{name}.weight"] = self.synapse(name).weights() != 0
+        for name in self.populations:
+            back = self.population(name).back()
             if back is not None:
                 found[f"populations.{name}.recurrent_weights"] = back != 0
         return found
@@ -436,7 +449,7 @@ class ExactNetwork(Network):
             for name, kept in self.stored().items():
                 weight = parameters[name]
                 before[name] = weight.detach().clone()
-                weight *= kept
+                weight.mul_(kept)
         try:
             yield
         finally:
@@ -451,7 +464,7 @@ class ExactNetwork(Network):
         `slack`, where that error is worth it; their names. Learned scales stay."""
         changed = []
         for layer in self.plan:
-            if self.populations[layer.key].stretch is not None:
+            if self.population(layer.key).stretch is not None:
                 continue
             now, current = self._now(layer)
             better = scales.choose(now, current, self.chip.neuron)
@@ -471,27 +484,28 @@ class ExactNetwork(Network):
         gain = float(np.median(np.abs(demand.neurons.gain))) or 1.0
         for w in demand.weights:
             if w.path.source in self._always_on:
-                yield w, self.constants[constants.pop(0)], "grid", 1.0
+                yield w, self.constant(constants.pop(0)), "grid", 1.0
             elif w.path.source == layer.name:
-                yield w, self.populations[layer.key], "back_grid", gain
+                yield w, self.population(layer.key), "back_grid", gain
             else:
-                yield w, self.synapses[links.pop(0).synapse], "grid", gain
+                yield w, self.synapse(links.pop(0).synapse), "grid", gain
 
     def _scaling_of(self, layer: Plan) -> list[float]:
-        population: Any = self.populations[layer.key]
+        population = self.population(layer.key)
         return [population.scale, *(float(getattr(m, at).exponent) for _, m, at, _ in self._paths(layer))]
 
     def _now(self, layer: Plan) -> tuple[Demand, Scaling]:
         """What a population asks of its scale with the weights as they are, and the scale that it has."""
         demand, weights = self._demands[layer.name], []
-        first: Any = self.synapses[layer.links[0].synapse] if layer.links else None
+        first = self.synapse(layer.links[0].synapse) if layer.links else None
         for w, module, _, gain in self._paths(layer):
             if isinstance(module, Constant):
                 values = module.values(None if first is None else first.constant())
             else:
-                values = module.recurrent_weights if isinstance(module, ExactNeuron) else module.effective()
+                own = module.recurrent_weights if isinstance(module, ExactNeuron) else module.effective()
+                values = cast(Tensor, own)
             weights.append(_with_weights(w, values.detach().cpu().double().numpy() * gain, demand, self.chip))
-        population: Any = self.populations[layer.key]
+        population = self.population(layer.key)
         exponents = tuple((getattr(m, at).exponent,) for _, m, at, _ in self._paths(layer))
         scale = np.array([population.scale])
         return replace(demand, weights=weights), Scaling(
@@ -499,7 +513,7 @@ class ExactNetwork(Network):
         )
 
     def _rescale(self, layer: Plan, scaling: Scaling) -> None:
-        population: Any = self.populations[layer.key]
+        population = self.population(layer.key)
         scale = float(scaling.scale[0])
         population.rescale(scale, np.asarray(scaling.thresholds))
         for (_, module, at, gain), (exponent, *_) in zip(self._paths(layer), scaling.exponents, strict=True):

@@ -121,8 +121,10 @@ class ExactNeuron(Neuron):
         width = max(len(c) for c in columns)
         du, dv, vth, mant = (np.broadcast_to(c, width).astype(np.int32) for c in columns)
         tensors = [4095 - du, 4096 - dv, vth << 6, mant << exponent, np.full(width, self.unit, np.float32)]
-        made = (torch.from_numpy(np.ascontiguousarray(t)).to(device) for t in tensors)
-        return Integers(*made, self.spikes, self.subtract)
+        keep_u, keep_v, threshold, drive, unit = (
+            torch.from_numpy(np.ascontiguousarray(t)).to(device) for t in tensors
+        )
+        return Integers(keep_u, keep_v, threshold, drive, unit, self.spikes, self.subtract)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x: synaptic input (T, B, ...), float32 of whole numbers. bias: (neurons,) or (1,), constant drive of the float model.

@@ -43,11 +43,6 @@ class Integers:
     def width(self) -> int:
         return len(self.keep_u)
 
-    def to(self, device: torch.device) -> Integers:
-        """The same on another device."""
-        tensors = (self.keep_u, self.keep_v, self.threshold, self.bias, self.unit)
-        return Integers(*(tensor.to(device) for tensor in tensors), self.spikes, self.subtract)
-
 
 def scan(
     x: Tensor,

@@ -30,11 +30,11 @@ class _Running:
 
     factor: float
     gain: float
-    weight: nn.Parameter
-    bias: nn.Parameter
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
+    weight: Any
+    bias: Any
+    running_mean: Any
+    running_var: Any
+    num_batches_tracked: Any
     eps: float
     momentum: float | None
     training: bool

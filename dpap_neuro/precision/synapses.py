@@ -87,8 +87,8 @@ class _Exact:
     stretch: Tensor | None
     norm: Any
     alive: Tensor | None
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Any
+    bias: Any
 
     def effective(self) -> Tensor:
         """The weight that is rounded: the parameter, with a batch norm's gain folded in."""
