@@ -37,9 +37,16 @@ def neurons(draw, rng, shape, spiking=True, reset="zero", own=True):
         return (nir.IF if spiking else nir.I)(r=r, **given)
     if kind == "cuba":
         w_in = np.full(shape, draw(st.sampled_from([0.3, 1.0])), np.float32)
-        values = {"tau_syn": tau(), "tau_mem": tau(), "r": r, "v_leak": rest, "w_in": w_in}
+        tau_mem = tau()
+        values = {"tau_syn": tau(), "tau_mem": tau_mem, "r": _heard(r, tau_mem), "v_leak": rest, "w_in": w_in}
         return (nir.CubaLIF if spiking else nir.CubaLI)(**values, **given)
-    return (nir.LIF if spiking else nir.LI)(tau=tau(), r=r, v_leak=rest, **given)
+    tau_mem = tau()
+    return (nir.LIF if spiking else nir.LI)(tau=tau_mem, r=_heard(r, tau_mem), v_leak=rest, **given)
+
+
+def _heard(r, tau):
+    """A gain that keeps up with a time constant without end."""
+    return np.where(tau > 1e5, r * tau, r).astype(np.float32)
 
 
 def weights(rng, shape, positive, zeros):

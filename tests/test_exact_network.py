@@ -53,7 +53,8 @@ def check_integers(network, compiled):
         found = next(p for p in compiled.populations if p.name == layer.name)
         bias = None
         if layer.biased:
-            bias = first.constant().repeat_interleave(int(np.prod(found.shape)) // len(first.bias))
+            bias = first.constant()
+            bias = bias.repeat_interleave(int(np.prod(found.shape)) // len(bias))
         if population.drive is not None:
             bias = population.drive if bias is None else bias + population.drive
         ours = population.integers(bias, device)

@@ -43,7 +43,7 @@ from dpap_neuro.precision.synapses import (
     zeros_held,
 )
 from hardware.chip.chips import DEFAULT, Chip, as_chip
-from hardware.compile import layers
+from hardware.compile import layers, quantise
 from hardware.compile.compiler import compile_layers
 from hardware.compile.linear import Convolution, Matrix
 from hardware.compile.rounding import Rounded
@@ -219,6 +219,7 @@ class ExactNetwork(Network):
                 f"node {name}: its neurons differ in their gain within a channel, expected one gain for each"
             )
         scaling = scales.choose(demand, found.scaling, self.chip.neuron)
+        _check_weights(demand, scaling)
         self._demands[name] = demand
         scale, key = float(scaling.scale[0]), name.replace(".", "_")
         gain = float(np.median(np.abs(neurons.gain))) or 1.0
@@ -375,18 +376,19 @@ class ExactNetwork(Network):
             if total is None:
                 total = x.new_zeros(*x.shape[:2], *shape)
             bias = None if first is None else first.constant()
+            always = None
             for name in layer.constants:
                 constant = self.constant(name)
-                vector = constant.vector(bias).reshape(shape)
                 steps = torch.arange(len(x), device=x.device) >= constant.late
-                total = total + vector * steps.reshape(-1, 1, *(1,) * len(shape))
+                arriving = constant.vector(bias).reshape(shape) * steps.reshape(-1, 1, *(1,) * len(shape))
+                always = arriving if always is None else always + arriving
             drive = None
             if layer.biased and bias is not None:
                 drive = bias.repeat_interleave(math.prod(shape) // len(bias))
             if trace is None:
-                out = population(total, drive)
+                out = population(total, drive, always)
             else:
-                out, membranes = population.traced(total, drive)
+                out, membranes = population.traced(total, drive, always)
                 trace[layer.name] = out if population.spikes else membranes
             values[layer.name] = out
         return self._read_out(values[self.output])
@@ -531,6 +533,19 @@ def from_run(path: str | Path, settings: ModelSettings, precision: Any) -> Exact
     except TypeError as error:
         raise InputError(f"{path}: damaged run (precision: {error})") from None
     return ExactNetwork(read_graph(path), settings, wanted)
+
+
+def _check_weights(demand: Demand, scaling: Scaling) -> None:
+    """Raise InputError, naming the layer, where no exponent holds a projection's weights beside the threshold."""
+    for w, (exponent, *_) in zip(demand.weights, scaling.exponents, strict=True):
+        values = w.values()
+        mantissas = quantise.round_weights(values, float(scaling.scale[0]), exponent, w.mode, w.bits)
+        if values.any() and not mantissas.any():
+            level = "" if demand.thresholds is None else f" beside a threshold of {demand.thresholds.max():g}"
+            raise InputError(
+                f"node {demand.neurons.name}: all weights from {w.path.source} round to 0 at {w.bits} bits, the largest is "
+                f"{np.abs(values).max():g}{level}: they fit no exponent"
+            )
 
 
 def _with_weights(w: Weights, values: np.ndarray, demand: Demand, chip: Chip) -> Weights:

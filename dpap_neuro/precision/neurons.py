@@ -126,15 +126,19 @@ class ExactNeuron(Neuron):
         )
         return Integers(keep_u, keep_v, threshold, drive, unit, self.spikes, self.subtract)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None, always: Tensor | None = None) -> Tensor:
         """x: synaptic input (T, B, ...), float32 of whole numbers. bias: (neurons,) or (1,), constant drive of the float model.
 
+        always: synaptic input of all samples, that of an input which is always on; broadcasts to x, whole numbers.
         Returns spikes, or membranes in integer units of a read-out.
         """
-        return self.traced(x, bias)[0]
+        return self.traced(x, bias, always)[0]
 
-    def traced(self, x: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def traced(
+        self, x: Tensor, bias: Tensor | None = None, always: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As `forward`, and the integer membranes before a reset."""
+        x = x if always is None else x + always
         if self.drive is not None:
             bias = self.drive if bias is None else bias + self.drive
         leak = None if self.w is None else torch.sigmoid(self.w)
