@@ -37,8 +37,9 @@ def neurons(draw, rng, shape, spiking=True, reset="zero", own=True):
         return (nir.IF if spiking else nir.I)(r=r, **given)
     if kind == "cuba":
         w_in = np.full(shape, draw(st.sampled_from([0.3, 1.0])), np.float32)
-        tau_mem = tau()
-        values = {"tau_syn": tau(), "tau_mem": tau_mem, "r": _heard(r, tau_mem), "v_leak": rest, "w_in": w_in}
+        tau_syn, tau_mem = tau(), tau()
+        heard = {"r": _heard(r, tau_mem), "w_in": _heard(w_in, tau_syn)}
+        values = {"tau_syn": tau_syn, "tau_mem": tau_mem, "v_leak": rest, **heard}
         return (nir.CubaLIF if spiking else nir.CubaLI)(**values, **given)
     tau_mem = tau()
     return (nir.LIF if spiking else nir.LI)(tau=tau_mem, r=_heard(r, tau_mem), v_leak=rest, **given)
