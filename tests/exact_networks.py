@@ -6,8 +6,10 @@ import nir
 import numpy as np
 import torch
 from graph_samples import graph, inp, out
+from hypothesis import reject
 from hypothesis import strategies as st
 
+from dpap_neuro.errors import InputError
 from dpap_neuro.networks.models import ModelSettings
 from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.precision.network import ExactNetwork, Precision
@@ -138,7 +140,11 @@ def cases(draw, chips=("loihi1", "loihi2", "netx")):
     settings = ModelSettings("imported", shape, 2, NeuronSettings(1.0, 1.0), source.metadata["readout"])
     most = draw(st.sampled_from([1, 4])) if chip != "loihi1" else 1
     timing = draw(st.sampled_from(["zero_delay", "chip"]))
-    network = ExactNetwork(source, settings, Precision(CHIPS[chip], bits, most, timing))
+    try:
+        network = ExactNetwork(source, settings, Precision(CHIPS[chip], bits, most, timing))
+    except InputError as error:  # so slow a neuron that its weights are nothing beside its threshold
+        assert "fit no exponent" in str(error)
+        reject()
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     with torch.no_grad():
         for parameter in network.parameters():
