@@ -13,8 +13,6 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.networks.models import ModelSettings
 from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.precision.network import ExactNetwork, Precision
-from hardware.chip.chips import load_chip
-from hardware.files.netx import restrict
 from hardware.graph.parsing import from_nir
 
 
@@ -126,10 +124,6 @@ def graphs(draw, bits, recurrent=True, reset="zero", own=True):
     return graph(nodes, edges, dt=1.0, readout="spikes" if end == "spikes" else "membrane", reset=reset)
 
 
-CHIPS = {"loihi1": load_chip("loihi1"), "loihi2": load_chip("loihi2")}
-CHIPS["netx"] = restrict(CHIPS["loihi2"])
-
-
 @st.composite
 def cases(draw, chips=("loihi1", "loihi2", "netx")):
     """(network after a step of training, counts (n, steps, *shape)), for any chip and width."""
@@ -141,7 +135,11 @@ def cases(draw, chips=("loihi1", "loihi2", "netx")):
     most = draw(st.sampled_from([1, 4])) if chip != "loihi1" else 1
     timing = draw(st.sampled_from(["zero_delay", "chip"]))
     try:
-        network = ExactNetwork(source, settings, Precision(CHIPS[chip], bits, most, timing))
+        network = ExactNetwork(
+            source,
+            settings,
+            Precision(chip.replace("netx", "loihi2"), bits, most, timing, netx=chip == "netx"),
+        )
     except InputError as error:  # so slow a neuron that its weights are nothing beside its threshold
         assert "fit no exponent" in str(error)
         reject()

@@ -176,7 +176,7 @@ def exact_netx(chip):
     }
     settings = ModelSettings("imported", (128,), 3, NeuronSettings(1.0, 1.0), "spikes")
     source = from_nir(graph(nodes, dt=0.01, readout="spikes"))
-    return ExactNetwork(source, settings, Precision(restrict(load_chip(chip)), 6, 1))
+    return ExactNetwork(source, settings, Precision(chip, 6, 1, netx=True))
 
 
 def test_a_graph_that_was_changed_or_is_wanted_with_fewer_bits():

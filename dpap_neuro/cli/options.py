@@ -196,6 +196,12 @@ _TRAINING = {
     "scales": Annotated[
         str, typer.Option(help="--precision: fixed within an epoch, or learned (their log2, as LSQ does).")
     ],
+    "netx": Annotated[
+        bool,
+        typer.Option(
+            "--netx", help="--precision: only what a .net file can hold, which has no weight exponents."
+        ),
+    ],
 }
 _COMPILING = {
     "chip": Chip,

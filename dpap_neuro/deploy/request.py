@@ -51,3 +51,4 @@ class TrainRequest:
     weight_bits: int | None = None
     timing: str = "zero_delay"
     scales: str = "fixed"
+    netx: bool = False

@@ -182,6 +182,7 @@ def _precision(asked: TrainRequest, budget: Budget | None) -> Precision | None:
             ("weight-bits", asked.weight_bits, None),
             ("timing", asked.timing, "zero_delay"),
             ("scales", asked.scales, "fixed"),
+            ("netx", asked.netx, False),
         ):
             if value != default:
                 raise InputError(f"--{name}: is for --precision, which says whose integers are trained")
@@ -196,7 +197,7 @@ def _precision(asked: TrainRequest, budget: Budget | None) -> Precision | None:
         )
     chip = finetuning.chip_of(asked.precision)
     load_chip(chip)
-    return Precision(chip, asked.weight_bits, None, asked.timing, asked.scales)  # type: ignore[arg-type]
+    return Precision(chip, asked.weight_bits, None, asked.timing, asked.scales, asked.netx)  # type: ignore[arg-type]
 
 
 def _sensor(asked: TrainRequest) -> tuple[int, int] | None:

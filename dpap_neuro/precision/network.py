@@ -49,6 +49,7 @@ from hardware.compile.linear import Convolution, Matrix
 from hardware.compile.rounding import Rounded
 from hardware.compile.scaling import Demand, Scaling
 from hardware.compile.weights import Weights, rows_of
+from hardware.files.netx import restrict
 from hardware.graph.graph import Graph, time_step
 from hardware.graph.parsing import read_graph
 from hardware.network.integer import Reset
@@ -65,6 +66,7 @@ class Precision:
 
     max_count: the largest count of an input spike; None: as the graph's `clip` says, else 255. timing: the clock, see
     `hardware.network.timing`; on the chip's every projection takes a step. scales: "fixed", or "learned" (log2, LSQ).
+    netx: only what a NETX file (`.net`) can hold: no weight exponents, one for biases, which drive membranes.
     """
 
     chip: str = DEFAULT
@@ -72,6 +74,7 @@ class Precision:
     max_count: int | None = None
     timing: Timing = "zero_delay"
     scales: Literal["fixed", "learned"] = "fixed"
+    netx: bool = False
 
     def __post_init__(self) -> None:
         if self.timing not in ("zero_delay", "chip"):
@@ -80,6 +83,10 @@ class Precision:
             raise InputError(f"scales: found {self.scales!r}, expected fixed or learned")
         if self.max_count is not None and self.max_count < 1:
             raise InputError(f"max_count: found {self.max_count}, expected at least 1")
+
+    def target(self) -> Chip:
+        """The chip, as far as it may be used."""
+        return restrict(as_chip(self.chip)) if self.netx else as_chip(self.chip)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -163,7 +170,7 @@ class ExactNetwork(Network):
         if len(graph.inputs) != 1:
             raise InputError(f"the graph has {len(graph.inputs)} inputs, expected one to train on")
         self.settings, self.precision, self.metadata = settings, precision, dict(graph.metadata)
-        self.chip: Chip = as_chip(precision.chip)
+        self.chip = precision.target()
         self.dt, _ = time_step(graph, dt)
         done = compile_layers(
             graph, self.chip, self.dt, precision.weight_bits, per_channel=False, reset=reset
