@@ -1,9 +1,8 @@
 """Networks trained on integers from the start, with batch norm on running statistics.
 
 With the statistics of a batch a training forward pass could not be the chip's. Here weights and biases are folded with running
-statistics in every forward pass (Yin et al. 2018 and others freeze them late; here they are never in the forward pass), and a
-batch's statistics only update them: the integers are those that the chip would get at that moment, in training mode as in
-evaluation mode.
+statistics in every forward pass, and a batch's statistics only update them: the integers are those that the chip would get at
+that moment, in training mode as in evaluation mode.
 """
 
 from __future__ import annotations

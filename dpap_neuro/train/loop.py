@@ -26,6 +26,8 @@ from dpap_neuro.train.checkpoint import Checkpoint, load_checkpoint, save_checkp
 
 # Epochs in a row in which the read-out may be silent: surrogate gradients can wake it.
 PATIENCE = 3
+# Scores of spike counts: with hundreds of steps the loss would be decided by a single recording.
+MOST_SPIKES = 16
 
 
 @dataclass(frozen=True)
@@ -329,8 +331,10 @@ def _resumed(found: Checkpoint, expected: dict[str, Any], where: str | Path) -> 
 
 
 def _scores(output: Tensor, readout: str) -> Tensor:
-    """What the loss sees: spike counts, at most T of them, or membranes, as scores of a workable range."""
-    return logits(output) * (1.0 if readout == "spikes" else 4.0 / output.shape[0])
+    """What the loss sees: spike counts, at most T of them and as if at most 16, or membranes, as scores of a workable range."""
+    return logits(output) * (
+        min(1.0, MOST_SPIKES / len(output)) if readout == "spikes" else 4.0 / len(output)
+    )
 
 
 def overhead(
