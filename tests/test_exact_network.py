@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import numpy as np
 import pytest
 
@@ -15,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from dpap_neuro.deploy.proof import integers, prove
 from hardware.network.connectivity import unroll
 from hardware.network.integer import ConvProjection
+from hardware.simulate import lava
 
 EXAMPLES = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -85,3 +89,15 @@ def test_the_compiled_network_has_the_integers_and_the_spikes_that_were_trained(
     for trace, training in zip(traces, (True, False), strict=True):
         network.train(training).traced(x, trace)
     assert all(torch.equal(traces[0][name], traces[1][name]) for name in traces[0])
+
+
+LAVA = os.environ.get("LAVA_PYTHON") or (sys.executable if lava.available() else None)
+
+
+@pytest.mark.skipif(LAVA is None, reason="no Python with lava-nc: name one in LAVA_PYTHON")
+@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(cases(("loihi1", "loihi2"), timings=("zero_delay",)))
+def test_lava_has_the_spikes_that_were_trained(case):
+    network, counts = case
+    proof = prove(network, [counts], lava=len(counts), lava_python=LAVA)
+    assert proof.differing == 0 and proof.lava_recordings == len(counts), proof.lines()
