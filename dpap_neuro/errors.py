@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import hardware
+
+_where = getattr(hardware, "__file__", None) or "a folder of that name"
 try:
+    # An editable installation would find our modules inside another's package.
+    if not Path(_where).with_name("errors.py").is_file():
+        raise ImportError
     from hardware.errors import BadInput
 except ImportError:
-    import hardware
-
-    where = getattr(hardware, "__file__", None) or "a folder of that name"
     raise ImportError(
-        f"another package named hardware ({where}) hides the one of dpap-neuro; uninstall it, or start from another folder"
+        f"another package named hardware ({_where}) hides the one of dpap-neuro; uninstall it, or start from another folder"
     ) from None
 
 

@@ -80,6 +80,61 @@ def cifar10(keep=1.0):
     )  # fmt: skip
 
 
+def pooled_cifar10(keep=1.0):
+    """The DPAP paper's network at 32 x 32 with 2 x 2 average pooling where it pools: each pool is folded into the kernel behind
+    it, 3 x 3 on the mean of 2 x 2 being 6 x 6 at stride 2."""
+    return layers(
+        (2, 32, 32), ("conv", 128, 3, 1, 1), ("conv", 128, 3, 1, 1), ("conv", 256, 6, 2, 2), ("conv", 256, 3, 1, 1),
+        ("conv", 512, 6, 2, 2), ("conv", 512, 3, 1, 1), ("dense", 512), ("dense", 10), keep=keep,
+    )  # fmt: skip
+
+
+def vgg9(keep=1.0):
+    """64C3-128C3-AP2-256C3-256C3-AP2-512C3-512C3-AP2-512C3-512C3-AP2-10 on 48 x 48, pools folded as in `pooled_cifar10`."""
+    return layers(
+        (2, 48, 48), ("conv", 64, 3, 1, 1), ("conv", 128, 3, 1, 1), ("conv", 256, 6, 2, 2), ("conv", 256, 3, 1, 1),
+        ("conv", 512, 6, 2, 2), ("conv", 512, 3, 1, 1), ("conv", 512, 6, 2, 2), ("conv", 512, 3, 1, 1), ("dense", 10),
+        keep=keep,
+    )  # fmt: skip
+
+
+def sew_resnet18(size=128, classes=11, seed=0):
+    """SEW-ResNet-18 (Fang et al. 2021, arXiv 2102.04159) on two channels of `size` pixels: skips are 1 x 1 kernels to where the
+    block ends, the stem's pool is folded into its kernel."""
+    rng = np.random.default_rng(seed)
+    populations, projections = [], []
+
+    def conv(source, name, c_in, c_out, kernel, stride, padding, identity=False):
+        weight = 2 * rng.integers(-100, 101, (c_out, c_in, kernel, kernel), dtype=np.int16)
+        if identity:
+            weight = (2 * np.eye(c_out, dtype=np.int16))[:, :, None, None]
+        projections.append(ConvProjection(source, name, weight, (stride, stride), (padding, padding)))
+
+    def population(name, channels, side):
+        populations.append(Population(name, (channels, side, side)))
+        return name
+
+    side = size // 4
+    conv("in", population("stem", 64, side), 2, 64, 8, 4, 2)
+    source, c_in = "stem", 64
+    for stage, channels in enumerate((64, 128, 256, 512)):
+        for block in range(2):
+            stride = 2 if stage and not block else 1
+            side //= stride
+            first = population(f"s{stage}b{block}a", channels, side)
+            conv(source, first, c_in, channels, 3, stride, 1)
+            second = population(f"s{stage}b{block}b", channels, side)
+            conv(first, second, channels, channels, 3, 1, 1)
+            conv(source, second, c_in, channels, 1, stride, 0, identity=stride == 1)
+            source, c_in = second, channels
+    weight = 2 * rng.integers(-100, 101, (classes, c_in * side * side), dtype=np.int16)
+    projections.append(DenseProjection(source, "out", weight))
+    populations.append(Population("out", (classes,)))
+    return Network(
+        (InputPopulation("in", (2, size, size)),), tuple(populations), tuple(projections), ("out",)
+    )
+
+
 def pilotnet(keep=1.0):
     """24C5s2-36C5s2-48C5s2-64C3-64C3-100FC-50-10-1 (Bojarski et al. 2016, arXiv 1604.07316) on 66 x 200 pixels."""
     return layers(

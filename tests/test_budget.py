@@ -10,7 +10,7 @@ import pytest
 from hardware.chip.chips import load_chip
 from hardware.errors import HardwareError
 from hardware.network.integer import DenseProjection, InputPopulation, Network, Population
-from hardware.placement.budget import Budget, fill
+from hardware.placement.budget import Budget, fill, percent
 
 LOIHI1, LOIHI2 = load_chip("loihi1"), load_chip("loihi2")
 
@@ -38,7 +38,7 @@ def test_too_many_neurons():
     found = fill(network(100), Budget(replace(LOIHI1, neurons_per_core=30), max_cores=2))
     assert not found.fits and found.placement.cores == 4
     assert found.excess() == {"neurons": pytest.approx(100 / 60)}
-    assert found.explain() == "2 cores hold 60 neurons, the network has 100 (167%)"
+    assert found.explain() == "2 cores hold 60 neurons, the network has 100 (40 over, 166.7%)"
     assert str(found.broken[0]) == "network: cores 4 > 2 (2 over)"
 
 
@@ -74,10 +74,25 @@ def test_where_no_sum_exceeds_the_budget_a_little_goes():
     found = fill(apart, Budget(replace(LOIHI1, memory_bits_per_core=1000), max_cores=2))
     assert found.placement.cores == 3 and found.shares["memory_bits_per_core"] == pytest.approx(0.96)
     assert found.excess() == {"synapses": 1.02}
-    assert found.explain().endswith("1,920 (96%), but no way to cut it into so few cores was found")
+    assert found.explain().endswith("1,920 (96.0%), but no way to cut it into so few cores was found")
 
 
 @pytest.mark.parametrize("key", ["max_cores", "max_synapses", "max_synapses_per_core"])
 def test_limits_below_one_are_refused(key):
     with pytest.raises(HardwareError, match=f"{key} is 0"):
         Budget(LOIHI1, **{key: 0})
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.5, "50.0%"),
+        (1.0, "100.0%"),
+        (4105 / 4096, "100.2%"),
+        (1.00001, "100.001%"),
+        (0.9999, "99.99%"),
+        (2.5, "250.0%"),
+    ],
+)
+def test_what_is_over_never_reads_as_all(share, text):
+    assert percent(share) == text

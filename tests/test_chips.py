@@ -57,6 +57,8 @@ def test_the_limits_of_both_generations():
 def test_every_limit_has_its_unit_and_source(name):
     chip = load_chip(name)
     keys = {f"{group}.{key}" for group, key in ALL if (group == "layers") <= (chip.layers is not None)}
+    if chip.costs is None:
+        keys -= {key for key in keys if key.startswith("costs.")}
     if chip.layers is not None:
         keys -= {f"{group}.{key}" for group, key in KEYS if key not in chips._WITH_LAYERS.get(group, (key,))}
     assert keys == set(chip.units) == set(chip.sources)
@@ -99,6 +101,7 @@ WRONG = ["-1", '"many"', "true", "1.5", "nan", "-inf", "[]", "[3, 1]", "[-1, 2]"
 def test_negative_or_wrong_kind(tmp_path, group, key):
     right = {"graded_inputs": "true", "always_on_inputs": "true", "membrane_readout": "true"}
     right |= {"bias_exponents": "[-1, 2]", "weight_exponents": "[-1, 2]", "input_shift": "-1"}
+    right |= dict.fromkeys(chips.COSTS, "1.5")
     for value in WRONG:
         if value != right.get(key):
             message = refusal(tmp_path, with_value(group, key, value))
@@ -146,3 +149,24 @@ def test_a_folder_is_no_chip(tmp_path):
     with pytest.raises(HardwareError) as error:
         load_chip(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+def test_costs_may_be_left_out_but_not_halved(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(text_of()[: text_of().index("[costs.")])
+    assert load_chip(path).costs is None
+    message = refusal(tmp_path, with_value("costs", "hop_x_pj", -3))
+    assert "'costs.hop_x_pj' is -3" in message and "not negative" in message
+    assert "'costs.hop_x_pj' is missing" in refusal(
+        tmp_path, text_of().replace(table("costs", "hop_x_pj"), "")
+    )
+    assert "'costs.message_ns.unit'" in refusal(
+        tmp_path,
+        text_of().replace(table("costs", "message_ns"), table("costs", "message_ns").replace('"ns', '"us')),
+    )
+
+
+def test_costs_that_are_assumed_are_marked():
+    one, two = load_chip("loihi1").costs, load_chip("loihi2").costs
+    assert one.assumed == ("tiles_per_row",) and one.synaptic_event_ns == 3.5
+    assert set(two.assumed) == {key for group, key in KEYS if group == "costs"}

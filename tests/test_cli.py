@@ -97,7 +97,17 @@ def test_export_writes_what_training_wrote(run_folder, tmp_path):
 
 
 def test_every_command_has_help_with_an_example():
-    for command in ("demo", "train", "export", "evaluate", "cores", "inspect"):
+    for command in (
+        "demo",
+        "train",
+        "export",
+        "evaluate",
+        "cores",
+        "inspect",
+        "compile",
+        "simulate",
+        "fidelity",
+    ):
         result = CliRunner().invoke(app, [command, "--help"])
         assert result.exit_code == 0 and "Example" in result.output
 
@@ -106,6 +116,22 @@ def test_import_of_the_command_line_is_light():
     """Help must not wait for torch."""
     code = "import sys, dpap_neuro.cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_registries_are_named_in_the_help():
+    """Whatever is registered: nothing is listed twice."""
+    from dpap_neuro.networks import CELLS, MODELS
+    from dpap_neuro.pruning import PRUNERS
+    from hardware.chip.chips import BUILT_IN
+
+    for command, names in (
+        ("train", [*PRUNERS, *CELLS, *MODELS, *BUILT_IN]),
+        ("sweep", [*PRUNERS, *MODELS]),
+        ("compile", BUILT_IN),
+    ):
+        text = " ".join(CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output.split())
+        for name in names:
+            assert name in text, (command, name)
 
 
 def test_data_sets_are_named_in_the_help():

@@ -75,5 +75,45 @@ def test_each_command_says_what_time_step_it_assumes(tmp_path):
         result = run(command, path, *arguments)
         shown = result.stdout if command == "inspect" else result.stderr
         assert said in " ".join(shown.split()), command
-        assert "assumed" not in run(command, path, *arguments, "--dt", 0.01).output, command
+        assert "dt = 0.0001" not in run(command, path, *arguments, "--dt", 0.01).output, command
+        reset = "reset = zero assumed: the file names none; snnTorch's default is subtraction"
+        assert reset in " ".join(shown.split()), command
     assert json.loads(run("inspect", path, "--dt", 0.01, "--json").stdout)["dt"] == 0.01
+
+
+@pytest.mark.parametrize("suffix", [".net", ".h5"])
+def test_integer_networks_are_shown_too(tmp_path, suffix):
+    nodes = {
+        "input": inp(3),
+        "fc": nir.Linear(np.eye(4, 3, dtype=np.float32)),
+        "lif": lif(4),
+        "output": out(4),
+    }
+    nir.write(tmp_path / "a.nir", graph(nodes, dt=1e-3))
+    run("compile", tmp_path / "a.nir", "--out", tmp_path / f"a{suffix}")
+    text = run("inspect", tmp_path / f"a{suffix}").stdout
+    row = next(line.split() for line in text.splitlines() if "input -> lif" in line)
+    assert row[3] in ("dense", "sparse") and row[4:7] == ["3", "3", "8"] and row[-1] == "0"
+    assert "dt = 0.001 s" in text
+    shown = json.loads(run("inspect", tmp_path / f"a{suffix}", "--json").stdout)
+    assert shown["projections"][0]["synapses"] == 3 and shown["populations"][-1]["neurons"] == 4
+    refused = CliRunner().invoke(app, ["inspect", str(tmp_path / f"a{suffix}"), "--dt", "0.01"])
+    assert refused.exit_code != 0
+
+
+def test_export_for_another_framework(tmp_path):
+    nodes = {"input": inp(2), "n": cuba_lif(2), "output": out(2)}
+    nir.write(tmp_path / "a.nir", graph(nodes, dt=1e-3))
+    done = run("export", tmp_path / "a.nir", "--out", tmp_path / "b.nir", "--for", "spikingjelly")
+    assert "dt=0.001" in done.stderr and "reset = zero assumed" in done.stderr
+    made = nir.read(tmp_path / "b.nir").nodes["n"]
+    assert np.allclose(made.r, made.tau_mem / 1e-3) and np.allclose(made.w_in, made.tau_syn / 1e-3)
+    for peer, words in (("rockpool", "subtract"), ("lava-dl", "NETX"), ("brian", "expected one of")):
+        refused = CliRunner().invoke(
+            app, ["export", str(tmp_path / "a.nir"), "--out", str(tmp_path / "c.nir"), "--for", peer]
+        )
+        assert (
+            refused.exit_code != 0 and words in str(refused.exception) and not (tmp_path / "c.nir").exists()
+        )
+    refused = CliRunner().invoke(app, ["export", str(tmp_path / "a.nir"), "--out", str(tmp_path / "c.nir")])
+    assert refused.exit_code != 0 and "--for" in str(refused.exception)

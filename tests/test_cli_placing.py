@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import nir
 import numpy as np
 import pytest
@@ -12,10 +9,11 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("tonic")
 
+from command_line import fails, run
 from graph_samples import graph, inp, lif, out
 from typer.testing import CliRunner
 
-from dpap_neuro.cli import app, main, placing
+from dpap_neuro.cli import app, placing
 from dpap_neuro.data import Binning, open_dataset, rasters
 from dpap_neuro.deploy import comparison, evaluation
 from dpap_neuro.deploy.opening import CompileOptions, open_model
@@ -65,22 +63,6 @@ def models(tmp_path_factory):
     return write(folder / "dense.nir", 8, 1.0, 0), write(folder / "pruned.nir", 4, 0.3, 1)
 
 
-def run(*arguments, code=0) -> dict:
-    result = CliRunner().invoke(app, [*map(str, arguments), "--json"])
-    assert result.exit_code == code, (result.output, result.exception)
-    return json.loads(result.stdout)
-
-
-def fails(monkeypatch, capsys, *arguments) -> str:
-    monkeypatch.setattr(sys, "argv", ["dpap-neuro", *map(str, arguments)])
-    with pytest.raises(SystemExit) as exit_:
-        main()
-    assert exit_.value.code == 2
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err and printed.out == ""
-    return printed.err.strip().splitlines()[-1]
-
-
 def test_cores_says_what_the_placement_says(models):
     found = run("cores", models[0], "--chip", "loihi1")
     placement = place(open_model(models[0], CompileOptions("loihi1")).integers(), "loihi1")
@@ -104,7 +86,7 @@ def test_what_does_not_fit_says_which_limit_where_and_by_how_much(models):
     assert result.exit_code == 3
     said = " ".join(result.stderr.split())
     assert "network: cores 2 > 1 (1 over)" in said
-    assert "1 core holds 1,024 neurons, the network has 1,810 (177%)" in said
+    assert "1 core holds 1,024 neurons, the network has 1,810 (786 over, 176.8%)" in said
     found = run("cores", models[0], "--chip", "loihi1", "--max-synapses-per-core", 1000, code=3)
     most = max(found["synapses_per_core"])
     core = found["synapses_per_core"].index(most)
@@ -219,3 +201,90 @@ def test_wrong_input_is_one_line_and_leaves_nothing(models, arguments, says, tmp
     error = fails(monkeypatch, capsys, *(a.format(m=models[0], t=tmp_path) for a in arguments))
     assert error.startswith("error: ") and says in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cores_for_time_says_whose_rates_and_costs(models, tmp_path):
+    plain = run("cores", models[0], "--chip", "loihi1")
+    assert plain["objective"] == "cores" and plain["step_ns"] is None and "rates" not in plain
+    network = evaluation.open_model(models[0]).integers()
+    options = ("--objective", "time", "--max-cores", 4)
+    found = run("cores", models[0], "--chip", "loihi1", *options)
+    assert found["rates"] == "assumed: 0.1 spikes a step"
+    wanted = place(network, "loihi1", objective="time", max_cores=4)
+    assert found["step_ns"] == wanted.step_ns and found["cores"] == wanted.cores <= 4
+    measured = run("cores", models[0], "--chip", "loihi1", *options, "--dataset", "digits", "--limit", 3)
+    assert measured["rates"] == "measured" and measured["step_ns"] != found["step_ns"]
+    shown = CliRunner().invoke(app, ["cores", str(models[0]), "--chip", "loihi2", *map(str, options)]).stdout
+    text = " ".join(shown.split())
+    assert "firing rates are assumed: every neuron and input 0.1 times a step" in text
+    assert "costs of loihi2 are assumed" in text
+
+
+def test_cores_against_time_as_table_and_picture(models, tmp_path):
+    picture = tmp_path / "cores.png"
+    arguments = [
+        "cores",
+        str(models[0]),
+        "--chip",
+        "loihi1",
+        "--trade-off",
+        "--max-cores",
+        "6",
+        "--out",
+        str(picture),
+    ]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0 and "us per step" in shown.stdout and picture.read_bytes()[:4] == b"\x89PNG"
+    points = run(*arguments)["trade_off"]
+    assert [point["cores"] for point in points] == sorted(point["cores"] for point in points)
+    assert points[-1]["cores"] <= 6 and points[-1]["step_ns"] < points[0]["step_ns"]
+
+
+def test_cores_shows_limits_and_both_counts(models, monkeypatch):
+    monkeypatch.setattr(placing.stdout, "width", 80)
+    found = run("cores", models[0], "--chip", "loihi1")
+    inspected = run("inspect", models[0])
+    shown = CliRunner().invoke(app, ["cores", str(models[0]), "--chip", "loihi1"]).stdout
+    assert found["synapses_before_rounding"] == inspected["synapses"] >= found["synapses"]
+    text = " ".join(shown.split())
+    assert (
+        f"{found['synapses']:,} synapses after rounding for the chip ({inspected['synapses']:,} before)"
+        in text
+    )
+    assert "a core holds 1,024" in text and "tight: neurons, 88.4% of what these cores hold" in text
+    assert max(map(len, shown.splitlines()[:12])) <= 80
+
+
+def test_energy_by_the_chips_own_costs(models, tmp_path, monkeypatch):
+    picture = tmp_path / "floor.png"
+    arguments = ["energy", str(models[0]), "--dataset", "digits", "--limit", "2", "--out", str(picture)]
+    found = run(*arguments)
+    assert picture.read_bytes()[:4] == b"\x89PNG" and found["sanafe"] is None
+    assert found["energy_j"] == pytest.approx(sum(found["energy_parts_j"].values()))
+    assert found["power_own_pace_w"] == pytest.approx(found["energy_j"] / (5 * 0.06))
+    faster = run(*arguments, "--objective", "time", "--max-cores", "4")
+    assert faster["latency_s"] < found["latency_s"] and faster["events"] == found["events"]
+    monkeypatch.setattr(placing.stdout, "width", 80)
+    shown = CliRunner().invoke(app, [*arguments, "--chip", "loihi2"])
+    text = " ".join(shown.stdout.split())
+    for words in ("left out: static power", "45 nm convention", "bottleneck", "costs of loihi2 are assumed"):
+        assert words in text
+    assert "counting" in shown.stderr
+
+
+def test_a_chip_without_costs_has_no_times(models, tmp_path, monkeypatch, capsys):
+    text = chip_text("loihi1")
+    path = tmp_path / "mine.toml"
+    path.write_text(text[: text.index("[costs.")])
+    assert run("cores", models[0], "--chip", path)["fits"]
+    for command in (
+        ("cores", models[0], "--objective", "time"),
+        ("energy", models[0], "--dataset", "digits"),
+    ):
+        assert "has no costs" in fails(monkeypatch, capsys, *command, "--chip", path)
+
+
+def chip_text(name):
+    from hardware.chip import chips
+
+    return chips.Path(chips.__file__).with_name(f"{name}.toml").read_text()

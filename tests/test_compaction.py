@@ -168,6 +168,30 @@ def test_a_channel_that_spikes_by_its_bias_alone_stays():
     assert small.stages[0].out_channels == 4
 
 
+class Patient(Lif):
+    """Fires when it has added up enough, however long that takes."""
+
+    def forward(self, x):
+        v, out = torch.zeros_like(x[0]), []
+        for current in x:
+            v = v + current
+            spikes = (v > 1.0).float()
+            v = v * (1 - spikes)
+            out.append(spikes)
+        return torch.stack(out)
+
+
+@pytest.mark.parametrize("bias, channels", [(1e-3, 4), (0.0, 3), (-1.0, 3)])
+def test_a_channel_whose_bias_may_wake_it_late_stays(bias, channels):
+    """After a thousand steps, which nobody waits for."""
+    torch.manual_seed(0)
+    model = Folded(nn.Conv2d(2, 4, 3), Patient(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    with torch.no_grad():
+        model.stages[0].weight[1] = 0
+        model.stages[0].bias[1] = bias
+    assert compact(model, events()).stages[0].out_channels == channels
+
+
 def test_neuron_parameters_per_channel_are_cut():
     torch.manual_seed(0)
     model = Folded(

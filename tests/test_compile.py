@@ -12,8 +12,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from nmnist_samples import FOLDER, recordings
 
+from hardware.chip.chips import load_chip
 from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
+from hardware.files.netx import restrict
 from hardware.graph.graph import reset_of
 from hardware.graph.parsing import from_nir, read_graph
 from hardware.network.connectivity import unroll
@@ -263,7 +265,7 @@ def test_reset_by_subtraction_takes_the_threshold(v_reset):
     checked = chain(integrate(6, threshold=2.0, v_reset=v_reset), rng)
     checked.nodes["w"].weight[:] = exact_weights(rng, (6, 20))
     checked.nodes["w"].bias[:] = 0
-    network, reports = compile_graph(checked, "loihi2", reset="subtract")
+    network, reports = compile_graph(checked, "loihi2", reset="subtract", per_channel=False)
     assert network.populations[0].reset == "subtract"
     assert (reports[0].notes != ()) == (v_reset != 0)
     x = spiking(rng, 20)
@@ -302,6 +304,13 @@ def test_the_file_says_which_reset():
             0.001,
             reset="subtract",
         )
+    refusal = (
+        "takes the threshold off its membranes, those of loihi1 can only zero; train with that reset, or take"
+    )
+    with pytest.raises(HardwareError, match=refusal):
+        compile_graph(soft, "loihi1", dt=0.001)
+    with pytest.raises(HardwareError, match="those of loihi2 in a NETX file can only zero"):
+        compile_graph(soft, restrict(load_chip("loihi2")), dt=0.001)
 
 
 def test_a_membrane_that_starts_elsewhere_is_said():

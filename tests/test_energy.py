@@ -11,7 +11,7 @@ import pytest
 from hardware.chip.chips import load_chip
 from hardware.errors import HardwareError
 from hardware.network.integer import DenseProjection, InputPopulation, Network, Population, SparseProjection
-from hardware.placement import energy, place
+from hardware.placement import costing, energy, loads, place
 
 
 def network(weight, hidden=4):
@@ -118,8 +118,38 @@ def test_energy_command(tmp_path, capfd):
         "output": out(10),
     }
     nir.write(tmp_path / "m.nir", graph(nodes, dt=0.06, bins=5, clip=4))
-    arguments = ["energy", str(tmp_path / "m.nir"), "--dataset", "digits", "--limit", "3"]
+    arguments = ["energy", str(tmp_path / "m.nir"), "--dataset", "digits", "--limit", "3", "--sanafe"]
     found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
-    assert found["samples"] == 3 and found["steps"] == 7 and 0 < found["soma"] < found["energy"]
+    assert found["samples"] == 3 and found["steps"] == 7
+    other = found["sanafe"]
+    assert 0 < other["soma"] < other["energy"] and other["events"] == found["events"]
     assert capfd.readouterr().out == ""
-    assert "synaptic events" in CliRunner().invoke(app, arguments).stdout
+    shown = CliRunner().invoke(app, arguments).stdout
+    assert "synaptic events" in shown and "SANA-FE" in shown and "left out: static power" in shown
+
+
+@needs_sanafe
+def test_where_the_chips_costs_differ_from_sanafes():
+    """With SANA-FE's energies in place of the table's, both are one."""
+    rng = np.random.default_rng(0)
+    net = network(2 * rng.integers(50, 100, (40, 5)), hidden=40)
+    placement = place(net, replace(load_chip("loihi1"), neurons_per_core=9))
+    raster = (rng.random((2, 6, 5)) < 0.4).astype(int)
+    theirs = energy.estimate(net, placement, energy.chip_spikes(net, raster))
+    counted = loads.measure(net, placement, raster)
+    assert theirs.events == counted.events.sum() / 2
+    costs = replace(
+        placement.chip.costs, synaptic_event_pj=35.5, active_neuron_pj=72.8, inactive_neuron_pj=72.8
+    )
+    ours = costing.spent(counted, replace(placement.chip, costs=costs))
+    assert ours.energy["neurons"] * 1e-12 + 69.3e-12 * theirs.spikes == pytest.approx(theirs.soma)
+    dense = counted.layer_events[0].sum() * counted.steps * 35.5
+    sparse = counted.layer_events[1].sum() * counted.steps * 33.6
+    assert (dense + sparse) * 1e-12 == pytest.approx(theirs.synapse)
+
+
+def test_sanafe_knows_loihi_1_alone(monkeypatch):
+    monkeypatch.setattr(energy, "available", lambda: True)
+    energy.check(load_chip("loihi1"))
+    with pytest.raises(HardwareError, match="expected chip loihi1"):
+        energy.check(load_chip("loihi2"))

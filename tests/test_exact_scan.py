@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-import oracle_exact
+import oracle_integers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -96,7 +96,7 @@ def check(case):
         bias.requires_grad_()
         matrix = None if back is None else torch.tensor(back, dtype=kind, requires_grad=True)
         if exact:
-            out, membranes = oracle_exact.loop(inputs, population, unit, bias, leak, matrix)
+            out, membranes = oracle_integers.loop(inputs, population, unit, bias, leak, matrix)
         else:
             out, membranes = scan.scan(inputs, integers_of(population, unit), bias, leak, matrix)
             membranes = membranes.numpy()

@@ -44,7 +44,7 @@ def recordings(n=48, steps=6, seed=0):
 
 def run(budget, pruner="dpap", model="cnn", seed=0):
     network = build_model(ModelSettings(model, (2, 8, 8), 3, NeuronSettings(0.01, 0.02)), seed)
-    method = make_pruner(pruner, epochs=EPOCHS, meter=fitting.BudgetMeter(budget, effort=1e6))
+    method = make_pruner(pruner, epochs=EPOCHS, meter=fitting.BudgetMeter(budget, effort=0.005))
     settings = TrainSettings(epochs=EPOCHS, batch=16, seed=seed)
     return network, train(network, method, recordings(), None, settings, CPU), method
 
@@ -66,7 +66,7 @@ def test_what_is_exported_fits(budget, pruner, model, tmp_path):
     fills = [epoch.fill for epoch in history.epochs]
     assert not fills[0]["fits"] and fills[-1]["fits"]
     assert max(fills[0]["shares"].values()) > 1.0 >= max(fills[-1]["shares"].values())
-    found = fitting.save_fitted(tmp_path, network, history, METADATA, budget, effort=1e6)
+    found = fitting.save_fitted(tmp_path, network, history, METADATA, budget, effort=0.005)
     assert found.fits
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["budget"]["fits"] and record["budget"]["synapses"] == found.placement.synapses
@@ -87,11 +87,12 @@ def test_what_is_exported_fits(budget, pruner, model, tmp_path):
 def chip_text(chip):
     """The TOML file of a chip."""
     lines = [f'name = "{chip.name}"']
-    for key, unit in chip.units.items():
-        group = "limits" if key in ("cores",) or key.endswith("_per_core") else "format"
-        value = getattr(chip, key)
+    for label, unit in chip.units.items():
+        group, key = label.split(".")
+        part = {"neuron": chip.neuron, "costs": chip.costs}.get(group, chip)
+        value = getattr(part, key)
         text = json.dumps(list(value) if isinstance(value, tuple) else value).replace("Infinity", "inf")
-        lines.append(f'[{group}.{key}]\nvalue = {text}\nunit = "{unit}"\nsource = "a test"')
+        lines.append(f'[{label}]\nvalue = {text}\nunit = "{unit}"\nsource = "a test"')
     return "\n".join(lines)
 
 
@@ -120,7 +121,7 @@ def test_resumed_equals_uninterrupted(tmp_path):
             if epoch.epoch == stop_after:
                 raise Interrupted
 
-        method = make_pruner("dpap", epochs=EPOCHS, meter=fitting.BudgetMeter(Budget(CHIP, 3), effort=1e6))
+        method = make_pruner("dpap", epochs=EPOCHS, meter=fitting.BudgetMeter(Budget(CHIP, 3), effort=0.005))
         settings = TrainSettings(epochs=EPOCHS, batch=16)
         history = train(network, method, recordings(), None, settings, CPU, on_epoch=stop, checkpoint=folder)
         return network.state_dict(), [epoch.fill for epoch in history.epochs]

@@ -16,7 +16,7 @@ from graph_samples import SHARED, cuba_lif, graph, inp, lif, mixed, out
 from hardware.errors import HardwareError
 from hardware.files import guarded
 from hardware.files.guarded import Reader
-from hardware.graph.graph import padding_of, time_step
+from hardware.graph.graph import padding_of, time_constants, time_step
 from hardware.graph.parsing import from_nir, read_graph
 
 F4 = np.float32
@@ -368,6 +368,19 @@ def test_time_step_and_its_reason():
         of(lif(2), dt=0.0)
 
 
+def test_a_delay_is_a_time_constant():
+    """A file whose only length of time is a delay counts in seconds, and in steps where that is a whole number."""
+
+    def made(delay):
+        nodes = {"i": inp(2), "d": nir.Delay(np.full(2, delay, np.float32)), "o": out(2)}
+        return from_nir(graph(nodes))
+
+    assert time_constants(made(0.003)) == [pytest.approx(0.003)]
+    assert time_step(made(0.003))[0] == 1e-4 and time_step(made(2.0))[0] == 1.0
+    with pytest.raises(HardwareError, match="shortest time constant is 5e-05 s"):
+        time_step(made(5e-5))
+
+
 # --- files from strangers ----------------------------------------------------------------------------------
 
 
@@ -515,7 +528,7 @@ def reader():
 def test_what_is_no_hdf5_file(tmp_path, reader):
     (tmp_path / "text.nir").write_text("hello")
     (tmp_path / "empty.nir").touch()
-    for name, words in (("text.nir", "not a .nir"), ("empty.nir", "not a .nir"), ("none.nir", "cannot open")):
+    for name, words in (("text.nir", "not a .nir"), ("empty.nir", "empty"), ("none.nir", "cannot open")):
         with pytest.raises(HardwareError, match=words):
             read_graph(tmp_path / name, reader)
     with pytest.raises(HardwareError, match="not a file"):

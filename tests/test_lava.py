@@ -27,6 +27,7 @@ from hardware.network.integer import (
     SparseProjection,
 )
 from hardware.simulate import lava, simulator
+from hardware.simulate.lava import running
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "lava"
 VARIABLES = ("spikes", "u", "v")
@@ -319,7 +320,7 @@ def test_bad_arguments_in_one_line():
 )
 def test_a_process_that_ends_is_not_waited_for(ending, words, monkeypatch):
     """As where /dev/shm is too small: Lava's own run would hang."""
-    stock = lava._recording_models
+    stock = running.recording_models
 
     def failing(logs):
         models = stock(logs)
@@ -327,14 +328,14 @@ def test_a_process_that_ends_is_not_waited_for(ending, words, monkeypatch):
             model.reset_voltage = lambda *_, **__: ending()
         return models
 
-    monkeypatch.setattr(lava, "_recording_models", failing)
+    monkeypatch.setattr(running, "recording_models", failing)
     refused(words, lava.simulate, one_neuron([2]), ONE)
     monkeypatch.undo()
     assert lava.simulate(one_neuron([2]), ONE, ["n"]).v["n"].shape == (1, 3, 1)
 
 
 def test_a_missing_lava_is_one_line(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(lava, "available", lambda: False)
+    monkeypatch.setattr(running, "available", lambda: False)
     refused("--lava-python", lava.simulate, one_neuron([2]), ONE)
     assert lava.main(["a", "b", "c"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
@@ -398,3 +399,22 @@ def test_command_line(tmp_path):
     command[3] = str(tmp_path / "none.h5")
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "none.h5" in done.stderr
+
+
+@needs_lava
+@pytest.mark.parametrize("pairs", [False, True])
+def test_always_on_inputs_and_pairs(pairs):
+    """As the compiler makes them: biases through the current, two synapses per weight, a loop."""
+    from test_pairs import small, spikes
+
+    from hardware.compile.compiler import compile_graph
+
+    network, _ = compile_graph(small(loop=True), "loihi2", pairs=pairs)
+    x = spikes(batch=1, steps=20)
+    record = dict.fromkeys(names(network), VARIABLES)
+    ours = simulator.simulate(network, x, "chip", record)
+    theirs = lava.simulate(network, x, record)
+    assert any(entry.constant for entry in network.inputs) and ours.counts["n1"].any()
+    for variable in VARIABLES:
+        for name in names(network):
+            assert np.array_equal(getattr(ours, variable)[name], getattr(theirs, variable)[name])

@@ -226,6 +226,36 @@ def test_tinynet_written_again(tmp_path):
                     assert np.array_equal(np.ravel(a), np.ravel(b)), (i, key)
 
 
+@pytest.mark.parametrize("kind", ["channel", "neuron"])
+def test_decays_and_thresholds_per_neuron_are_read(tmp_path, kind):
+    """As lava-dl's training writes them, images in (width, height, channel) order."""
+    network, rng = chain(), np.random.default_rng(8)
+    write_net(network, tmp_path / "a.net")
+    given = {}
+    with h5py.File(tmp_path / "a.net", "r+") as file:
+        for at, shape in ((1, (3, 4, 2)), (3, (5,))):
+            for key, low in (("iDecay", 1), ("vDecay", 0), ("vThMant", 20)):
+                values = rng.integers(low, 4096, shape)
+                if kind == "channel" and len(shape) == 3:
+                    values = np.broadcast_to(values[:, :1, :1], shape)
+                given[at, key] = values
+                del file[f"layer/{at}/neuron/{key}"]
+                stored = values[:, 0, 0] if kind == "channel" and len(shape) == 3 else values.T
+                file[f"layer/{at}/neuron/{key}"] = stored
+    back = read_net(tmp_path / "a.net")
+    for at, name in ((1, "conv"), (3, "rec")):
+        found = next(p for p in back.populations if p.name == name)
+        assert np.array_equal(found.du, given[at, "iDecay"] - 1) and np.array_equal(
+            found.vth, given[at, "vThMant"]
+        )
+        assert np.array_equal(found.dv, given[at, "vDecay"])
+    with h5py.File(tmp_path / "a.net", "r+") as file:
+        del file["layer/3/neuron/iDecay"]
+        file["layer/3/neuron/iDecay"] = np.ones(4)
+    with pytest.raises(HardwareError, match=r"'iDecay' has shape \(4,\), expected one value or \(5,\)"):
+        read_net(tmp_path / "a.net")
+
+
 # --- what is refused ---
 
 
@@ -322,9 +352,11 @@ def drop(key):
         (drop("layer"), "no group 'layer'"),
         (drop("layer/2"), "layers are named"),
         (put("layer/1/type", np.bytes_("pool")), "layer 1: type 'pool'"),
-        (put("layer/1/neuron/type", np.bytes_("SDNN")), "type 'SDNN', expected LOIHI"),
+        (put("layer/1/neuron/type", np.bytes_("SDNN")), "type 'SDNN', a sigma-delta neuron"),
         (put("layer/1/neuron/iDecay", 5000), "'iDecay' is 5000"),
-        (put("layer/1/neuron/iDecay", np.arange(3)), "3 values, expected one"),
+        (put("layer/1/neuron/iDecay", np.arange(1, 3)), "shape \\(2,\\), expected one value or \\(3,\\) or"),
+        (put("layer/1/neuron/iDecay", np.array([1, 0, 5])), "'iDecay' is 0, expected 1 to 4096"),
+        (put("layer/1/neuron/vThMant", np.array([1, 1 << 17, 5])), "some thresholds are 131072 and more"),
         (put("layer/1/neuron/refDelay", 4), "refractory"),
         (drop("layer/1/neuron"), "no group 'neuron'"),
         (drop("layer/1/weight"), "no 'weight'"),

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from dpap_neuro.cli import app
 from dpap_neuro.errors import InputError
-from dpap_neuro.exchange.nir_export import to_nir, write_nir
+from dpap_neuro.exchange.nir_export import fused, to_nir, write_nir
 from dpap_neuro.exchange.nir_import import from_graph
 from dpap_neuro.networks.models import ModelSettings, build_model
 from dpap_neuro.networks.neurons import IF, LIF, CubaLIF, ParametricLIF, Recurrent, Scale
@@ -183,6 +183,13 @@ def test_command_writes_the_compacted_network(tmp_path):
         sizes[bool(flags)] = synapses(graph)
         assert graph.metadata["class_names"] == ["a", "b", "c"] and graph.dt == SETTINGS.dt
     assert sizes[False] - sizes[True] == 100 * 3
+
+
+def test_a_cell_of_another_time_step_gets_the_time_constants_that_decay_alike():
+    """2 ms of 5 ms are lost in a step of the cell, 10 ms of 25 ms in one of the graph."""
+    p = norse.LIFBoxParameters(tau_mem_inv=torch.tensor(1 / 0.005))
+    nodes = to_nir(nn.Sequential(nn.Linear(4, 3), norse.LIFBoxCell(p, dt=0.002)), (4,), 0.01).nodes
+    np.testing.assert_allclose(nodes["1_lif"].tau, 0.025, rtol=1e-6)
 
 
 class OwnLIF(LIF):
@@ -351,6 +358,30 @@ def test_refusals_name_the_layer_and_what_to_use(name):
         to_nir(network, (2, 8, 6), SETTINGS.dt)
     text = str(error.value)
     assert all(word in text for word in words) and "\n" not in text, text
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "synapse, norm, shape",
+    [
+        (lambda bias: nn.Conv2d(2, 4, 3, bias=bias), nn.BatchNorm2d, (3, 2, 8, 6)),
+        (lambda bias: nn.Conv1d(2, 4, 3, bias=bias), nn.BatchNorm1d, (3, 2, 8)),
+        (lambda bias: nn.Linear(5, 4, bias=bias), nn.BatchNorm1d, (3, 5)),
+    ],
+    ids=["conv2d", "conv1d", "linear"],
+)
+def test_a_fused_batch_norm_is_the_two_after_one_another(synapse, norm, shape, bias, affine):
+    """Also where a channel hardly varies, so that all of its gain is epsilon's."""
+    torch.manual_seed(0)
+    first, second = synapse(bias), norm(4, affine=affine, eps=1e-2).eval()
+    second.running_mean.uniform_(-1, 1)
+    second.running_var.copy_(torch.tensor([1e-6, 1e-3, 0.1, 2.0]))
+    if affine:
+        nn.init.uniform_(second.weight, 0.5, 2)
+        nn.init.uniform_(second.bias, -1, 1)
+    x = torch.randn(shape)
+    torch.testing.assert_close(fused(first, second, "norm")(x), second(first(x)), rtol=1e-4, atol=1e-5)
 
 
 def test_batch_norm_of_one_branch_only_is_refused():

@@ -91,6 +91,36 @@ def test_statistics_of_a_grouped_convolution_agree_with_the_loops(groups):
     np.testing.assert_allclose(pruner.statistics.spines(p), layer.spines(), atol=1e-3)
 
 
+class Joined(nn.Module):
+    """Two convolutions whose channels one population has behind each other."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.neurons = nn.Conv2d(2, 3, 3), nn.Conv2d(2, 5, 3), Lif(0.2)
+        self.readout = nn.Linear(8 * 36, 3)
+
+    def forward(self, x):
+        steps = x.shape[:2]
+        both = torch.cat([self.first(x.flatten(0, 1)), self.second(x.flatten(0, 1))], 1)
+        return self.readout(self.neurons(both.unflatten(0, steps)).flatten(2))
+
+
+def test_a_projection_finds_its_units_in_a_population_that_has_others_too():
+    torch.manual_seed(0)
+    model, x = Joined(), data()
+    pruner = make_pruner("dpap").attach(model, x)
+    (seen,) = recorded(model.train(), ["first", "second", "neurons"], x, 12)
+    pruner.step()
+    pruner.statistics.end_epoch()
+    for name, channels in (("first", slice(0, 3)), ("second", slice(3, 8))):
+        layer = oracle.Layer(channels.stop - channels.start, 2)
+        pre = seen[name][0].reshape(-1, 12, 2, 8, 8)
+        layer.batch(oracle.activity(seen["neurons"][1][:, :, channels], 0.5), oracle.activity(pre, 0.5))
+        m, p = pruner.statistics.m[name], pruner.structure.projections[name]
+        np.testing.assert_allclose(m, layer.m, rtol=1e-3, atol=1e-3 * np.abs(layer.m).max())
+        np.testing.assert_allclose(pruner.statistics.accumulated_activity(p), layer.a, rtol=1e-4)
+
+
 def test_recurrent_synapses_see_the_spikes_of_one_step_before():
     torch.manual_seed(0)
     model = Folded(nn.Flatten(), nn.Linear(8, 5), RecurrentLif(5), nn.Linear(5, 3))
@@ -470,6 +500,38 @@ def test_same_seed_same_masks(name):
     assert all(torch.equal(a[k], b[k]) for k in a) and all(torch.equal(ma[k], mb[k]) for k in ma)
 
 
+def after_pruning(optimizer_told):
+    """Steps of a momentum optimizer before and after half of the weights went; with each step's gradients."""
+    torch.manual_seed(0)
+    model, x = conv_net(neuron=lambda: Lif(0.15)), data()
+    pruner = make_pruner("magnitude", epochs=1, sparsity=0.5, first_epoch=0).attach(model.train(), x)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    gradients = {}
+    for number in range(4):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x).mean(0), LABELS).backward()
+        gradients = {k: p.weight.grad.clone() for k, p in pruner.structure.projections.items()}
+        optimizer.step()
+        pruner.step(optimizer)
+        if number == 1:
+            pruner.end_epoch(0, optimizer if optimizer_told else None)
+    dead = {k: ~mask for k, mask in pruner.masks.weights.items()}
+    assert sum(int(d.sum()) for d in dead.values()) > 100
+    return pruner, dead, gradients
+
+
+def test_what_is_pruned_stays_zero_whatever_an_optimizer_remembers():
+    pruner, dead, _ = after_pruning(optimizer_told=False)
+    for name, p in pruner.structure.projections.items():
+        assert not p.weight[dead[name]].any() and p.weight[~dead[name]].all()
+
+
+def test_gradients_of_what_is_pruned_never_reach_the_optimizer():
+    pruner, dead, gradients = after_pruning(optimizer_told=True)
+    for name in pruner.structure.projections:
+        assert not gradients[name][dead[name]].any() and gradients[name][~dead[name]].any()
+
+
 def test_magnitude_keeps_the_largest():
     model, x = conv_net(), data()
     pruner = make_pruner("magnitude", epochs=1, sparsity=0.6, first_epoch=0).attach(model, x)
@@ -634,6 +696,29 @@ def test_magnitude_per_layer_removes_the_same_share():
     report = pruner.end_epoch(0)
     shares = [1 - layer.remaining / layer.parameters for layer in report.layers[:3]]
     assert max(shares) - min(shares) < 0.03 and report.layers[3].remaining == report.layers[3].parameters
+
+
+def test_rigl_gives_the_smallest_weights_for_the_largest_gradients():
+    torch.manual_seed(0)
+    model, x = conv_net(), data()
+    pruner = make_pruner("rigl", epochs=4, sparsity=0.5, reach=1.0, fraction=0.2).attach(model, x)
+    gradients = {k: torch.randn(p.shape) for k, p in pruner.structure.projections.items()}
+    pruner.gradients = dict(gradients)
+    before = {p.name: pruner.masks.synapses[p.name].clone() for p in pruner.structure.prunable}
+    sizes = {p.name: p.weight.detach().abs().clone() for p in pruner.structure.prunable}
+    pruner.end_epoch(0)
+    exchanged = 0
+    for name, alive in before.items():
+        after, gradient = pruner.masks.synapses[name], gradients[name].abs()
+        moved = min(int(0.1 * (1 + np.cos(np.pi / 4)) * int(alive.sum())), int((~alive).sum()))
+        gone, grown = alive & ~after, after & ~alive
+        assert int(gone.sum()) == int(grown.sum()) == moved
+        if gone.any():
+            assert sizes[name][gone].max() <= sizes[name][alive & after].min()
+        if grown.any() and (~alive & ~after).any():
+            assert gradient[grown].min() >= gradient[~alive & ~after].max()
+            exchanged += moved
+    assert exchanged > 10
 
 
 @pytest.mark.parametrize("name", ["set", "rigl", "dpap-weighted"])

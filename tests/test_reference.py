@@ -236,7 +236,7 @@ def test_a_step_above_a_time_constant_is_refused_by_float_and_chip(key):
     getattr(node, key)[:] = np.float32(0.001)
     for run in (
         lambda dt: simulate(single(node, 1), np.ones((1, 3, 1)), dt),
-        lambda dt: compile_graph(wired(node), dt),
+        lambda dt: compile_graph(wired(node), "loihi2", dt),
     ):
         run(0.001)
         with pytest.raises(HardwareError) as error:

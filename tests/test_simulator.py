@@ -73,6 +73,25 @@ def one_layer(projection, source, target, **parameters):
     )
 
 
+@pytest.mark.parametrize("du, dv", [(4095, 0), (4095, 4096), (4000, 50), (0, 4096)])
+def test_currents_at_the_very_ends_of_their_24_bit(du, dv):
+    """128 << 7, eight times, << 6 is 2**23 to the unit: that stays, one more wraps, and so from below."""
+    strong = DenseProjection("in", "p", np.array([[128, 0], [-128, 0]]), weight_exp=7)
+    fine = DenseProjection("in", "p", np.array([[0, 2], [0, -2]]))
+    network = Network(
+        (InputPopulation("in", (2,)),),
+        (Population("p", (2,), du=du, dv=dv, vth=2**17 - 1),),
+        (strong, fine),
+        ("p",),
+    )
+    x = np.array([[[8, 0], [0, 0], [8, 1], [8, 0], [7, 8191], [8, 0], [0, 1]]])
+    run = simulate(network, x, record=["p"])
+    expected, _ = oracle.run(network, {"in": x[0]})
+    assert (np.abs(expected["p"]["u"]) == 2**23).any()
+    for variable in ("u", "v", "spikes"):
+        np.testing.assert_array_equal(getattr(run, variable)["p"][0].reshape(7, 2), expected["p"][variable])
+
+
 @EXAMPLES
 @given(st.data(), conv_geometries(), st.sampled_from([0.0, 0.5, 0.95]))
 def test_convolution_of_every_geometry(data, geometry, zeros):

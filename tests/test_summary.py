@@ -76,10 +76,10 @@ def test_conv1d_and_matrix():
 
 
 def test_counts_do_not_need_the_unrolled_network():
-    # 2 ** 28 positions: unrolling would take gigabytes
+    # nearly 2 ** 24 positions: unrolling would take a gigabyte
     node = nir.Conv2d(None, np.ones((1, 1, 3, 3)), 1, 1, 1, 1, np.zeros(1))
-    g = from_nir(graph({"i": inp(1, 1 << 13, 1 << 13), "c": node, "o": nir.Output({"output": None})}))
-    side = 1 << 13
+    g = from_nir(graph({"i": inp(1, 4094, 4094), "c": node, "o": nir.Output({"output": None})}))
+    side = 4094
     assert synapses(g) == (3 * side - 2) ** 2
 
 
@@ -126,6 +126,14 @@ def test_drawing(tmp_path):
     with pytest.raises(HardwareError, match="cannot write"):
         draw(from_nir(mixed()), tmp_path / "none" / "x.dot")
     assert [path.name for path in tmp_path.iterdir()] == ["x.dot"]
+
+
+def test_drawn_names_move_no_cursor(tmp_path):
+    pytest.importorskip("nirviz")
+    nodes = {"i": inp(2), "\x1b[31mx": nir.Scale(np.ones(2)), "o": nir.Output({"output": None})}
+    draw(from_nir(graph(nodes)), tmp_path / "x.dot")
+    text = (tmp_path / "x.dot").read_text()
+    assert "\x1b" not in text and "[31mx" in text
 
 
 def test_drawing_without_nirviz_says_what_to_install(tmp_path, monkeypatch):

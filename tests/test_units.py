@@ -8,7 +8,6 @@ from pruning_samples import Branching, Folded, Lif, RecurrentLif, conv_net, even
 from torch import nn  # noqa: E402
 
 from dpap_neuro.pruning import make_pruner  # noqa: E402
-from dpap_neuro.pruning.budget import neurons  # noqa: E402
 from dpap_neuro.pruning.units import network_size, within_size  # noqa: E402
 
 
@@ -52,7 +51,7 @@ def counted(pruner, units):
     every = {name: torch.ones_like(unit) for name, unit in units.items()}
     full, _ = pruner.masks.weight_masks(every, {})
     connections = pruner.masks.synapse_count(grids) / pruner.masks.synapse_count(full)
-    return 0.5 * (connections + neurons(pruner, units) / neurons(pruner, every))
+    return 0.5 * (connections + pruner.masks.neuron_count(units) / pruner.masks.neuron_count(every))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -7,6 +7,7 @@ from dpap_neuro.cli.shared import app
 from dpap_neuro.cli import learning  # noqa: F401
 from dpap_neuro.cli import graphs  # noqa: F401
 from dpap_neuro.cli import running  # noqa: F401
+from dpap_neuro.cli import measuring  # noqa: F401
 from dpap_neuro.cli import placing  # noqa: F401
 # isort: on
 

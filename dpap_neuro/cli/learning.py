@@ -175,6 +175,11 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
                 if time_constants(training.graph):
                     say_time_step(training.graph, asked.dt)
                 say_reset(training.graph, asked.reset)
+                if training.graph.metadata.get("reset_delay") and asked.reset != "zero":
+                    say(
+                        "the file's resets come one step late (reset_delay): trained are subtractions at once, so that accuracy "
+                        "before the first epoch may be lower than the file's"
+                    )
             model = training.model(split)
             say(training.pruner.describe())
             network, history = training.run(
@@ -293,11 +298,7 @@ def sweep(
         jitter=defaults.jitter,
         compact=compact,
     )
-    binning = sets.Binning(
-        defaults.bins if bins is None else bins,
-        clip=defaults.clip,
-        downsample=defaults.downsample if downsample is None else downsample,
-    )
+    binning = defaults.binning(bins, downsample=downsample)
     cache = cache_folder(cache_dir)
     planned = sweeps.plan(
         pruner or ["none", "dpap", "dpap-weighted", "magnitude"],

@@ -17,7 +17,7 @@ from dpap_neuro.cli.shared import app, cache_folder
 from dpap_neuro.data import DATASETS, SPLITS
 from dpap_neuro.deploy.opening import CompileOptions
 from dpap_neuro.deploy.recordings import Recordings
-from dpap_neuro.deploy.request import DECAY, NEURON, SLOPE, THRESHOLD, TrainRequest
+from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SLOPE, THRESHOLD, TrainRequest
 from dpap_neuro.networks import CELLS, MODELS, RELU
 from dpap_neuro.pruning import PRUNERS
 from hardware.chip.chips import BUILT_IN
@@ -86,6 +86,17 @@ _RECORDINGS = {
     "split": Annotated[str, typer.Option(help=f"{either(*SPLITS)}.")],
     "bins": Annotated[int | None, typer.Option(help="Time steps per recording.")],
     "bin_us": Annotated[float | None, typer.Option(help="Microseconds per time step.")],
+    "clip": Annotated[int | None, typer.Option(help="Counts above are cut to it.")],
+    "polarity": Annotated[
+        str | None,
+        typer.Option(
+            help="Which count of a pixel comes first in the network's input: off-on, as here, or on-off."
+        ),
+    ],
+    "scale": Annotated[
+        float | None,
+        typer.Option(help="Every count times this, for a network that was trained so; in floats only."),
+    ],
     "downsample": Downsample,
     "limit": Annotated[int | None, typer.Option(help="Only so many recordings, spread evenly.")],
     "cache_dir": CacheDir,
@@ -175,7 +186,8 @@ _TRAINING = {
     "reset": Annotated[
         str | None,
         typer.Option(
-            help="What a spike does to the membrane: zero, or subtract the threshold. Default: the .nir file's, or zero."
+            help="What a spike does to the membrane: zero, or subtract the threshold.",
+            show_default=f"the .nir file's, or {RESET}",
         ),
     ],
     "dt": Dt,

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.options import Json, LavaPython, Model, command
+from dpap_neuro.cli.options import DataDir, Json, LavaPython, Model, command
 from dpap_neuro.cli.shared import plain, progress, say, say_assumed, say_reset, say_time_step, stdout
 from dpap_neuro.deploy.opening import CompileOptions
 from dpap_neuro.deploy.recordings import Recordings, input_notes
 
 if TYPE_CHECKING:
+    from dpap_neuro.deploy.compilation import Fitting
     from dpap_neuro.deploy.simulation import Simulated
     from hardware.compile.compiler import LayerReport
     from hardware.network.integer import Network
@@ -28,6 +29,31 @@ def compile_(
         Path, typer.Option(help="The file to write: .net (NETX, for lava-dl) or .h5 (any integer network).")
     ],
     options: CompileOptions,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            help="A data set; scales, weights and thresholds are fitted to a few of its recordings."
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="A data set for --pairs auto where nothing is calibrated.")
+    ] = None,
+    data_dir: DataDir = None,
+    split: Annotated[str, typer.Option(help="train, test or all.")] = "train",
+    bins: Annotated[int | None, typer.Option(help="Time steps per recording.")] = None,
+    bin_us: Annotated[float | None, typer.Option(help="Microseconds per time step.")] = None,
+    limit: Annotated[
+        int, typer.Option(help="Recordings, spread evenly; every second one is held out to report on.")
+    ] = 20,
+    min_agreement: Annotated[
+        float, typer.Option(help="Share of spikes alike at which --pairs auto has enough.")
+    ] = 0.99,
+    max_synapses: Annotated[
+        int | None, typer.Option(help="Synapses that a network with pairs may have.")
+    ] = None,
+    exponents: Annotated[
+        int, typer.Option(help="Over how many exponents a calibrated projection may be spread.")
+    ] = 3,
     as_json: Json = False,
 ) -> None:
     """Turn a .nir file into the integers of a chip, and show what rounding did to each layer.
@@ -37,28 +63,73 @@ def compile_(
 
     Example: dpap-neuro compile demo/pruned.nir --chip loihi2 --out demo/pruned.net
     """
-    from dpap_neuro.deploy.opening import compile_file
+    from dpap_neuro.deploy.compilation import Wish, compile_file
     from hardware.chip.chips import as_chip
     from hardware.graph.parsing import read_graph
 
+    shown_to = calibrate or dataset
+    recordings = None
+    if shown_to is not None:
+        recordings = Recordings(shown_to, data_dir, split, bins, bin_us, limit)
+    wish = Wish(recordings, calibrate is not None, exponents, min_agreement, max_synapses)
     graph = read_graph(model)
     say_time_step(graph, options.dt)
     say_reset(graph, options.reset)
     chip = as_chip(options.chip)
-    network, reports = compile_file(graph, out, options)
-    said = {f"{r.source} -> {r.target}: {note}": None for r in reports for note in (*r.warnings, *r.notes)}
+    network, reports, fitting = compile_file(graph, out, options, wish)
+    warnings = list(dict.fromkeys(text for r in reports for text in r.warnings))
+    choice = None if fitting is None else fitting.choice
+    if choice is not None and not choice.reached:
+        warnings.append(
+            f"{choice.agreement[-1]:.2%} of the spikes are alike, {min_agreement:.2%} was asked for"
+        )
+    if choice is not None and choice.wrapped:
+        warnings.append(f"{choice.wrapped:,} synaptic currents wrapped at 24 bit on the recordings")
+    said = dict.fromkeys(f"{r.source} -> {r.target}: {note}" for r in reports for note in r.notes)
+    for warning in warnings:
+        say(f"warning: {warning}")
     if as_json:
-        for warning in dict.fromkeys(f"{r.target}: {text}" for r in reports for text in r.warnings):
-            say(warning)
         layers = [dataclasses.asdict(report) for report in reports]
-        values = {"model": str(model), "chip": str(options.chip), "out": str(out)}
-        print(json.dumps({**values, "dt": network.dt, "layers": layers}))
+        values: dict[str, Any] = {"model": str(model), "chip": str(options.chip), "out": str(out)}
+        values |= {"dt": network.dt, "layers": layers, "warnings": warnings}
+        if fitting is not None:
+            values["fitting"] = fitting.to_dict()
+        print(json.dumps(values))
         return
     bits = max(r.weight_bits for r in reports)
     stdout.print(_layers(f"{model} for {chip.name}, {bits}-bit weights", reports))
+    if fitting is not None:
+        stdout.print(_fitting(fitting))
     for line in said:
         say(line)
     stdout.print(f"Written: {out}", highlight=False, markup=False)
+
+
+def _fitting(fitting: Fitting) -> Table:
+    """Rounded plainly, and fitted: a row per figure."""
+    table = Table(
+        title=f"fitted to {fitting.fitted_on} recordings, {fitting.held_out} held out", title_justify="left"
+    )
+    for heading in ("", "rounded", "fitted"):
+        table.add_column(heading, justify="right" if heading else "left")
+    if fitting.agreement is not None:
+        table.add_row("spikes alike, held out", *(f"{share:.2%}" for share in fitting.agreement))
+    if fitting.calibration is not None:
+        for (source, target), before in fitting.calibration.before.items():
+            after = fitting.calibration.after[source, target]
+            table.add_row(
+                f"membrane error, {plain(source)} -> {plain(target)}", f"{before:.2%}", f"{after:.2%}"
+            )
+    first, last = fitting.price
+    table.add_row("synapses", f"{first.synapses:,}", f"{last.synapses:,}")
+    if first.cores is not None and last.cores is not None:
+        table.add_row("cores", f"{first.cores:,}", f"{last.cores:,}")
+        table.add_row("memory, bits", f"{first.memory_bits:,}", f"{last.memory_bits:,}")
+    if fitting.choice is not None:
+        for source, target in fitting.choice.pairs:
+            table.add_row("in pairs", "", plain(f"{source} -> {target}"))
+        table.add_row("membranes at their limit", "", f"{fitting.choice.at_limit:,}")
+    return table
 
 
 def _layers(title: str, reports: list[LayerReport]) -> Table:
@@ -158,7 +229,7 @@ def simulate(
     network = opened.integers()
     wanted = s.recorded_of(network, record or ())
     counts = s.raster_of(opened, shown_to, steps)
-    for note in input_notes(opened, int(counts.max(initial=0))):
+    for note in input_notes(opened.chip, int(counts.max(initial=0))):
         say(note)
     done = s.run(network, counts, wanted, clock, backend, lava_python, expect)
     if out is not None:

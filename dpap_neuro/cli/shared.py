@@ -77,11 +77,12 @@ def say(line: str) -> None:
 
 
 def say_time_step(graph: Graph, dt: float | None = None) -> None:
-    """The time step that is assumed and why, on stderr, where neither the file nor the caller names one."""
-    from hardware.graph.graph import time_step
+    """On stderr a line for each thing that neither the file nor the caller says: time step, reset, axes of a batch."""
+    from hardware.graph.assumed import assumptions
 
-    if dt is None and graph.dt is None:
-        say(time_step(graph)[1])
+    # The reset is `say_reset`'s.
+    for line in assumptions(graph, dt, "zero"):
+        say(line)
 
 
 def say_reset(graph: Graph, reset: str | None = None) -> None:

@@ -45,6 +45,23 @@ class Defaults:
     jitter: float = 0.0
     bin_us: float | None = None
 
+    def binning(
+        self,
+        bins: int | None = None,
+        bin_us: float | None = None,
+        clip: int | None = None,
+        downsample: int | None = None,
+    ) -> Binning:
+        """What is said, and these where nothing is."""
+        if bins is None and bin_us is None:
+            bins, bin_us = (self.bins, None) if self.bin_us is None else (None, self.bin_us)
+        return Binning(
+            bins,
+            bin_us,
+            self.clip if clip is None else clip,
+            self.downsample if downsample is None else downsample,
+        )
+
 
 @dataclass(frozen=True)
 class DataSet:

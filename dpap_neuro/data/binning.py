@@ -106,9 +106,10 @@ def binning_of(
     bin_us: float | None = None,
     downsample: int | None = None,
     clock: Clock | None = None,
+    clip: int | None = None,
 ) -> Binning:
     """What was asked for, else what a file's metadata says. Raises InputError where neither tells."""
-    clip, kept = metadata.get("clip"), metadata.get("kept_bins")
+    clip, kept = metadata.get("clip") if clip is None else clip, metadata.get("kept_bins")
     began: Any = clock or metadata.get("clock") or "first-event"
     if downsample is None:
         downsample = int(metadata.get("downsample") or 1)

@@ -17,7 +17,7 @@ from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import write_picture
 from hardware.chip.chips import Chip
-from hardware.graph.summary import parameters
+from hardware.graph.summary import parameters, synapses
 from hardware.placement import place
 
 
@@ -26,20 +26,23 @@ class Compared:
     """One network on the chip.
 
     parameters: non-zero weights of kernels and matrices. synapses: non-zero connections of the unrolled network, after
-        rounding to 8 bits. memory_bits: sum over the cores. crossing_spikes: per recording where recordings were given, else as
-        if every neuron fired once. accuracy: None where it is not known; accuracy_from: where it comes from. notes: what a
-    reader must know besides.
+        rounding for the chip; synapses_before: before it, None for an integer network. full: per limited resource, what the
+        network takes of all its cores. memory_bits: sum over the cores. crossing_spikes: per recording where recordings were
+        given, else as if every neuron fired once. accuracy: None where it is not known; accuracy_from: where it comes from.
+        notes: what a reader must know besides.
     """
 
     model: str
     parameters: int
     synapses: int
+    synapses_before: int | None
     cores: int
     lower_bound: int
     synapses_per_core: list[int]
     neurons: int
     memory_bits: int
     crossing_spikes: float
+    full: dict[str, float]
     accuracy: float | None
     accuracy_from: str | None
     notes: tuple[str, ...] = ()
@@ -86,12 +89,14 @@ def _compare(path: Path, options: CompileOptions, recordings: Recordings | None)
         str(path),
         _parameters(opened),
         placement.synapses,
+        None if opened.graph is None else synapses(opened.graph),
         placement.cores,
         placement.lower_bound,
         placement.synapses_per_core.tolist(),
         int(placement.neurons_per_core.sum()),
         int(placement.memory_bits_per_core.sum()),
         placement.crossing_spikes,
+        dict(placement.full),
         accuracy,
         source,
         notes,

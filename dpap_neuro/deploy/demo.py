@@ -26,7 +26,7 @@ from hardware.compile.compiler import compile_graph
 from hardware.graph.parsing import from_nir, read_graph
 from hardware.graph.summary import parameters
 from hardware.placement import place
-from hardware.simulate import fidelity, reference, simulator
+from hardware.simulate import fidelity, float_simulator, simulator
 
 CHIPS = ("loihi1", "loihi2")
 BINS, CLIP = 10, 4
@@ -56,7 +56,7 @@ def deploy(path: Path, data: tuple[np.ndarray, np.ndarray], chips: tuple[Chip, .
     graph = read_graph(path)
     network, _ = compile_graph(graph, chips[0])
     names = [p.name for p in network.populations if p.spiking]
-    exact = reference.simulate(graph, rasters, record=names, dtype=np.float32)
+    exact = float_simulator.simulate(graph, rasters, record=names, membranes=False)
     fixed = simulator.simulate(network, rasters, record={name: ("spikes",) for name in names})
     parts = fidelity.agreements(exact.spikes, fixed.spikes)
     placements = {chip.name: place(network, chip) for chip in chips}

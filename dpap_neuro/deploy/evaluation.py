@@ -15,8 +15,8 @@ from dpap_neuro.deploy.recordings import Recordings, input_notes
 from dpap_neuro.deploy.simulation import run_lava
 from dpap_neuro.errors import InputError
 from hardware.errors import HardwareError
-from hardware.placement import Placement, energy, place
-from hardware.simulate import fidelity, lava, neurobench, reference, simulator
+from hardware.simulate import fidelity, lava, neurobench, simulator
+from hardware.simulate.float_simulator import FloatSimulator
 
 BACKENDS = ("float", "fixed", "lava")
 # The one that SANA-FE's costs are of.
@@ -60,23 +60,6 @@ def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
     return evaluate(model, shown_to, "fixed", classes=False).rates
 
 
-def estimate_energy(model: Model, shown_to: Recordings) -> tuple[energy.Estimate, Placement]:
-    """Energy and latency on Loihi 1, see `hardware.placement.energy`, and the placement that they are of.
-
-    Neurons are placed so that as few spikes of these recordings as possible cross cores.
-    Raises InputError or HardwareError for what cannot be read, run or estimated.
-    """
-    if not energy.available():
-        raise InputError(energy.NEEDS)
-    if model.chip.name != CHIP:
-        raise InputError(f"chip: found {model.chip.name}, expected {CHIP}, which SANA-FE's costs are of")
-    network = model.integers()
-    spikes = energy.chip_spikes(network, shown_to.open(model, classes=False).together())
-    rates = {name: values.sum(axis=1).mean(axis=0) for name, values in spikes.items()}
-    placement = place(network, CHIP, firing_rates=rates)
-    return energy.estimate(network, placement, spikes), placement
-
-
 def evaluate(
     model: Model,
     shown_to: Recordings,
@@ -87,7 +70,7 @@ def evaluate(
 ) -> Evaluation:
     """Run a network on recordings once, and classify them by the largest spike count, or membrane sum, over time.
 
-    backend: "float" (the reference simulator; of a `.nir` file only), "fixed" (8-bit weights, the chip's integers) or "lava"
+    backend: "float" (the float simulator; of a `.nir` file only), "fixed" (the chip's integers) or "lava"
     (the same integers on real Lava, in `lava_python` where given). progress(done, total). classes: whether the data's
     classes must be the network's. Raises InputError or HardwareError for what cannot be read or run.
     """
@@ -97,9 +80,15 @@ def evaluate(
         raise InputError(
             f"{model.path}: holds integers; give --backend fixed or --backend lava, or its .nir file"
         )
+    if shown_to.scale is not None and backend != "float":
+        raise InputError(
+            f"scale: chips take whole counts, found --backend {backend}; multiply the first weights by it instead"
+        )
     network = None if backend == "float" else model.integers()
+    exactly = None
     if network is None:
         assert graph is not None
+        exactly = FloatSimulator(graph, model.dt, model.reset)
         inputs, tally = list(graph.inputs), neurobench.of_graph(graph)
     else:
         inputs, tally = [entry.name for entry in network.stimulated], neurobench.of_network(network)
@@ -110,8 +99,8 @@ def evaluate(
     for raster in shown.parts():
         begin = time.perf_counter()
         if network is None:
-            assert graph is not None
-            exact = reference.simulate(graph, raster, model.dt, model.reset, tally.recorded)
+            assert exactly is not None
+            exact = exactly.run(raster, record=tally.recorded, membranes=False)
             output, counts, values = exact.output, exact.counts, exact.spikes
         else:
             if simulation is None:
@@ -154,7 +143,7 @@ def evaluate(
         tally.to_dict(),
         predictions,
         {name: spikes / shown.n for name, spikes in total.items()},
-        (*shown.notes, *(() if network is None else input_notes(model, most))),
+        (*shown.notes, *(() if network is None else input_notes(model.chip, most))),
     )
 
 

@@ -36,7 +36,7 @@ class BudgetMeter:
     """
 
     budget: Budget
-    effort: float = budgets.EFFORT
+    effort: float | None = None
 
     def __str__(self) -> str:
         return self.budget.describe()
@@ -63,7 +63,7 @@ def save_fitted(
     history: History,
     metadata: dict[str, Any],
     budget: Budget,
-    effort: float = budgets.EFFORT,
+    effort: float | None = None,
 ) -> budgets.Fill:
     """`runs.save_run` without dead units; run.json also says the budget, and what model.nir itself takes of it.
 

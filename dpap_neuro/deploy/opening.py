@@ -13,9 +13,9 @@ import numpy as np
 
 from dpap_neuro.errors import InputError
 from hardware.chip.chips import DEFAULT, Chip, as_chip
-from hardware.compile.compiler import Compiled, LayerReport, Pairs, compile_layers
-from hardware.files.network_file import load, save
-from hardware.files.netx import read_net, restrict, write_net
+from hardware.compile.compiler import Compiled, Pairs, compile_layers
+from hardware.files.network_file import load
+from hardware.files.netx import read_net
 from hardware.graph.graph import Graph, reset_of, time_step
 from hardware.graph.parsing import read_graph
 from hardware.network.connectivity import shapes
@@ -175,24 +175,3 @@ def check_compiled(path: Path, options: CompileOptions) -> None:
         if getattr(plain, name) != value:
             why = "has its time constants in steps" if name == "dt" else "is compiled already"
             raise InputError(f"{path}: an integer network {why}; leave out --{name.replace('_', '-')}")
-
-
-def compile_file(
-    model: str | Path | Graph, out: str | Path, options: CompileOptions
-) -> tuple[Network, list[LayerReport]]:
-    """Compile a `.nir` file, or the graph that was read from it, and write it: `.net` (NETX) or `.h5` (all that an integer network
-    can say).
-
-    Where the chip has a threshold per neuron, every output channel in an `.h5` file gets its own scale and threshold;
-    NETX has one per population. Returns the network and a report per projection; nothing is written where
-    an error is raised (HardwareError, InputError).
-    """
-    out = Path(out)
-    if out.suffix not in INTEGER_FILES:
-        raise InputError(f"{out}: expected a name that ends in .net (NETX) or .h5 (any integer network)")
-    graph = model if isinstance(model, Graph) else read_graph(model)
-    netx = out.suffix == ".net"
-    chip = as_chip(options.chip)
-    made = Model(out, graph, None, None, graph.metadata, restrict(chip) if netx else chip, options).compiled
-    (write_net if netx else save)(made.network, out)
-    return made.network, made.reports

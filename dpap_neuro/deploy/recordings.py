@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ from dpap_neuro.errors import InputError
 
 if TYPE_CHECKING:
     from dpap_neuro.deploy.opening import Model
+    from hardware.chip.chips import Chip
+
+# Which of a pixel's two counts is first; this project's files have the darker one, off, first.
+POLARITIES = ("off-on", "on-off")
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,9 @@ class Shown:
 class Recordings:
     """Which recordings, before it is known which network sees them.
 
-    dataset: its name or a folder (of sensor, columns x rows), with data_dir, split, bins, bin_us, downsample (None: as the network's file says), cache_dir (see
-    `data.cache`). file: instead, an `.npy` file of counts or an `.npz` file with `input` and, for accuracies, `labels`; shown
+    dataset: its name or a folder (of sensor, columns x rows), with data_dir, split, bins, bin_us, clip, downsample (None: as the network's file says), cache_dir (see
+    `data.cache`). As another project trained its network: polarity, "off-on" (this project's order, None) or "on-off"; scale, by
+    which every count is multiplied. file: instead, an `.npy` file of counts or an `.npz` file with `input` and, for accuracies, `labels`; shown
     as they are. limit: only so many, spread evenly. Raises InputError where not exactly one of the two is given, or for an
     unknown name.
     """
@@ -66,15 +72,22 @@ class Recordings:
     cache_dir: str | Path | None = None
     file: Path | None = None
     sensor: str | None = None
+    clip: int | None = None
+    polarity: str | None = None
+    scale: float | None = None
 
     def __post_init__(self) -> None:
+        if self.polarity not in (None, *POLARITIES):
+            raise InputError(f"polarity: found {self.polarity!r}, expected {' or '.join(POLARITIES)}")
+        if self.scale is not None and not (math.isfinite(self.scale) and self.scale != 0):
+            raise InputError(f"scale: found {self.scale}, expected a finite number other than 0")
         if (self.dataset is None) == (self.file is None):
             raise InputError("input: give either --dataset NAME or --input FILE (.npz or .npy)")
         if self.dataset is not None:
             dataset(self.dataset, self._size)
             check_split(self.split)
         if self.file is not None:
-            for name in ("data_dir", "bins", "bin_us", "downsample", "sensor"):
+            for name in ("data_dir", "bins", "bin_us", "downsample", "sensor", "clip", "polarity"):
                 if getattr(self, name) is not None:
                     raise InputError(
                         f"--{name.replace('_', '-')}: is for a data set, found --input {self.file}"
@@ -92,7 +105,7 @@ class Recordings:
         """
         if self.file is not None:
             return self._of_file(self.file, model, classes)
-        binning = binning_of(model.metadata, self.bins, self.bin_us, self.downsample)
+        binning = binning_of(model.metadata, self.bins, self.bin_us, self.downsample, clip=self.clip)
         opened = open_dataset(str(self.dataset), self.data_dir, self.split, self._size)
         check_shape(f"{opened.name}: its recordings have", binning.shape(opened.sensor_size), model)
         if classes:
@@ -102,7 +115,7 @@ class Recordings:
         return Shown(
             len(chosen),
             np.asarray(opened.recordings.labels)[chosen],
-            lambda: opened.parts(binning, chosen, self.cache_dir),
+            lambda: map(self._as_trained, opened.parts(binning, chosen, self.cache_dir)),
             ()
             if known in (None, opened.name)
             else (f"{model.path} was trained on {known}, not on {opened.name}",),
@@ -120,7 +133,13 @@ class Recordings:
                     f"{file}: labels are {labels.min()} to {labels.max()}, expected 0 to {answers - 1}, the network's classes"
                 )
         parts = range(0, len(counts), CHUNK)
-        return Shown(len(counts), labels, lambda: (counts[at : at + CHUNK] for at in parts))
+        return Shown(len(counts), labels, lambda: (self._as_trained(counts[at : at + CHUNK]) for at in parts))
+
+    def _as_trained(self, counts: np.ndarray) -> np.ndarray:
+        """(n, steps, polarity, y, x) in the order and the units that were asked for."""
+        if self.polarity == "on-off":
+            counts = counts[:, :, ::-1]
+        return counts if self.scale is None else counts.astype(np.float32) * np.float32(self.scale)
 
 
 def check_shape(what: str, shape: tuple[int, ...], model: Model) -> None:
@@ -188,11 +207,11 @@ def read_rasters(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nda
     return counts, labels
 
 
-def input_notes(model: Model, most: int) -> tuple[str, ...]:
-    """What is to be said where the model's chip takes no counts at its inputs and the highest in a step is `most`."""
-    if model.chip.neuron.graded_inputs or most <= 1:
+def input_notes(chip: Chip, most: int) -> tuple[str, ...]:
+    """What is to be said where a chip takes no counts at its inputs and the highest in a step is `most`."""
+    if chip.neuron.graded_inputs or most <= 1:
         return ()
     return (
-        f"inputs carry counts of up to {most} per step, {model.chip.name} takes single spikes: "
+        f"inputs carry counts of up to {most} per step, {chip.name} takes single spikes: "
         "the chip would not see what was simulated (train with --clip 1)",
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dpap_neuro.deploy.comparison import Compared
 from dpap_neuro.files import write_picture
+from hardware.placement.budget import RESOURCES, percent
 
 if TYPE_CHECKING:
     from dpap_neuro.train.sweeps import Summary
@@ -72,7 +73,7 @@ def sweep_table(summaries: list[Summary]) -> Table:
 
 
 def compare_table(networks: list[Compared], names: list[str], chip: str, unit: str) -> Table:
-    """Networks in columns, what is compared in rows. unit: what crossing spikes are counted per."""
+    """Networks in columns, what is compared in rows, with ratios to the first. unit: what crossing spikes are counted per."""
     table = Table(title=f"on {chip}", title_justify="left")
     table.add_column("", overflow="fold")
     for name in names:
@@ -82,14 +83,32 @@ def compare_table(networks: list[Compared], names: list[str], chip: str, unit: s
     def row(label: str, cells: Iterable[str]) -> None:
         table.add_row(label, *cells)
 
-    row("parameters", (f"{n.parameters:,}" for n in networks))
-    row("synapses", (f"{n.synapses:,}" for n in networks))
-    row("neurons", (f"{n.neurons:,}" for n in networks))
-    row("cores (at least needed)", (f"{n.cores:,} ({n.lower_bound:,})" for n in networks))
+    def counts(label: str, values: Sequence[float], digits: int = 0) -> None:
+        """Numbers, and from the second on their ratio to the first."""
+        cells = [f"{value:,.{digits}f}" for value in values]
+        if values[0]:
+            cells[1:] = [f"{c} ({v / values[0]:.2f}x)" for c, v in zip(cells[1:], values[1:], strict=True)]
+        row(label, cells)
+
+    counts("parameters", [n.parameters for n in networks])
+    if any(n.synapses_before is not None for n in networks):
+        row(
+            "synapses before rounding",
+            ("" if n.synapses_before is None else f"{n.synapses_before:,}" for n in networks),
+        )
+    counts("synapses on the chip", [n.synapses for n in networks])
+    counts("neurons", [n.neurons for n in networks])
+    counts("cores", [n.cores for n in networks])
+    row("  at least needed", (f"{n.lower_bound:,}" for n in networks))
     for number, label in enumerate(("least", "median", "most")):
-        row(f"synapses per core, {label}", (f"{n.spread[number]:,.0f}" for n in networks))
-    row("memory bits", (f"{n.memory_bits:,}" for n in networks))
-    row(f"spikes between cores, {unit}", (f"{n.crossing_spikes:,.0f}" for n in networks))
+        counts(f"synapses per core, {label}", [n.spread[number] for n in networks])
+    counts("memory bits", [n.memory_bits for n in networks])
+    for key, label in RESOURCES.items():
+        if any(key in n.full for n in networks):
+            row(f"  cores full of {label}", (percent(n.full[key]) if key in n.full else "" for n in networks))
+    tight = [max(n.full, key=lambda k, n=n: n.full[k], default="") for n in networks]  # type: ignore[misc]
+    row("  tight", (RESOURCES.get(key, "") for key in tight))
+    counts(f"spikes between cores, {unit}", [n.crossing_spikes for n in networks])
     row("accuracy", ("" if n.accuracy is None else f"{n.accuracy:.2%}" for n in networks))
     row("accuracy from", (n.accuracy_from or "" for n in networks))
     return table

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Of a network that is made anew; one of a `.nir` file has its own.
-NEURON, DECAY, THRESHOLD, SLOPE = "lif", 0.5, 0.5, 10.0
+NEURON, DECAY, THRESHOLD, SLOPE, RESET = "lif", 0.5, 0.5, 10.0, "zero"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 
 from dpap_neuro.data import Binning, Defaults, binning_of, dataset, parse_sensor
 from dpap_neuro.deploy import finetuning, fitting
-from dpap_neuro.deploy.request import DECAY, NEURON, SLOPE, THRESHOLD, TrainRequest
+from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SLOPE, THRESHOLD, TrainRequest
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
 from dpap_neuro.networks.models import ModelSettings, Network
@@ -80,7 +80,7 @@ class Training:
             _or(asked.surrogate_slope, SLOPE),
             _or(asked.neuron, NEURON),
             asked.current_decay,
-            asked.reset or "zero",
+            _or(asked.reset, RESET),
         )
         if precision is None:
             return settings
@@ -164,15 +164,7 @@ def resolve(asked: TrainRequest) -> Training:
     else:
         if asked.dt is not None:
             raise InputError("--dt: is for a .nir file, a new network takes the length of its time bins")
-        bins, bin_us = asked.bins, asked.bin_us
-        if bins is None and bin_us is None:
-            bins, bin_us = (defaults.bins, None) if defaults.bin_us is None else (None, defaults.bin_us)
-        binning = Binning(
-            bins,
-            bin_us,
-            _or(asked.clip, defaults.clip),
-            _or(asked.downsample, defaults.downsample),
-        )
+        binning = defaults.binning(asked.bins, asked.bin_us, asked.clip, asked.downsample)
     return Training(asked, settings, pruner, binning, graph, budget, defaults, precision, source)
 
 

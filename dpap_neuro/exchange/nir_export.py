@@ -59,6 +59,8 @@ _PASSED = (nn.functional.dropout, nn.functional.dropout2d, "contiguous", "float"
 _SIZES = (getattr, len, "size", "dim")
 # Time steps and samples of the recording that is traced: they tell (T, B, ...) from (T * B, ...).
 _STEPS, _BATCH = 2, 3
+# What this project's files name as their writer.
+WRITER = "dpap-neuro"
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -106,9 +108,9 @@ def to_nir(
     if compact:
         model = without_dead_units(model, shape)
     nodes, edges = _Walk(model, shape, dt).result
+    said = {"dt": float(dt), "reset": reset(model), **metadata, "writer": WRITER, "reset_delay": None}
     # nir 1.0.8 infers wrong shapes for grouped convolutions and kernels that are not square; ours were measured.
-    said = {"dt": float(dt), "reset": reset(model), **metadata}
-    return nir.NIRGraph(nodes, edges, metadata=plain_metadata(said), type_check=False)
+    return nir.NIRGraph(nodes, edges, metadata=encoded_metadata(said), type_check=False)
 
 
 def without_dead_units(model: Network, input_shape: Shape) -> Network:
@@ -155,7 +157,8 @@ def _dtype(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
-def plain_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+def encoded_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata in types that HDF5 takes: lists of strings as JSON, truths as 0 or 1; None is left out."""
     out = {}
     for key, value in values.items():
         if value is None:
@@ -164,6 +167,8 @@ def plain_metadata(values: Mapping[str, Any]) -> dict[str, Any]:
             value = json.dumps(list(value))
         elif isinstance(value, list | tuple):
             value = np.array(value)
+        elif isinstance(value, bool):
+            value = int(value)
         out[key] = value
     return out
 

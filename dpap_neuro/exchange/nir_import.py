@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.exchange.nir_export import WRITER
 from dpap_neuro.networks.kinds import nearest
 from dpap_neuro.networks.models import ModelSettings, Network
 from dpap_neuro.networks.neurons import (
@@ -225,7 +226,8 @@ def _layer(name: str, graph: Graph, dt: float, reset: Reset) -> nn.Module:
     node: Any = graph.nodes[name]
     kind = nearest(_POPULATIONS, node)
     if kind is not None:
-        return _population(name, node, _POPULATIONS[kind], dt, reset)
+        own = graph.metadata.get("writer") == WRITER
+        return _population(name, node, _POPULATIONS[kind], dt, reset, own)
     if isinstance(node, nir.Linear | nir.Affine):
         post, pre = node.weight.shape
         return _synapse(nn.Linear(pre, post, isinstance(node, nir.Affine), device="meta"), node)
@@ -257,12 +259,17 @@ def _number(values: np.ndarray) -> Tensor | float:
     return first if (values == values.flat[0]).all() else torch.as_tensor(np.array(values, np.float64))
 
 
-def _population(name: str, node: Any, kind: type[Neuron], dt: float, reset: Reset) -> Neuron:
+def _population(name: str, node: Any, kind: type[Neuron], dt: float, reset: Reset, own: bool) -> Neuron:
+    """own: whether this project wrote the file, see `nir_nodes`."""
     changed = {ours: _number(getattr(node, key)) for key, ours in _NAMES.items() if hasattr(node, key)}
     gain = np.asarray(getattr(node, "r", 1.0), np.float64)
     if hasattr(node, "w_in"):
         gain = gain * node.w_in * dt / node.tau_syn
-    if np.abs(gain - 1).max() > 1e-6:
+    if isinstance(node, nir.CubaLIF) and own and (gain > 0).all():
+        # As this project's CubaLIF is trained: no factor on its input, membranes in Norse's units.
+        for key in ("v_leak", "v_reset", "v_threshold"):
+            changed[_NAMES[key]] = _number(np.asarray(getattr(node, key), np.float64) / gain)
+    elif np.abs(gain - 1).max() > 1e-6:
         changed["gain"] = _number(gain)
     shortest = {k: float(torch.as_tensor(v).min()) for k, v in changed.items() if k.startswith("tau")}
     for key, value in shortest.items():

@@ -1,7 +1,8 @@
 """The NIR node of each module: synapses, pooling, and populations with every parameter at full shape.
 
-r is the factor `gain` on a population's input, else 1. The current-based cells get w_in = gain tau_syn / dt, since
-Norse adds its input to the current as it is. To add a module: a line in `SYNAPSES` or in `POPULATIONS`.
+r is the factor `gain` on a population's input, else 1. The current-based cells get w_in = tau_syn / dt, since
+Norse adds its input to the current as it is; those that spike also r = tau_mem / dt, and their membranes in units that make up
+for it, the form that snnTorch and SpikingJelly write and read. To add a module: a line in `SYNAPSES` or in `POPULATIONS`.
 """
 
 from __future__ import annotations
@@ -136,7 +137,8 @@ def reset(model: nn.Module) -> str | None:
     """
     found: dict[str, str] = {}
     for name, module in model.named_modules():
-        if POPULATIONS.get(type(module)) not in (nir.LIF, nir.CubaLIF, nir.IF):
+        nearest_kind = nearest(POPULATIONS, module)
+        if nearest_kind is None or POPULATIONS[nearest_kind] not in (nir.LIF, nir.CubaLIF, nir.IF):
             continue
         if isinstance(module, neurons.Neuron):
             kind = module.settings.reset
@@ -188,4 +190,10 @@ def population(name: str, module: Any, shape: Shape, dt: float) -> nir.NIRNode:
     if kind in (nir.LIF, nir.CubaLIF, nir.IF):
         values["v_threshold"] = full(p.v_th, shape, name, "v_th")
         values["v_reset"] = full(p.v_reset, shape, name, "v_reset")
+    if kind is nir.CubaLIF and (values["w_in"] > 0).all():
+        # In double precision, so that `nir_import` gets back every bit.
+        tau_syn, tau_mem = values["tau_syn"].astype(np.float64), values["tau_mem"].astype(np.float64)
+        unit = tau_mem / dt / full(gain, shape, name, "gain")
+        values |= {k: values[k].astype(np.float64) * unit for k in ("v_leak", "v_threshold", "v_reset")}
+        values |= {"r": tau_mem / dt, "w_in": tau_syn / dt}
     return kind(**values)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 
 from dpap_neuro.data import Binning, Opened, binning_of, open_both
 from dpap_neuro.errors import InputError
-from dpap_neuro.exchange.nir_export import plain_metadata, to_nir, without_dead_units, write_nir
+from dpap_neuro.exchange.nir_export import encoded_metadata, to_nir, without_dead_units, write_nir
 from dpap_neuro.exchange.nir_import import IMPORTED, ImportedNetwork, from_file
 from dpap_neuro.files import make_folder, write_bytes, write_json
 from dpap_neuro.networks import RELU
@@ -124,7 +124,7 @@ def graph_of(network: Network, split_metadata: dict[str, Any]) -> nir.NIRGraph:
     """The network as NIR, with how to feed it in the metadata (see `metadata_of`)."""
     settings = network.settings
     if isinstance(network, ExactNetwork):
-        return export.to_nir(network, **plain_metadata({"readout": settings.readout, **split_metadata}))
+        return export.to_nir(network, **encoded_metadata({"readout": settings.readout, **split_metadata}))
     return to_nir(
         network, settings.input_shape, settings.neuron.dt, readout=settings.readout, **split_metadata
     )

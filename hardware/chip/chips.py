@@ -1,9 +1,10 @@
 """Neuromorphic chips as data: one TOML file per chip, every value with its unit and its source.
 
-A chip file has a `name` and groups of tables, `[limits.<key>]`, `[format.<key>]` and `[neuron.<key>]`, each with
+A chip file has a `name` and groups of tables, `[limits.<key>]`, `[format.<key>]`, `[neuron.<key>]` and `[costs.<key>]`, each with
 `value`, `unit` and `source`. The built-in ones lie beside this module; `load_chip` takes their names or the path of
-a file of the same form. A file may leave the neurons out: then they are taken to be those of `NeuronModel()`. Where each
-core takes one layer, `[layers.<key>]` says what of it (`LayerCores`), with the number of cores and the weight widths alone
+a file of the same form. A file may leave the neurons out: then they are taken to be those of `NeuronModel()`;
+or the costs: then there are loads but no times. Where each core
+takes one layer, `[layers.<key>]` says what of it (`LayerCores`), with the number of cores and the weight widths alone
 from the first two groups.
 """
 
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hardware.chip.costs import COSTS, Costs
 from hardware.errors import HardwareError
 from hardware.network import integer
 
@@ -67,7 +69,7 @@ class NeuronModel:
     graded_inputs: bool = True
     always_on_inputs: bool = True
     membrane_readout: bool = True
-    resets: tuple[str, ...] = ("zero",)
+    resets: tuple[str, ...] = integer.RESETS
 
     @property
     def largest_threshold(self) -> int:
@@ -150,6 +152,7 @@ class Chip:
     dense_axon_atoms: how many consecutive pre neurons of a dense projection share an axon.
     neuron: what it can do to a neuron. layers: of a chip whose cores take one layer each; all else but `cores` and
         `weight_bits` is then without meaning.
+    costs: time and energy per event, None where the file says nothing of them.
     units, sources: per `<group>.<key>`, as in the file.
     """
 
@@ -176,6 +179,7 @@ class Chip:
     dense_axon_atoms: int
     neuron: NeuronModel = NeuronModel()
     layers: LayerCores | None = None
+    costs: Costs | None = None
     units: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
     sources: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -245,14 +249,15 @@ def _whole_or_inf(units: str) -> _Key:
     return _Key(read, f"{whole.expected}, or inf", whole.units)
 
 
-def _widths(units: str) -> _Key:
+def _widths(units: str, widest: int = 0) -> _Key:
     def read(value: Any) -> tuple[int, ...] | None:
         whole = isinstance(value, list) and bool(value) and all(type(width) is int for width in value)
-        if not whole or min(value) < 0 or max(value) > 64 or value != sorted(set(value)):
+        if not whole or min(value) < 0 or not widest <= max(value) <= 64 or value != sorted(set(value)):
             return None
         return tuple(value)
 
-    return _Key(read, "a rising list of whole numbers of bits, 0 to 64", (units,))
+    above = f", the last at least {widest}" if widest else ""
+    return _Key(read, f"a rising list of whole numbers of bits, 0 to 64{above}", (units,))
 
 
 def _range(units: str, middle: int | None = None) -> _Key:
@@ -305,6 +310,13 @@ def _truth(units: str) -> _Key:
     return _Key(lambda value: value if type(value) is bool else None, "true or false", (units,))
 
 
+def _number(units: str) -> _Key:
+    def read(value: Any) -> float | None:
+        return float(value) if type(value) in (int, float) and 0 <= value < math.inf else None
+
+    return _Key(read, "a number that is not negative", (units,))
+
+
 _GROUPS: dict[str, dict[str, _Key]] = {
     "limits": {
         "cores": _whole_or_inf("neuro cores|cores|processing elements"),
@@ -320,7 +332,7 @@ _GROUPS: dict[str, dict[str, _Key]] = {
         "word_bits": _whole(1, "bits"),
         "block_synapses": _whole(1, "synapses per block"),
         "block_header_bits": _whole(0, "bits per block"),
-        "weight_bits": _widths("bits"),
+        "weight_bits": _widths("bits", widest=1),
         "index_bits": _widths("bits"),
         "axon_offsets": _whole_or_inf("compartment offsets|neuron offsets|offsets"),
         "delay_bits": _whole(0, "bits per synapse"),
@@ -346,7 +358,12 @@ _GROUPS: dict[str, dict[str, _Key]] = {
         "graded_inputs": _truth("whether"),
         "always_on_inputs": _truth("whether"),
         "membrane_readout": _truth("whether"),
-        "resets": _some_of(("zero", "subtract"), "what"),
+        "resets": _some_of(integer.RESETS, "what"),
+    },
+    "costs": {
+        **{key: _number("ns" if key.endswith("_ns") else "pJ") for key in COSTS},
+        "cores_per_tile": _whole(1, "cores"),
+        "tiles_per_row": _whole(1, "tiles"),
     },
     "layers": {
         "kernel_words": _sizes("words"),
@@ -365,7 +382,7 @@ _GROUPS: dict[str, dict[str, _Key]] = {
         "destinations": _whole(1, "layers"),
     },
 }
-_OPTIONAL = ("neuron", "layers")
+_OPTIONAL = ("neuron", "costs", "layers")
 # What a file with [layers] says of the groups before it, and what stands for the rest.
 _WITH_LAYERS: dict[str, tuple[str, ...]] = {"limits": ("cores",), "format": ("weight_bits",)}
 _WITHOUT_MEANING: dict[str, Any] = {
@@ -414,6 +431,10 @@ def _from_table(table: dict[str, Any], path: Path) -> Chip:
         others = "the keys of loihi1.toml" if "layers" not in table else "the keys of speck.toml"
         raise HardwareError(f"{where}: unknown key {_brief(unknown[0])}; expected only {others}")
     neuron = NeuronModel(**values.pop("neuron", {}))
+    costs = None
+    if "costs" in values:
+        assumed = tuple(key for key in values["costs"] if sources[f"costs.{key}"].startswith("assumption"))
+        costs = Costs(**values.pop("costs"), assumed=assumed)
     layers = LayerCores(**values.pop("layers")) if "layers" in values else None
     own = {key: value for group in values.values() for key, value in group.items()}
     if layers is not None:
@@ -423,7 +444,7 @@ def _from_table(table: dict[str, Any], path: Path) -> Chip:
                     f"{where}: key 'layers.{key}' has {len(getattr(layers, key))} values; expected {own['cores']}, one for each core"
                 )
         own = {**_WITHOUT_MEANING, **own}
-    return Chip(name=name, neuron=neuron, layers=layers, units=units, sources=sources, **own)
+    return Chip(name=name, neuron=neuron, costs=costs, layers=layers, units=units, sources=sources, **own)
 
 
 def _value(entry: Any, wanted: _Key, label: str, where: str) -> Any:

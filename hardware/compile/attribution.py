@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hardware.compile.compiler import Compiled
 from hardware.compile.emulation import APPROXIMATIONS, Approximation, float_graph
-from hardware.simulate import fidelity, reference
+from hardware.compile.linear import Convolution
+from hardware.simulate import fidelity, float_simulator
 from hardware.simulate.fidelity import Agreement
 from hardware.simulate.simulator import check_rasters
 
 Array = np.ndarray
 
 
-def attribution(
-    compiled: Compiled, rasters: Array, dtype: type = np.float32
-) -> dict[Approximation, Agreement]:
+def attribution(compiled: Compiled, rasters: Array) -> dict[Approximation, Agreement]:
     """Agreement of all populations' spikes where only that was rounded, with none rounded.
 
     Keys: (source, target) for the weights of a projection, and "biases", "thresholds", "decays" of all populations; only what
     rounding changed at all. rasters: (batch, steps, *input shape), whole numbers. Projections that share source and
     target (ways of different delay) count as one. What the sum of all leaves to be explained is the chip's cutting of
-    decayed values. dtype: of the float simulator; both sides have the same.
+    decayed values.
     """
-    exact = _spikes(compiled, rasters, (), dtype)
+    exact = _spikes(compiled, rasters, ())
     found: dict[Approximation, Agreement] = {}
     for key in _changed(compiled):
-        spikes = _spikes(compiled, rasters, (key,), dtype)
+        spikes = _spikes(compiled, rasters, (key,))
         found[key] = fidelity.overall(fidelity.agreements(exact, spikes))
     return found
 
@@ -49,15 +50,13 @@ def _changed(compiled: Compiled) -> list[Approximation]:
     return [*keys, *(name for name, differs in others.items() if differs)]
 
 
-def _differs(exact: object, rounded: object) -> bool:
-    a, b = (getattr(m, "weight", None) if hasattr(m, "weight") else m.matrix for m in (exact, rounded))  # type: ignore[attr-defined]
+def _differs(exact: Any, rounded: Any) -> bool:
+    a, b = (m.weight if isinstance(m, Convolution) else m.matrix for m in (exact, rounded))
     off = abs(a - b)
     return bool(off.max() > 1e-9 * abs(a).max()) if min(off.shape) else False
 
 
-def _spikes(
-    compiled: Compiled, rasters: Array, rounded: tuple[Approximation, ...], dtype: type
-) -> dict[str, Array]:
+def _spikes(compiled: Compiled, rasters: Array, rounded: tuple[Approximation, ...]) -> dict[str, Array]:
     graph, ones = float_graph(compiled.layers, compiled.network, rounded)
     given, batch, steps = check_rasters(compiled.network, rasters)
     given = {
@@ -65,4 +64,4 @@ def _spikes(
         **{name: np.broadcast_to(np.uint8(1), (batch, steps, *shape)) for name, shape in ones.items()},
     }
     names = [p.name for p in compiled.network.populations if p.spiking]
-    return reference.simulate(graph, given, record=names, dtype=dtype).spikes
+    return float_simulator.simulate(graph, given, record=names, membranes=False).spikes

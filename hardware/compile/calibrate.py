@@ -40,7 +40,7 @@ from hardware.errors import HardwareError
 from hardware.graph.graph import Graph
 from hardware.network.geometry import conv
 from hardware.network.integer import weight_grid
-from hardware.simulate import reference
+from hardware.simulate import float_simulator
 from hardware.simulate.simulator import check_rasters
 
 Array = np.ndarray
@@ -102,7 +102,9 @@ def calibrate(
     if not batch or not steps:
         raise HardwareError("there are no recordings to calibrate on")
     sources = [p.name for p in plain.network.populations if p.spiking and p.name in graph.nodes]
-    run = reference.simulate(graph, rasters, plain.network.dt, options.get("reset"), sources)
+    run = float_simulator.simulate(
+        graph, rasters, plain.network.dt, options.get("reset"), sources, membranes=False
+    )
     spikes = {**given, **run.spikes}
     fits, before, after = {}, {}, {}
     for layer in plain.layers:

@@ -38,7 +38,7 @@ from hardware.compile.warning import warnings_of
 from hardware.compile.weights import folded_gain, groups_of, rows_of
 from hardware.errors import HardwareError
 from hardware.graph.graph import Graph, check_time_step, reset_of, time_step
-from hardware.network.connectivity import by_post
+from hardware.network.connectivity import by_post, shapes
 from hardware.network.integer import MAX_DELAY, MAX_WEIGHT_BITS, InputPopulation, Network, Reset
 from hardware.network.timing import depths, is_recurrent, skipped_layers
 
@@ -155,10 +155,10 @@ def compile_layers(
     if chip.layers is not None:
         on_layers.layers_of(network, chip)
     warned = warnings_of(network, counts)
-    shapes = {entry.name: tuple(entry.shape) for entry in (*network.inputs, *network.populations)}
+    shape = shapes(network)
     reports = []
     for (_, _, report), projection, more in zip(parts, network.projections, notes, strict=True):
-        synapses = by_post(projection, shapes[projection.source], shapes[projection.target]).synapses
+        synapses = by_post(projection, shape[projection.source], shape[projection.target]).synapses
         if projection.source == name:
             more = (
                 *more,
@@ -241,7 +241,8 @@ def _check_neurons(neurons: Neurons, chip: Chip) -> None:
             else "takes the threshold off its membranes"
         )
         raise HardwareError(
-            f"{where}: a spike {does} (reset {neurons.reset!r}), those of {chip.name} can only {', '.join(model.resets)}"
+            f"{where}: a spike {does} (reset {neurons.reset!r}), those of {chip.name} can only {', '.join(model.resets)}; "
+            f"train with that reset, or take a chip, and an .h5 file, with reset {neurons.reset}"
         )
 
 

@@ -250,6 +250,18 @@ def _fits(path: Path, steps: int, subunits: int, exponent: int) -> bool:
     return path.most[0] * mantissas <= path.high and path.most[1] * mantissas <= -path.low
 
 
+def _thresholds(group: Group, u: _Units, k: int) -> Array | None:
+    """Mantissas where a unit is k 64ths; None where they cannot be exact."""
+    if group.loose_thresholds:
+        return np.rint(group.thresholds / u.unit * k / SUBUNITS).astype(np.int64)
+    sums = u.thresholds * k  # 64ths: v above this fires
+    vth = np.where(u.ties, (sums - 1) // SUBUNITS, -(-sums // SUBUNITS))
+    inside = np.where(u.ties, vth * SUBUNITS >= sums - k, vth * SUBUNITS < sums + k)
+    if group.exact_thresholds:
+        inside &= vth * SUBUNITS == sums
+    return vth if inside.all() else None
+
+
 def _placed(
     groups: Sequence[Group],
     units: Sequence[_Units],
@@ -259,20 +271,19 @@ def _placed(
 ) -> Solution | None:
     """The solution at these units, or None where thresholds or biases have no place."""
     scales, thresholds, drives = [], [], []
-    for group, u, k in zip(groups, units, subunits, strict=True):
-        if not u.unit or k > 1 << 40:
-            return None
-        # A unit more or less than a whole number of 64ths: thresholds need one between two sums.
-        if group.loose_thresholds:
-            vth = np.rint(group.thresholds / u.unit * k / SUBUNITS).astype(np.int64)
-        else:
-            sums = u.thresholds * k  # 64ths: v above this fires
-            vth = np.where(u.ties, (sums - 1) // SUBUNITS, -(-sums // SUBUNITS))
-            inside = np.where(u.ties, vth * SUBUNITS >= sums - k, vth * SUBUNITS < sums + k)
-            if group.exact_thresholds:
-                inside &= vth * SUBUNITS == sums
-            if not inside.all():
+    for group, u, least in zip(groups, units, subunits, strict=True):
+        found = None
+        # Thresholds need a whole number between two sums, for which sums of less than a unit may be too close.
+        for k in [least << i for i in range(7)]:
+            paths = zip(group.paths, u.steps, exponents, strict=True)
+            if not u.unit or k > 1 << 40 or not all(_fits(p, n, k, e) for p, n, e in paths):
                 return None
+            found = _thresholds(group, u, k)
+            if found is not None:
+                break
+        if found is None:
+            return None
+        vth = found
         if vth.size and (vth.max() > limits.threshold or vth.min() < 0):
             return None
         scales.append(k / SUBUNITS / u.unit)

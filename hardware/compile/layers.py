@@ -216,6 +216,10 @@ def _neurons_of(graph: Graph, name: str, dt: float, reset: Reset) -> Neurons:
     if not isinstance(node, nir.I) and (start != offset).any():
         on_chip = "0" if threshold is not None and reset == "subtract" else "v_reset"
         notes.append(f"membranes start at {on_chip} on the chip, at {called} in the graph")
+    if threshold is not None and reset == "subtract" and graph.metadata.get("reset_delay"):
+        notes.append(
+            "the chip subtracts the threshold at once, the graph one step later and behind that step's decay"
+        )
     return Neurons(
         name, shape, forget, leak, steady * forget, steady, drive, threshold, offset, tuple(notes), reset
     )

@@ -21,9 +21,9 @@ from hardware.compile.scaling import Seen
 from hardware.errors import HardwareError
 from hardware.graph.graph import Graph
 from hardware.network.connectivity import shapes, unroll
-from hardware.network.integer import STATE_BITS, Network
+from hardware.network.integer import STATE_BITS, Network, Reset
 from hardware.network.timing import depths, latency
-from hardware.simulate import fidelity, reference
+from hardware.simulate import fidelity, float_simulator
 from hardware.simulate.fidelity import Agreement
 from hardware.simulate.simulator import Simulator, check_rasters
 
@@ -36,15 +36,16 @@ class Choice:
     """pairs: (source, target) of the projections with two synapses per weight, in the order they were chosen.
 
     agreement: of the recordings' spikes, with that many pairs, from none on. synapses: of the network, likewise.
-    reached: whether the agreement that was asked for is. saturated: currents that wrapped and membranes at their limit, over
-    neurons and steps of the recordings.
+    reached: whether the agreement that was asked for is. wrapped, at_limit: see `Saturation`, over all
+    populations of the network that was chosen.
     """
 
     pairs: tuple[tuple[str, str], ...]
     agreement: tuple[float, ...]
     synapses: tuple[int, ...]
     reached: bool
-    saturated: int
+    wrapped: int
+    at_limit: int
 
 
 def choose_pairs(
@@ -59,7 +60,7 @@ def choose_pairs(
 
     rasters: (batch, steps, *input shape), whole numbers. min_agreement: share of spikes, all populations together, 0 to 1.
     max_synapses: that the network may have, biases counted. options: as `compile_layers` takes them.
-    Raises HardwareError: a network that already has more synapses, an agreement that is no share.
+    Raises HardwareError: so few synapses that no projection can be in pairs though one is needed, an agreement that is no share.
     """
     if not 0 <= min_agreement <= 1:
         raise HardwareError(f"an agreement of {min_agreement:g}, expected 0 to 1")
@@ -70,7 +71,9 @@ def choose_pairs(
             f"the network has {count:,} synapses without pairs, at most {max_synapses:,} are given"
         )
     names = _compared(graph, compiled.network)
-    exact = reference.simulate(graph, rasters, compiled.network.dt, options.get("reset"), names).spikes
+    exact = float_simulator.simulate(
+        graph, rasters, compiled.network.dt, options.get("reset"), names, membranes=False
+    ).spikes
     shares = [_agreement(compiled.network, rasters, exact)]
     counts = [count]
     chosen: list[tuple[str, str]] = []
@@ -78,12 +81,16 @@ def choose_pairs(
     if shares[0] < min_agreement:
         costs = attribution(compiled, rasters)
         open_ = [key for key in sorted(costs, key=lambda key: costs[key].share) if isinstance(key, tuple)]
+        too_many = 0
         for key in open_:
             if costs[key].share >= 1:
                 continue
             more = compile_layers(graph, chip, pairs=(*chosen, key), seen=seen, **options)
             count = _synapses(more)
-            if count == counts[-1] or count > max_synapses:
+            if count > max_synapses:
+                too_many = min(too_many or count, count)
+                continue
+            if count == counts[-1]:
                 continue
             share = _agreement(more.network, rasters, exact)
             if share <= shares[-1]:
@@ -94,10 +101,27 @@ def choose_pairs(
             counts.append(count)
             if share >= min_agreement:
                 break
-    saturated = sum(saturation(compiled.network, rasters).values())
+        if too_many and not chosen:
+            raise HardwareError(
+                f"at most {max_synapses:,} synapses hold no pairs: with the smallest projection in pairs the network has {too_many:,}"
+            )
+    saturated = saturation(compiled.network, rasters).values()
     return compiled, Choice(
-        tuple(chosen), tuple(shares), tuple(counts), shares[-1] >= min_agreement, saturated
+        tuple(chosen),
+        tuple(shares),
+        tuple(counts),
+        shares[-1] >= min_agreement,
+        sum(s.wrapped for s in saturated),
+        sum(s.at_limit for s in saturated),
     )
+
+
+def agreement_with(graph: Graph, network: Network, rasters: Array, reset: Reset | None = None) -> Agreement:
+    """Of all populations' spikes with the float graph's; rasters as for `choose_pairs`."""
+    names = _compared(graph, network)
+    exact = float_simulator.simulate(graph, rasters, network.dt, reset, names, membranes=False)
+    run = Simulator(network).run(rasters, record={name: ("spikes",) for name in names})
+    return fidelity.overall(fidelity.agreements(exact.spikes, run.spikes))
 
 
 def seen_on(compiled: Compiled, rasters: Array) -> dict[str, Seen]:
@@ -135,8 +159,17 @@ def depth_needed(v: Array, fired: Array, threshold: Array) -> Array:
     return needed
 
 
-def saturation(network: Network, rasters: Array) -> dict[str, int]:
-    """Of each population, over neurons and steps: synaptic currents that wrapped at 24 bit, membranes at their limit.
+@dataclass(frozen=True)
+class Saturation:
+    """Over neurons and steps: synaptic currents that wrapped at 24 bit, which ruins a run, and membranes at a limit, which
+    only matters to those that come back from it (see `depth_needed`)."""
+
+    wrapped: int
+    at_limit: int
+
+
+def saturation(network: Network, rasters: Array) -> dict[str, Saturation]:
+    """Of each population; rasters as for `choose_pairs`.
 
     Currents are summed again, from the spikes, without a limit.
     """
@@ -159,13 +192,10 @@ def saturation(network: Network, rasters: Array) -> dict[str, int]:
                     else replace(q, weight=np.where(q.delay == delay, q.weight, 0), delay=0)
                 )
                 late = latency(network, q, int(delay), "zero_delay", depth)
-                x = spikes[q.source].reshape(batch, steps, -1)
-                x = (
-                    np.pad(x, ((0, 0), (late, 0), (0, 0)))[:, :steps]
-                    .reshape(batch * steps, -1)
-                    .astype(np.int64)
-                )
-                a = np.asarray(x @ unroll(part, shape[q.source], shape[q.target])).astype(np.int64)
+                x = np.asarray(spikes[q.source]).reshape(batch, steps, -1)
+                late_x = np.pad(x, ((0, 0), (late, 0), (0, 0)))[:, :steps].astype(np.int64)
+                synapses = unroll(part, shape[q.source], shape[q.target])
+                a = np.asarray(late_x.reshape(batch * steps, -1) @ synapses).astype(np.int64)
                 a = a << q.weight_exp if q.weight_exp >= 0 else a >> -q.weight_exp
                 summed += a.reshape(batch, steps, n)
         u = run.u[p.name].reshape(batch, steps, n).astype(np.int64)
@@ -174,7 +204,7 @@ def saturation(network: Network, rasters: Array) -> dict[str, int]:
         kept = np.sign(before) * ((np.abs(before) * keep) >> 12)
         wrapped = kept + (summed << 6) != u
         stuck = np.abs(run.v[p.name].reshape(batch, steps, n)) >= LIMIT - 1
-        found[p.name] = int(wrapped.sum() + stuck.sum())
+        found[p.name] = Saturation(int(wrapped.sum()), int(stuck.sum()))
     return found
 
 

@@ -18,7 +18,7 @@ class LayerReport:
     membrane_scale: units of v per unit of the graph's membrane, median. membrane_offset: the graph's membrane
         where v is 0, median.
     on_grid: whether weights, thresholds and biases lie on steps that the chip holds, so that none is rounded.
-    fine_exp: where a weight is a pair of synapses, the exponent of the second, else None.
+    parts: projections that these weights are spread over; in pairs, two.
     synapses: connections between two neurons, both of a pair counted; each takes memory on a chip that shares no kernels.
     warnings: what makes the result doubtful.
     """
@@ -42,7 +42,7 @@ class LayerReport:
     membrane_scale: float
     membrane_offset: float
     on_grid: bool = False
-    fine_exp: int | None = None
+    parts: int = 1
     synapses: int = 0
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

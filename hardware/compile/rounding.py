@@ -149,7 +149,8 @@ def _round(
     chosen: tuple[Array, ...] | None,
 ) -> tuple[tuple[Projection, ...], tuple[LayerReport, ...], Convolution | Matrix]:
     rows = scale[w.row_scale]
-    matrix = None if isinstance(w.map, Convolution) else w.map.matrix
+    matrix: Any = None if isinstance(w.map, Convolution) else w.map.matrix
+    exact: Any
     if isinstance(w.map, Convolution):
         exact, by_row = w.map.weight, rows[:, None, None, None]
     elif sparse.issparse(matrix):
@@ -168,7 +169,8 @@ def _round(
     back = sum(m * 2.0**e for m, e in zip(parts, exponents, strict=True)) / by_row
     error, size = back - exact, np.abs(exact)
     rms = float(np.sqrt((exact**2).mean())) if exact.size else 0.0
-    projections, reports = [], []
+    projections: list[Projection] = []
+    reports: list[LayerReport] = []
     for rounded, exponent in zip(parts, exponents, strict=True):
         if projections and not rounded.any():
             continue
@@ -178,7 +180,7 @@ def _round(
             geometry = (w.map.stride, w.map.padding, w.map.dilation, w.map.groups)
             projection = ConvProjection(w.path.source, target, rounded, *geometry, **common)
         else:
-            shape = w.map.matrix.shape
+            shape = matrix.shape
             if np.count_nonzero(exact) >= DENSE_FROM * math.prod(shape):
                 full = rounded
                 if sparse.issparse(matrix):
@@ -207,7 +209,6 @@ def _round(
                 zeroed=int(np.count_nonzero((back == 0) & (exact != 0))),
                 weight_error_max=float(np.abs(error).max(initial=0.0) / size.max(initial=1e-300)),
                 weight_error_rms=float(np.sqrt((error**2).mean()) / rms) if rms else 0.0,
-                fine_exp=None,
                 **common,
                 **shared,
             )
@@ -219,7 +220,7 @@ def _round(
         map_ = Matrix(sparse.csr_array(sparse.coo_array((back, (post, pre)), matrix.shape)))
     else:
         map_ = Matrix(back)
-    return tuple(projections), tuple(reports), map_
+    return tuple(projections), tuple(replace(r, parts=len(reports)) for r in reports), map_
 
 
 def _uniform(values: Array, shape: tuple[int, ...]) -> int | Array:

@@ -19,7 +19,7 @@ from hardware.chip.chips import NeuronModel
 from hardware.compile import grid, quantise
 from hardware.compile.layers import Neurons
 from hardware.compile.weights import Weights
-from hardware.network.integer import MAX_WEIGHT_EXP, weight_grid
+from hardware.network.integer import MAX_DECAY, MAX_WEIGHT_EXP, weight_grid
 
 Array = np.ndarray
 # A read-out's membrane must not run into its limits: assume this share of its sources active in every step,
@@ -27,6 +27,8 @@ Array = np.ndarray
 READOUT_ACTIVITY, READOUT_STEPS = 0.1, 100
 # Where thresholds are lower than this, making them whole would cost too much of the weights' range.
 LEAST_WHOLE_THRESHOLD = 8
+# Rounding may add half a unit per synapse to a sum.
+ROUNDED_SUMS = 0.97
 # Times the largest current of the recordings that a current may grow to.
 SEEN_MARGIN = 2.0
 # Times the depth that membranes needed on the recordings.
@@ -137,7 +139,7 @@ def _on_grid(demand: Demand, model: NeuronModel) -> Scaling | None:
             )
             for p, at in zip(paths, at_group, strict=True)
         ]
-        found = grid.solve(parts, limits, cap if demand.decays else None)
+        found = grid.solve(parts, limits, _deepest(demand, cap, model) if demand.decays else None)
         if found is not None and (thresholds is not None or (found.scales <= cap * (1 + 1e-9)).all()):
             break
     else:
@@ -149,6 +151,14 @@ def _on_grid(demand: Demand, model: NeuronModel) -> Scaling | None:
         drives[at] = d
     exponents = tuple((int(e),) for e in found.exponents)
     return Scaling(found.scales, exponents, vth, drives, found.bias_exponent, True)
+
+
+def _deepest(demand: Demand, cap: Array, model: NeuronModel) -> Array:
+    """`cap`, lowered so that no membrane meets its lower limit."""
+    cap = cap.copy()
+    with np.errstate(divide="ignore"):
+        np.minimum.at(cap, demand.group, (model.largest_input + 1) / _lowest(demand))
+    return cap
 
 
 def members(group: Array, groups: int) -> list[Array]:
@@ -298,17 +308,18 @@ def _pair_scales(demand: Demand, model: NeuronModel) -> tuple[Array, tuple[tuple
     high = min(model.weight_exponents[1], MAX_WEIGHT_EXP)
     fits, cap = _fits(demand), _highest_scale(demand, model)
     most = np.zeros(len(demand.group))
+    forget = (quantise.current_decay(demand.neurons.forget, model.current_decay_bits) + 1) / MAX_DECAY
     for w, count in zip(demand.weights, demand.counts, strict=True):
-        most += np.repeat(w.total * count, len(most) // len(w.total)) / np.maximum(
-            demand.neurons.forget, 1e-3
-        )
+        most += np.repeat(w.total * count, len(most) // len(w.total)) / forget
     if demand.seen is not None:
         most = np.minimum(most, SEEN_MARGIN * demand.seen.current)
         with np.errstate(divide="ignore"):
             room = (model.largest_input + 1) / (DEEPER * demand.seen.below)
         np.minimum.at(cap, demand.group, room)
     with np.errstate(divide="ignore"):
-        np.minimum.at(cap, demand.group, np.where(most > 0, model.largest_input / most, np.inf))
+        np.minimum.at(
+            cap, demand.group, np.where(most > 0, ROUNDED_SUMS * model.largest_input / most, np.inf)
+        )
     scale = _finite(np.minimum(fits.min(axis=0, initial=np.inf) * 2.0**high, cap))
     exponents: list[tuple[int, ...]] = []
     for fit, w, paired in zip(fits, demand.weights, demand.paired, strict=True):

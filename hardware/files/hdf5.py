@@ -14,7 +14,16 @@ from typing import Any
 import h5py
 
 from hardware.errors import HardwareError
-from hardware.files.nir_tree import MAX_DEPTH, MAX_NODES, Budget, enter, keys, read_dataset
+from hardware.files.nir_tree import (
+    MAX_DEPTH,
+    MAX_NODES,
+    Budget,
+    check_start,
+    damaged,
+    enter,
+    keys,
+    read_dataset,
+)
 
 # An attribute lies in the object's header, which HDF5 limits to 64 KB; no reader here needs more.
 MAX_ATTRIBUTE = 1 << 16
@@ -36,15 +45,13 @@ def read_groups(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not stat.S_ISREG(status.st_mode):
         raise HardwareError(f"{path} is not a file")
     try:
-        if not h5py.is_hdf5(path):
-            raise HardwareError(f"{path} is not an HDF5 file: it does not begin as one does")
+        check_start(path, "an HDF5 file")
         with h5py.File(path, "r") as file:
             return _read_group(file, "", Budget(status.st_size), 0, set())
     except HardwareError as error:
         raise error if str(path) in str(error) else HardwareError(f"{path}: {error}") from None
     except Exception as error:  # h5py raises nearly every built-in exception for a damaged file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise HardwareError(f"{path} is damaged: {reason}") from None
+        raise damaged(path, error) from None
 
 
 def _read_group(group: h5py.Group, where: str, budget: Budget, depth: int, seen: set[int]) -> dict[str, Any]:

@@ -76,8 +76,20 @@ def _readout(value: Any) -> str | None:
     return value if isinstance(value, str) and value in ("spikes", "membrane") else None
 
 
+def _clock(value: Any) -> str | None:
+    return value if isinstance(value, str) and value in ("first-event", "recording") else None
+
+
 def _reset(value: Any) -> str | None:
     return value if isinstance(value, str) and value in RESETS else None
+
+
+def _flag(value: Any) -> bool | None:
+    return bool(value) if np.ndim(value) == 0 and value in (0, 1) else None
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 # For each entry the check, which returns its value or None, and what is expected.
@@ -87,8 +99,11 @@ _KNOWN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "bin_us": (_number_above_zero, "microseconds above 0"),
     "downsample": (_whole_above_zero, "a whole number above 0"),
     "clip": (_whole_above_zero, "a whole number above 0"),
+    "clock": (_clock, "'first-event' or 'recording'"),
     "kept_bins": (_indices, "increasing indices of time bins"),
     "class_names": (_names, "a JSON list of strings"),
     "readout": (_readout, "'spikes' or 'membrane'"),
     "reset": (_reset, "'zero' or 'subtract'"),
+    "reset_delay": (_flag, "0 or 1: whether a subtraction comes one step late, behind its decay"),
+    "writer": (_text, "the name of the program that wrote the file"),
 }

@@ -7,7 +7,8 @@ of 6. What the format, or the loader's own arithmetic, cannot say is refused wit
 - inputs that are always on, skip connections, several inputs or outputs, delays but in a `dense` layer, convolutions that are recurrent
   or follow a fully connected layer;
 - a reset by subtraction;
-- parameters per neuron other than the bias; a bias that is no multiple of 64;
+- parameters per neuron other than the bias (read they are: lava-dl's own training writes decays per neuron or channel); a
+  bias that is no multiple of 64;
 - weights of a fully connected layer beyond 8 bit, and the few matrices that the loader's search for an
   exponent alters (all zero; all negative or zero with a power of two as the smallest).
 
@@ -63,7 +64,7 @@ InputLayer = Literal["pixels", "spikes"]
 
 def restrict(chip: Chip) -> Chip:
     """`chip` as far as a NETX file can speak of it: weights without an exponent, biases at the loader's and on the membrane,
-    one threshold per population. Its name says so."""
+    one threshold per population, reset to zero. Its name says so."""
     neuron = chip.neuron
     return replace(
         chip,
@@ -73,6 +74,7 @@ def restrict(chip: Chip) -> Chip:
             weight_exponents=(0, 0),
             bias_exponents=(BIAS_EXP + neuron.input_shift - INPUT_SHIFT,) * 2,
             thresholds_per="population",
+            resets=("zero",),
             delay_steps=min(neuron.delay_steps, LONGEST_DELAY),
             always_on_inputs=False,
         ),
@@ -480,6 +482,28 @@ class _Layer:
             raise HardwareError(f"{self.where}: '{key}' is {value.flat[0]}, expected {low} to {high}")
         return int(value.flat[0])
 
+    def each(self, key: str, low: int, high: int, shape: tuple[int, ...]) -> int | np.ndarray:
+        """One value, or an array of the population's shape: given per neuron, of an image in the loader's order (width,
+        height, channel) or per channel."""
+        value = self.integers(key)
+        if value.size == 1:
+            return self.integer(key, low, high)
+        if value.min() < low or value.max() > high:
+            odd = value.min() if value.min() < low else value.max()
+            raise HardwareError(f"{self.where}: '{key}' is {odd}, expected {low} to {high}")
+        if len(shape) == 3 and value.shape == shape[::-1]:
+            value = value.transpose(2, 1, 0)
+        elif len(shape) == 3 and value.shape == shape[:1]:
+            value = np.broadcast_to(value.reshape(-1, 1, 1), shape)
+        elif len(shape) < 3 and value.size == math.prod(shape):
+            value = value.reshape(shape)
+        else:
+            several = f"({shape[0]},) or {shape[::-1]}" if len(shape) == 3 else str(shape)
+            raise HardwareError(
+                f"{self.where}: '{key}' has shape {value.shape}, expected one value or {several}"
+            )
+        return int(value.flat[0]) if np.all(value == value.flat[0]) else value.astype(np.int32)
+
     def pair(self, key: str, low: int, default: int) -> tuple[int, int]:
         if key not in self.values:
             return default, default
@@ -679,22 +703,30 @@ class _Reading:
         self, name: str, shape: tuple[int, ...], neuron: _Layer, bias: Any, synapses: Projection
     ) -> None:
         kind = neuron.text("type")
+        if "sdnn" in kind.lower() or "sigma" in kind.lower():
+            raise HardwareError(
+                f"{neuron.where}: type {kind[:40]!r}, a sigma-delta neuron: it sends changes of a value, not spikes; "
+                "only networks of LIF neurons (CUBA, LOIHI) are read"
+            )
         if kind not in ("LOIHI", "CUBA"):
             raise HardwareError(f"{neuron.where}: type {kind[:40]!r}, expected LOIHI or CUBA")
         if neuron.integer("refDelay", 0, 1 << 30, 1) > 1:
             raise HardwareError(f"{neuron.where}: a refractory period, which neither Lava nor we simulate")
-        threshold = neuron.integer("vThMant", 0, 1 << 30)
+        threshold = np.asarray(neuron.each("vThMant", 0, 1 << 30, shape))
+        silent = threshold >= NEVER
+        if np.any(silent) and not np.all(silent):
+            raise HardwareError(f"{neuron.where}: some thresholds are {NEVER} and more, expected all or none")
         if np.any(np.abs(bias) > 4096):
             raise HardwareError(f"{neuron.where}: bias beyond 13 bit")
         population = Population(
             name=name,
             shape=shape,
-            du=neuron.integer("iDecay", 1, 4096) - 1,
-            dv=neuron.integer("vDecay", 0, 4096),
-            vth=min(threshold, NEVER - 1),
+            du=neuron.each("iDecay", 1, 4096, shape) - 1,
+            dv=neuron.each("vDecay", 0, 4096, shape),
+            vth=NEVER - 1 if np.any(silent) else threshold if threshold.ndim else int(threshold),
             bias_mant=int(bias) if np.ndim(bias) == 0 else np.array(bias, np.int32),
             bias_exp=BIAS_EXP,
-            spiking=threshold < NEVER,
+            spiking=not np.any(silent),
         )
         self.populations.append(population)
         self.projections.append(synapses)

@@ -10,6 +10,7 @@ size is held against the size of the file before anything is allocated.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 from itertools import islice
@@ -31,6 +32,7 @@ MAX_TEXT = 1 << 20
 # Deflate cannot shrink by more than 1032 to 1; the rest is chunk padding.
 MAX_COMPRESSION = 1100
 SMALL = 1 << 16
+_LFS = b"version https://git-lfs.github.com/spec/"
 
 _COMPRESSORS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SZIP, h5py.h5z.FILTER_LZF}
 _OTHER_FILTERS = {h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
@@ -61,8 +63,7 @@ def read_tree(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not stat.S_ISREG(status.st_mode):
         raise HardwareError(f"{path} is not a file")
     try:
-        if not h5py.is_hdf5(path):
-            raise HardwareError(f"{path} is not a .nir file: it does not begin as an HDF5 file does")
+        check_start(path, "a .nir file")
         with h5py.File(path, "r") as file:
             root = _member(file, "node", "the file")
             if not isinstance(root, h5py.Group):
@@ -71,8 +72,32 @@ def read_tree(path: str | os.PathLike[str]) -> dict[str, Any]:
     except HardwareError as error:
         raise error if str(path) in str(error) else HardwareError(f"{path}: {error}") from None
     except Exception as error:  # h5py raises nearly every built-in exception for a damaged file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise HardwareError(f"{path} is damaged: {reason}") from None
+        raise damaged(path, error) from None
+
+
+def check_start(path: Path, what: str) -> None:
+    """Raise HardwareError for a file that does not begin as an HDF5 file does, and say what it is where that shows."""
+    if h5py.is_hdf5(path):
+        return
+    with open(path, "rb") as file:
+        start = file.read(256)
+    if start.startswith(_LFS):
+        size = re.search(rb"size (\d{1,15})", start)
+        stored = f" of {int(size[1]):,} bytes" if size else ""
+        raise HardwareError(
+            f"{path} is a Git LFS pointer to a file{stored}, not the file itself: fetch it with git lfs pull"
+        )
+    if not start:
+        raise HardwareError(f"{path} is empty: its writer stopped early")
+    raise HardwareError(f"{path} is not {what}: it does not begin as an HDF5 file does")
+
+
+def damaged(path: Path, error: Exception) -> HardwareError:
+    """What h5py's error means for a reader. Its own words for a file that was cut, or never closed, say neither."""
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    if any(word in reason for word in ("truncated file", "already open for write", "file consistency flags")):
+        return HardwareError(f"{path} is incomplete: its writer stopped early, or it was copied in part")
+    return HardwareError(f"{path} is damaged: {reason}")
 
 
 def _member(group: h5py.Group, key: str, where: str) -> Any:
@@ -123,6 +148,12 @@ def _read_node(group: h5py.Group, where: str, budget: Budget, depth: int, seen: 
                 fields[key][name] = _read_node(node, f"node '{name}'", budget, depth + 2, seen)
         else:
             raise HardwareError(f"{where}: unexpected '{key}'")
+    # Writers begin with the nodes, each with its type last or first: what is not there was never written.
+    missing = [key for key in ("type", "edges", "nodes") if key not in fields]
+    if "type" in missing or (fields["type"] == "NIRGraph" and missing):
+        raise HardwareError(
+            f"{where} has no {missing[0]!r}: the file is incomplete, its writer stopped early"
+        )
     return fields
 
 

@@ -24,6 +24,13 @@ from hardware.network.integer import RESETS, Reset
 Array = np.ndarray
 Shape = tuple[int, ...]
 
+# Values of one node. A Loihi 2 holds a million neurons: what declares more than sixteen chips of them in one
+# population is refused before anything of that size is made.
+MAX_NEURONS = 1 << 24
+# Values of all nodes together.
+MAX_VALUES = 1 << 26
+# Entries of one weight array, which the file holds in full.
+MAX_WEIGHTS = 1 << 28
 MAX_AXES = 8
 ASSUMED_DT = 1e-4
 
@@ -77,8 +84,11 @@ class Graph:
     order: all nodes, topological once the recurrent edges are taken out.
     recurrent: the edges that close a cycle; they carry the previous step's values.
     input_shape, output_shape: per node, without batch and time.
-    dt: seconds per time step, None where the file does not say; see `time_step`.
-    metadata: of the whole graph, decoded: dt, reset, bins, bin_us, clip, kept_bins, class_names, readout and others.
+    dt: seconds per time step, None where the file does not say; see `time_step`. dt_reason: one line that says where it
+        comes from, empty: from the metadata.
+    metadata: of the whole graph, decoded: dt, reset, reset_delay, writer, bins, bin_us, clip, kept_bins, class_names,
+        readout and others.
+    notes: one line for each thing that the file leaves open or writes in another way, and how it was read.
     """
 
     nodes: dict[str, nir.NIRNode]
@@ -89,6 +99,8 @@ class Graph:
     output_shape: dict[str, Shape]
     dt: float | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    dt_reason: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -112,7 +124,7 @@ class Graph:
 def time_step(graph: Graph, dt: float | None = None) -> tuple[float, str]:
     """Seconds per time step, and one line that says where it comes from.
 
-    The caller's `dt` goes first, then the file's metadata. A graph without time constants counts in steps
+    The caller's `dt` goes first, then the file's metadata, then what its numbers tell. A graph without time constants counts in steps
     (1.0). NIR itself carries no step: otherwise 0.0001 is assumed, the NIR paper's and snnTorch's, or 1.0
     where all time constants are so long that they must be counted in steps.
 
@@ -123,7 +135,7 @@ def time_step(graph: Graph, dt: float | None = None) -> tuple[float, str]:
             raise HardwareError(f"dt is {dt}, expected seconds per step above 0")
         return float(dt), f"dt = {dt:g} s as given"
     if graph.dt is not None:
-        return graph.dt, f"dt = {graph.dt:g} s from the file's metadata"
+        return graph.dt, graph.dt_reason or f"dt = {graph.dt:g} s from the file's metadata"
     constants = time_constants(graph)
     if not constants:
         return 1.0, "dt = 1 step: no node has a time constant"
@@ -156,7 +168,29 @@ def reset_of(graph: Graph, reset: str | None = None) -> tuple[Reset, str]:
         return said, f"reset = {said} from the file's metadata"
     if not any(isinstance(node, SPIKING) for node in graph.nodes.values()):
         return "zero", "reset = zero: no node has a reset"
-    return "zero", "reset = zero assumed, to v_reset: the file names none (--reset subtract for the other)"
+    if any(np.any(node.v_reset) for node in graph.nodes.values() if isinstance(node, SPIKING)):
+        return "zero", "reset = zero: the file's membranes have a v_reset to go to"
+    return "zero", (
+        "reset = zero assumed: the file names none; snnTorch's default is subtraction, Sinabs' too and with several "
+        "spikes a step (--reset subtract)"
+    )
+
+
+def taken_by_a_spike(graph: Graph, node: Any, dt: float) -> Array:
+    """What a spike takes from the membrane of a LIF, CubaLIF or IF at once, where it resets by subtraction.
+
+    v_threshold; where the metadata's `reset_delay` says that it is taken in the next step only, behind that step's decay
+    (snnTorch's reset_delay=True): v_threshold / (1 - dt / tau), which has decayed to v_threshold by then.
+    """
+    if not graph.metadata.get("reset_delay") or isinstance(node, nir.IF):
+        return node.v_threshold
+    kept = 1 - dt / np.asarray(node.tau if isinstance(node, nir.LIF) else node.tau_mem, float)
+    if (kept <= 1e-6).any():
+        raise HardwareError(
+            "a reset by subtraction that comes a step late (reset_delay) where a membrane forgets all in one step "
+            "(tau = dt): expected tau above dt"
+        )
+    return (node.v_threshold / kept).astype(node.v_threshold.dtype)
 
 
 def check_time_step(graph: Graph, dt: float) -> None:

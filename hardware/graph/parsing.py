@@ -18,6 +18,7 @@ from hardware.errors import HardwareError
 from hardware.files.guarded import Reader
 from hardware.files.metadata import decode_metadata
 from hardware.files.nir_tree import MAX_DEPTH, MAX_EDGES, MAX_NODES
+from hardware.graph.assumed import counted_in_steps, counts_in_seconds, inferred_time_step
 from hardware.graph.cycles import (
     Edge,
     cyclic,
@@ -26,9 +27,17 @@ from hardware.graph.cycles import (
     successors,
     topological,
 )
-from hardware.graph.graph import MAX_AXES, PER_NEURON, STATEFUL, SUPPORTED, Graph, Shape
+from hardware.graph.graph import (
+    MAX_AXES,
+    MAX_NEURONS,
+    MAX_WEIGHTS,
+    PER_NEURON,
+    STATEFUL,
+    SUPPORTED,
+    Graph,
+    Shape,
+)
 from hardware.graph.shapes import check_shape, infer_shapes, spread
-from hardware.network.integer import MAX_NEURONS
 
 _FIELDS: dict[type, tuple[str, ...]] = {
     nir.Input: ("shape",),
@@ -94,6 +103,7 @@ def _from_tree(tree: dict[str, Any]) -> Graph:
     raw, edges = _inline(tree)
     nodes = {name: _parse(name, fields_) for name, fields_ in raw.items()}
     _check_edges(nodes, edges)
+    nodes, dt, dt_reason, notes = _in_steps(nodes, metadata)
 
     names = list(nodes)
     stateful = {name for name, node in nodes.items() if isinstance(node, STATEFUL)}
@@ -105,17 +115,44 @@ def _from_tree(tree: dict[str, Any]) -> Graph:
     recurrent = recurrent_edges(names, edges, stateful)
     names.sort(key=lambda name: not isinstance(nodes[name], nir.Input))
     order = topological(names, [edge for edge in edges if edge not in recurrent])
-    input_shape, output_shape = infer_shapes(nodes, edges)
+    shapes = infer_shapes(nodes, edges)
     return Graph(
-        nodes=nodes,
+        nodes=shapes.nodes,
         edges=tuple(edges),
         order=order,
         recurrent=recurrent,
-        input_shape=input_shape,
-        output_shape=output_shape,
-        dt=metadata.get("dt"),
+        input_shape=shapes.input_shape,
+        output_shape=shapes.output_shape,
+        dt=dt,
         metadata=metadata,
+        dt_reason=dt_reason,
+        notes=(*notes, *shapes.notes),
     )
+
+
+def _in_steps(
+    nodes: dict[str, nir.NIRNode], metadata: dict[str, Any]
+) -> tuple[dict[str, nir.NIRNode], float | None, str, tuple[str, ...]]:
+    """Nodes that count in steps where their writer counts in seconds; the time step, where it comes from, and notes."""
+    dt = metadata.get("dt")
+    found = inferred_time_step(nodes) if dt is None else dt
+    # Of this project's files only those made for SpikingJelly count so.
+    writer = str(metadata.get("writer", ""))
+    if found is None or (writer and "spikingjelly" not in writer):
+        seconds = []
+    else:
+        seconds = [name for name, node in nodes.items() if counts_in_seconds(node, found)]
+    reason = ""
+    notes: tuple[str, ...] = ()
+    if seconds:
+        nodes = {name: counted_in_steps(node) if name in seconds else node for name, node in nodes.items()}
+        notes = (
+            f"nodes {_list(seconds)} (IF): r is 1 / dt, as SpikingJelly writes it, read as r = 1 per step",
+        )
+    if dt is None and found is not None:
+        told = "r = 1 / dt of an IF" if seconds else "tau / r of every population"
+        reason = f"dt = {found:g} s inferred from {told}: the file names none"
+    return nodes, found, reason, notes
 
 
 def _kind(raw: dict[str, Any]) -> str:
@@ -182,7 +219,8 @@ def _inline(tree: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], list[Edge]
             for name in (source, target):
                 if name not in ends:
                     raise HardwareError(
-                        f"{where}: edge ({source!r}, {target!r}) names {name!r}, which is no node"
+                        f"{where}: edge ({source!r}, {target!r}) names {name!r}, which is no node; "
+                        f"there are {_list(ends)}"
                     )
             edges.append((ends[source][1], ends[target][0]))
         return ends
@@ -219,7 +257,10 @@ def _check_edges(nodes: dict[str, nir.NIRNode], edges: list[Edge]) -> None:
         raise HardwareError("the graph has no Input node")
     if not any(isinstance(node, nir.Output) for node in nodes.values()):
         raise HardwareError("the graph has no Output node")
-    lost = set(nodes) - reachable(inputs, successors(nodes, edges))
+    # A loop that no Input leads to runs by itself: its biases and leaks drive it.
+    following = successors(nodes, edges)
+    alone = [name for part in cyclic(list(nodes), edges) for name in part]
+    lost = set(nodes) - reachable([*inputs, *alone], following)
     if lost:
         raise HardwareError(f"no path leads from an Input to {_list(lost)}")
 
@@ -267,7 +308,7 @@ def _build(kind: type, where: str, raw: dict[str, Any]) -> nir.NIRNode:
         weight = _numbers(raw, "weight", where)
         if weight.ndim != 2:
             raise HardwareError(f"{where}: weight of shape {weight.shape}, expected (post, pre)")
-        check_shape(weight.shape, where, "weight")
+        check_shape(weight.shape, where, "weight", MAX_WEIGHTS)
         if kind is nir.Linear:
             return nir.Linear(weight=weight)
         return nir.Affine(weight=weight, bias=_bias(raw, weight, where))
@@ -288,13 +329,14 @@ def _build(kind: type, where: str, raw: dict[str, Any]) -> nir.NIRNode:
 
 
 def _build_per_neuron(kind: type, where: str, raw: dict[str, Any]) -> nir.NIRNode:
-    """All parameters in the shape of the population; scalars stay scalars until the population is known."""
+    """All parameters in the shape of the population; those of one element are scalars until it is known."""
     parameters: dict[str, np.ndarray] = {}
     for key, default in PER_NEURON[kind].items():
         if raw.get(key) is None and default is not None:
             parameters[key] = np.zeros((), np.float32) + np.float32(default)
         else:
-            parameters[key] = _numbers(raw, key, where)
+            value = _numbers(raw, key, where)
+            parameters[key] = value.reshape(()) if value.size == 1 else value
     shapes = {value.shape for value in parameters.values() if value.ndim}
     if len(shapes) > 1:
         found = ", ".join(f"{key} {value.shape}" for key, value in parameters.items())
@@ -317,7 +359,7 @@ def _build_conv(kind: type, where: str, raw: dict[str, Any]) -> nir.NIRNode:
         raise HardwareError(
             f"{where}: weight of shape {weight.shape}, expected {axes + 2} axes (out, in / groups, kernel)"
         )
-    check_shape(weight.shape, where, "weight")
+    check_shape(weight.shape, where, "weight", MAX_WEIGHTS)
     groups = _integer(raw.get("groups", 1), where, "groups")
     if groups < 1 or weight.shape[0] % groups:
         raise HardwareError(

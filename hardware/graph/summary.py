@@ -17,6 +17,7 @@ import nir
 import numpy as np
 
 from hardware.errors import HardwareError
+from hardware.graph.assumed import assumptions
 from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, padding_of, time_step
 from hardware.network.geometry import positions
 
@@ -49,7 +50,10 @@ class NodeSummary:
 
 @dataclass(frozen=True)
 class GraphSummary:
-    """A graph: its nodes in topological order, the sums over them, and its time step (None: not known)."""
+    """A graph: its nodes in topological order, the sums over them, and its time step (None: not known).
+
+    assumed: one line for each other thing that the file does not say, see `hardware.graph.assumed`.
+    """
 
     nodes: tuple[NodeSummary, ...]
     edges: tuple[tuple[str, str], ...]
@@ -62,6 +66,7 @@ class GraphSummary:
     sparsity: float | None
     dt: float | None
     dt_reason: str
+    assumed: tuple[str, ...]
     metadata: dict[str, Any]
 
 
@@ -88,8 +93,10 @@ def describe(graph: Graph, dt: float | None = None) -> GraphSummary:
     stored = sum(node.parameters_stored for node in nodes)
     nonzero = sum(node.parameters for node in nodes)
     step: float | None = None
+    assumed = graph.notes
     try:
         step, reason = time_step(graph, dt)
+        assumed = tuple(line for line in assumptions(graph, dt) if line != reason)
     except HardwareError as error:
         if dt is not None:
             raise
@@ -106,6 +113,7 @@ def describe(graph: Graph, dt: float | None = None) -> GraphSummary:
         sparsity=1 - nonzero / stored if stored else None,
         dt=step,
         dt_reason=reason,
+        assumed=assumed,
         metadata=graph.metadata,
     )
 
@@ -129,12 +137,16 @@ def draw(graph: Graph, path: str | os.PathLike[str]) -> None:
     except ImportError:
         raise HardwareError("drawing a graph needs nirviz: pip install nirviz") from None
     # The nodes' types are set already; nir's own inference is wrong for kernels that are not square.
-    untyped = nir.NIRGraph(graph.nodes, list(graph.edges), type_check=False)
+    # A name from a stranger's file moves no cursor where the picture's source is printed.
+    shown = {name: name if name.isprintable() else repr(name) for name in graph.nodes}
+    nodes = {shown[name]: node for name, node in graph.nodes.items()}
+    edges = [(shown[source], shown[target]) for source, target in graph.edges]
+    untyped = nir.NIRGraph(nodes, edges, type_check=False)
     picture = nirviz.visualize(untyped, orientation="horizontal").viz_graph
     for name in graph.order:  # nirviz writes the type alone
         shape = "x".join(map(str, graph.output_shape[name]))
-        label = f"{name}\n{type(graph.nodes[name]).__name__}\n{shape}"
-        picture.node(name, label=graphviz.escape(label))
+        label = f"{shown[name]}\n{type(graph.nodes[name]).__name__}\n{shape}"
+        picture.node(shown[name], label=graphviz.escape(label))
     try:
         data = picture.source.encode() if path.suffix == ".dot" else picture.pipe(format=path.suffix[1:])
     except graphviz.ExecutableNotFound:

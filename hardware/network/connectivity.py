@@ -87,10 +87,12 @@ def by_post(projection: Projection, source_shape: Shape, target_shape: Shape) ->
     if isinstance(projection, DenseProjection):
         if projection.weight.shape != (n_post, n_pre):
             raise HardwareError(f"{label}: weight is {projection.weight.shape}; expected {(n_post, n_pre)}")
-        post, pre = np.nonzero(projection.weight)
         indptr = np.zeros(n_post + 1, dtype=np.int64)
-        np.cumsum(np.bincount(post, minlength=n_post), out=indptr[1:])
-        return Incoming(projection, n_pre, n_post, indptr, pre.astype(np.int32), None, none, len(pre))
+        np.cumsum(np.count_nonzero(projection.weight, axis=1), out=indptr[1:])
+        pre = np.empty(int(indptr[-1]), dtype=np.int32)
+        for row, weights in enumerate(projection.weight):
+            pre[indptr[row] : indptr[row + 1]] = np.flatnonzero(weights)
+        return Incoming(projection, n_pre, n_post, indptr, pre, None, none, len(pre))
     if isinstance(projection, SparseProjection):
         indptr, post = np.asarray(projection.indptr), np.asarray(projection.post)
         if len(indptr) != n_pre + 1 or (len(post) and not 0 <= int(post.min()) <= int(post.max()) < n_post):
@@ -198,10 +200,13 @@ def _conv_degrees(incoming: Incoming) -> tuple[np.ndarray, np.ndarray]:
     kernel = (int(taps[:, 1].max(initial=0)) + 1, int(taps[:, 2].max(initial=0)) + 1)
     rows, columns = _reached(incoming.geometry, kernel)
     area = int(incoming.geometry[0] * incoming.geometry[1])
-    per_out = np.zeros((len(incoming.indptr) - 1, *kernel), dtype=np.int64)
-    np.add.at(per_out, (out, taps[:, 1], taps[:, 2]), 1)
-    per_in = np.zeros((incoming.n_pre // area, *kernel), dtype=np.int64)
-    np.add.at(per_in, (taps[:, 0], taps[:, 1], taps[:, 2]), 1)
+    channels = incoming.n_pre // area
+
+    def counts(first: np.ndarray, size: int) -> np.ndarray:
+        code = (first * kernel[0] + taps[:, 1]) * kernel[1] + taps[:, 2]
+        return np.bincount(code, minlength=size * kernel[0] * kernel[1]).reshape(size, *kernel)
+
+    per_out, per_in = counts(out, len(incoming.indptr) - 1), counts(taps[:, 0], channels)
     heard = np.einsum("oij,yi,xj->oyx", per_out, rows.sum(2), columns.sum(2), optimize=True)
     told = np.einsum("cij,ih,jw->chw", per_in, rows.sum(0), columns.sum(0), optimize=True)
     return heard.ravel(), told.ravel()

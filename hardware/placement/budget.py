@@ -9,11 +9,18 @@ from typing import Any
 from hardware.chip.chips import Chip
 from hardware.errors import HardwareError
 from hardware.network.integer import Network
-from hardware.placement import EFFORT, Broken, Placement, Rates, place
+from hardware.placement import Broken, Placement, Rates, place
 
 # Where no sum over all cores exceeds the budget, only the cut into cores does not fit: shrink a little and look again.
 _PACKING = 1.02
 
+# The limited resources of a core, in a few words.
+RESOURCES = {
+    "neurons_per_core": "neurons",
+    "memory_bits_per_core": "memory",
+    "axons_in_per_core": "axons in",
+    "axons_out_per_core": "axons out",
+}
 _NAMES = {
     "synapses": "synapses",
     "synapses_per_core": "synapses on one core",
@@ -129,14 +136,32 @@ class Fill:
         if key is None:
             return f"{chip.name} limits nothing but its cores"
         used, share = int(getattr(self.placement, key).sum()), self.shares[key]
+        room = cores * getattr(chip, key)
+        over = f"{used - room:,} over, " if used > room else ""
         text = (
-            f"{cores:,} core{'s hold' if cores > 1 else ' holds'} {cores * getattr(chip, key):,} {_NAMES[key]}, "
-            f"the network has {used:,} ({share:.0%})"
+            f"{cores:,} core{'s hold' if cores > 1 else ' holds'} {room:,} {_NAMES[key]}, "
+            f"the network has {used:,} ({over}{percent(share)})"
         )
         return text if share > 1 else f"{text}, but no way to cut it into so few cores was found"
 
 
-def fill(network: Network, budget: Budget, rates: Rates | None = None, effort: float = EFFORT) -> Fill:
+def percent(share: float) -> str:
+    """A share in percent, with as many digits as it takes to tell it from all."""
+    for digits in range(1, 7):
+        text = f"{100 * share:.{digits}f}%"
+        if share == 1 or text != f"{100:.{digits}f}%":
+            return text
+    return "more than 100%" if share > 1 else "less than 100%"
+
+
+def fill(
+    network: Network,
+    budget: Budget,
+    rates: Rates | None = None,
+    effort: float | None = None,
+    objective: str = "cores",
+    steps: float = 1.0,
+) -> Fill:
     """Place `network` and compare it with `budget`; arguments and errors of `hardware.placement.place`."""
     placement = place(
         network,
@@ -146,6 +171,8 @@ def fill(network: Network, budget: Budget, rates: Rates | None = None, effort: f
         rates,
         budget.max_cores,
         max_synapses_per_core=budget.max_synapses_per_core,
+        objective=objective,
+        steps=steps,
     )
     return compare(placement, budget)
 

@@ -20,7 +20,7 @@ import io
 import math
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,12 +28,12 @@ from typing import Any
 
 import numpy as np
 
+from hardware.chip.chips import Chip
 from hardware.errors import HardwareError
 from hardware.network.connectivity import shapes, unroll
 from hardware.network.integer import ConvProjection, DenseProjection, Network, Projection
-from hardware.network.timing import depths
 from hardware.placement import Placement
-from hardware.simulate import simulator
+from hardware.placement.loads import spike_trains
 
 NEEDS = "energy estimates need SANA-FE: pip install 'dpap-neuro[energy]'"
 # SANA-FE's Loihi.
@@ -69,11 +69,24 @@ def available() -> bool:
     return importlib.util.find_spec("sanafe") is not None
 
 
-def estimate(network: Network, placement: Placement, spikes: Mapping[str, np.ndarray]) -> Estimate:
+def check(chip: Chip) -> None:
+    """Raises HardwareError where SANA-FE is not installed, or the chip is another one than it knows."""
+    if not available():
+        raise HardwareError(NEEDS)
+    if chip.name != "loihi1":
+        raise HardwareError(f"SANA-FE describes Loihi 1, not {chip.name!r}; expected chip loihi1")
+
+
+def estimate(
+    network: Network,
+    placement: Placement,
+    spikes: Mapping[str, np.ndarray],
+    progress: Callable[[int, int], None] | None = None,
+) -> Estimate:
     """Energy and latency of `network` on the cores of `placement`, for recordings that were run: `chip_spikes` of them.
 
-    Raises HardwareError: no SANA-FE, a placement that SANA-FE's Loihi does not hold (128 cores of 1,024 neurons, inputs
-    included).
+    progress(recordings done, of how many). Raises HardwareError: no SANA-FE, a placement that SANA-FE's Loihi does not hold (128
+    cores of 1,024 neurons, inputs included).
     """
     if not available():
         raise HardwareError(NEEDS)
@@ -93,8 +106,16 @@ def estimate(network: Network, placement: Placement, spikes: Mapping[str, np.nda
     # SANA-FE prints its progress.
     with redirect_stdout(io.StringIO()):
         chip.load(mapped)
-        result = chip.sim(samples * steps)
-    parts = {key: result["energy"][key] / samples for key in ("total", "soma", "synapse", "network")}
+        runs = []
+        for sample in range(samples):
+            runs.append(chip.sim(steps))
+            if progress is not None:
+                progress(sample + 1, samples)
+    parts = {
+        key: sum(run["energy"][key] for run in runs) / samples
+        for key in ("total", "soma", "synapse", "network")
+    }
+    seconds = sum(run["sim_time"] for run in runs)
     neurons = sum(int(spikes[p.name].sum()) for p in network.populations if p.name in spikes)
     return Estimate(
         samples=samples,
@@ -103,10 +124,10 @@ def estimate(network: Network, placement: Placement, spikes: Mapping[str, np.nda
         soma=parts["soma"],
         synapse=parts["synapse"],
         network=parts["network"],
-        latency=result["sim_time"] / samples,
-        power=result["energy"]["total"] / result["sim_time"],
+        latency=seconds / samples,
+        power=parts["total"] * samples / seconds,
         spikes=neurons / samples,
-        events=result["spikes"] / samples,
+        events=sum(run["spikes"] for run in runs) / samples,
     )
 
 
@@ -134,22 +155,12 @@ def _cores(
 
 
 def chip_spikes(network: Network, raster: np.ndarray) -> dict[str, np.ndarray]:
-    """Spikes (batch, steps, neurons) of inputs and populations on the chip's clock, until the last has arrived.
+    """Whether each input and neuron spikes, bool (batch, steps, neurons), on the chip's clock; see `loads.spike_trains`.
 
-    raster: (batch, steps, *shape of the only input), counts. Raises HardwareError for one that does not fit.
+    A count above 1 enters as one graded spike.
     """
-    late = max(depths(network).values())
-    source = network.stimulated[0].name
-    checked, _, _ = simulator.check_rasters(network, raster)
-    padded = np.pad(checked[source], [(0, 0), (0, late), *[(0, 0)] * (raster.ndim - 2)])
-    names = [p.name for p in network.populations if p.spiking]
-    run = simulator.simulate(network, padded, "chip", {name: ("spikes",) for name in names})
-    # A count above 1 enters as one graded spike.
-    found = {source: padded != 0, **run.spikes}
-    for entry in network.inputs:
-        if entry.constant:
-            found[entry.name] = np.ones((*padded.shape[:2], *entry.shape), bool)
-    return {name: values.reshape(*values.shape[:2], -1).astype(bool) for name, values in found.items()}
+    found = spike_trains(network, raster)
+    return {name: values.reshape(*values.shape[:2], -1) != 0 for name, values in found.items()}
 
 
 def _mapped(

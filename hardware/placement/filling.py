@@ -50,7 +50,7 @@ class Cores:
             return self.put(core, name, neurons, guess)
         # Units in the first `good` fit, in the first `bad` do not: gallop from the last core's number, then bisect.
         units = -(-(len(neurons) - unit) // order.unit) + 1
-        good, bad, usage = 0, units + 1, np.zeros(4)
+        good, bad, usage = 0, units + 1, np.zeros(len(room))
         trial, step = max(1, min(units, guess // order.unit)), 1
         while bad - good > 1:
             used = self.problem.usage(name, neurons[: unit + (trial - 1) * order.unit], self.fan_out)
@@ -74,7 +74,7 @@ class Cores:
         number = int(min(room[0], len(neurons)))
         if number < 1:
             return 0
-        old, old_usage = self.content[core].get(name, (neurons[:0], np.zeros(4)))
+        old, old_usage = self.content[core].get(name, (neurons[:0], np.zeros(len(room))))
         candidates = np.concatenate([old, neurons[:number]]) if len(old) else neurons[:number]
         total, usage = self._prefix(name, candidates, room + old_usage, len(old), len(old) + guess)
         if total <= len(old):
@@ -87,7 +87,7 @@ class Cores:
         self, name: str, neurons: np.ndarray, room: np.ndarray, good: int, guess: int
     ) -> tuple[int, np.ndarray]:
         """The longest front part of `neurons` that fits in `room`, at least the first `good`: gallop, then bisect."""
-        good_usage = np.zeros(4)
+        good_usage = np.zeros(len(room))
         bad = len(neurons) + 1
         if good == 0 and room[0] < self.problem.capacity[0]:
             good_usage = self.problem.usage(name, neurons[:1], self.fan_out)
@@ -229,7 +229,7 @@ def _put_parts(cores: Cores, name: str, parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _spread(cores: Cores, name: str, order: np.ndarray, spread: int) -> np.ndarray:
-    """Share `order` out evenly over the `spread` cores with the most room; what did not fit."""
+    """Share `order` out evenly (in time, where that is a resource) over the `spread` cores with the most room; what did not fit."""
     while len(cores.room) < spread and cores.open():
         pass
     capacity = cores.problem.capacity
@@ -239,7 +239,13 @@ def _spread(cores: Cores, name: str, order: np.ndarray, spread: int) -> np.ndarr
     )
     chosen = sorted(emptiest[:spread])
     left = []
-    for core, chunk in zip(chosen, np.array_split(order, len(chosen)), strict=True):
+    if cores.problem.work:
+        passed = np.cumsum(cores.problem.work[name][order])
+        cuts = np.searchsorted(passed, passed[-1] * np.arange(1, len(chosen)) / len(chosen))
+        chunks = np.split(order, cuts)
+    else:
+        chunks = np.array_split(order, len(chosen))
+    for core, chunk in zip(chosen, chunks, strict=True):
         left.append(chunk[cores.put(core, name, chunk) :])
     return np.concatenate(left)
 
@@ -253,8 +259,9 @@ def _check_possible(problem: Problem, name: str, neuron: int) -> None:
         w.measure(np.array([neuron], dtype=np.int32), problem.form, problem.widths)[2]
         for w in problem.into[name]
     )
+    # Of the time of a core, which may be another resource, there is no such limit.
     labels = ("neurons", "bits of memory", "incoming axons", "outgoing axons")
-    for label, need, room in zip(labels, used, problem.capacity, strict=True):
+    for label, need, room in zip(labels, used, problem.capacity, strict=False):
         if need > room:
             raise HardwareError(
                 f"population {name!r}, neuron {neuron}: its {fan_in} synapses alone take {need:g} {label}; "

@@ -25,9 +25,7 @@ class Broken:
     core: int | None = None
 
     def __str__(self) -> str:
-        return (
-            f"{self.where}: {self.limit} {self.used:g} > {self.allowed:g} ({self.used - self.allowed:g} over)"
-        )
+        return f"{self.where}: {self.limit} {self.used:.10g} > {self.allowed:.10g} ({self.used - self.allowed:.10g} over)"
 
 
 @dataclass
@@ -46,10 +44,14 @@ class Found:
     strategy: str = ""
     broken: list[Broken] = field(default_factory=list)
     too_many: bool = False
+    most_cores: float | None = None
 
-    def rank(self) -> tuple[bool, bool, int, float]:
-        """Lower is better. too_many: a core holds more synapses than are wanted."""
-        return (bool(self.broken), self.too_many, len(self.segments), self.crossing)
+    def rank(self) -> tuple[bool, bool, float, float]:
+        """Lower is better. too_many: a core holds more synapses than are wanted. most_cores: as many do not matter, see `Problem`."""
+        cores = len(self.segments)
+        if self.most_cores is not None:
+            return (bool(self.broken), self.too_many, max(0, cores - self.most_cores), self.crossing)
+        return (bool(self.broken), self.too_many, cores, self.crossing)
 
 
 def measure(problem: Problem, segments: list[list[Segment]], strategy: str) -> Found:
@@ -78,6 +80,7 @@ def measure(problem: Problem, segments: list[list[Segment]], strategy: str) -> F
                 synapses[core] += number
                 targets[wire.number][wire.touched[:reached]] += 1
                 pre = wire.reach(neurons)
+                problem.visits += len(pre)
                 if wire.source in problem.into:
                     packing.count_once(pre, *outgoing[wire.number], wire.slots, axons_out)
                 heard.setdefault(wire.source, []).append(pre)
@@ -96,6 +99,7 @@ def measure(problem: Problem, segments: list[list[Segment]], strategy: str) -> F
     found = Found(
         segments, core_of, synapses, neurons_on, memory_bits, axons_in, axons_out, crossing, targets, strategy
     )
+    found.most_cores = problem.most_cores
     found.too_many = bool(synapses.max() > problem.most_synapses)
     for label, used in resources(found).items():
         allowed = getattr(chip, label)

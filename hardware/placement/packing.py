@@ -222,6 +222,41 @@ def measure_taps(
 
 
 @njit(cache=True)
+def group_taps(indptr, taps, atoms, channel_word, weight_word, lowest):
+    """Taps with the channels of an axon taken together: rows of (block of channels, kernel row, column, synapses) by output channel, in
+    rising order; their indptr; and a word for each, the sum over its channels of channel_word[channel in the block] times
+    weight_word[weight - lowest]."""
+    high, wide, blocks = 1, 1, 1
+    for k in range(len(taps)):
+        blocks = max(blocks, taps[k, 0] // atoms + 1)
+        high = max(high, taps[k, 1] + 1)
+        wide = max(wide, taps[k, 2] + 1)
+    count = np.zeros(blocks * high * wide, dtype=np.int64)
+    word = np.zeros(blocks * high * wide, dtype=np.uint64)
+    grouped = np.empty((len(taps), 4), dtype=np.int64)
+    words = np.empty(len(taps), dtype=np.uint64)
+    starts = np.zeros(len(indptr), dtype=np.int64)
+    n = 0
+    for o in range(len(indptr) - 1):
+        for k in range(indptr[o], indptr[o + 1]):
+            cell = (taps[k, 0] // atoms * high + taps[k, 1]) * wide + taps[k, 2]
+            count[cell] += 1
+            word[cell] += channel_word[taps[k, 0] % atoms] * weight_word[taps[k, 3] - lowest]
+        for cell in range(len(count) if indptr[o + 1] > indptr[o] else 0):
+            if count[cell]:
+                grouped[n, 0] = cell // (high * wide)
+                grouped[n, 1] = cell // wide % high
+                grouped[n, 2] = cell % wide
+                grouped[n, 3] = count[cell]
+                words[n] = word[cell]
+                count[cell] = 0
+                word[cell] = 0
+                n += 1
+        starts[o + 1] = n
+    return grouped[:n].copy(), starts, words[:n].copy()
+
+
+@njit(cache=True)
 def reach_rows(indptr, pre, neurons, seen, touched):
     """Pre neurons with a synapse onto `neurons`, into the front of `touched`; how many. seen: zero between calls."""
     n = 0
@@ -238,11 +273,15 @@ def reach_rows(indptr, pre, neurons, seen, touched):
 
 
 @njit(cache=True)
-def reach_taps(indptr, taps, geometry, kind, neurons, done, seen, touched):
-    """As `reach_rows` for a convolution; taps: rows of (input channel, kernel row, kernel column, weight).
+def reach_taps(
+    cell_ptr, cells, list_ptr, channels, geometry, kind, neurons, done, heard, seen, touched, stamp
+):
+    """As `reach_rows` for a convolution: pre neurons of the post neurons into the front of `touched`; how many.
 
-    kind: a number per output channel, the same for channels that hear the same inputs, so that one of them is enough.
-    done: per kind and output position, zero between calls.
+    kind: a number per output channel, the same for channels that hear the same inputs, so that one of them is enough. Kind k hears
+    through the cells cell_ptr[k]:cell_ptr[k + 1], rows of (kernel row, column, list); a list l is the input channels
+    list_ptr[l]:list_ptr[l + 1] of `channels`, the same for all cells that have them.
+    done, heard, seen: per (kind, output position), (list, input position) and pre neuron, below `stamp` before the call.
     """
     h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
     s_y, s_x, p_y, p_x, d_y, d_x = (
@@ -257,25 +296,28 @@ def reach_taps(indptr, taps, geometry, kind, neurons, done, seen, touched):
     n = 0
     for i in neurons:
         o = i // area
-        if done[kind[o] * area + i % area]:
+        at = kind[o] * area + i % area
+        if done[at] == stamp:
             continue
-        done[kind[o] * area + i % area] = 1
+        done[at] = stamp
         y = (i - o * area) // w_out
         x = i - o * area - y * w_out
-        for k in range(indptr[o], indptr[o + 1]):
-            in_y = y * s_y - p_y + taps[k, 1] * d_y
-            in_x = x * s_x - p_x + taps[k, 2] * d_x
+        for k in range(cell_ptr[kind[o]], cell_ptr[kind[o] + 1]):
+            in_y = y * s_y - p_y + cells[k, 0] * d_y
+            in_x = x * s_x - p_x + cells[k, 1] * d_x
             if in_y < 0 or in_y >= h_in or in_x < 0 or in_x >= w_in:
                 continue
-            j = (taps[k, 0] * h_in + in_y) * w_in + in_x
-            if seen[j] == 0:
-                seen[j] = 1
-                touched[n] = j
-                n += 1
-    for i in neurons:
-        done[kind[i // area] * area + i % area] = 0
-    for k in range(n):
-        seen[touched[k]] = 0
+            position = in_y * w_in + in_x
+            at = cells[k, 2] * h_in * w_in + position
+            if heard[at] == stamp:
+                continue
+            heard[at] = stamp
+            for m in range(list_ptr[cells[k, 2]], list_ptr[cells[k, 2] + 1]):
+                j = channels[m] * h_in * w_in + position
+                if seen[j] != stamp:
+                    seen[j] = stamp
+                    touched[n] = j
+                    n += 1
     return n
 
 

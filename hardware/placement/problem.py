@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from hardware.chip import memory
 from hardware.chip.chips import Chip
 from hardware.errors import HardwareError
-from hardware.network.connectivity import Incoming, by_post, in_degrees, out_degrees, shapes
+from hardware.network.connectivity import Incoming, Shape, by_post, in_degrees, out_degrees, shapes, unroll
 from hardware.network.integer import ConvProjection, DenseProjection, Network
 from hardware.placement import bounds, packing
 
-# Synapses that a search may look at: about a second on one core of 2024.
-EFFORT = 2e8
+# What every chip's cores have so much of; `Problem.capacity` holds them in this order.
+RESOURCES = ("neurons_per_core", "memory_bits_per_core", "axons_in_per_core", "axons_out_per_core")
+# Synapses that a search looks at in about a second, on one core of 2024.
+VISITS_PER_SECOND = 2e8
 # A trial's fixed cost, in synapses looked at.
 VISITS_PER_CALL = 5000.0
 # A bound counts the pre neurons that post neurons share where they are joined by less than that share of all pairs, so that
@@ -44,13 +48,18 @@ class Problem:
                         f"projection {projection.source!r} -> {projection.target!r}: no population {end!r}"
                     )
             incoming = by_post(projection, self.shape[projection.source], self.shape[projection.target])
-            self.wires.append(Wire(len(self.wires), incoming, chip, self.shape[projection.source]))
+            ends = self.shape[projection.source], self.shape[projection.target]
+            self.wires.append(Wire(len(self.wires), incoming, chip, *ends))
         self.into = {n: [w for w in self.wires if w.target == n] for n in self.names}
         self.shifted = {w.target for w in self.wires if w.share == 1 and w.incoming.taps is not None}
         self.out_of = {n: [w for w in self.wires if w.source == n] for n in self.size}
         # Synapses looked at so far in trials: what a search spends, counted and not timed.
         self.visits = 0.0
         self.most_synapses = math.inf
+        # Cores that fewer crossing spikes may take; None where fewer cores come first.
+        self.most_cores: float | None = None
+        # Per population what each neuron keeps its core busy with, and what a core may be; see `set_work`.
+        self.work: dict[str, np.ndarray] = {}
         self.visits_of_neuron = {n: 2.0 + sum(wire.visits for wire in self.into[n]) for n in self.names}
         limit = min(chip.neurons_per_core, 2 ** max(chip.index_bits))
         self.capacity = np.array(
@@ -61,6 +70,14 @@ class Problem:
         self.most = {name: self._most(name) for name in self.names}
         for wire in self.wires:
             wire.least_fan_out = wire.least_targets(self.most[wire.target])
+
+    def set_work(self, work: dict[str, np.ndarray], most: float) -> None:
+        """Let a core's time be a resource like its memory: each neuron takes `work`, all together `most` at most. Without work it
+        is none again."""
+        self.work = work
+        self.capacity = self.capacity[: len(RESOURCES)]
+        if work:
+            self.capacity = np.append(self.capacity, most)
 
     def unit(self, name: str) -> int:
         """Neurons that cost a core as much memory as any one of them: an output channel, where kernels are stored once."""
@@ -100,7 +117,7 @@ class Problem:
         return max(1, most)
 
     def usage(self, name: str, neurons: np.ndarray, fan_out: Sequence[np.ndarray]) -> np.ndarray:
-        """[neurons, bits, axons in, axons out] that a core spends on `neurons` of population `name`, `numbered`.
+        """[neurons, bits, axons in, axons out], with `set_work` also the time, that a core spends on `neurons` of population `name`, `numbered`.
 
         fan_out: per wire the assumed number of target cores of each axon group.
         """
@@ -115,7 +132,10 @@ class Problem:
         for wire in self.out_of[name]:
             axons_out += wire.slots * packing.sum_once(neurons, wire.group, fan_out[wire.number], wire.seen)
         total = memory.core_bits(chip, bits, len(neurons), axons_in, axons_out)
-        return np.array([len(neurons), total, axons_in, axons_out], dtype=np.float64)
+        used = [len(neurons), total, axons_in, axons_out]
+        if self.work:
+            used.append(self.work[name][neurons].sum())
+        return np.array(used, dtype=np.float64)
 
     def lower_bound(self) -> int:
         """Cores that no placement can undercut; see `hardware.placement.lower_bound`."""
@@ -139,14 +159,17 @@ class Problem:
             least = max(least, alone)
         total = memory.core_bits(chip, 0, neurons, axons_in, axons_out) + bits
         needs = np.array([neurons, total, axons_in, axons_out])
-        return math.ceil(max(least, float(np.max(needs / self.capacity))) - 1e-9)
+        return math.ceil(max(least, float(np.max(needs / self.capacity[: len(needs)]))) - 1e-9)
 
 
 class Wire:
     """One projection with its axons and scratch arrays. group: the axon of each pre neuron."""
 
-    def __init__(self, number: int, incoming: Incoming, chip: Chip, source_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, number: int, incoming: Incoming, chip: Chip, source_shape: Shape, target_shape: Shape
+    ) -> None:
         projection = incoming.projection
+        self.source_shape, self.target_shape = source_shape, target_shape
         self.number = number
         self.incoming = incoming
         self.source, self.target = projection.source, projection.target
@@ -193,10 +216,12 @@ class Wire:
             self.pattern = np.zeros(self.groups, dtype=np.uint64)
             self.rank_word = packing.random_words(incoming.n_post, 1)
             self.axon_taps, self.axon_indptr, self.tap_word = _axon_taps(incoming, self.atoms)
-            self.kind = _kinds(incoming)
-            self.done = np.zeros(
-                (int(self.kind.max()) + 1) * (incoming.n_post // len(self.kind)), dtype=np.uint8
-            )
+            self.hears = _hears(incoming)
+            area_in, area_out = (incoming.geometry[n] * incoming.geometry[n + 1] for n in (0, 2))
+            self.done = np.zeros((len(self.hears.cell_ptr) - 1) * area_out, dtype=np.int32)
+            self.heard = np.zeros((len(self.hears.list_ptr) - 1) * area_in, dtype=np.int32)
+            self.stamps = np.zeros(n_pre, dtype=np.int32)
+            self.stamp = 0
         # What a look at one post neuron costs.
         if incoming.taps is not None:
             self.visits = len(self.axon_taps) / max(1, len(self.axon_indptr) - 1)
@@ -231,7 +256,7 @@ class Wire:
             into.taps is None
             and self.atoms == 1
             and into.synapses < SPARSE * into.n_pre * into.n_post
-            and float(np.square(self.out_degrees, dtype=np.float64).sum()) <= EFFORT
+            and float(np.square(self.out_degrees, dtype=np.float64).sum()) <= VISITS_PER_SECOND
         ):
             self.shared = bounds.shared_pre_neurons(into, most)
 
@@ -250,6 +275,15 @@ class Wire:
             self.known_full_bits[neurons] = int(np.dot(each, lists))
         return self.known_full_bits[neurons]
 
+    def synapses(self) -> tuple[np.ndarray, np.ndarray]:
+        """(pre, post) of every synapse, a convolution's too: for small networks."""
+        into = self.incoming
+        if into.taps is None:
+            return into.pre, np.repeat(np.arange(into.n_post), np.diff(into.indptr))
+        shape = self.source_shape, self.target_shape
+        matrix = unroll(into.projection, *shape).tocoo()
+        return matrix.row, matrix.col
+
     def reach(self, neurons: np.ndarray) -> np.ndarray:
         """The pre neurons with a synapse onto these post neurons, in no order."""
         into = self.incoming
@@ -258,9 +292,12 @@ class Wire:
         if into.taps is None:
             n = packing.reach_rows(into.indptr, into.pre, neurons, self.seen, self.reached)
         else:
+            self.stamp += 1
+            h = self.hears
             n = packing.reach_taps(
-                into.indptr, into.taps, into.geometry, self.kind, neurons, self.done, self.seen, self.reached
-            )
+                h.cell_ptr, h.cells, h.list_ptr, h.channels, into.geometry, h.kind, neurons, self.done, self.heard,
+                self.stamps, self.reached, self.stamp,
+            )  # fmt: skip
         return self.reached[:n].copy()
 
     def least_bits(self, chip: Chip, most: int, form: np.ndarray, widths: np.ndarray) -> tuple[float, float]:
@@ -301,29 +338,52 @@ def _axon_taps(incoming: Incoming, atoms: int) -> tuple[np.ndarray, np.ndarray, 
     """
     taps = incoming.taps
     assert taps is not None
-    out = np.repeat(np.arange(len(incoming.indptr) - 1), np.diff(incoming.indptr))
-    keys = np.stack([out, taps[:, 0] // atoms, taps[:, 1], taps[:, 2]], axis=1)
-    _, first, tap, sizes = np.unique(
-        _pack_rows(keys), return_index=True, return_inverse=True, return_counts=True
-    )
-    grouped = np.column_stack([keys[first][:, 1:], sizes]).astype(np.int64).reshape(-1, 4)
-    indptr = np.zeros(len(incoming.indptr), dtype=np.int64)
-    np.cumsum(np.bincount(keys[first][:, 0], minlength=len(indptr) - 1), out=indptr[1:])
-    _, channel = np.unique(taps[:, 0] % atoms, return_inverse=True)
-    _, weight = np.unique(taps[:, 3], return_inverse=True)
-    words = packing.random_words(2 * len(taps) + 2, 2)
-    word = np.zeros(len(sizes), dtype=np.uint64)
-    np.add.at(word, tap.ravel(), words[channel.ravel()] * words[len(taps) + weight.ravel()])
-    return grouped, indptr, word
+    lowest = int(taps[:, 3].min(initial=0))
+    channels = min(atoms, int(taps[:, 0].max(initial=0)) + 1)
+    words = packing.random_words(channels + int(taps[:, 3].max(initial=0)) - lowest + 1, 2)
+    return packing.group_taps(incoming.indptr, taps, atoms, words[:channels], words[channels:], lowest)
 
 
-def _kinds(incoming: Incoming) -> np.ndarray:
-    """A number per output channel, the same for channels with taps at the same inputs."""
+class _Hears(NamedTuple):
+    """Which inputs the output channels of a convolution hear; see `packing.reach_taps`."""
+
+    kind: np.ndarray
+    cell_ptr: np.ndarray
+    cells: np.ndarray
+    list_ptr: np.ndarray
+    channels: np.ndarray
+
+
+def _hears(incoming: Incoming) -> _Hears:
     assert incoming.taps is not None
-    cells = np.ascontiguousarray(incoming.taps[:, :3])
-    known: dict[bytes, int] = {}
-    parts = np.split(cells, incoming.indptr[1:-1])
-    return np.array([known.setdefault(part.tobytes(), len(known)) for part in parts], dtype=np.int64)
+    where = np.ascontiguousarray(incoming.taps[:, :3])
+    kinds: dict[bytes, int] = {}
+    lists: dict[bytes, int] = {}
+    kind, cell_ptr = [], [0]
+    cells: list[tuple[int, int, int]] = []
+    parts: list[np.ndarray] = []
+    for part in np.split(where, incoming.indptr[1:-1]):
+        known = len(kinds)
+        kind.append(kinds.setdefault(part.tobytes(), known))
+        if len(kinds) == known:
+            continue
+        order = np.lexsort((part[:, 0], part[:, 2], part[:, 1]))
+        part = part[order]
+        starts = np.flatnonzero(np.any(np.diff(part[:, 1:], axis=0, prepend=-1), axis=1))
+        for first, last in itertools.pairwise([*starts, len(part)]):
+            channels = np.ascontiguousarray(part[first:last, 0])
+            number = lists.setdefault(channels.tobytes(), len(lists))
+            if number == len(parts):
+                parts.append(channels)
+            cells.append((part[first, 1], part[first, 2], number))
+        cell_ptr.append(len(cells))
+    return _Hears(
+        np.array(kind, dtype=np.int64),
+        np.array(cell_ptr, dtype=np.int64),
+        np.array(cells, dtype=np.int64).reshape(-1, 3),
+        np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64),
+        np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64),
+    )
 
 
 def _used(taps: np.ndarray, geometry: np.ndarray) -> np.ndarray:
@@ -332,11 +392,3 @@ def _used(taps: np.ndarray, geometry: np.ndarray) -> np.ndarray:
     y = np.arange(h_out) * s_y - p_y + taps[:, 1:2] * d_y
     x = np.arange(w_out) * s_x - p_x + taps[:, 2:3] * d_x
     return np.any((y >= 0) & (y < h_in), axis=1) & np.any((x >= 0) & (x < w_in), axis=1)
-
-
-def _pack_rows(rows: np.ndarray) -> np.ndarray:
-    """One int64 per row of small non-negative integers, equal exactly where the rows are."""
-    code = np.zeros(len(rows), dtype=np.int64)
-    for column in rows.T:
-        code = code * (int(column.max(initial=0)) + 1) + column
-    return code

@@ -14,8 +14,9 @@ from hardware.errors import HardwareError
 from hardware.placement import hypergraph, packing
 from hardware.placement.filling import Cores, FanOut, Plan, Segment, fill, fill_mixed
 from hardware.placement.measuring import Found, measure, resources
+from hardware.placement.moving import fewer_cores
 from hardware.placement.orders import Order, grown_order, spatial_orders
-from hardware.placement.problem import Problem, Wire
+from hardware.placement.problem import RESOURCES, Problem, Wire
 
 # Growing cores along synapses may look at each this often, beyond the search's effort: it is what finds neighbours in a
 # network whose numbers do not tell them.
@@ -27,6 +28,8 @@ GROWTH_SPARE = 0.04
 GOOD_SHARE = 0.5
 # The share of the effort that may be spent until there are fewer cores, the rest goes to fewer crossing spikes.
 SEARCH_CORES = 0.75
+# How much of the effort may go into looking at orders, and how many are looked at in any case, beside C order.
+ORDERS, LEAST_ORDERS = 0.5, 2
 # A search ends after that many changes of its plan in a row that were of no use.
 PATIENCE = 400
 # A hypergraph partitioner's cost for each synapse, in synapses looked at: 50 microseconds.
@@ -49,7 +52,7 @@ def _settle(
     found = None
     for extra in (0, 0, 0, 1, 2, 4, 8):
         if extra == 1 and found is not None:
-            halved = _halve(problem, found)
+            halved = _halve(problem, found, 1.05)
             if halved is not None:
                 return halved
         segments = attempt(fan_out)
@@ -62,14 +65,14 @@ def _settle(
     return found
 
 
-def _halve(problem: Problem, found: Found) -> Found | None:
-    """Cut the cores that break a limit in two, and those that break one by that; None where a twentieth more cores do not
-    suffice.
+def _halve(problem: Problem, found: Found, growth: float) -> Found | None:
+    """Cut the cores that break a limit in two, and those that break one by that; None where `growth` times as many cores do
+    not suffice.
 
     A core in a network that talks to itself gains little from giving up a few neurons, which its others then have to reach
     outside: only cores much smaller send less.
     """
-    most = 1.05 * len(found.segments)
+    most = growth * len(found.segments)
     while found.broken:
         over = {broken.core for broken in found.broken}
         if len(found.segments) + len(over) > most:
@@ -96,19 +99,18 @@ def find_best(problem: Problem, strategy: str, limit: float, bound: int, seed: i
 
     bound: cores below which no search need go.
     """
-    natural = {
-        name: Order(np.arange(problem.size[name], dtype=np.int32), problem.unit(name))
-        for name in problem.names
-        if problem.size[name]
-    }
+    natural = natural_orders(problem)
     best: Found | None = None
     if strategy in ("best", "greedy", "hypergraph"):
         best = _greedy(problem, natural, limit, bound, seed)
+        best = fewer_cores(problem, best, problem.visits + limit, bound, seed)
     if strategy in ("best", "hypergraph"):
         assert best is not None
         best = _hypergraph(problem, natural, limit, bound, seed, best, always=strategy == "hypergraph")
     if strategy == "sequential" or (strategy == "best" and problem.visits < limit):
-        plans: list[Plan] = [(name, order, 0) for name, order in natural.items()]
+        plans: list[Plan] = [
+            (name, order, 0) for name, order in _plain_orders(problem, natural, limit).items()
+        ]
         most_visits = math.inf if best is None else limit
         found = _settle(
             problem,
@@ -118,13 +120,30 @@ def find_best(problem: Problem, strategy: str, limit: float, bound: int, seed: i
         if found is not None and (best is None or found.rank() < best.rank()):
             best = found
     assert best is not None
+    if best.broken:
+        # Many cores are better than a refusal.
+        best = _halve(problem, best, math.inf) or best
     return best
+
+
+def _most(problem: Problem, best: Found) -> float:
+    """Cores on which a placement may be better than `best`."""
+    return max(len(best.segments), problem.most_cores or 0)
+
+
+def natural_orders(problem: Problem) -> dict[str, Order]:
+    """C order, of the populations that have neurons."""
+    return {
+        name: Order(np.arange(problem.size[name], dtype=np.int32), problem.unit(name))
+        for name in problem.names
+        if problem.size[name]
+    }
 
 
 def _greedy(problem: Problem, natural: dict[str, Order], limit: float, bound: int, seed: int) -> Found:
     """Neighbours together, room on any core used, then better and better plans."""
-    choices = _scored_orders(problem, natural, limit)
-    heavy = _heaviest_first(problem, natural)
+    choices = scored_orders(problem, natural, limit)
+    heavy = heaviest_first(problem, natural)
     # First fit in the network's order, or the populations first of which a core holds fewest neurons, or what the heaviest
     # one leaves of its cores filled up with the lightest.
     topped_up = heavy[:1] + heavy[:0:-1]
@@ -139,8 +158,8 @@ def _greedy(problem: Problem, natural: dict[str, Order], limit: float, bound: in
         until = math.inf if len(tried) < 2 else limit
         if draft not in tried and problem.visits < until:
             tried.add(draft)
-            most = math.inf if best is None or best.broken else len(best.segments)
-            found = _try(problem, choices, draft, most, until)
+            most = math.inf if best is None or best.broken else _most(problem, best)
+            found = try_draft(problem, choices, draft, most, until)
             if found is not None and (best is None or found.rank() < best.rank()):
                 best, chosen = found, draft
     assert best is not None
@@ -149,7 +168,7 @@ def _greedy(problem: Problem, natural: dict[str, Order], limit: float, bound: in
     return _improved(problem, choices, chosen, best, limit, bound, seed)
 
 
-def _try(
+def try_draft(
     problem: Problem, choices: dict[str, list[Order]], draft: Draft, most: float, limit: float
 ) -> Found | None:
     plans = [(name, choices[name][choice], spread) for name, choice, spread in draft.parts]
@@ -184,23 +203,23 @@ def _improved(
         idle = 0
         while idle < PATIENCE and problem.visits < until and len(best.segments) > enough:
             idle += 1
-            other = _changed(draft, choices, len(best.segments), rng)
+            other = changed(draft, choices, len(best.segments), rng)
             if other in tried:
                 continue
             tried.add(other)
-            new = _try(problem, choices, other, len(best.segments), until)
+            new = try_draft(problem, choices, other, _most(problem, best), until)
             if new is None or new.broken:
                 continue
             if new.rank() < best.rank():
                 best, chosen = new, other
-            ranks = [(len(f.segments), cost(f)) for f in (new, found)]
+            ranks = [(*f.rank()[:-1], cost(f)) for f in (new, found)]
             if ranks[0] <= ranks[1]:
                 idle = 0 if ranks[0] < ranks[1] else idle
                 draft, found = other, new
     return best
 
 
-def _changed(draft: Draft, choices: dict[str, list[Order]], cores: int, rng: random.Random) -> Draft:
+def changed(draft: Draft, choices: dict[str, list[Order]], cores: int, rng: random.Random) -> Draft:
     """One to three changes: a population in another order, earlier or later, or spread over some cores or no longer."""
     parts = list(draft.parts)
     for _ in range(rng.choice((1, 1, 2, 3))):
@@ -220,7 +239,7 @@ def _changed(draft: Draft, choices: dict[str, list[Order]], cores: int, rng: ran
 
 def _unevenness(problem: Problem, found: Found) -> float:
     """The mean square of how full cores are, each by its scarcest resource."""
-    used = np.stack(list(resources(found).values()), axis=1) / problem.capacity
+    used = np.stack(list(resources(found).values()), axis=1) / problem.capacity[: len(RESOURCES)]
     return float(np.mean(used.max(axis=1) ** 2))
 
 
@@ -272,7 +291,25 @@ def _hypergraph(
     return chosen
 
 
-def _heaviest_first(problem: Problem, natural: dict[str, Order]) -> list[str]:
+def _plain_orders(problem: Problem, natural: dict[str, Order], limit: float) -> dict[str, Order]:
+    """C order, or of a population of (channel, height, width) the order that puts most neurons on a core."""
+    fan_out = problem.least_fan_out()
+    chosen = {}
+    for population, (name, order) in enumerate(natural.items()):
+        until = problem.visits + max(0.0, ORDERS * limit - problem.visits) / (len(natural) - population)
+        most = 0
+        chosen[name] = order
+        spatial = spatial_orders(problem.shape[name], int(problem.capacity[0]))
+        for number, candidate in enumerate([order, *spatial] if spatial else []):
+            if number > LEAST_ORDERS and problem.visits > until:
+                break
+            held = _hold(problem, name, candidate, fan_out)[0]
+            if held > most:
+                most, chosen[name] = held, candidate
+    return chosen
+
+
+def heaviest_first(problem: Problem, natural: dict[str, Order]) -> list[str]:
     """Populations by how much of a core's scarcest other resource one neuron takes, most first."""
     fan_out = problem.least_fan_out()
     weight = {}
@@ -283,7 +320,7 @@ def _heaviest_first(problem: Problem, natural: dict[str, Order]) -> list[str]:
     return sorted(natural, key=lambda name: -weight[name])
 
 
-def _scored_orders(problem: Problem, natural: dict[str, Order], limit: float) -> dict[str, list[Order]]:
+def scored_orders(problem: Problem, natural: dict[str, Order], limit: float) -> dict[str, list[Order]]:
     """Per population its orders, judged by what the first core holds: [close, lean, natural, others that may do].
 
     Close: most neurons, then fewest pre neurons heard for each. Lean: about as many neurons, then least of the core's
@@ -291,7 +328,9 @@ def _scored_orders(problem: Problem, natural: dict[str, Order], limit: float) ->
     """
     fan_out = problem.least_fan_out()
     choices = {}
-    for name, order in natural.items():
+    for population, (name, order) in enumerate(natural.items()):
+        # Half of the effort, in equal parts; a few are always looked at.
+        until = problem.visits + max(0.0, ORDERS * limit - problem.visits) / (len(natural) - population)
         candidates = [order, *spatial_orders(problem.shape[name], int(problem.capacity[0]))]
         rows = [w for w in problem.into[name] if w.incoming.taps is None and not w.full]
         if rows:
@@ -300,12 +339,13 @@ def _scored_orders(problem: Problem, natural: dict[str, Order], limit: float) ->
             candidates += [] if grown is None else [grown]
         scores = []
         for number, candidate in enumerate(candidates if len(candidates) > 1 else []):
-            if number and problem.visits > limit:
+            if number > LEAST_ORDERS and problem.visits > until:
                 break
             held, share = _hold(problem, name, candidate, fan_out)
             if held:
                 neurons = candidate.neurons[candidate.middle() :][:held]
                 reached = sum(len(w.reach(neurons)) for w in problem.into[name])
+                problem.visits += reached
                 scores.append((held, reached / held, share / held, candidate))
         choices[name] = [order, order, order]
         if scores:

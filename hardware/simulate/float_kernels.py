@@ -340,7 +340,7 @@ def run_sample(
                             for i in range(block, end):
                                 if v[i] > constants[C_THRESHOLD, i]:
                                     if fires == SUBTRACT:
-                                        v[i] = v[i] - constants[C_THRESHOLD, i]
+                                        v[i] = v[i] - constants[C_RESET, i]
                                     else:
                                         v[i] = constants[C_RESET, i]
                                     if dense:

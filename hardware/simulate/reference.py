@@ -30,6 +30,7 @@ from hardware.graph.graph import (
     delay_steps,
     padding_of,
     reset_of,
+    taken_by_a_spike,
     time_step,
 )
 from hardware.network.geometry import conv, positions
@@ -60,13 +61,17 @@ class Run:
 # --- neurons: pure functions of one step -------------------------------------------------------------------
 
 
-def fire(v: Array, v_threshold: Array, v_reset: Array, reset: Reset = "zero") -> tuple[Array, Array]:
+def fire(
+    v: Array, v_threshold: Array, v_reset: Array, reset: Reset = "zero", taken: Array | None = None
+) -> tuple[Array, Array]:
     """Spikes z = 1 where v > v_threshold, and the membrane after them.
 
-    "zero": v <- v_reset where z (NIR's reset, zero unless it says another); "subtract": v <- v - v_threshold where z.
+    "zero": v <- v_reset where z (NIR's reset, zero unless it says another); "subtract": v <- v - v_threshold where z,
+    or v - taken where that is given (`hardware.graph.graph.taken_by_a_spike`).
     """
     spikes = v > v_threshold
-    return spikes, np.where(spikes, v_reset if reset == "zero" else v - v_threshold, v)
+    left = v_reset if reset == "zero" else v - (v_threshold if taken is None else taken)
+    return spikes, np.where(spikes, left, v)
 
 
 def if_step(current: Array, v: Array, r: Array) -> Array:
@@ -220,8 +225,9 @@ def _mobilise(
     dtype: Any,
     total_steps: int,
     keep_membrane: bool,
+    taken: Array | None,
 ) -> _Advance:
-    """The function that advances one node, with fresh state."""
+    """The function that advances one node, with fresh state; taken: see `fire`."""
 
     def p(key: str) -> Array:
         return getattr(node, key).astype(dtype, copy=False)
@@ -257,7 +263,8 @@ def _mobilise(
     fires = None
     if isinstance(node, SPIKING):
         v_threshold, v_reset = p("v_threshold"), p("v_reset")
-        fires = lambda v: fire(v, v_threshold, v_reset, reset)  # noqa: E731
+        taken = None if taken is None else taken.astype(dtype, copy=False)
+        fires = lambda v: fire(v, v_threshold, v_reset, reset, taken)  # noqa: E731
     r = p("r")
     zero = np.zeros_like(r)
     if isinstance(node, nir.IF | nir.I):
@@ -284,8 +291,18 @@ class _Simulation:
     ):
         self.graph = graph
         self.dtype = dtype
+        subtracts = reset == "subtract"
         self.advance = {
-            name: _mobilise(name, node, dt, reset, dtype, total_steps, name in membranes)
+            name: _mobilise(
+                name,
+                node,
+                dt,
+                reset,
+                dtype,
+                total_steps,
+                name in membranes,
+                taken_by_a_spike(graph, node, dt) if subtracts and isinstance(node, SPIKING) else None,
+            )
             for name, node in graph.nodes.items()
             if not isinstance(node, nir.Input)
         }
@@ -309,7 +326,7 @@ class _Simulation:
         waiting = dict(self.readers)
         for part in self.parts:
             if part[0] in self.looped:
-                self._run_loop(part, values, membranes)
+                self._run_loop(part, values, membranes, next(iter(stimulus.values())).shape[:2])
             elif part[0] not in stimulus:
                 name = part[0]
                 values[name], membrane = self.advance[name](self._arriving(name, values))
@@ -331,13 +348,14 @@ class _Simulation:
         assert total is not None  # `hardware.graph.graph` lets no node without an edge pass
         return total
 
-    def _run_loop(self, part: list[str], values: dict[str, Array], membranes: dict[str, Array]) -> None:
-        """A component with recurrent edges goes step by step."""
+    def _run_loop(
+        self, part: list[str], values: dict[str, Array], membranes: dict[str, Array], size: tuple[int, ...]
+    ) -> None:
+        """A component with recurrent edges goes step by step; size: batch and steps."""
         inside = set(part)
         shape = self.graph.output_shape
         outer = {name: [s for s in self.before[name] if s not in inside] for name in part}
-        some = next(values[s] for sources in outer.values() for s in sources)
-        batch, steps = some.shape[:2]
+        batch, steps = size
         for name in part:
             values[name] = np.empty((batch, steps, *shape[name]), self.dtype)
             self.previous.setdefault(name, np.zeros((batch, 1, *shape[name]), self.dtype))
@@ -387,13 +405,8 @@ def simulate(
         raise HardwareError(f"dtype is {dtype}, expected float32 or float64")
     step, _ = time_step(graph, dt)
     check_time_step(graph, step)
-    record = [record] if isinstance(record, str) else list(record)
-    for name in record:
-        if name not in graph.nodes:
-            raise HardwareError(f"record names {name!r}, the graph has {', '.join(graph.order)[:300]}")
-    if len(graph.outputs) != 1:
-        raise HardwareError(f"the graph has {len(graph.outputs)} Output nodes, the simulator takes one")
-    rasters, batch, steps = _check_rasters(graph, raster)
+    record = check_names(graph, record)
+    rasters, batch, steps = check_rasters(graph, raster)
 
     output = graph.outputs[0]
     spiking = [name for name, node in graph.nodes.items() if isinstance(node, SPIKING)]
@@ -418,11 +431,7 @@ def simulate(
         samples = slice(at, at + batch_chunk)
         for t in range(0, steps, time_chunk):
             here = (samples, slice(t, t + time_chunk))
-            stimulus = {}
-            for name, whole in rasters.items():
-                stimulus[name] = whole[here].astype(dtype)
-                if whole.dtype.kind == "f" and not np.isfinite(stimulus[name]).all():
-                    raise HardwareError(f"the raster for {name!r} holds NaN or infinite values")
+            stimulus = {name: whole[here].astype(dtype) for name, whole in rasters.items()}
             values, voltages = simulation.run(stimulus, {*record, *spiking, output})
             out[here] = values[output]
             for name in record:
@@ -434,7 +443,19 @@ def simulate(
     return Run(output=out, spikes=recorded, membranes=membranes, counts=counts, dt=step)
 
 
-def _check_rasters(graph: Graph, raster: Array | Mapping[str, Array]) -> tuple[dict[str, Array], int, int]:
+def check_names(graph: Graph, record: Iterable[str]) -> list[str]:
+    """The names of the nodes to record. Raises HardwareError for an unknown one, and for more than one Output."""
+    record = [record] if isinstance(record, str) else list(record)
+    for name in record:
+        if name not in graph.nodes:
+            raise HardwareError(f"record names {name!r}, the graph has {', '.join(graph.order)[:300]}")
+    if len(graph.outputs) != 1:
+        raise HardwareError(f"the graph has {len(graph.outputs)} Output nodes, the simulator takes one")
+    return record
+
+
+def check_rasters(graph: Graph, raster: Array | Mapping[str, Array]) -> tuple[dict[str, Array], int, int]:
+    """The rasters by name of the Input, batch and steps. Raises HardwareError where they do not fit."""
     names = graph.inputs
     if not isinstance(raster, Mapping):
         if len(names) != 1:
@@ -454,6 +475,8 @@ def _check_rasters(graph: Graph, raster: Array | Mapping[str, Array]) -> tuple[d
             )
         if array.dtype.kind not in "biuf":
             raise HardwareError(f"the raster for {name!r} holds {array.dtype}, expected numbers")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise HardwareError(f"the raster for {name!r} holds NaN or infinite values")
     sizes = {array.shape[:2] for array in arrays.values()}
     if len(sizes) != 1:
         raise HardwareError(f"the rasters differ in batch or steps: {sorted(sizes)}")

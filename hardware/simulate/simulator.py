@@ -8,7 +8,6 @@ which spikes pass all layers within a step (as trained), and "chip", in which ev
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from hardware.network.integer import (
 )
 from hardware.network.timing import Timing, depths, latency
 from hardware.simulate import kernels
-from hardware.simulate.tables import conv_tables, events, inside
+from hardware.simulate.tables import conv_tables, cores, events, inside
 
 Array = np.ndarray
 Rasters = Array | Mapping[str, Array]
@@ -209,7 +208,7 @@ class Simulator:
                 event_counts[b],
             )
 
-        workers = min(threads or _cores(), max(batch, 1))
+        workers = min(threads or cores(), max(batch, 1))
         if workers == 1:
             for b in range(batch):
                 one(b)
@@ -350,11 +349,6 @@ class Simulator:
             links.append(link(kernels.DENSE, int(delay), weight, synapses.astype(np.int32)))
         assert n_pre == len(links[0].degree)
         return links
-
-
-def _cores() -> int:
-    """Cores this process may use; all of the machine where the system (not Linux) does not say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # Of the arrays that `Simulator._state` returns: u, v and ring start at zero.

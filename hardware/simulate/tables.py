@@ -1,8 +1,9 @@
-"""What `hardware.simulate.simulator` and `hardware.simulate.float_simulator` share: layouts that their kernels read."""
+"""What `hardware.simulate.simulator` and `hardware.simulate.float_simulator` share: layouts that their kernels read, and cores."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -29,6 +30,11 @@ class Convolution(Protocol):
     def dilation(self) -> tuple[int, int]: ...
     @property
     def groups(self) -> int: ...
+
+
+def cores() -> int:
+    """Cores this process may use; all of the machine where the system (not Linux) does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def inside(shape: tuple[int, ...], convolved: bool) -> Array:

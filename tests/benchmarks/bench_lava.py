@@ -30,6 +30,7 @@ from hardware.network.integer import (  # noqa: E402
     conv_output_shape,
 )
 from hardware.simulate import lava  # noqa: E402
+from hardware.simulate.lava.processes import build  # noqa: E402
 from hardware.simulate.simulator import Simulator  # noqa: E402
 
 # Of both sides the best of some runs: what else the machine does only adds.
@@ -85,7 +86,7 @@ def time_lava(network, raster, steps):
     from lava.proc.io.sink import RingBuffer
 
     warm = max(steps // 10, 2)
-    nodes = lava.build(network, {network.inputs[0].name: raster})
+    nodes = build(network, {network.inputs[0].name: raster})
     last = nodes[network.outputs[0]]
     sink = RingBuffer(shape=last.s_out.shape, buffer=len(raster))
     last.s_out.connect(sink.a_in)

@@ -1,4 +1,4 @@
-"""Cores and crossing spikes of the placer: python tests/benchmarks/bench_placement.py [dense | pruned | sparse | large ...]
+"""Cores and crossing spikes of the placer: python tests/benchmarks/bench_placement.py [dense | pruned | sparse | large | time | deep | small ...]
 
 Per network and chip: cores, the lower bound, their ratio; crossing spikes against those of the sequential splitter; processor
 seconds. `full` is how full the scarcest resource of the cores is on average.
@@ -6,6 +6,9 @@ seconds. `full` is how full the scarcest resource of the cores is on average.
 dense: the demo network, an N-MNIST CNN, the DPAP paper's CIFAR-10 network and PilotNet, no weight zero.
 pruned: the same with one weight in ten left, and fully connected layers with one in twenty.
 sparse: 10,000 and 100,000 neurons whose partners are near them, and 100,000 neurons and 10 million synapses drawn uniformly.
+time: the step's time on Loihi 1 of placements for time, on as many cores as fewest and on twice as many, at random firing rates.
+deep: networks of up to 26 million weights on Loihi 2, where an answer should take less than 20 s.
+small: 200 random networks against an exact solver (OR-tools): python tests/benchmarks/bench_placement.py small
 large: 1 million neurons, 100 million synapses; the peak of a process of its own.
 """
 
@@ -16,16 +19,21 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import placement_networks as nets  # noqa: E402
+import small_networks  # noqa: E402
+from oracle_exact import fewest_cores  # noqa: E402
 
 from hardware.chip.chips import load_chip  # noqa: E402
 from hardware.errors import HardwareError  # noqa: E402
-from hardware.placement import place  # noqa: E402
+from hardware.placement import costing, loads, place  # noqa: E402
 
 CHIPS = ("loihi1", "loihi2")
 
@@ -119,7 +127,54 @@ def large(neurons=1_000_000, fan_out=100):
         )
 
 
+def faster():
+    rng = np.random.default_rng(0)
+    for function, keep in ((nets.demo, 1), (nets.demo, 0.4), (nets.nmnist, 0.05), (nets.pilotnet, 1)):
+        network = function(keep)
+        rates = {p.name: 0.1 * rng.random(p.shape) for p in (*network.inputs, *network.populations)}
+        chip = replace(load_chip("loihi1"), cores=1000)
+        first = place(network, chip, firing_rates=rates)
+        points = [first]
+        for cores in (first.cores, 2 * first.cores):
+            points.append(place(network, chip, firing_rates=rates, objective="time", max_cores=cores))
+        steps = [costing.spent(loads.expected(network, p, rates), chip).step[0] for p in points]
+        for placement, step in zip(points[1:], steps[1:], strict=True):
+            print(
+                f"{function.__name__} {keep:g}: {first.cores} cores {steps[0] / 1e3:.2f} us; for time {placement.cores} cores "
+                f"{step / 1e3:.2f} us, {step / steps[0]:.3f} of it, {step / placement.step_bound_ns:.3f} of the bound",
+                flush=True,
+            )
+
+
+def deep():
+    for function in (nets.pooled_cifar10, nets.vgg9, nets.sew_resnet18):
+        report(function.__name__, function(), ("loihi2",))
+
+
+def small():
+    above, refused, unproven = {}, 0, 0
+    for seed in range(200):
+        network, chip = small_networks.random_sparse(seed)
+        placement = place(network, chip)
+        refused += not placement.fits
+        found = placement.cores if placement.fits else math.inf
+        exact, proven = fewest_cores(network, chip, placement.lower_bound, found, 10.0)
+        unproven += not proven
+        above[found - exact] = above.get(found - exact, 0) + 1
+    print(f"small: cores above the optimum {above}, {refused} refused, {unproven} not proven in 10 s")
+
+
 if __name__ == "__main__":
-    tasks = {"dense": dense, "pruned": pruned, "sparse": sparse, "large": large}
-    for name in [name for name in sys.argv[1:] if name in tasks] or list(tasks):
+    tasks = {
+        "time": faster,
+        "deep": deep,
+        "small": small,
+        "dense": dense,
+        "pruned": pruned,
+        "sparse": sparse,
+        "large": large,
+    }
+    for name in [name for name in sys.argv[1:] if name in tasks] or [
+        name for name in tasks if name != "small"
+    ]:
         tasks[name]()

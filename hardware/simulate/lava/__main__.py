@@ -2,6 +2,6 @@
 
 import sys
 
-from hardware.simulate.lava import main
+from hardware.simulate.lava.elsewhere import main
 
 sys.exit(main())

@@ -1,0 +1,268 @@
+"""Neurons of a small network moved one by one from core to core until every limit holds (simulated annealing).
+
+What fills cores one after the other hands neurons out in an order; where incoming or outgoing axons are short, a network of
+few neurons may fit into fewer cores than any of its orders does.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from hardware.placement import packing
+from hardware.placement.measuring import Found, measure
+from hardware.placement.problem import RESOURCES, Problem
+
+# Larger networks are left alone: neurons times synapses looked at in moving would outgrow what filling takes.
+MOST_SYNAPSES = 20_000
+MOST_CELLS = 2_000_000
+# Moves that are tried from one start, per neuron and at least; a network gets that many starts.
+MOVES, LEAST_MOVES = 1500, 30_000
+STARTS = 4
+# From where a move that breaks two axons more is as good as free, to where hardly any is taken that breaks one.
+HOT, COLD = 2.0, 0.15
+LEAST_MOVES_PER_NEURON = 200
+# What a move takes, and each synapse of its neuron there, in synapses looked at.
+VISITS_PER_MOVE, VISITS_PER_SYNAPSE = 150.0, 60.0
+# A refusal is worth that many times the effort.
+TO_FIT = 3.0
+
+
+class _Tables(NamedTuple):
+    """The network's synapses by neuron, all populations in a row.
+
+    Neuron i hears synapses in_ptr[i]:in_ptr[i + 1], each by axon `in_axon` from pre neuron `in_pre` (an index over all
+    wires); it is the pre neurons own_ptr[i]:own_ptr[i + 1] of `own_pre`, one per wire. home: the neuron of each pre neuron,
+    -1 for inputs. slots: entries that a pre neuron takes in the outgoing table for each core. each: bits of a synapse of an axon.
+    """
+
+    in_ptr: np.ndarray
+    in_axon: np.ndarray
+    in_pre: np.ndarray
+    own_ptr: np.ndarray
+    own_pre: np.ndarray
+    home: np.ndarray
+    slots: np.ndarray
+    each: np.ndarray
+
+
+def fewer_cores(problem: Problem, best: Found, limit: float, bound: int, seed: int) -> Found:
+    """`best`, or a placement on fewer cores; where `best` breaks limits, one on as few more as it takes to break none.
+
+    limit: synapses looked at, as in `Problem.visits`. bound: cores below which none need be tried.
+    """
+    neurons = sum(problem.size[name] for name in problem.names)
+    synapses = sum(wire.incoming.synapses for wire in problem.wires)
+    if synapses > MOST_SYNAPSES or neurons < 2:
+        return best
+    most_visits = (TO_FIT if best.broken else 1.0) * (limit - problem.visits)
+    per_move = VISITS_PER_MOVE + VISITS_PER_SYNAPSE * synapses / neurons
+    moves = int(min(max(LEAST_MOVES, MOVES * neurons), most_visits / per_move))
+    if moves < LEAST_MOVES_PER_NEURON * neurons:
+        return best
+    tables = _tables(problem)
+    cells = len(tables.each) + len(tables.home)
+    rng = random.Random(seed)
+    until = problem.visits + most_visits
+    refused = bool(best.broken)
+    cores = len(best.segments) if refused else len(best.segments) - 1
+    while max(1, bound - 1) < cores <= neurons and cells * cores <= MOST_CELLS:
+        found = None
+        for _ in range(STARTS):
+            if problem.visits > until:
+                return best
+            found, made = _attempt(problem, tables, cores, moves, rng)
+            problem.visits += made * per_move
+            if found is not None:
+                break
+        if found is not None:
+            best = found
+            cores = len(found.segments) - 1
+            if refused:
+                break
+        elif refused:
+            cores += max(1, cores // 8)
+        else:
+            break
+    return best
+
+
+def _attempt(
+    problem: Problem, tables: _Tables, cores: int, moves: int, rng: random.Random
+) -> tuple[Found | None, int]:
+    """A placement on `cores` cores that breaks no limit, or None; and the moves that it took."""
+    chip = problem.chip
+    limits = np.minimum(problem.capacity[: len(RESOURCES)], 2.0**60)
+    scale = np.array([1.0, chip.word_bits + chip.axon_in_bits, 1.0, 1.0])
+    state = np.array([chip.neuron_state_bits, chip.axon_in_bits, chip.axon_out_bits], dtype=np.int64)
+    axon_ptr = _starts(tables.in_axon, len(tables.each))
+    posts = np.repeat(np.arange(len(tables.in_ptr) - 1), np.diff(tables.in_ptr))
+    axon_post = posts[np.argsort(tables.in_axon, kind="stable")]
+    core_of, left, made = _anneal(
+        tuple(tables), axon_ptr, axon_post, problem.form, state, limits, scale, cores, moves, HOT, COLD,
+        np.random.default_rng(rng.randrange(2**31)),
+    )  # fmt: skip
+    if left > 1e-9:
+        return None, made
+    segments = []
+    for core in range(cores):
+        content, start = [], 0
+        for name in problem.names:
+            own = np.flatnonzero(core_of[start : start + problem.size[name]] == core).astype(np.int32)
+            start += problem.size[name]
+            content += [(name, own)] if len(own) else []
+        segments += [content] if content else []
+    found = measure(problem, segments, "greedy")
+    return (None if found.broken else found), made
+
+
+def _tables(problem: Problem) -> _Tables:
+    first, total = {}, 0
+    for name in problem.names:
+        first[name] = total
+        total += problem.size[name]
+    post, axon, pre, home, slots, each = [], [], [], [], [], []
+    axons = pres = 0
+    for wire in problem.wires:
+        source, target = wire.synapses()
+        post.append(target + first[wire.target])
+        axon.append(wire.group[source] + axons)
+        pre.append(source + pres)
+        own = np.full(wire.incoming.n_pre, -1, dtype=np.int64)
+        if wire.source in first:
+            own = first[wire.source] + np.arange(wire.incoming.n_pre, dtype=np.int64)
+        home.append(own)
+        slots.append(np.full(wire.incoming.n_pre, wire.slots, dtype=np.int64))
+        # Without gaps a full matrix takes no indices; shared kernels are left to the exact count that follows.
+        width = 0 if wire.full else packing.index_width(problem.most[wire.target] - 1, problem.widths)
+        shared = wire.incoming.taps is not None and wire.share
+        each.append(np.full(wire.groups, 0 if shared else wire.plain + width, dtype=np.int64))
+        axons += wire.groups
+        pres += wire.incoming.n_pre
+
+    def joined(parts: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
+
+    posts, homes = joined(post), joined(home)
+    by_post = np.argsort(posts, kind="stable")
+    sending = np.flatnonzero(homes >= 0)
+    by_home = sending[np.argsort(homes[sending], kind="stable")]
+    return _Tables(
+        in_ptr=_starts(posts, total),
+        in_axon=joined(axon)[by_post],
+        in_pre=joined(pre)[by_post],
+        own_ptr=_starts(homes[sending], total),
+        own_pre=by_home,
+        home=homes,
+        slots=joined(slots),
+        each=joined(each),
+    )
+
+
+def _starts(numbers: np.ndarray, size: int) -> np.ndarray:
+    starts = np.zeros(size + 1, dtype=np.int64)
+    np.cumsum(np.bincount(numbers, minlength=size), out=starts[1:])
+    return starts
+
+
+@njit(cache=True, inline="always")
+def _add(used, core, resource, amount, limits, scale):
+    """Add to what a core uses; how much more is over its limit for it."""
+    before = used[core, resource]
+    used[core, resource] = before + amount
+    return (max(0.0, before + amount - limits[resource]) - max(0.0, before - limits[resource])) / scale[
+        resource
+    ]
+
+
+@njit(cache=True)
+def _move(i, to, core_of, used, count, reach, out, tables, form, state, limits, scale):
+    """Take neuron i from its core (-1: from none) to core `to`; how much more is over the limits then.
+
+    used: (core, resource) of neurons, bits, axons in and out. count: synapses per axon and core, reach: per pre neuron and core,
+    out: cores that each pre neuron reaches.
+    """
+    in_ptr, in_axon, in_pre, own_ptr, own_pre, home, slots, each = tables
+    over = 0.0
+    for step in range(2):
+        core = core_of[i] if step == 0 else to
+        sign = -1 if step == 0 else 1
+        if step == 1:
+            core_of[i] = to
+        if core < 0:
+            continue
+        if step == 0:
+            core_of[i] = -1
+        bits, axons = sign * state[0], 0
+        for k in range(own_ptr[i], own_ptr[i + 1]):
+            # What it sends at present, synapses of its own included; those change below with its core known or not.
+            sent = sign * slots[own_pre[k]] * out[own_pre[k]]
+            bits += sent * state[2]
+            over += _add(used, core, 3, sent, limits, scale)
+        for k in range(in_ptr[i], in_ptr[i + 1]):
+            a, j = in_axon[k], in_pre[k]
+            n = count[a, core]
+            if each[a] > 0:
+                bits += packing.list_bits(n + sign, each[a], form) - packing.list_bits(n, each[a], form)
+            count[a, core] = n + sign
+            if n + min(sign, 0) == 0:
+                axons += sign
+            n = reach[j, core]
+            reach[j, core] = n + sign
+            if n + min(sign, 0) == 0 and home[j] >= 0:
+                out[j] += sign
+                h = core_of[home[j]]
+                if h >= 0:
+                    over += _add(used, h, 3, sign * slots[j], limits, scale)
+                    over += _add(used, h, 1, sign * slots[j] * state[2], limits, scale)
+        over += _add(used, core, 0, sign, limits, scale)
+        over += _add(used, core, 1, bits + axons * state[1], limits, scale)
+        over += _add(used, core, 2, axons, limits, scale)
+    return over
+
+
+@njit(cache=True)
+def _anneal(tables, axon_ptr, axon_post, form, state, limits, scale, cores, moves, hot, cold, draw):
+    """(core of each neuron, what is over the limits, moves made); ends at the first placement that breaks none."""
+    in_ptr, in_axon = tables[0], tables[1]
+    n = len(in_ptr) - 1
+    core_of = np.full(n, -1, dtype=np.int64)
+    used = np.zeros((cores, 4), dtype=np.int64)
+    count = np.zeros((len(tables[7]), cores), dtype=np.int32)
+    reach = np.zeros((len(tables[5]), cores), dtype=np.int32)
+    out = np.zeros(len(tables[5]), dtype=np.int64)
+    over = 0.0
+    for i in range(n):
+        to = draw.integers(0, cores)
+        over += _move(i, to, core_of, used, count, reach, out, tables, form, state, limits, scale)
+    cooling = (cold / hot) ** (1.0 / moves)
+    heat = hot
+    for made in range(moves):
+        if over <= 1e-9:
+            return core_of, over, made
+        heat *= cooling
+        i, other, kind = draw.integers(0, n), -1, draw.random()
+        at, to = core_of[i], draw.integers(0, cores)
+        if kind < 0.4:
+            # Two neurons change places, since a full core takes none without giving one.
+            other = draw.integers(0, n)
+            to = core_of[other]
+        elif kind < 0.7 and in_ptr[i + 1] > in_ptr[i]:
+            # To where one that hears the same sits.
+            a = in_axon[draw.integers(in_ptr[i], in_ptr[i + 1])]
+            to = core_of[axon_post[draw.integers(axon_ptr[a], axon_ptr[a + 1])]]
+        if to == at:
+            continue
+        more = _move(i, to, core_of, used, count, reach, out, tables, form, state, limits, scale)
+        if other >= 0:
+            more += _move(other, at, core_of, used, count, reach, out, tables, form, state, limits, scale)
+        if more <= 0 or draw.random() < np.exp(-more / heat):
+            over += more
+            continue
+        _move(i, at, core_of, used, count, reach, out, tables, form, state, limits, scale)
+        if other >= 0:
+            _move(other, to, core_of, used, count, reach, out, tables, form, state, limits, scale)
+    return core_of, over, moves

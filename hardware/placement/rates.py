@@ -1,0 +1,84 @@
+"""How often neurons fire: what was measured, or what is assumed where nothing was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numba import njit
+
+from hardware.errors import HardwareError
+from hardware.network.connectivity import Incoming, shapes
+from hardware.network.integer import Network
+
+Rates = Mapping[str, float | np.ndarray]
+
+# Spikes per neuron and step where nothing was measured.
+ASSUMED_RATE = 0.1
+
+
+def step_rates(network: Network, rates: Rates | None, steps: float = 1.0) -> dict[str, np.ndarray]:
+    """Spikes per step of every neuron and input, float64, from those in `steps` steps.
+
+    Missing ones fire `ASSUMED_RATE` times a step, read-outs that do not spike never.
+
+    Raises HardwareError for rates that do not fit, or no steps.
+    """
+    if not 0 < steps < math.inf:
+        raise HardwareError(f"steps is {steps}; expected above 0")
+    silent = {p.name for p in network.populations if not p.spiking}
+    found = {}
+    for name, shape in shapes(network).items():
+        size = math.prod(shape)
+        if rates is not None and name in rates:
+            value = np.asarray(rates[name], dtype=np.float64) / steps
+        else:
+            value = np.asarray(0.0 if name in silent else ASSUMED_RATE)
+        if value.size not in (1, size) or not np.all(value >= 0):
+            raise HardwareError(
+                f"firing rates of {name!r}: {value.size} values; expected 1 or {size}, none negative"
+            )
+        found[name] = np.ascontiguousarray(np.broadcast_to(value.ravel(), (size,)))
+    return found
+
+
+def heard_per_step(incoming: Incoming, rate: np.ndarray) -> np.ndarray:
+    """Synaptic events that arrive at each post neuron in a mean step, float64, from the pre neurons' spikes per step."""
+    if incoming.taps is None:
+        return _heard_rows(incoming.indptr, incoming.pre, rate)
+    return _heard_taps(incoming.indptr, incoming.taps, incoming.geometry, rate, incoming.n_post)
+
+
+@njit(cache=True)
+def _heard_rows(indptr, pre, rate):
+    heard = np.zeros(len(indptr) - 1)
+    for i in range(len(heard)):
+        for k in range(indptr[i], indptr[i + 1]):
+            heard[i] += rate[pre[k]]
+    return heard
+
+
+@njit(cache=True)
+def _heard_taps(indptr, taps, geometry, rate, n_post):
+    h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
+    s_y, s_x, p_y, p_x, d_y, d_x = (
+        geometry[4],
+        geometry[5],
+        geometry[6],
+        geometry[7],
+        geometry[8],
+        geometry[9],
+    )
+    heard = np.zeros(n_post)
+    for o in range(len(indptr) - 1):
+        for k in range(indptr[o], indptr[o + 1]):
+            for y in range(h_out):
+                in_y = y * s_y - p_y + taps[k, 1] * d_y
+                if in_y < 0 or in_y >= h_in:
+                    continue
+                for x in range(w_out):
+                    in_x = x * s_x - p_x + taps[k, 2] * d_x
+                    if 0 <= in_x < w_in:
+                        heard[(o * h_out + y) * w_out + x] += rate[(taps[k, 0] * h_in + in_y) * w_in + in_x]
+    return heard

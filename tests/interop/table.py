@@ -1,0 +1,78 @@
+"""The compatibility table out of what `results.py` found: `python tests/interop/table.py OUT.md RESULTS.json ...`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from peers import PEERS
+
+_HEAD = """# Networks to and from other frameworks, spike for spike
+
+Written by `tests/interop/table.py` from runs in each framework's own environment; 4 recordings of 30 steps, random weights.
+
+- **equal**: no spike differs. **converted**: none does with `dpap-neuro export --for PEER`.
+- **said**: spikes differ, and every command prints a line that says what was assumed and what follows.
+- **refused**: with one line that says why, given below the table.
+
+Sinabs and Rockpool run our files with what `export --for` tells to set by hand: one spike a step, and the reset.
+
+"""
+_WAYS = (
+    ("to them", "Our file, read by them", "`dpap-neuro export`, where needed with `--for`."),
+    (
+        "from them, live",
+        "Their live network, read here",
+        "`from_norse`, `from_snntorch`, `from_spikingjelly`, `from_sinabs`, `from_rockpool` in `dpap_neuro.exchange`.",
+    ),
+    ("from them, by file", "A file by their own exporter, read here", "Files say less than live networks."),
+)
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Markdown; found: all results of all peers."""
+    versions = ", ".join(
+        packages[0].replace("==", " ") if packages else f"{name} 1.1.0" for name, packages in PEERS.items()
+    )
+    parts = [_HEAD + f"Versions: {versions}.\n"]
+    for way, title, how in _WAYS:
+        rows = [r for r in found if r["way"] == way]
+        parts.append(f"\n## {title}\n\n{how}\n")
+        parts.append(_grid(rows) if way == "to them" else _lists(rows))
+    return "".join(parts)
+
+
+def _grid(rows: list[dict[str, Any]]) -> str:
+    peers = list(dict.fromkeys(r["peer"] for r in rows))
+    cells = {(r["row"], r["peer"]): r for r in rows}
+    reasons: dict[str, int] = {}
+    lines = [f"\n| network | {' | '.join(peers)} |", "|---|" + "---|" * len(peers)]
+    for row in dict.fromkeys(r["row"] for r in rows):
+        shown = []
+        for peer in peers:
+            cell = cells[row, peer]
+            text = cell["result"]
+            if cell["why"]:
+                text += f" [{reasons.setdefault(_reason(cell['why']), len(reasons) + 1)}]"
+            shown.append(text)
+        lines.append(f"| {row} | {' | '.join(shown)} |")
+    notes = [f"{number}. {reason}" for reason, number in reasons.items()]
+    return "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
+
+
+def _lists(rows: list[dict[str, Any]]) -> str:
+    lines = ["\n| framework | network | result | why |", "|---|---|---|---|"]
+    lines += [f"| {r['peer']} | {r['row']} | {r['result']} | {_reason(r['why'])} |" for r in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _reason(why: str) -> str:
+    return why.replace("|", "/").replace("\n", " ")
+
+
+if __name__ == "__main__":
+    out, *files = sys.argv[1:]
+    results = [r for file in files for r in json.loads(Path(file).read_text())]
+    Path(out).write_text(table(results))
