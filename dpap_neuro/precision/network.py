@@ -225,6 +225,12 @@ class ExactNetwork(Network):
             raise InputError(
                 f"node {name}: its neurons differ in their gain within a channel, expected one gain for each"
             )
+        if not found.scaling.on_grid and "mixed" in self.chip.neuron.sign_modes:
+            # A bias may change its sign in training; a projection whose weights have one sign keeps it.
+            weights = [
+                replace(w, mode="mixed") if w.path.source in self._always_on else w for w in demand.weights
+            ]
+            demand = replace(demand, weights=weights)
         scaling = scales.choose(demand, found.scaling, self.chip.neuron)
         _check_weights(demand, scaling)
         self._demands[name] = demand

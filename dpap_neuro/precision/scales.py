@@ -26,11 +26,14 @@ def squared_error(weights: Array, factor: float, mode: SignMode, bits: int) -> f
 
 
 def least_squares(weights: Array, mode: SignMode, bits: int) -> float:
-    """The factor from weights to mantissas with the smallest squared error; infinite where all are zero."""
-    alive = weights[weights != 0]
+    """The factor from weights to mantissas with the smallest squared error; infinite where all become zero.
+
+    Weights that training has moved to the other sign of a mode of one are zero at every scale.
+    """
+    low, high, _ = weight_grid(mode, bits)
+    alive = weights[(weights > 0) & (high > 0) | (weights < 0) & (low < 0)]
     if not alive.size:
         return np.inf
-    low, high, _ = weight_grid(mode, bits)
     top, bottom = np.maximum(alive.max(), 0.0), np.minimum(alive.min(), 0.0)
     fits = float(quantise.scale_that_fits(top, bottom, low, high))
     tried = fits * 2.0 ** (np.arange(_OCTAVES * _STEPS + 1) / _STEPS)
