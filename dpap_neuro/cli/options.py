@@ -200,6 +200,28 @@ _TRAINING = {
     ],
     "dt": Dt,
     "seed": Seed,
+    "precision": Annotated[
+        str | None,
+        typer.Option(
+            help=f"Train the integers of a chip: loihi (Loihi 2), {', '.join(BUILT_IN)}, or the TOML file of one."
+        ),
+    ],
+    "weight_bits": Annotated[
+        int | None,
+        typer.Option(help="--precision: bits of a weight; as wide as the chip stores them without."),
+    ],
+    "timing": Annotated[
+        str, typer.Option(help="--precision: zero_delay, or chip, where every projection takes a step.")
+    ],
+    "scales": Annotated[
+        str, typer.Option(help="--precision: fixed within an epoch, or learned (their log2, as LSQ does).")
+    ],
+    "netx": Annotated[
+        bool,
+        typer.Option(
+            "--netx", help="--precision: only what a .net file can hold, which has no weight exponents."
+        ),
+    ],
 }
 _COMPILING = {
     "chip": Chip,

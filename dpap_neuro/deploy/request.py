@@ -48,3 +48,8 @@ class TrainRequest:
     reset: str | None = None
     dt: float | None = None
     seed: int = 0
+    precision: str | None = None
+    weight_bits: int | None = None
+    timing: str = "zero_delay"
+    scales: str = "fixed"
+    netx: bool = False
