@@ -17,6 +17,7 @@ import numpy as np
 from torch import nn
 
 from dpap_neuro.networks.models import Network
+from dpap_neuro.precision.network import ExactNetwork
 from dpap_neuro.pruning import Pruner
 from dpap_neuro.train.settings import TrainSettings
 
@@ -39,6 +40,8 @@ def describe_run(
     values: dict[str, Any] = {key: value for key, value in asdict(settings).items() if key != "more_epochs"}
     values |= _flat(origin)
     values |= _flat({"network": model.settings.to_dict(), "pruner": pruner.description()})
+    if isinstance(model, ExactNetwork):
+        values |= _flat({"precision": model.precision.to_dict()})
     values |= {"version of " + name: _version(name) for name in _PACKAGES}
     values["shape of the recordings"] = list(train_data[0].shape)
     values["recordings (SHA-256)"] = _of_data(train_data)

@@ -1,7 +1,7 @@
 """A training run as a user starts it: data by name, a model, a pruner; and the folder it is kept in.
 
 A run folder holds `weights.safetensors`, `run.json` (settings, history and the checksums of the others) and, of a spiking network,
-`model.nir`.
+`model.nir`. Of one that was trained on a chip's integers, run.json says the precision, and model.nir holds the integers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 
 from dpap_neuro.data import Binning, Opened, binning_of, open_both
 from dpap_neuro.errors import InputError
-from dpap_neuro.exchange.nir_export import nir_bytes, to_nir, without_dead_units
+from dpap_neuro.exchange.nir_export import encoded_metadata, nir_bytes, to_nir, without_dead_units
 from dpap_neuro.exchange.nir_import import IMPORTED, ImportedNetwork, from_file
 from dpap_neuro.files import (
     make_folder,
@@ -35,6 +35,8 @@ from dpap_neuro.files import (
 from dpap_neuro.networks import RELU
 from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
+from dpap_neuro.precision import export
+from dpap_neuro.precision.network import ExactNetwork, from_run
 from dpap_neuro.pruning import Pruner, PruneReport
 from dpap_neuro.train.loop import Epoch, History, TrainSettings, train
 
@@ -118,7 +120,7 @@ def neuron_settings(
 
 def train_run(
     split: Split,
-    model: ModelSettings | ImportedNetwork,
+    model: ModelSettings | ImportedNetwork | ExactNetwork,
     pruner: Pruner,
     settings: TrainSettings,
     device: torch.device,
@@ -128,7 +130,7 @@ def train_run(
 ) -> tuple[Network, History]:
     """Build a network from the seed, or take one of a file, and train it; or go on from `checkpoint` (see
     `training.train`)."""
-    network = model if isinstance(model, ImportedNetwork) else build_model(model, settings.seed)
+    network = build_model(model, settings.seed) if isinstance(model, ModelSettings) else model
     history = train(
         network,
         pruner,
@@ -147,6 +149,8 @@ def train_run(
 def graph_of(network: Network, split_metadata: dict[str, Any]) -> nir.NIRGraph:
     """The network as NIR, with how to feed it in the metadata (see `metadata_of`)."""
     settings = network.settings
+    if isinstance(network, ExactNetwork):
+        return export.to_nir(network, **encoded_metadata({"readout": settings.readout, **split_metadata}))
     return to_nir(
         network, settings.input_shape, settings.neuron.dt, readout=settings.readout, **split_metadata
     )
@@ -183,10 +187,12 @@ def save_run(
         "history": [asdict(e) for e in history.epochs],
         "seconds": history.seconds,
         "compact": compact,
+        **({"precision": network.precision.to_dict()} if isinstance(network, ExactNetwork) else {}),
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     # What can be made again from the others comes last, so that a disk that is too full for it loses no training.
-    graph = None if network.settings.name == IMPORTED else files.pop(_GRAPH, None)
+    again = network.settings.name != IMPORTED and not isinstance(network, ExactNetwork)
+    graph = files.pop(_GRAPH, None) if again else None
     write_together(
         {**{folder / name: data for name, data in files.items()}, folder / _RECORD: sealed(record, 2)}
     )
@@ -234,13 +240,16 @@ def load_run(folder: str | Path) -> tuple[Network, dict[str, Any]]:
         settings = ModelSettings.from_dict(values["model"])
         metadata = dict(values["metadata"])
         tensors = load(_checked(folder, _WEIGHTS, values))
-        if settings.name == IMPORTED:
+        if settings.name == IMPORTED or values.get("precision") is not None:
             _checked(folder, _GRAPH, values)
     except InputError:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
         said = " ".join(str(error).split())[:160]
         raise InputError(f"{folder}: damaged run ({type(error).__name__}: {said})") from None
+    if values.get("precision") is not None:
+        # The integers are what was trained; the floats behind them lie in weights.safetensors.
+        return from_run(folder / _GRAPH, settings, values["precision"]).eval(), metadata
     if settings.name == IMPORTED:
         return from_file(folder / _GRAPH).eval(), metadata
     try:
