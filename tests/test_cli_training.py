@@ -317,7 +317,6 @@ def test_a_checkpoint_of_another_run_is_one_line(folder, tmp_path, monkeypatch, 
         (("--sparsity", "-0.1"), "sparsity: found -0.1"),
         (("--learning-rate", "nan"), "learning_rate: found nan, expected a finite number above 0"),
         (("--seed", str(2**64)), f"seed: found {2**64}, expected 0 to "),
-        (("--seed", "9" * 5000), "seed"),
         (("--shift", "100000"), "shift: found 100000 pixels, expected at most"),
         (
             ("--downsample", str(2**40)),
