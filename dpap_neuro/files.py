@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -9,6 +10,7 @@ import math
 import os
 import stat
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,15 @@ import numpy as np
 from dpap_neuro.errors import InputError
 from hardware.files.whole import check_output, write_bytes, write_hdf5, write_stream, write_together
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
     "check_folder",
     "check_output",
+    "locked",
     "make_folder",
     "read_bytes",
     "read_json",
@@ -193,6 +201,48 @@ def check_folder(path: str | Path) -> None:
     there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{path}: cannot be written, expected {there} to be a folder open for writing")
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """The folder, made where it is missing, for this process alone; one that was made and stays empty is removed.
+
+    The lock is the kernel's, on the folder itself: it ends with the process, however that ends, so that none is ever stale. Raises
+    InputError, naming the process that holds it. Where the system or the file system has no such locks there is none.
+    """
+    new = not Path(path).exists()
+    folder = make_folder(path)
+    handle = -1
+    try:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                handle = os.open(folder, os.O_RDONLY)
+        if fcntl is not None and handle >= 0:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"{folder}: in use by {_holder(os.fstat(handle).st_ino)}; wait for its end, or give another folder"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+        yield folder
+    finally:
+        if handle >= 0:
+            os.close(handle)
+        if new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _holder(inode: int) -> str:
+    """Of a lock, as Linux lists them."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
+            words = line.split()
+            if len(words) > 5 and words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
+                return f"process {words[4]}"
+    return "another process"
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

@@ -109,6 +109,7 @@ def test_dataset_toml_names_classes_columns_and_binning(tmp_path):
         ("sensor = [20, 12.5]", "expected .columns, rows."),
         ('classes = ["left"]', "two or more different names"),
         ('columns = ["x", "y", "t"]', "expected the four"),
+        ('time_unit = ["us"]', "expected one of ns, us, ms, s"),
         ('time_unit = "min"', "expected one of ns, us, ms, s"),
         ("held_out = 1", "expected a share"),
         ("bins = 0", "a whole number of at least 1"),

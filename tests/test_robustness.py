@@ -24,7 +24,7 @@ import fuzz
 
 from dpap_neuro.cli import main
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import read_json, read_numpy, read_sealed, write_sealed
+from dpap_neuro.files import locked, read_json, read_numpy, read_sealed, write_sealed
 from dpap_neuro.train import runs, sweeps
 
 HERE = Path(__file__).parent
@@ -182,6 +182,51 @@ def test_a_disk_full_at_every_write_of_a_sweep(data, tmp_path, monkeypatch, caps
         assert started(monkeypatch, capsys, *command(out))[0] == 0
         assert results(out)[: len(kept)] == kept and results(out) == results(tmp_path / "whole")
         assert (out / "sweep.png").exists()
+
+
+# --- two at once -------------------------------------------------------------------------------------------
+
+
+def test_a_folder_in_use_is_refused_by_name(data, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("fcntl", reason="no such locks on this system")
+    code = (
+        "import sys, time; from dpap_neuro.files import locked\n"
+        "with locked(sys.argv[1]): print('held', flush=True); sys.stdin.read()\n"
+    )
+    out = tmp_path / "run"
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    )
+    try:
+        assert other.stdout.readline() == b"held\n"
+        status, said = started(monkeypatch, capsys, *training(data, out))
+        said = said.splitlines()[-1]
+        assert status == 2 and said.startswith(f"error: {out}: in use by "), said
+        if Path("/proc/locks").exists():
+            assert f"process {other.pid};" in said or "another process" in said
+        assert list(out.iterdir()) == []
+    finally:
+        # However it ends, its lock ends with it.
+        other.kill()
+        other.communicate()
+    assert started(monkeypatch, capsys, *training(data, out))[0] == 0
+    runs.load_run(out)
+
+
+def test_a_folder_that_was_made_and_stays_empty_is_removed(tmp_path):
+    with pytest.raises(KeyError), locked(tmp_path / "a") as folder:
+        assert folder.is_dir()
+        raise KeyError
+    assert not (tmp_path / "a").exists()
+    with locked(tmp_path / "a"):
+        (tmp_path / "a" / "kept").write_text("x")
+    with locked(tmp_path / "a"):
+        pass
+    assert (tmp_path / "a" / "kept").exists()
 
 
 # --- single kinds of damage --------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_sums_up(tmp_path):
     with pytest.raises(InputError, match="found runs with readout spikes, expected membrane"):
         sweeps.sweep(table, replace(MODEL, readout="membrane"), data_of, planned, settings, CPU)
     (tmp_path / "runs.json").write_text("[]")
-    with pytest.raises(InputError, match=r"runs.json: not the settings of a sweep"):
+    with pytest.raises(InputError, match=r"runs.json: found format list, expected the settings of a sweep"):
         sweeps.sweep(table, MODEL, data_of, planned, settings, CPU)
     (tmp_path / "runs.json").unlink()
     assert sweeps.sweep(table, MODEL, data_of, planned, settings, CPU) == rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -69,6 +70,7 @@ def demo(
     from dpap_neuro.deploy.demo import run_demo
     from dpap_neuro.deploy.report import core_table, demo_table
     from dpap_neuro.errors import InputError
+    from dpap_neuro.files import locked
     from dpap_neuro.train import distributed
     from hardware.chip.chips import load_chip
 
@@ -76,7 +78,7 @@ def demo(
         raise InputError(
             f"demo: found {distributed.started()} processes, expected one (start it without torchrun)"
         )
-    with progress() as tell:
+    with locked(out), progress() as tell:
         summary = run_demo(
             out,
             epochs,
@@ -142,7 +144,7 @@ def finetune(
     asked: TrainRequest,
     cache_dir: CacheDir = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep a checkpoint in the folder and go on from it.")
+        bool, typer.Option("--resume", help="Keep a checkpoint in the folder and go on from it, see train.")
     ] = False,
     device: Device = "auto",
 ) -> None:
@@ -166,7 +168,7 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
     known_dataset(asked.dataset)
     from dpap_neuro.deploy.training import resolve
     from dpap_neuro.errors import InputError
-    from dpap_neuro.files import check_folder
+    from dpap_neuro.files import check_folder, locked
     from dpap_neuro.train import distributed, loop
     from hardware.graph.graph import time_constants
 
@@ -174,7 +176,11 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
     if asked.more_epochs and not resume:
         raise InputError("--more-epochs: goes with --resume")
     check_folder(out)
-    with distributed.joined(loop.choose_device(device)) as chosen, speaking(distributed.rank() == 0):
+    with (
+        distributed.joined(loop.choose_device(device)) as chosen,
+        speaking(distributed.rank() == 0),
+        locked(out) if distributed.rank() == 0 else nullcontext(),
+    ):
         with progress() as tell:
             split = training.load(lambda what, a, b: tell(f"reading {what}", a, b), cache_folder(cache_dir))
             if split.held_out:
@@ -294,6 +300,7 @@ def sweep(
     defaults = known_dataset(dataset).defaults
     from dpap_neuro import data as sets
     from dpap_neuro.deploy.report import sweep_table
+    from dpap_neuro.files import locked
     from dpap_neuro.train import distributed, loop, runs, sweeps
 
     settings = loop.TrainSettings(
@@ -313,7 +320,11 @@ def sweep(
         sparsity or [0.8, 0.95, 0.98],
         range(seeds or 3) if folds is None else range(folds * (seeds or 1)),
     )
-    with distributed.joined(loop.choose_device(device)) as chosen, speaking(distributed.rank() == 0):
+    with (
+        distributed.joined(loop.choose_device(device)) as chosen,
+        speaking(distributed.rank() == 0),
+        locked(out) if distributed.rank() == 0 else nullcontext(),
+    ):
         with progress() as tell:
             if folds is None:
                 split = runs.load_split(
@@ -348,7 +359,7 @@ def sweep(
             )
         if distributed.rank() > 0:
             return
-    sweeps.write_table(sweeps.summarise(rows), out / "summary.csv")
-    sweeps.draw(rows, out / "sweep.png")
+        sweeps.write_table(sweeps.summarise(rows), out / "summary.csv")
+        sweeps.draw(rows, out / "sweep.png")
     stdout.print(sweep_table(sweeps.summarise(rows)))
     stdout.print(plain(f"Results in {out}: runs.csv, runs.json, summary.csv, sweep.png"), highlight=False)

@@ -103,7 +103,7 @@ def read_settings(root: Path) -> FolderSettings:
     if columns is not None and not (_list_of(columns, str) and sorted(columns) == ["p", "t", "x", "y"]):
         raise wrong("columns", 'the four of "x", "y", "t", "p" in their order')
     unit = table.get("time_unit")
-    if unit is not None and unit not in UNITS:
+    if unit is not None and not (isinstance(unit, str) and unit in UNITS):
         raise wrong("time_unit", f"one of {', '.join(UNITS)}")
     held_out = number("held_out", 0.0, False)
     if held_out is not None and not 0 < held_out < 1:

@@ -116,7 +116,7 @@ def sweep(
         **(origin or {}),
         "model": model.name,
         **{key: value for key, value in asdict(model).items() if key != "name"},
-        **{key: value for key, value in asdict(settings).items() if key != "seed"},
+        **{key: value for key, value in asdict(settings).items() if key not in ("seed", "more_epochs")},
         "keep_bins": keep_bins,
     }
     done = read_table(table) if Path(table).exists() else []
@@ -227,7 +227,7 @@ def write_table(rows: Sequence[Row] | Sequence[Summary], path: str | Path) -> No
 
 def _checksum(row: Row) -> str:
     """Of one row, so that tables of the same settings may be joined."""
-    return f"{zlib.crc32(repr(tuple(asdict(row).values())).encode()):08x}"
+    return f"{zlib.crc32(','.join(map(str, asdict(row).values())).encode()):08x}"
 
 
 def read_table(path: str | Path) -> list[Row]:
