@@ -108,6 +108,23 @@ def parse_pruner(text: str) -> tuple[str, dict[str, Any]]:
     return name.strip(), read_options(name.strip(), cls, said)
 
 
+def with_choices(text: str, **choices: str | None) -> str:
+    """A pruner of the command line, see `parse_pruner`, with options besides; those that are None are left out."""
+    said = [f"{key}={value}" for key, value in choices.items() if value is not None]
+    return f"{text}{',' if ':' in text else ':'}{','.join(said)}" if said else text
+
+
+def together(name: str, *options: dict[str, Any]) -> dict[str, Any]:
+    """Options of pruner `name` from several places. Raises InputError for one that is said in two of them."""
+    found: dict[str, Any] = {}
+    for more in options:
+        for key in more:
+            if key in found:
+                raise InputError(f"pruner {name}: found {key} twice, expected it once")
+        found |= more
+    return found
+
+
 def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Pruner:
     """A pruner by name; see the module's docstring.
 
@@ -154,4 +171,6 @@ __all__ = [
     "WeightedDPAP",
     "make_pruner",
     "parse_pruner",
+    "together",
+    "with_choices",
 ]

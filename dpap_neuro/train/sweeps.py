@@ -23,10 +23,14 @@ from dpap_neuro.data.binning import only_bins
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, write_json, write_picture, write_text
 from dpap_neuro.networks.models import ModelSettings, build_model
-from dpap_neuro.pruning import PRUNERS, Pruner, make_pruner
+from dpap_neuro.pruning import Pruner, make_pruner, parse_pruner, together
+from dpap_neuro.pruning.inputs import synaptic_events
 from dpap_neuro.train import distributed, loop
 
 Data = tuple[np.ndarray, np.ndarray]
+
+# Recordings at a time whose synaptic events are counted.
+TESTED = 128
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Row:
 
     sparsity: share to remove (0 for `none`) of what `count` says, parameters or synapses. seed: where there are folds,
     its remainder by their number is the fold. remaining, synapses_remaining: what was left of parameters and synapses.
-    steps: time steps of a recording that the network was shown at the end. seconds: of training, without the test.
+    steps: time steps of a recording that the network was shown at the end. seconds: of training, without the test. events:
+    synaptic events per test recording, see `inputs.synaptic_events`; None in a table that is older than the column.
     """
 
     pruner: str
@@ -53,6 +58,7 @@ class Row:
     synapses_remaining: int
     steps: int
     seconds: float
+    events: float | None = None
 
 
 def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
@@ -70,10 +76,12 @@ def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
 def plan(
     pruners: Iterable[str], sparsities: Iterable[float], seeds: Iterable[int]
 ) -> list[tuple[str, float, int]]:
-    """(pruner, sparsity, seed) of every run; `none` runs once per seed. Raises InputError for an unknown pruner."""
+    """(pruner, sparsity, seed) of every run; `none` runs once per seed. A pruner may have options behind its name, see
+    `parse_pruner`. Raises InputError for an unknown pruner or option.
+    """
     pruners, sparsities, seeds = list(pruners), list(sparsities), list(seeds)
     for name in pruners:
-        PRUNERS.checked(name)
+        parse_pruner(name)
     for share in sparsities:
         if not 0 <= share < 1:
             raise InputError(
@@ -129,7 +137,8 @@ def sweep(
         _check_shared(beside, shared)
     known = {(r.pruner, r.sparsity, r.seed) for r in done}
 
-    def make(name: str, share: float) -> Pruner:
+    def make(text: str, share: float) -> Pruner:
+        name, own = parse_pruner(text)
         options: dict[str, Any] = {}
         if name != "none":
             options = {"sparsity": share, "count": count}
@@ -137,7 +146,7 @@ def sweep(
                 options["bins"] = keep_bins
             if structured:
                 options["structured"] = True
-        return make_pruner(name, epochs=settings.epochs, **options)
+        return make_pruner(name, epochs=settings.epochs, **together(name, options, own))
 
     for name, share, _ in planned:
         make(name, share)
@@ -161,6 +170,9 @@ def sweep(
         last = history.epochs[-1]
         tested = only_bins(test_data[0], history.kept_bins)
         correct = int((loop.predict(network, tested, device) == test_data[1]).sum())
+        parts = (tested[i : i + TESTED] for i in range(0, len(tested), TESTED))
+        shown = ((loop.as_input(part, device), len(part)) for part in parts)
+        events = synaptic_events(network, pruner.structure, shown)
         row = Row(
             label(name),
             share,
@@ -177,6 +189,7 @@ def sweep(
             last.synapses_remaining,
             tested.shape[1],
             round(history.seconds, 1),
+            round(events, 1),
         )
         done.append(row)
         if distributed.rank() == 0:
@@ -218,13 +231,21 @@ def write_table(rows: Sequence[Row] | Sequence[Summary], path: str | Path) -> No
 
 def read_table(path: str | Path) -> list[Row]:
     """Raises InputError for a file that `write_table` did not write."""
-    types: dict[str, Any] = {"str": str, "int": int, "float": float}
+    types: dict[str, Any] = {
+        "str": str,
+        "int": int,
+        "float": float,
+        "float | None": lambda text: float(text) if text else None,
+    }
+
+    def row_of(found: dict[str, str]) -> Row:
+        # Older tables lack the last column.
+        found = {"events": "", **found}
+        return Row(**{f.name: types[str(f.type)](found[f.name]) for f in fields(Row)})
+
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return [
-                Row(**{f.name: types[str(f.type)](row[f.name]) for f in fields(Row)})
-                for row in csv.DictReader(file)
-            ]
+            return [row_of(row) for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not a table of a sweep ({type(error).__name__}: {error})") from None
 
@@ -234,7 +255,8 @@ class Summary:
     """All seeds of a pruner at a sparsity: means.
 
     spread: standard deviation of the accuracy over seeds (0 for one). lost: points of accuracy below `none` with the same
-    seed, mean and spread; None without such runs.
+    seed, mean and spread; None without such runs. parameters_left, synapses_left: counts; remaining, synapses_remaining: shares.
+    events: synaptic events per recording; None where a run does not have them.
     """
 
     pruner: str
@@ -246,6 +268,9 @@ class Summary:
     synapses_remaining: float
     lost: float | None
     lost_spread: float | None
+    parameters_left: float
+    synapses_left: float
+    events: float | None
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:
@@ -261,6 +286,7 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     result = []
     for (name, share), group in groups.items():
         accuracies = [r.accuracy for r in group]
+        events = [r.events for r in group if r.events is not None]
         lost = [100 * (dense[r.seed] - r.accuracy) for r in group if r.seed in dense]
         result.append(
             Summary(
@@ -273,6 +299,9 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
                 statistics.fmean(r.synapses_remaining / r.synapses for r in group),
                 statistics.fmean(lost) if lost else None,
                 spread(lost) if lost else None,
+                statistics.fmean(r.remaining for r in group),
+                statistics.fmean(r.synapses_remaining for r in group),
+                statistics.fmean(events) if len(events) == len(group) else None,
             )
         )
     return result
