@@ -208,7 +208,9 @@ def _check_shared(path: Path, shared: dict[str, Any]) -> None:
         return
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        differing = [key for key in shared if found[key] != json.loads(json.dumps(shared[key]))]
+        # A file that is older does not say what was tested.
+        known = {"tested": shared.get("tested"), **found}
+        differing = [key for key in shared if known[key] != json.loads(json.dumps(shared[key]))]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not the settings of a sweep ({type(error).__name__}: {error})") from None
     if differing:
