@@ -26,6 +26,7 @@ from dpap_neuro.data import Binning, open_dataset
 from dpap_neuro.deploy.evaluation import evaluate
 from dpap_neuro.deploy.opening import open_model
 from dpap_neuro.deploy.recordings import Recordings
+from dpap_neuro.errors import InputError
 from dpap_neuro.train import loop, runs, sweeps
 
 ROOT = Path(__file__).parents[1]
@@ -268,7 +269,7 @@ def test_every_fold_is_run_as_often_as_seeds_say(folder, tmp_path):
     assert [row.seed for row in rows] == [0, 1, 2, 3]
     assert [row.n_test for row in rows] == [15] * 4
     said = " ".join(done.output.split())
-    assert "Held out: of the 30 recordings of the train split every 2th of each class" in said
+    assert "Held out: of the 30 recordings of the train split one in 2 of each class" in said
     assert "events per" in said
 
 

@@ -294,7 +294,7 @@ def sweep(
                 split = runs.Split(opened, data, data, binning)
                 data_of = lambda seed: sweeps.fold(data, seed % folds, folds)  # noqa: E731
                 tested = (
-                    f"held out: of the {len(data[1])} recordings of the train split every {folds}th of each class, beginning with "
+                    f"held out: of the {len(data[1])} recordings of the train split one in {folds} of each class, beginning with "
                     f"number (seed modulo {folds})"
                 )
             say(f"{tested[0].upper()}{tested[1:]}.")
