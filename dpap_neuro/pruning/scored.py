@@ -283,7 +283,7 @@ class Scored(Traced):
             sizes = {n: projections[n].connections().to(s.device) for n, s in scores.items()}
             fixed = sum(layer.synapses for layer in self.masks.layers() if layer.name not in scores)
         else:
-            fixed = sum(p.weight.numel() for p in projections.values() if p.name not in scores)
+            fixed = sum(math.prod(p.shape) for p in projections.values() if p.name not in scores)
         return ALLOCATIONS[self.allocation](scores, wanted - fixed, sizes)
 
     def _appeal(self, name: str, mask: Tensor) -> Tensor:
