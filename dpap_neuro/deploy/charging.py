@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dpap_neuro.deploy.comparison import check_picture
-from dpap_neuro.deploy.evaluation import Model
+from dpap_neuro.deploy.opening import Model
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.files import write_picture
 from hardware.chip.chips import Chip

@@ -35,6 +35,7 @@ class TrainRequest:
     learning_rate: float = 3e-3
     bins: int | None = None
     bin_us: float | None = None
+    clock: str | None = None
     clip: int | None = None
     downsample: int | None = None
     shift: int | None = None
@@ -50,3 +51,8 @@ class TrainRequest:
     reset: str | None = None
     dt: float | None = None
     seed: int = 0
+    precision: str | None = None
+    weight_bits: int | None = None
+    timing: str = "zero_delay"
+    scales: str = "fixed"
+    netx: bool = False
