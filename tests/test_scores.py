@@ -438,3 +438,24 @@ def test_synaptic_events_of_recurrent_spikes_come_a_step_later():
     expected = spikes[:-1].sum() * 6 + spikes.sum() * 3
     assert synaptic_events(model, pruner.structure, [(x, 3)]) == pytest.approx(float(expected.detach()) / 3)
     assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_inputs_of_a_network_that_is_cut_down_are_those_of_the_whole():
+    traces = []
+    for cut in (False, True):
+        torch.manual_seed(0)
+        model, x = conv_net(lambda: Lif(0.15)), events(batch=12)
+        pruner = make_pruner("wanda", epochs=8, sparsity=0.5, first_epoch=7).attach(model, x)
+        pruner.masks.units["stages.0"][1] = False
+        pruner.masks.units["stages.4"][2:4] = False
+        pruner.masks.refresh()
+        pruner.masks.apply()
+        if cut:
+            assert pruner.compact()
+        model.train()(x).sum().backward()
+        pruner.step()
+        pruner.end_epoch(0)
+        traces.append(pruner.traces)
+    for name, trace in traces[0].items():
+        np.testing.assert_allclose(traces[1][name], trace, rtol=1e-5)
+    assert not traces[0]["stages.4"][1] and traces[0]["stages.4"].any()

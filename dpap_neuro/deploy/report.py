@@ -64,7 +64,8 @@ def sweep_table(summaries: list[Summary]) -> Table:
         "synapses left",
         "events per recording",
     ):
-        table.add_column(heading, justify="left" if heading == "pruner" else "right")
+        # Folded where the terminal is narrow: a number that is cut off is another number.
+        table.add_column(heading, justify="left" if heading == "pruner" else "right", overflow="fold")
     for s in summaries:
         lost = "" if s.lost is None else f"{s.lost:.2f} +- {s.lost_spread:.2f}"
         accuracy = f"{s.accuracy:.2%} +- {100 * s.spread:.2f}"
