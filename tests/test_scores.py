@@ -265,6 +265,25 @@ def test_regrowth_gives_the_smallest_for_others_of_the_same_layer(regrow, name):
                 assert pruner.gradients[k].abs()[mask].min() >= pruner.gradients[k].abs()[never].max()
 
 
+def test_what_the_schedule_removed_may_return_at_once_with_a_weight_of_zero():
+    """In the first epoch that prunes nothing else could."""
+    torch.manual_seed(0)
+    model, x = conv_net(lambda: Lif(0.15), hidden=40), events(batch=12)
+    pruner = make_pruner("granet", epochs=4, sparsity=0.6, first_epoch=0, fraction=0.5).attach(model, x)
+    model(x).sum().backward()
+    weights = {p.name: p.weight.detach().clone() for p in pruner.structure.prunable}
+    kept = pruner._keep(pruner.scores(), pruner.wanted(0))
+    pruner.end_epoch(0)
+    returned = 0
+    for name, mask in kept.items():
+        after = pruner.masks.weights[name]
+        grown, weight = after & ~mask, pruner.structure.projections[name].weight
+        assert (weight[grown] == 0).all() and torch.equal(weight[after & mask], weights[name][after & mask])
+        assert int(after.sum()) == int(mask.sum())
+        returned += int(grown.sum())
+    assert returned > 20
+
+
 def test_the_extension_without_its_parts_is_magnitude():
     masks = []
     for text in (

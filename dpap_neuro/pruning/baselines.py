@@ -60,7 +60,7 @@ class GraNet(Scored):
     """Magnitude, gradually, with regrowth where gradients are large (Liu et al., arXiv 2106.10404).
 
     The paper's dense-to-sparse version. Departures: exchanges come once per epoch, of the share that `rigl` has here (`fraction`, 0.3
-    at first), and what went in the same epoch does not return in it.
+    at first), and what is given up in an exchange does not return in it.
     """
 
     name = "granet"

@@ -267,11 +267,13 @@ class Scored(Traced):
         masks = self._keep(scores, wanted)
         share = 0.0 if self.regrow == "none" else self.goal.exchanged(epoch, self.fraction)
         if share:
-            before = self.masks.weights
+            # What the schedule removes returns, if it does, as all that regrows: with a weight of zero.
+            self.masks.synapses = masks
+            self.masks.refresh()
+            self.masks.apply()
             free, _ = self.masks.weight_masks(self.masks.units, {})
             masks = {
-                k: exchange(m, scores[k], self._appeal(k, m), free[k] & ~before[k], share)
-                for k, m in masks.items()
+                k: exchange(m, scores[k], self._appeal(k, m), free[k] & ~m, share) for k, m in masks.items()
             }
         self.masks.synapses = masks
         self.masks.refresh()
