@@ -1,5 +1,6 @@
 """Scores, allocations and regrowth against slow and obvious versions, written from the papers' text."""
 
+import json
 import math
 
 import numpy as np
@@ -9,14 +10,20 @@ torch = pytest.importorskip("torch")
 
 from pruning_samples import Folded, Lif, RecurrentLif, conv_net, events, train  # noqa: E402
 from torch import nn  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
 
+from dpap_neuro.cli import app  # noqa: E402
 from dpap_neuro.errors import InputError  # noqa: E402
+from dpap_neuro.exchange.nir_export import write_nir  # noqa: E402
+from dpap_neuro.networks.models import ModelSettings, build_model  # noqa: E402
+from dpap_neuro.networks.neurons import NeuronSettings  # noqa: E402
 from dpap_neuro.pruning import PRUNERS, make_pruner, parse_pruner  # noqa: E402
 from dpap_neuro.pruning import scores as s  # noqa: E402
 from dpap_neuro.pruning.allocation import ALLOCATIONS, erdos_renyi_kernel, lamp  # noqa: E402
 from dpap_neuro.pruning.inputs import synaptic_events  # noqa: E402
 from dpap_neuro.pruning.regrowth import exchange  # noqa: E402
 from dpap_neuro.pruning.scores import SCORES  # noqa: E402
+from dpap_neuro.train import runs  # noqa: E402
 
 LABELS = torch.arange(12) % 3
 
@@ -478,3 +485,30 @@ def test_inputs_of_a_network_that_is_cut_down_are_those_of_the_whole():
     for name, trace in traces[0].items():
         np.testing.assert_allclose(traces[1][name], trace, rtol=1e-5)
     assert not traces[0]["stages.4"][1] and traces[0]["stages.4"].any()
+
+
+def test_synaptic_events_are_the_operations_that_evaluate_reports(tmp_path):
+    """The sweep counts in the network that was trained, `evaluate` in the `.nir` file of it."""
+    x = (np.random.default_rng(0).random((8, 6, 2, 12, 12)) < 0.3).astype(np.uint8)
+    model = build_model(ModelSettings("cnn", (2, 12, 12), 3, NeuronSettings(0.01, 0.02, 0.3)), 0).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                weight[torch.rand(weight.shape, generator=generator) < 0.6] = 0.0
+    shown = torch.tensor(x).transpose(0, 1).float()
+    pruner = make_pruner("none").attach(model, shown)
+    found = synaptic_events(model, pruner.structure, [(shown, 8)])
+    write_nir(runs.graph_of(model, {"bins": 6}), tmp_path / "model.nir")
+    np.savez(tmp_path / "x.npz", input=x, labels=np.zeros(8, np.int64))
+    arguments = [
+        "evaluate",
+        str(tmp_path / "model.nir"),
+        "--input",
+        str(tmp_path / "x.npz"),
+        "--backend",
+        "float",
+    ]
+    done = CliRunner().invoke(app, [*arguments, "--json"], catch_exceptions=False)
+    counted = json.loads(done.stdout.splitlines()[-1])["neurobench"]["SynapticOperations"]
+    assert found == pytest.approx(counted["Effective_ACs"]) and found > 5000
