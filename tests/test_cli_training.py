@@ -26,6 +26,7 @@ from dpap_neuro.data import Binning, open_dataset
 from dpap_neuro.deploy.evaluation import evaluate
 from dpap_neuro.deploy.opening import open_model
 from dpap_neuro.deploy.recordings import Recordings
+from dpap_neuro.errors import InputError
 from dpap_neuro.train import loop, runs, sweeps
 
 ROOT = Path(__file__).parents[1]
@@ -252,7 +253,8 @@ def test_a_sweep_under_torchrun_writes_one_table(folder, tmp_path):
     for a, b in zip(expected, found, strict=True):
         # In float32 the order of sums may move a spike.
         assert abs(a.correct - b.correct) <= 1
-        assert replace(b, correct=a.correct, accuracy=a.accuracy, seconds=a.seconds) == a
+        assert b.events == pytest.approx(a.events, rel=0.02)
+        assert replace(b, correct=a.correct, accuracy=a.accuracy, seconds=a.seconds, events=a.events) == a
 
 
 def test_every_fold_is_run_as_often_as_seeds_say(folder, tmp_path):
@@ -266,6 +268,22 @@ def test_every_fold_is_run_as_often_as_seeds_say(folder, tmp_path):
     rows = sweeps.read_table(tmp_path / "out" / "runs.csv")
     assert [row.seed for row in rows] == [0, 1, 2, 3]
     assert [row.n_test for row in rows] == [15] * 4
+    said = " ".join(done.output.split())
+    assert "Held out: of the 30 recordings of the train split one in 2 of each class" in said
+    assert "events per" in said
+
+
+def test_score_allocation_and_regrowth_reach_the_pruner(folder, tmp_path):
+    arguments = options(folder, tmp_path / "out", "--pruner", "magnitude", "--sparsity", "0.5")
+    done = CliRunner().invoke(
+        app, [*arguments, "--score", "fisher", "--allocation", "lamp", "--regrow", "random"]
+    )
+    assert done.exit_code == 0
+    assert "magnitude (score fisher, allocation lamp, regrow random) to 50.0%" in " ".join(
+        done.output.split()
+    )
+    refused = CliRunner().invoke(app, [*arguments[:-2], "--sparsity", "0.5", "--score", "axe"])
+    assert isinstance(refused.exception, InputError) and "score: found 'axe'" in str(refused.exception)
 
 
 def test_a_demo_under_torchrun_is_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys):

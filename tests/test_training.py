@@ -237,7 +237,35 @@ def test_a_structured_sweep_says_so_and_keeps_what_is_there(tmp_path):
     assert rows[1].remaining == pytest.approx(0.2 * rows[1].parameters, rel=0.05)
 
 
+def test_rows_have_synaptic_events_and_pruners_their_options(tmp_path):
+    """Events of the first layer by hand: every pixel's count in a step is one, whatever is behind it."""
+    table, (x, y) = tmp_path / "runs.csv", recordings(seed=5)
+    names = ["none", "magnitude", "magnitude:score=fisher,allocation=lamp"]
+    settings = TrainSettings(epochs=3, batch=16)
+    planned = sweeps.plan(names, [0.9], range(1))
+    rows = sweeps.sweep(table, MODEL, lambda _: (recordings(), (x, y)), planned, settings, CPU)
+    assert [row.pruner for row in rows] == names and sweeps.read_table(table) == rows
+    dense, *pruned = rows
+    first = 256 * np.count_nonzero(x) / len(x)
+    # The hidden layer's spikes, at most one of each neuron in a step, meet three weights each.
+    assert first < dense.events <= first + 256 * 3 * x.shape[1]
+    assert all(0 < row.events < 0.5 * dense.events for row in pruned)
+    assert pruned[0].remaining == pruned[1].remaining and pruned[0].events != pruned[1].events
+    summary = sweeps.summarise(rows)
+    assert [s.events for s in summary] == [row.events for row in rows]
+    assert [s.synapses_left for s in summary] == [row.synapses_remaining for row in rows]
+    # A table of before the column is read and gone on with.
+    lines = [",".join(line.split(",")[:-1]) for line in table.read_text().splitlines()[:3]]
+    table.write_text("\n".join(lines) + "\n")
+    assert [row.events for row in sweeps.read_table(table)] == [None, None]
+    mixed = sweeps.sweep(table, MODEL, lambda _: (recordings(), (x, y)), planned, settings, CPU)
+    assert [row.events for row in mixed] == [None, None, rows[2].events]
+    assert [s.events for s in sweeps.summarise(mixed)] == [None, None, rows[2].events]
+
+
 def test_a_plan_refuses_what_it_does_not_know():
+    with pytest.raises(InputError, match="magnitude: has no option 'colour'"):
+        sweeps.plan(["magnitude:colour=red"], [0.5], range(1))
     with pytest.raises(InputError, match="axe"):
         sweeps.plan(["axe"], [0.5], range(1))
     with pytest.raises(InputError, match="sparsity"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dpap_neuro.cli.options import (
+    Allocation,
     Batch,
     Bins,
     CacheDir,
@@ -22,6 +23,8 @@ from dpap_neuro.cli.options import (
     Epochs,
     KeepBins,
     LearningRate,
+    Regrow,
+    Score,
     Seed,
     Structured,
     command,
@@ -41,7 +44,7 @@ from dpap_neuro.cli.shared import (
 from dpap_neuro.data import dataset as known_dataset
 from dpap_neuro.deploy.request import TrainRequest
 from dpap_neuro.networks import MODELS
-from dpap_neuro.pruning import PRUNERS
+from dpap_neuro.pruning import PRUNERS, with_choices
 from hardware.chip.chips import BUILT_IN
 
 if TYPE_CHECKING:
@@ -262,8 +265,15 @@ def sweep(
     cache_dir: CacheDir = None,
     model: Annotated[str | None, typer.Option(help=f"{either(*MODELS)}; default by data set.")] = None,
     pruner: Annotated[
-        list[str] | None, typer.Option(help=f"{either(*PRUNERS)}; give it several times to compare.")
+        list[str] | None,
+        typer.Option(
+            help=f"{either(*PRUNERS)}; give it several times to compare. Options of its own behind a colon, such as "
+            "dpap-weighted:exponent=0.5,regrow=0."
+        ),
     ] = None,
+    score: Score = None,
+    allocation: Allocation = None,
+    regrow: Regrow = None,
     sparsity: Annotated[
         list[float] | None, typer.Option(help="Share of the parameters to remove; give it several times.")
     ] = None,
@@ -293,7 +303,11 @@ def sweep(
 ) -> None:
     """Compare pruners at equal sparsity: pruners x sparsities x seeds, as a table and a picture.
 
+    Settings are to be chosen on other recordings than those that are reported: with --folds every recording is reported.
+
     Example: dpap-neuro sweep --pruner none --pruner dpap --pruner magnitude --sparsity 0.8 --out sweep
+
+    Example: dpap-neuro sweep --pruner dpap-weighted --pruner dpap-weighted:regrow=0 --pruner lamp --sparsity 0.98 --out ablation
 
     On several GPUs or machines: torchrun --nproc-per-node 2 -m dpap_neuro.cli sweep ... (all train each run together)
     """
@@ -315,8 +329,12 @@ def sweep(
     )
     binning = defaults.binning(bins, downsample=downsample)
     cache = cache_folder(cache_dir)
+    choices = {"score": score, "allocation": allocation, "regrow": regrow}
     planned = sweeps.plan(
-        pruner or ["none", "dpap", "dpap-weighted", "magnitude"],
+        [
+            name if name == "none" else with_choices(name, **choices)
+            for name in pruner or ["none", "dpap", "dpap-weighted", "magnitude"]
+        ],
         sparsity or [0.8, 0.95, 0.98],
         range(seeds or 3) if folds is None else range(folds * (seeds or 1)),
     )
@@ -331,12 +349,23 @@ def sweep(
                     dataset, data_dir, binning, lambda what, a, b: tell(f"reading {what}", a, b), cache
                 )
                 data_of = lambda _: (split.train, split.test)  # noqa: E731
+                trained, number = len(split.train[1]), len(split.test[1])
+                tested = (
+                    f"no recordings for testing: every fifth of each class is held out, {number} of {trained + number}"
+                    if split.held_out
+                    else f"tested on the {number} recordings of the test split, trained on the {trained} of the train split"
+                )
             else:
                 opened = sets.open_dataset(dataset, data_dir, "train")
                 rasters = opened.rasters(binning, lambda a, b: tell("reading", a, b), cache)
                 data = (rasters, opened.recordings.labels)
                 split = runs.Split(opened, data, data, binning)
                 data_of = lambda seed: sweeps.fold(data, seed % folds, folds)  # noqa: E731
+                tested = (
+                    f"held out: of the {len(data[1])} recordings of the train split one in {folds} of each class, beginning with "
+                    f"number (seed modulo {folds})"
+                )
+            say(f"{tested[0].upper()}{tested[1:]}.")
             name = defaults.model if model is None else model
             description = runs.model_settings(split, name, readout, decay=0.5, v_th=0.5, slope=10.0)
             rows = sweeps.sweep(
@@ -349,13 +378,13 @@ def sweep(
                 lambda done, total: tell("runs", done, total),
                 lambda r: stderr.print(
                     f"{r.pruner} {r.sparsity:.0%} seed {r.seed}: {r.accuracy:.2%}, {r.remaining:,} parameters, "
-                    f"{r.synapses_remaining:,} synapses, {r.seconds} s",
+                    f"{r.synapses_remaining:,} synapses, {r.events:,.0f} synaptic events per recording, {r.seconds} s",
                     highlight=False,
                 ),
                 keep_bins,
                 count,
                 structured,
-                {"dataset": dataset, "folds": folds, **binning.to_dict()},
+                {"dataset": dataset, "folds": folds, "tested": tested, **binning.to_dict()},
             )
         if distributed.rank() > 0:
             return

@@ -75,7 +75,28 @@ Epochs = Annotated[int, typer.Option(help="Passes over the training recordings."
 Batch = Annotated[int, typer.Option(help="Recordings per step.")]
 LearningRate = Annotated[float, typer.Option(help="AdamW's, at the top of its cosine.")]
 Bins = Annotated[int | None, typer.Option(help="Time steps per recording; default by data set.")]
-Pruner = Annotated[str, typer.Option(help=f"{either(*PRUNERS)}.")]
+Pruner = Annotated[
+    str,
+    typer.Option(
+        help=f"{either(*PRUNERS)}; options of its own behind a colon, such as dpap-weighted:exponent=0.5,regrow=0."
+    ),
+]
+Score = Annotated[
+    str | None,
+    typer.Option(
+        help="How important a weight is, of magnitude and its like: magnitude, taylor, fisher, weighted, wanda, spikefit or random."
+    ),
+]
+Allocation = Annotated[
+    str | None,
+    typer.Option(help="How many weights each layer keeps, of the same: global, layer, erk or lamp."),
+]
+Regrow = Annotated[
+    str | None,
+    typer.Option(
+        help="What returns, of the same: none, gradient or random; dpap-weighted: the share that does."
+    ),
+]
 
 Clock = Annotated[
     str | None,
@@ -128,6 +149,9 @@ _TRAINING = {
         ),
     ],
     "pruner": Pruner,
+    "score": Score,
+    "allocation": Allocation,
+    "regrow": Regrow,
     "sparsity": Sparsity,
     "count": Count,
     "structured": Structured,

@@ -52,7 +52,7 @@ def core_table(chip: str, dense: list[int], pruned: list[int]) -> Table:
 
 
 def sweep_table(summaries: list[Summary]) -> Table:
-    """Means over seeds; +- is the standard deviation over seeds."""
+    """Means over seeds; +- is the standard deviation over seeds. Events: synaptic events, see `inputs.synaptic_events`."""
     table = Table(title="accuracy at equal sparsity", title_justify="left")
     for heading in (
         "pruner",
@@ -62,12 +62,18 @@ def sweep_table(summaries: list[Summary]) -> Table:
         "points lost",
         "parameters left",
         "synapses left",
+        "events per recording",
     ):
-        table.add_column(heading, justify="left" if heading == "pruner" else "right")
+        # Folded where the terminal is narrow: a number that is cut off is another number.
+        table.add_column(heading, justify="left" if heading == "pruner" else "right", overflow="fold")
     for s in summaries:
         lost = "" if s.lost is None else f"{s.lost:.2f} +- {s.lost_spread:.2f}"
         accuracy = f"{s.accuracy:.2%} +- {100 * s.spread:.2f}"
-        left = (f"{s.remaining:.2%}", f"{s.synapses_remaining:.2%}")
+        left = (
+            f"{s.parameters_left:,.0f} ({s.remaining:.2%})",
+            f"{s.synapses_left:,.0f} ({s.synapses_remaining:.2%})",
+            "" if s.events is None else f"{s.events:,.0f}",
+        )
         table.add_row(s.pruner, f"{s.sparsity:.0%}", str(s.runs), accuracy, lost, *left)
     return table
 

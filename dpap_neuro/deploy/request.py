@@ -18,6 +18,9 @@ class TrainRequest:
     sensor: str | None = None
     model: str | None = None
     pruner: str = "dpap"
+    score: str | None = None
+    allocation: str | None = None
+    regrow: str | None = None
     sparsity: float | None = None
     count: str = "parameters"
     structured: bool = False

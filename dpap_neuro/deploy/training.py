@@ -16,7 +16,7 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
 from dpap_neuro.networks.models import ModelSettings, Network
 from dpap_neuro.precision.network import ExactNetwork, Precision
-from dpap_neuro.pruning import Pruner, PruneReport, make_pruner
+from dpap_neuro.pruning import Pruner, PruneReport, make_pruner, parse_pruner, together, with_choices
 from dpap_neuro.train import distributed, loop, runs
 from hardware.chip.chips import DEFAULT, load_chip
 from hardware.graph.graph import Graph
@@ -152,7 +152,9 @@ def resolve(asked: TrainRequest) -> Training:
         "meter": None if budget is None else fitting.BudgetMeter(budget),
     }
     options = {name: value for name, value in wanted.items() if value is not None}
-    pruner = make_pruner(asked.pruner, epochs=asked.epochs, **options)
+    said = with_choices(asked.pruner, score=asked.score, allocation=asked.allocation, regrow=asked.regrow)
+    name, own = parse_pruner(said)
+    pruner = make_pruner(name, epochs=asked.epochs, **together(name, options, own))
     precision = _precision(asked, budget)
     graph, source = None, None
     if asked.model is not None and (asked.model.endswith(".nir") or Path(asked.model).is_dir()):

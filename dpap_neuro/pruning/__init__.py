@@ -16,29 +16,45 @@
     pruner.sparsity(); pruner.remaining()               # share removed; weights left
     pruner.state_dict(); pruner.load_state_dict(state)  # tensors only
 
-Names: none, dpap, dpap-weighted, magnitude (global threshold), magnitude-layer (same share per layer),
-random, set, rigl. `sparsity=0.9` (share of the parameters to remove) or `remaining=20_000`
+Names: none, dpap, dpap-weighted, magnitude (global threshold), magnitude-layer (same share per layer), lamp, erk, granet,
+taylor, fisher, wanda, random, set, rigl. Those from magnitude to random are choices of a `score` (magnitude, taylor, fisher, weighted,
+wanda, spikefit, random), an `allocation` between layers (global, layer, erk, lamp) and a `regrow` (none, gradient, random), which
+combine: make_pruner("magnitude", score="fisher", allocation="lamp", ...). `sparsity=0.9` (share of the parameters to remove) or `remaining=20_000`
 (`count="parameters"` or `"synapses"`), with `epochs`, gives any of them a goal; `dpap` without a goal finds
 its own compression; with `structured=True` it prunes channels and neurons only. `meter=...` instead prunes until what
 the network takes of a budget fits, and no more (see `pruning.budget`). `dpap` with `time_bins=True` (or `bins=5`)
-prunes time bins too: show the network only
+prunes time bins too (our reading: the paper names spatio-temporal pruning without defining it): show the network only
 `pruner.kept_bins` (x[pruner.kept_bins]) from the next epoch on. The read-out layer is never pruned (but loses
 the weights that read from dead neurons).
 """
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.pruning.asking import options_of, read_options
 from dpap_neuro.registry import Registry, lazily
 
 if TYPE_CHECKING:
     from dpap_neuro.pruning.base import Pruner, PruneReport
-    from dpap_neuro.pruning.baselines import SET, Magnitude, MagnitudePerLayer, Random, RigL, Unpruned
+    from dpap_neuro.pruning.baselines import (
+        ERK,
+        LAMP,
+        SET,
+        Fisher,
+        GraNet,
+        Magnitude,
+        MagnitudePerLayer,
+        Random,
+        RigL,
+        Taylor,
+        Unpruned,
+        Wanda,
+    )
     from dpap_neuro.pruning.dpap import DPAP
     from dpap_neuro.pruning.goal import Goal, Meter, Reading
+    from dpap_neuro.pruning.scored import Scored
     from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings
     from dpap_neuro.pruning.weighted import WeightedDPAP
 
@@ -52,6 +68,12 @@ PRUNERS = Registry(
         "dpap-weighted": "dpap_neuro.pruning.weighted:WeightedDPAP",
         "magnitude": f"{_BASELINES}:Magnitude",
         "magnitude-layer": f"{_BASELINES}:MagnitudePerLayer",
+        "lamp": f"{_BASELINES}:LAMP",
+        "erk": f"{_BASELINES}:ERK",
+        "granet": f"{_BASELINES}:GraNet",
+        "taylor": f"{_BASELINES}:Taylor",
+        "fisher": f"{_BASELINES}:Fisher",
+        "wanda": f"{_BASELINES}:Wanda",
         "random": f"{_BASELINES}:Random",
         "set": f"{_BASELINES}:SET",
         "rigl": f"{_BASELINES}:RigL",
@@ -62,13 +84,45 @@ __getattr__ = lazily(
     __name__,
     {
         "base": ("Pruner", "PruneReport"),
-        "baselines": ("SET", "Magnitude", "MagnitudePerLayer", "Random", "RigL", "Unpruned"),
+        "baselines": (
+            *("ERK", "LAMP", "SET", "Fisher", "GraNet", "Magnitude", "MagnitudePerLayer", "Random", "RigL"),
+            *("Taylor", "Unpruned", "Wanda"),
+        ),
         "dpap": ("DPAP",),
         "goal": ("Goal", "Meter", "Reading"),
+        "scored": ("Scored",),
         "survival": ("SurvivalRule", "SurvivalSettings"),
         "weighted": ("WeightedDPAP",),
     },
 )
+
+
+def parse_pruner(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and options of "name" or "name:option=value,option=value", as the command line has them.
+
+    Raises InputError for an unknown name or option, a value of another kind, or an option said twice.
+    """
+    name, _, rest = text.partition(":")
+    said = [part for part in rest.split(",") if part.strip()] if rest else []
+    cls = PRUNERS[name.strip()]
+    return name.strip(), read_options(name.strip(), cls, said)
+
+
+def with_choices(text: str, **choices: str | None) -> str:
+    """A pruner of the command line, see `parse_pruner`, with options besides; those that are None are left out."""
+    said = [f"{key}={value}" for key, value in choices.items() if value is not None]
+    return f"{text}{',' if ':' in text else ':'}{','.join(said)}" if said else text
+
+
+def together(name: str, *options: dict[str, Any]) -> dict[str, Any]:
+    """Options of pruner `name` from several places. Raises InputError for one that is said in two of them."""
+    found: dict[str, Any] = {}
+    for more in options:
+        for key in more:
+            if key in found:
+                raise InputError(f"pruner {name}: found {key} twice, expected it once")
+        found |= more
+    return found
 
 
 def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Pruner:
@@ -78,10 +132,12 @@ def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Prun
     authors' constants). Raises InputError for an unknown name or option, or a goal outside its range.
     """
     cls = PRUNERS[name]
-    if options.get("meter") is not None and not cls.takes_budget:
-        able = ", ".join(other for other, kind in PRUNERS.items() if kind.takes_budget)
-        raise InputError(f"pruner {name}: cannot prune towards a budget, expected one of {able}")
-    known = _options(cls)
+    if options.get("meter") is not None and cls.no_budget:
+        able = ", ".join(other for other, kind in PRUNERS.items() if not kind.no_budget)
+        raise InputError(
+            f"pruner {name}: cannot prune towards a budget ({cls.no_budget}), expected one of {able}"
+        )
+    known = options_of(cls)
     for option in options:
         if option not in known:
             said = f"expected {', '.join(sorted(known))}" if known else f"expected none ({cls().describe()})"
@@ -89,24 +145,15 @@ def make_pruner(name: str, *, epochs: int | None = None, **options: Any) -> Prun
     return cls.for_run(epochs, **options)
 
 
-def _options(cls: type[Pruner]) -> set[str]:
-    """Names of what a pruner's constructor takes besides `epochs`: its own, and its parents' where it passes them on."""
-    found: set[str] = set()
-    for kind in cls.__mro__:
-        if "__init__" not in vars(kind):
-            continue
-        parameters = inspect.signature(vars(kind)["__init__"]).parameters.values()
-        found |= {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return found - {"self", "epochs"}
-
-
 __all__ = [
     "DPAP",
+    "ERK",
+    "LAMP",
     "PRUNERS",
     "SET",
+    "Fisher",
     "Goal",
+    "GraNet",
     "Magnitude",
     "MagnitudePerLayer",
     "Meter",
@@ -115,9 +162,15 @@ __all__ = [
     "Random",
     "Reading",
     "RigL",
+    "Scored",
     "SurvivalRule",
     "SurvivalSettings",
+    "Taylor",
     "Unpruned",
+    "Wanda",
     "WeightedDPAP",
     "make_pruner",
+    "parse_pruner",
+    "together",
+    "with_choices",
 ]

@@ -62,7 +62,8 @@ class Pruner:
     """
 
     name = "pruner"
-    takes_budget = True
+    # Why it cannot prune towards a budget; empty where it can.
+    no_budget = ""
     needs_statistics = False
     needs_gradients = False
 

@@ -1,60 +1,25 @@
-"""What DPAP is measured against, with the same interface: magnitude, random, and dynamic sparse training."""
+"""What DPAP is measured against, with the same interface: scores and allocations of the field, and dynamic sparse training."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.pruning.allocation import erdos_renyi_kernel
 from dpap_neuro.pruning.base import Pruner
+from dpap_neuro.pruning.scored import Scored, SingleWeights
 from dpap_neuro.pruning.structure import Projection
-
-
-def keep_largest(
-    scores: dict[str, Tensor], keep: int, sizes: dict[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """Masks of the weights with the largest scores over all layers, `keep` of them; at least one in each
-    layer.
-
-    sizes: connections each weight makes (broadcasts to it); then `keep` counts connections.
-    """
-    flat = torch.cat([s.flatten() for s in scores.values()])
-    if sizes is None:
-        mask = _largest(flat, min(max(0, keep), flat.numel()))
-    else:
-        order = torch.argsort(flat, descending=True, stable=True)
-        weight = torch.cat([sizes[k].expand(s.shape).flatten() for k, s in scores.items()])
-        mask = torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
-        mask[order[torch.cumsum(weight[order], 0) <= keep]] = True
-    parts = mask.split([s.numel() for s in scores.values()])
-    result = {}
-    for (name, score), part in zip(scores.items(), parts, strict=True):
-        part = part.clone()
-        if not part.any():
-            part[score.argmax()] = True
-        result[name] = part.reshape(score.shape)
-    return result
-
-
-def _largest(flat: Tensor, keep: int) -> Tensor:
-    """Mask of the `keep` largest elements; of equal ones the first."""
-    if keep == 0:
-        return torch.zeros(flat.numel(), dtype=torch.bool, device=flat.device)
-    threshold = torch.kthvalue(flat, flat.numel() - keep + 1).values
-    mask = flat > threshold
-    ties = (flat == threshold).nonzero().flatten()
-    mask[ties[: keep - int(mask.sum())]] = True
-    return mask
 
 
 class Unpruned(Pruner):
     """Removes nothing: the dense network."""
 
     name = "none"
-    takes_budget = False
+    no_budget = "it removes nothing"
 
     def __init__(self, *, epochs: int | None = None) -> None:
         super().__init__(epochs=epochs)
@@ -63,81 +28,75 @@ class Unpruned(Pruner):
         return f"{self.name}: removes nothing"
 
 
-class SingleWeights(Pruner):
-    """Base of pruners of single weights, which need a goal."""
-
-    def __init__(self, **goal: Any) -> None:
-        super().__init__(**goal)
-        if not self.goal.is_given:
-            raise InputError(f"pruner {self.name}: found no goal, expected sparsity or remaining")
-
-    def _keep(self, scores: dict[str, Tensor], wanted: int) -> dict[str, Tensor]:
-        """Keep the best weights so that, with the read-out, `wanted` parameters (or synapses) are left."""
-        projections = self.structure.projections
-        if self.goal.count == "synapses":
-            sizes = {n: projections[n].connections().to(s.device) for n, s in scores.items()}
-            fixed = sum(layer.synapses for layer in self.masks.layers() if layer.name not in scores)
-            return keep_largest(scores, wanted - fixed, sizes)
-        fixed = sum(p.weight.numel() for p in projections.values() if p.name not in scores)
-        return keep_largest(scores, wanted - fixed)
-
-
-class Magnitude(SingleWeights):
+class Magnitude(Scored):
     """The smallest weights of all layers, gradually (Zhu, Gupta, arXiv 1710.01878)."""
 
     name = "magnitude"
 
-    def _prune(self, epoch: int) -> None:
-        wanted = self.wanted(epoch)
-        if wanted is None:
-            return
-        self.masks.synapses = self._keep(self._scores(), wanted)
-        self.masks.refresh()
 
-    def _scores(self) -> dict[str, Tensor]:
-        scores = {}
-        for p in self.structure.prunable:
-            # What is pruned never returns, even where a living weight happens to be zero.
-            scores[p.name] = torch.where(
-                self.masks.weights[p.name], p.weight.detach().abs(), torch.full_like(p.weight, -1.0)
-            )
-        return scores
-
-
-class MagnitudePerLayer(Magnitude):
+class MagnitudePerLayer(Scored):
     """The smallest weights of each layer, the same share of all layers."""
 
     name = "magnitude-layer"
-
-    def _scores(self) -> dict[str, Tensor]:
-        # Within-layer ranks on one scale turn the global rule into the same share for each layer.
-        return {k: _rank_from_top(v) for k, v in super()._scores().items()}
+    own: ClassVar = {"allocation": "layer"}
 
 
-def _rank_from_top(values: Tensor) -> Tensor:
-    flat = values.flatten()
-    ranks = torch.empty_like(flat)
-    order = torch.argsort(flat, stable=True)
-    ranks[order] = torch.linspace(0.0, 1.0, flat.numel(), device=flat.device, dtype=flat.dtype)
-    return ranks.reshape(values.shape)
+class LAMP(Scored):
+    """The smallest weights for what is left of their layer, gradually (Lee et al., arXiv 2010.07611)."""
+
+    name = "lamp"
+    own: ClassVar = {"allocation": "lamp"}
 
 
-class Random(SingleWeights):
+class ERK(Scored):
+    """The smallest weights of each layer, shares by the layers' shapes (Evci et al., arXiv 1911.11134)."""
+
+    name = "erk"
+    no_budget = "a layer's share comes from its shape alone"
+    own: ClassVar = {"allocation": "erk"}
+
+
+class GraNet(Scored):
+    """Magnitude, gradually, with regrowth where gradients are large (Liu et al., arXiv 2106.10404).
+
+    The paper's dense-to-sparse version. Departures: exchanges come once per epoch, of the share that `rigl` has here (`fraction`, 0.3
+    at first), and what is given up in an exchange does not return in it.
+    """
+
+    name = "granet"
+    own: ClassVar = {"regrow": "gradient"}
+
+
+class Taylor(Scored):
+    """The smallest (gradient times weight) squared of all layers (Molchanov et al., arXiv 1906.10771)."""
+
+    name = "taylor"
+    own: ClassVar = {"score": "taylor"}
+
+
+class Fisher(Scored):
+    """The smallest cost by Fisher information, w^2 F / 2, of all layers (Theis et al., arXiv 1801.05787)."""
+
+    name = "fisher"
+    own: ClassVar = {"score": "fisher"}
+
+
+class Wanda(Scored):
+    """The smallest weight times its input's activity, the same share of all layers (Sun et al., arXiv 2306.11695).
+
+    Departures: gradually while the network learns (the paper: once, without any), and compared within a layer (the paper: within
+    the weights of each output).
+    """
+
+    name = "wanda"
+    own: ClassVar = {"score": "wanda", "allocation": "layer"}
+
+
+class Random(Scored):
     """Weights in a random order, drawn once from the seed."""
 
     name = "random"
-
-    def _attached(self) -> None:
-        self._order = {
-            p.name: torch.rand(p.weight.shape, generator=self.generator).to(p.weight.device)
-            for p in self.structure.prunable
-        }
-
-    def _prune(self, epoch: int) -> None:
-        wanted = self.wanted(epoch)
-        if wanted is not None:
-            self.masks.synapses = self._keep(self._order, wanted)
-            self.masks.refresh()
+    own: ClassVar = {"score": "random"}
 
 
 class Rewiring(SingleWeights):
@@ -147,7 +106,7 @@ class Rewiring(SingleWeights):
     `reach` of the run.
     """
 
-    takes_budget = False
+    no_budget = "its layers are sparse from the start"
 
     def __init__(self, *, fraction: float = 0.3, **goal: Any) -> None:
         super().__init__(**goal)
@@ -205,26 +164,3 @@ class RigL(Rewiring):
 
     def _appeal(self, p: Projection) -> Tensor:
         return self.gradients[p.name].abs() if p.name in self.gradients else super()._appeal(p)
-
-
-def erdos_renyi_kernel(shapes: dict[str, tuple[int, ...]], keep: int) -> dict[str, int]:
-    """Weights to keep per layer, `keep` in all: density proportional to (sum of dimensions) / (product of
-    them).
-    """
-    sizes = {k: math.prod(s) for k, s in shapes.items()}
-    keep = min(max(keep, len(shapes)), sum(sizes.values()))
-    full: set[str] = set()
-    while True:
-        left = keep - sum(sizes[k] for k in full)
-        weight = {k: float(sum(shapes[k])) for k in shapes if k not in full}
-        scale = left / sum(weight.values()) if weight else 0.0
-        over = {k for k, w in weight.items() if w * scale > sizes[k]}
-        if not over:
-            break
-        full |= over
-    result = {k: sizes[k] if k in full else max(1, int(weight[k] * scale)) for k in shapes}
-    for k in shapes:
-        spare = keep - sum(result.values())
-        if spare > 0:
-            result[k] += min(spare, sizes[k] - result[k])
-    return result

@@ -35,8 +35,18 @@ class DPAP(Pruner):
     all kinds of units share it. time_bins: prune time bins too (steps of the recording, sample_input.shape[0] of
     them). bins: keep this many.
 
-    Departures from the authors' code: a population never loses its last unit, and a dead unit takes its bias, its
-    batch norm channel and the weights reading from it.
+    Departures from the authors' code (BrainCog, examples/Structural_Development/DPAP):
+
+    | | here | theirs |
+    |---|---|---|
+    | sliding threshold theta | one running mean per unit | one per unit and slot of the batch |
+    | masks | hold inside an epoch, after every step | weights go to zero at its end and learn again until the next |
+    | a dead unit | takes its bias, its batch norm channel and the weights reading from it | not done |
+    | a unit that nobody reads | is removed too | not done |
+    | a population | never loses its last unit | not guarded |
+    | a population that never spikes | stops the run with an error | not guarded |
+    | time bins | pruned by survival; our reading: the paper names spatio-temporal pruning without defining it | none |
+    | goals, budgets, `structured`, schedules for short runs | this project's | none: the compression found is the method's own |
     """
 
     name = "dpap"

@@ -1,18 +1,26 @@
-"""DPAP with the weight in it: our extension, not the published method.
+"""Weight times a trace of squared gradients, called `dpap-weighted`: this project's extension, not the published method.
 
-The published importance never looks at a weight, nor at what the loss says. Here "use" is what the loss feels: every
-weight keeps a trace of its squared gradient, F <- delta F + (mean over the epoch's batches of g^2), which decays as
-the method's traces do. The gradient of a synapse is its pre-synaptic activity times the error of its post-synaptic
-neuron, so F is large where a used synapse meets a neuron that matters. Importance is |w| F^(1/4), halfway in the exponent
-between |w| alone and |w| F^(1/2), the square root of what removing a weight costs to second order (LeCun, Denker, Solla 1989,
-with the empirical Fisher information for the curvature).
+It keeps DPAP's principle, use it or lose it and gradually decay, and the loop of its pruner, but no trace of spikes, no BCM term,
+no spine size and no survival value. "Use" is what the loss feels: every weight keeps a trace of its squared gradient,
+F <- delta F + (mean over the epoch's batches of g^2). The gradient of a synapse is its pre-synaptic activity times the error of its
+post-synaptic neuron, so F is large where a used synapse meets a neuron that matters. Importance is |w| F^(1/4), halfway in the
+exponent between |w| alone and |w| F^(1/2), the square root of what removing a weight costs to second order (LeCun, Denker, Solla
+1989, with the empirical Fisher information for the curvature).
 
-With a goal of synapses a weight pays for the c connections that it makes: its importance is divided by sqrt(c).
+With a goal of synapses a weight pays for the c connections that it makes (`connection_price`): its importance is divided by
+sqrt(c).
 
-A neuron that the read-out reads costs its read-out weights, which are never pruned one by one: it lives while the importance
-of its synapses above the threshold exceeds threshold times cost, as the Lagrangian of "most importance within a
-budget" has it. What went too early can return: each epoch a share of what is left is exchanged for the pruned
+A neuron that the read-out reads costs its read-out weights, which are never pruned one by one (`neuron_price`): it lives while
+the importance of its synapses above the threshold exceeds threshold times cost, as the Lagrangian of "most importance within
+a budget" has it. What went too early can return (`regrow`): each epoch a share of what is left is exchanged for the pruned
 weights of the largest gradient.
+
+Prior art. Scores of weight and gradient: optimal brain damage (LeCun et al. 1989), Fisher pruning (Theis et al. 2018, arXiv
+1801.05787), Taylor (Molchanov et al. 2019, arXiv 1906.10771), WoodFisher (arXiv 2004.14340), SNIP (arXiv 1810.02340), movement
+pruning (arXiv 2005.07683), PLATON (arXiv 2206.12562); of weight and activity: Wanda (arXiv 2306.11695); for spiking networks SpikeFit
+(arXiv 2510.15542), SLAMP (arXiv 2603.14946) and OSBC (arXiv 2506.03996). The gradual schedule with regrowth by gradient is that of
+GraNet (arXiv 2106.10404). New, as far as we know, is the exponent of 1/4 under a decaying trace together with the prices that
+neurons and connections pay within one threshold; each part can be turned off to see what it gives.
 
 structured: whole channels and neurons go first, so that the network can be cut down while it trains (see `units`). They
 take part of the reduction, counted in the exponent (size left: the remaining share to the power of UNITS), twice as
@@ -27,12 +35,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.pruning.baselines import SingleWeights
 from dpap_neuro.pruning.plasticity import DELTA
-from dpap_neuro.pruning.statistics import check_finite, is_finite
+from dpap_neuro.pruning.regrowth import exchange
+from dpap_neuro.pruning.scored import Traced, check_exponent, check_share
+from dpap_neuro.pruning.scores import weighted
 from dpap_neuro.pruning.structure import Projection
 from dpap_neuro.pruning.units import within_size
 
@@ -46,14 +54,25 @@ BELOW_ALL = -0.5
 # Looks for the threshold that leap before they halve.
 LEAPS = 8
 
+# Choices that go without saying.
+_USUAL = {
+    "exponent": 0.25,
+    "delta": DELTA,
+    "regrow": 0.1,
+    "neuron_price": True,
+    "connection_price": True,
+}
 
-class WeightedDPAP(SingleWeights):
-    """DPAP with the weight in it, this project's extension: |w| times a trace of its squared gradient.
+
+class WeightedDPAP(Traced):
+    """This project's extension, with the weight in it: |w| times a trace of its squared gradient.
 
     Importance |w| F^exponent, gradual schedule, neurons that pay for themselves, regrowth; needs a goal and `epochs`.
     exponent: of the trace of squared gradients. delta: decay of that trace per epoch. regrow: share of the remaining
-    weights exchanged in the first pruning epoch, falling with a cosine to 0 when the goal is reached. `step` has to come
-    before the gradients are cleared (with several ranks: of averaged gradients).
+    weights exchanged in the first pruning epoch, falling with a cosine to 0 when the goal is reached. neuron_price: neurons pay
+    for their read-out weights. connection_price: with a goal of synapses, weights pay for the connections that they make. With
+    exponent 0, regrow 0 and no prices it is `magnitude`. `step` has to come before the gradients are cleared (with several
+    ranks: of averaged gradients).
     """
 
     name = "dpap-weighted"
@@ -65,72 +84,35 @@ class WeightedDPAP(SingleWeights):
         exponent: float = 0.25,
         delta: float = DELTA,
         regrow: float = 0.1,
+        neuron_price: bool = True,
+        connection_price: bool = True,
         structured: bool = False,
         **goal: Any,
     ) -> None:
-        super().__init__(**goal)
-        for name, value in (("regrow", regrow), ("delta", delta)):
-            if not 0.0 <= value < 1.0:
-                raise InputError(f"{name}: found {value}, expected 0 to below 1")
-        if not exponent >= 0.0:
-            raise InputError(f"exponent: found {exponent}, expected at least 0")
+        super().__init__(delta=delta, **goal)
+        if isinstance(regrow, str):
+            raise InputError(f"regrow: found {regrow!r}, expected the share that is regrown, 0 to below 1")
+        check_share("regrow", regrow)
+        check_exponent(exponent)
         self.exponent = exponent
-        self.delta = delta
         self.regrow = regrow
+        self.neuron_price = neuron_price
+        self.connection_price = connection_price
         self.structured = structured
-        self.traces: dict[str, Tensor] = {}
-        self._squares: dict[str, Tensor] = {}
-        self._batches = 0
-
-    def _attached(self) -> None:
-        self.traces = {p.name: torch.zeros_like(p.weight) for p in self.structure.prunable}
-        self._squares = {name: torch.zeros_like(trace) for name, trace in self.traces.items()}
-        self._batches = 0
-        for p in self.structure.prunable:
-            if not p.weight.requires_grad:
-                raise InputError(
-                    f"layer {p.name}: its weight is frozen, expected one that learns (or its name in `ignore`)"
-                )
+        prices = {"neuron_price": neuron_price, "connection_price": connection_price}
+        self.say(_USUAL, {"exponent": exponent, "delta": delta, "regrow": regrow, **prices})
 
     def _always_left(self, p: Projection) -> int:
+        if not self.neuron_price and not self.structured:
+            return super()._always_left(p)
         # Of the read-out what reads from one unit; a layer's last weight may be that of a dead one.
         return p.shape[0] // p.groups * math.prod(p.shape[2:]) if p.readout else 0
-
-    @torch.no_grad()
-    def step(self, optimizer: Optimizer | None = None) -> None:
-        super().step(optimizer)
-        gradients = {}
-        for p in self.structure.prunable:
-            if p.weight.grad is None:
-                raise InputError(
-                    f"layer {p.name}: has no gradient, expected step() after backward() and before zero_grad()"
-                )
-            gradients[p.name] = p.weight.grad
-        if not is_finite(*gradients.values()):
-            # A loss scaler skips such a batch; without one the weights are no longer finite either, and end_epoch says so.
-            return
-        for name, gradient in gradients.items():
-            gradient = self._whole(name, gradient)
-            self._squares[name].addcmul_(gradient, gradient)
-        self._batches += 1
-
-    def observe(self, epoch: int) -> None:
-        for name, squares in self._squares.items():
-            check_finite(name, "squared gradient", squares)
-            self.traces[name].mul_(self.delta).add_(squares, alpha=1.0 / max(1, self._batches))
-            squares.zero_()
-        self._batches = 0
 
     def _prune(self, epoch: int) -> None:
         wanted = self.wanted(epoch)
         if wanted is None:
             return
-        for p in self.structure.prunable:
-            if not torch.count_nonzero(self.traces[p.name]):
-                raise InputError(
-                    f"layer {p.name}: its weights never had a gradient that is finite and not zero, expected batches, and neurons "
-                    "that spike (lower their threshold)"
-                )
+        self._check_traces()
         before = self.masks.weights
         if self.structured:
             first, _ = self.goal.schedule()
@@ -141,7 +123,7 @@ class WeightedDPAP(SingleWeights):
         if share:
             grown, _ = self.masks.weight_masks(units, {})
             masks = {
-                k: self._exchange(m, scores[k], self.gradients[k], grown[k] & ~before[k], share)
+                k: exchange(m, scores[k], self.gradients[k].abs(), grown[k] & ~before[k], share)
                 for k, m in masks.items()
             }
         self.masks.units = units
@@ -159,8 +141,8 @@ class WeightedDPAP(SingleWeights):
         """Importance of every prunable weight; pruned ones below all others."""
         result = {}
         for p in self.structure.prunable:
-            score = self._whole(p.name, p.weight.detach()).abs() * self.traces[p.name].pow(self.exponent)
-            if self.goal.count == "synapses":
+            score = weighted(self._whole(p.name, p.weight.detach()), self.traces[p.name], self.exponent)
+            if self.connection_price and self.goal.count == "synapses":
                 score = score / p.connections().to(score).clamp_min(1.0).sqrt()
             result[p.name] = torch.where(self.masks.weights[p.name], score, torch.full_like(score, -1.0))
         return result
@@ -196,6 +178,8 @@ class WeightedDPAP(SingleWeights):
     def _costs(self) -> Tensor:
         """What each unit makes stay in projections that are not pruned weight by weight, by label."""
         costs = torch.zeros(len(self.structure.labels))
+        if not self.neuron_price:
+            return costs
         for p in self.structure.projections.values():
             if p.readout:
                 sizes = (
@@ -238,32 +222,6 @@ class WeightedDPAP(SingleWeights):
         if self.goal.count == "synapses":
             return self.masks.synapse_count(masks)
         return sum(int(m.sum()) for m in masks.values())
-
-    @staticmethod
-    def _exchange(mask: Tensor, score: Tensor, gradient: Tensor, pruned: Tensor, share: float) -> Tensor:
-        """Give up the least important `share` of a layer's synapses for pruned ones with the largest gradient."""
-        moved = min(int(share * int(mask.sum())), int(pruned.sum()))
-        flat = mask.flatten().clone()
-        least = torch.topk(torch.where(flat, score.flatten(), math.inf), moved, largest=False).indices
-        appeal = torch.where(pruned.flatten(), gradient.abs().flatten(), -math.inf)
-        flat[least] = False
-        flat[torch.topk(appeal, moved).indices] = True
-        return flat.reshape(mask.shape)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        state = super().state_dict()
-        state.update({f"traces/{k}": v.clone() for k, v in self.traces.items()})
-        return state
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, trace in self.traces.items():
-            found = state.get(f"traces/{name}")
-            if found is None or found.shape != trace.shape:
-                shape = "none" if found is None else tuple(found.shape)
-                raise InputError(f"traces of {name}: found {shape}, expected shape {tuple(trace.shape)}")
-        super().load_state_dict(state)
-        for name, trace in self.traces.items():
-            trace.copy_(state[f"traces/{name}"])
 
 
 def _sorted(values: Tensor) -> Tensor:

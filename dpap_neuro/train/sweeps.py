@@ -24,10 +24,14 @@ from dpap_neuro.data.binning import only_bins
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, read_bytes, read_sealed, write_picture, write_sealed, write_text
 from dpap_neuro.networks.models import ModelSettings, build_model
-from dpap_neuro.pruning import PRUNERS, Pruner, make_pruner
+from dpap_neuro.pruning import Pruner, make_pruner, parse_pruner, together
+from dpap_neuro.pruning.inputs import synaptic_events
 from dpap_neuro.train import distributed, loop
 
 Data = tuple[np.ndarray, np.ndarray]
+
+# Recordings at a time whose synaptic events are counted.
+TESTED = 128
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Row:
 
     sparsity: share to remove (0 for `none`) of what `count` says, parameters or synapses. seed: where there are folds,
     its remainder by their number is the fold. remaining, synapses_remaining: what was left of parameters and synapses.
-    steps: time steps of a recording that the network was shown at the end. seconds: of training, without the test.
+    steps: time steps of a recording that the network was shown at the end. seconds: of training, without the test. events:
+    synaptic events per test recording, see `inputs.synaptic_events`; None in a table that is older than the column.
     """
 
     pruner: str
@@ -54,6 +59,7 @@ class Row:
     synapses_remaining: int
     steps: int
     seconds: float
+    events: float | None = None
 
 
 def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
@@ -71,10 +77,12 @@ def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
 def plan(
     pruners: Iterable[str], sparsities: Iterable[float], seeds: Iterable[int]
 ) -> list[tuple[str, float, int]]:
-    """(pruner, sparsity, seed) of every run; `none` runs once per seed. Raises InputError for an unknown pruner."""
+    """(pruner, sparsity, seed) of every run; `none` runs once per seed. A pruner may have options behind its name, see
+    `parse_pruner`. Raises InputError for an unknown pruner or option.
+    """
     pruners, sparsities, seeds = list(pruners), list(sparsities), list(seeds)
     for name in pruners:
-        PRUNERS.checked(name)
+        parse_pruner(name)
     for share in sparsities:
         if not 0 <= share < 1:
             raise InputError(
@@ -130,7 +138,8 @@ def sweep(
         _check_shared(beside, shared)
     known = {(r.pruner, r.sparsity, r.seed) for r in done}
 
-    def make(name: str, share: float) -> Pruner:
+    def make(text: str, share: float) -> Pruner:
+        name, own = parse_pruner(text)
         options: dict[str, Any] = {}
         if name != "none":
             options = {"sparsity": share, "count": count}
@@ -138,7 +147,7 @@ def sweep(
                 options["bins"] = keep_bins
             if structured:
                 options["structured"] = True
-        return make_pruner(name, epochs=settings.epochs, **options)
+        return make_pruner(name, epochs=settings.epochs, **together(name, options, own))
 
     for name, share, _ in planned:
         make(name, share)
@@ -162,6 +171,9 @@ def sweep(
         last = history.epochs[-1]
         tested = only_bins(test_data[0], history.kept_bins)
         correct = int((loop.predict(network, tested, device) == test_data[1]).sum())
+        parts = (tested[i : i + TESTED] for i in range(0, len(tested), TESTED))
+        shown = ((loop.as_input(part, device), len(part)) for part in parts)
+        events = synaptic_events(network, pruner.structure, shown)
         row = Row(
             label(name),
             share,
@@ -178,6 +190,7 @@ def sweep(
             last.synapses_remaining,
             tested.shape[1],
             round(history.seconds, 1),
+            round(events, 1),
         )
         done.append(row)
         if distributed.rank() == 0:
@@ -195,8 +208,10 @@ def _check_shared(path: Path, shared: dict[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        found = read_sealed(path, "the settings of a sweep")
-        differing = [key for key in shared if found[key] != json.loads(json.dumps(shared[key]))]
+        found = read_sealed(path, "the settings of a sweep", required=False)
+        # A file that is older does not say what was tested.
+        known = {"tested": shared.get("tested"), **found}
+        differing = [key for key in shared if known[key] != json.loads(json.dumps(shared[key]))]
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not the settings of a sweep ({type(error).__name__}: {error})") from None
     if differing:
@@ -227,12 +242,18 @@ def write_table(rows: Sequence[Row] | Sequence[Summary], path: str | Path) -> No
 
 def _checksum(row: Row) -> str:
     """Of one row, so that tables of the same settings may be joined."""
-    return f"{zlib.crc32(','.join(map(str, asdict(row).values())).encode()):08x}"
+    text = ",".join("" if value is None else str(value) for value in asdict(row).values())
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def read_table(path: str | Path) -> list[Row]:
     """Raises InputError for a file that `write_table` did not write, or that has changed since."""
-    types: dict[str, Any] = {"str": str, "int": int, "float": float}
+    types: dict[str, Any] = {
+        "str": str,
+        "int": int,
+        "float": float,
+        "float | None": lambda text: float(text) if text else None,
+    }
     names = [f.name for f in fields(Row)]
     rows: list[Row] = []
     try:
@@ -240,12 +261,14 @@ def read_table(path: str | Path) -> list[Row]:
             io.StringIO(read_bytes(path, _MOST_TABLE).decode("utf-8"), newline=""), strict=True
         )
         head = next(lines, None)
-        if head != [*names, _CHECKSUM]:
+        # Older tables lack the last column, and have no checksums.
+        older = head == names[:-1]
+        if head != [*names, _CHECKSUM] and not older:
             raise ValueError(f"found columns {', '.join(head or [])[:120]}")
         for number, line in enumerate(lines, 2):
-            *values, checksum = line
+            *values, checksum = [*line, "", ""] if older else line
             row = Row(*(types[str(f.type)](text) for f, text in zip(fields(Row), values, strict=True)))
-            if _checksum(row) != checksum or not 0 <= row.accuracy <= 1:
+            if (not older and _checksum(row) != checksum) or not 0 <= row.accuracy <= 1:
                 raise InputError(f"{path}: line {number} is damaged (its checksum is another)")
             if (row.pruner, row.sparsity, row.seed) in {(r.pruner, r.sparsity, r.seed) for r in rows}:
                 raise InputError(
@@ -265,7 +288,8 @@ class Summary:
     """All seeds of a pruner at a sparsity: means.
 
     spread: standard deviation of the accuracy over seeds (0 for one). lost: points of accuracy below `none` with the same
-    seed, mean and spread; None without such runs.
+    seed, mean and spread; None without such runs. parameters_left, synapses_left: counts; remaining, synapses_remaining: shares.
+    events: synaptic events per recording; None where a run does not have them.
     """
 
     pruner: str
@@ -277,6 +301,9 @@ class Summary:
     synapses_remaining: float
     lost: float | None
     lost_spread: float | None
+    parameters_left: float
+    synapses_left: float
+    events: float | None
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:
@@ -292,6 +319,7 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     result = []
     for (name, share), group in groups.items():
         accuracies = [r.accuracy for r in group]
+        events = [r.events for r in group if r.events is not None]
         lost = [100 * (dense[r.seed] - r.accuracy) for r in group if r.seed in dense]
         result.append(
             Summary(
@@ -304,6 +332,9 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
                 statistics.fmean(r.synapses_remaining / r.synapses for r in group),
                 statistics.fmean(lost) if lost else None,
                 spread(lost) if lost else None,
+                statistics.fmean(r.remaining for r in group),
+                statistics.fmean(r.synapses_remaining for r in group),
+                statistics.fmean(events) if len(events) == len(group) else None,
             )
         )
     return result
