@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -14,6 +15,7 @@ from hardware.files.whole import check_output, write_bytes, write_hdf5, write_st
 __all__ = [
     "check_folder",
     "check_output",
+    "check_picture",
     "make_folder",
     "write_bytes",
     "write_hdf5",
@@ -27,6 +29,16 @@ __all__ = [
 def write_text(path: str | Path, text: str) -> None:
     """UTF-8, whole or not at all."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def check_picture(path: Path) -> None:
+    """Raise InputError for a name that `write_picture` does not write, or where there is no matplotlib, before hours of work."""
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise InputError(f"{path}: expected a name that ends in .png, .svg or .pdf")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError(
+            f"{path}: pictures need matplotlib, which is not installed; to get it: pip install 'dpap-neuro[pictures]'"
+        )
 
 
 def write_picture(figure: Any, path: str | Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,12 +19,29 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Train spiking networks on event-camera recordings, prune them by DPAP, run them on a simulated Loihi.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 stdout = Console()
 stderr = Console(stderr=True)
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"dpap-neuro {version('dpap-neuro')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and end.", callback=_say_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Options before a command."""
 
 
 def plain(text: str) -> str:
@@ -36,7 +53,7 @@ def cache_folder(chosen: Path | None) -> Path:
     """Where rasters are kept."""
     if chosen is not None:
         return chosen
-    from platformdirs import user_cache_path
+    from platformdirs import user_cache_path  # not before it is needed: most commands keep nothing
 
     return user_cache_path("dpap-neuro", appauthor=False) / "rasters"
 

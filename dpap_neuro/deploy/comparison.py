@@ -14,8 +14,7 @@ import numpy as np
 from dpap_neuro.deploy.evaluation import evaluate
 from dpap_neuro.deploy.opening import INTEGER_FILES, CompileOptions, Model, open_model
 from dpap_neuro.deploy.recordings import Recordings
-from dpap_neuro.errors import InputError
-from dpap_neuro.files import write_picture
+from dpap_neuro.files import check_picture, write_picture
 from hardware.chip.chips import Chip
 from hardware.graph.summary import parameters, synapses
 from hardware.placement import place
@@ -132,12 +131,6 @@ def labels(networks: Sequence[Compared]) -> list[str]:
         if len(set(names)) == len(set(paths)):
             break
     return names
-
-
-def check_picture(path: Path) -> None:
-    """Raises InputError for a name that `draw` does not write."""
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"{path}: expected a name that ends in .png, .svg or .pdf")
 
 
 def draw(networks: Sequence[Compared], chip: Chip, path: str | Path) -> None:

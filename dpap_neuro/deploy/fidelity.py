@@ -14,7 +14,7 @@ from dpap_neuro.deploy.opening import Model
 from dpap_neuro.deploy.recordings import Recordings, input_notes
 from dpap_neuro.deploy.simulation import run_lava
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import write_picture
+from dpap_neuro.files import check_picture, write_picture
 from hardware.compile.attribution import attribution
 from hardware.errors import HardwareError
 from hardware.simulate import fidelity_report
@@ -136,12 +136,6 @@ def _units(model: Model) -> Units:
         offset = np.broadcast_to(np.asarray(layer.demand.neurons.offset, np.float64), scale.shape)
         found[layer.population.name] = (64.0 * scale.reshape(shape), offset.reshape(shape))
     return found
-
-
-def check_picture(path: Path) -> None:
-    """Raise InputError for a name that `draw` does not write."""
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"{path}: expected a name that ends in .png, .svg or .pdf")
 
 
 def draw(worst: Worst, path: Path, title: str = "") -> None:
