@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dpap_neuro.cli.options import command
-from dpap_neuro.cli.shared import plain, progress, say, say_assumed, stdout
+from dpap_neuro.cli.shared import command_line, plain, progress, say, say_assumed, stdout
 from dpap_neuro.deploy.opening import CompileOptions
 from dpap_neuro.deploy.recordings import Recordings
 
 
-@command(chip="loihi1")
+@command()
 def report(
     models: Annotated[
         list[Path],
@@ -42,6 +40,5 @@ def report(
         say_assumed(subject.model)
     for note in dict.fromkeys(note for s in subjects if s.found is not None for note in s.found.notes):
         say(note)
-    line = shlex.join(["dpap-neuro", *sys.argv[1:]])
-    page.write(subjects, out, line, "none" if shown is None else shown.describe())
+    page.write(subjects, out, command_line(), "none" if shown is None else shown.describe())
     stdout.print(f"Written: {plain(str(out))}", highlight=False)

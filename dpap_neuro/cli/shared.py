@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from dpap_neuro.deploy.opening import Model
@@ -49,6 +52,11 @@ def plain(text: str) -> str:
     return escape(text if text.isprintable() else repr(text))
 
 
+def command_line() -> str:
+    """What was typed, as a page or a record names it."""
+    return shlex.join(["dpap-neuro", *sys.argv[1:]])
+
+
 def cache_folder(chosen: Path | None) -> Path:
     """Where rasters are kept."""
     if chosen is not None:
@@ -70,11 +78,15 @@ def speaking(aloud: bool) -> Iterator[None]:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar with the time left for each thing being done, on stderr."""
+    """A bar with the time left for each thing being done, on stderr; lines, where that is no terminal."""
+    if not stderr.is_terminal:
+        yield Lines(say)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr) as bars:
@@ -86,6 +98,31 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
 
         yield tell
+
+
+class Lines:
+    """Progress for a log: of each thing being done a line per ten per cent, of what is over in `SHORT` seconds none.
+
+    say: prints a line. clock: seconds.
+    """
+
+    SHORT = 2.0
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self.say, self.clock = say, clock
+        # Of each thing when it began, and the tenths and the time of its last line.
+        self.told: dict[str, tuple[float, int, float]] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = self.clock()
+        begin, last, said = self.told.setdefault(what, (now, 0, now))
+        tenths = 10 * done // max(1, total)
+        if tenths <= last or (now - said < self.SHORT and not (done >= total and said > begin)):
+            return
+        seconds = now - begin
+        left = "" if done >= total else f", about {seconds * (total - done) / done:.0f} s left"
+        self.say(f"{what}: {100 * done / max(1, total):.0f} %, {seconds:.0f} s{left}")
+        self.told[what] = begin, tenths, now
 
 
 def say(line: str) -> None:

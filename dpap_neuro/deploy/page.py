@@ -25,7 +25,7 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.files import write_text
 from hardware.graph.summary import GraphSummary, describe
 from hardware.placement import Placement, place
-from hardware.placement.budget import percent, shares_per_core
+from hardware.placement.budget import fullest_per_core, percent, shares_per_core
 
 # Tiles of the floor plan; a page of more is read by nobody.
 TILES = 256
@@ -213,9 +213,19 @@ def _sparsities(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
     rows = []
     for name in names:
         nodes = [found.get(name) for found in of]
-        stored = next(n for n in nodes if n is not None)
-        cells = [None if n is None else {"share": n.sparsity, "left": f"{n.parameters:,}"} for n in nodes]
-        rows.append({"name": name, "type": stored.type, "cells": cells})
+        known = [n for n in nodes if n is not None]
+        cells = []
+        for node in nodes:
+            # Neurons that are gone take their weights with them, so that only the first network says how many there were.
+            ratio = (
+                ""
+                if node is None or node is known[0]
+                else f" ({node.parameters / max(1, known[0].parameters):.3f}x)"
+            )
+            cells.append(
+                None if node is None else {"share": node.sparsity, "left": f"{node.parameters:,}{ratio}"}
+            )
+        rows.append({"name": name, "type": known[0].type, "cells": cells})
     return rows
 
 
@@ -226,9 +236,8 @@ def _floor(subject: Subject) -> dict[str, Any]:
     colours = {name: drawings.COLOURS[i % len(drawings.COLOURS)] for i, name in enumerate(layers)}
     held = np.array([np.bincount(placement.core_of[n], minlength=placement.cores) for n in layers])
     shares = shares_per_core(placement)
-    fullest = np.max(list(shares.values()), axis=0) if shares else placement.synapses_per_core
     tiles = []
-    for core in np.argsort(-np.asarray(fullest, float), kind="stable")[:TILES]:
+    for core in np.argsort(-fullest_per_core(placement), kind="stable")[:TILES]:
         total = max(1, int(held[:, core].sum()))
         tiles.append(
             {

@@ -173,6 +173,12 @@ def shares_per_core(placement: Placement) -> dict[str, np.ndarray]:
     }
 
 
+def fullest_per_core(placement: Placement) -> np.ndarray:
+    """(cores,) shares: how much each core has taken of the resource that it has least left of; 0 where nothing is limited."""
+    shares = list(shares_per_core(placement).values())
+    return np.max(shares, axis=0) if shares else np.zeros(placement.cores)
+
+
 def percent(share: float) -> str:
     """A share in percent, with as many digits as it takes to tell it from all."""
     for digits in range(1, 7):
