@@ -1,6 +1,7 @@
-"""Builds the kernels of `dpap_neuro.networks.scan_triton` for GPUs that are not there; prints what came out as JSON.
+"""Builds the kernels of `dpap_neuro.networks.scan_triton`, or with "exact" those of `dpap_neuro.precision.scan_triton`, for
+GPUs that are not there; prints what came out as JSON.
 
-python tests/kernel_builds.py cuda 80      (or: hip gfx942)
+python tests/kernel_builds.py cuda 80      (or: hip gfx942 exact)
 
 The launches are real, with their specialisations to sizes and types; a driver of our own names the GPU, and instead of a
 run each launch ends in the built kernel.
@@ -20,6 +21,8 @@ from triton.runtime import driver
 
 from dpap_neuro.networks import scan_triton
 from dpap_neuro.networks.dynamics import DYNAMICS, Dynamics
+from dpap_neuro.precision import scan_triton as exact_triton
+from dpap_neuro.precision.scan import Integers
 
 # (T, B, neurons), columns of constants, type: one set for all; sizes of one, which Triton builds in; a set for each.
 CASES = [
@@ -45,16 +48,37 @@ class Absent:
         return 0
 
 
-def build(target):
-    """Kernels of every kind of neuron and every case, one for each launch."""
+def launched(target, module):
+    """The list to which the kernels of a module add what is built of them, one for each launch."""
     driver.set_active(Absent(target))
     built = []
-    for kernel in (scan_triton.forward_kernel, scan_triton.backward_kernel):
+    for kernel in (module.forward_kernel, module.backward_kernel):
 
         def run(*args, run=kernel.run, **options):
             built.append(run(*args, **{**options, "warmup": True}))
 
         kernel.run = run
+    return built
+
+
+def build_exact(target):
+    """Kernels of read-outs and of both resets, over whole recordings and over one step of them."""
+    built = launched(target, exact_triton)
+    for spikes, subtract in ((False, False), (True, False), (True, True)):
+        for shape, width, _ in CASES:
+            x = torch.zeros(shape).reshape(shape[0], -1)
+            own = torch.zeros(width, dtype=torch.int32)
+            integers = Integers(own, own, own, own, torch.ones(width), spikes, subtract)
+            state, membranes = torch.zeros(x.shape[1], dtype=torch.int32), x.int()
+            for begin in {0, len(x) - 1}:
+                exact_triton.forward(x, integers, state, state, x, membranes, begin, len(x))
+                exact_triton.backward(x, integers, membranes, *(x[0],) * 4, x, begin, len(x))
+    return built
+
+
+def build(target):
+    """Kernels of every kind of neuron and every case, one for each launch."""
+    built = launched(target, scan_triton)
     # Of Norse's LIFBox the parameters, not the step, say the reset.
     for kind in (*DYNAMICS.values(), Dynamics(current=False, leak=True, spikes=True, subtracts=True)):
         for shape, width, dtype in CASES:
@@ -67,12 +91,12 @@ def build(target):
     return built
 
 
-def main(backend, arch):
+def main(backend, arch, which="float"):
     target = GPUTarget(backend, int(arch) if arch.isdigit() else arch, 64 if backend == "hip" else 32)
     # Built anew, so that NVIDIA's assembler tells of registers and spills.
     with tempfile.TemporaryDirectory() as cache, redirect_stdout(io.StringIO()) as said:
         os.environ |= {"TRITON_CACHE_DIR": cache, "TRITON_DUMP_PTXAS_LOG": "1"}
-        built = build(target)
+        built = (build_exact if which == "exact" else build)(target)
     found = {
         "launches": len(built),
         "registers": [int(n) for n in re.findall(r"Used (\d+) registers", said.getvalue())],

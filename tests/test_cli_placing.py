@@ -206,7 +206,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(models, arguments, says, tmp
 def test_cores_for_time_says_whose_rates_and_costs(models, tmp_path):
     plain = run("cores", models[0], "--chip", "loihi1")
     assert plain["objective"] == "cores" and plain["step_ns"] is None and "rates" not in plain
-    network = evaluation.open_model(models[0]).integers()
+    network = open_model(models[0], CompileOptions("loihi1")).integers()
     options = ("--objective", "time", "--max-cores", 4)
     found = run("cores", models[0], "--chip", "loihi1", *options)
     assert found["rates"] == "assumed: 0.1 spikes a step"

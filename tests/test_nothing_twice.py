@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 
 from dpap_neuro.cli import app
 from dpap_neuro.data import Binning, binning, binning_of, open_dataset
-from dpap_neuro.deploy import evaluation, opening
+from dpap_neuro.deploy import opening
 from dpap_neuro.errors import InputError
 from dpap_neuro.train import runs
-from hardware.placement import energy
+from hardware.simulate.float_simulator import FloatSimulator
 from hardware.simulate.simulator import Simulator
 
 
@@ -60,7 +60,7 @@ def calls(monkeypatch):
     count(opening, "compile_layers", "compiled")
     count(Simulator, "run", "simulated")
     count(binning, "frames", "binned")
-    count(evaluation.reference, "simulate", "in float")
+    count(FloatSimulator, "run", "in float")
     return counted
 
 
@@ -73,21 +73,13 @@ def test_a_command_does_nothing_twice(model, calls, command):
     assert calls["read"] == calls["compiled"] == calls["simulated"] == 1 and calls["in float"] == 0
 
 
-def test_energy_runs_the_network_once(model, calls, monkeypatch):
-    """What SANA-FE is told are the spikes of the run by which the network was placed."""
-    seen = {}
-
-    def estimate(network, placement, spikes):
-        seen.update(spikes)
-        return energy.Estimate(**dict.fromkeys(energy.Estimate.__dataclass_fields__, 1))
-
-    monkeypatch.setattr(energy, "available", lambda: True)
-    monkeypatch.setattr(energy, "estimate", estimate)
+def test_energy_runs_each_recording_once(model, calls):
+    """By the spikes of that run the network is placed, and what they cost is counted."""
     arguments = ["energy", str(model), "--dataset", "digits", "--limit", "4", "--json"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, (result.output, result.exception)
-    assert seen["n"].shape == (4, 6, 10) and json.loads(result.stdout)["cores"] == 1
-    assert calls["read"] == calls["compiled"] == calls["simulated"] == 1
+    assert json.loads(result.stdout)["samples"] == 4
+    assert calls["read"] == calls["compiled"] == 1 and calls["simulated"] == 4
 
 
 def folder_of(tmp_path, splits, start=0):

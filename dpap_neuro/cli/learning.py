@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -44,6 +45,8 @@ from dpap_neuro.pruning import PRUNERS
 from hardware.chip.chips import BUILT_IN
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dpap_neuro.pruning import PruneReport
     from dpap_neuro.train.loop import Epoch
     from hardware.placement.budget import Fill
@@ -125,6 +128,40 @@ def train(
 
     On several GPUs or machines: torchrun --nproc-per-node 2 -m dpap_neuro.cli train ... (--batch is that of all together)
     """
+    _learn(out, asked, cache_dir, resume, device)
+
+
+@command(pruner="none", epochs=5, learning_rate=1e-3, precision="loihi")
+def finetune(
+    source: Annotated[
+        Path,
+        typer.Argument(help="The folder of a run, or a .nir file of a network trained here or elsewhere."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the run; made if missing.")],
+    asked: TrainRequest,
+    cache_dir: CacheDir = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep a checkpoint in the folder and go on from it.")
+    ] = False,
+    device: Device = "auto",
+) -> None:
+    """Train a float network on with the integers that a chip runs; spikes in training are then spikes on the chip.
+
+    Batch norms are folded first, pruned synapses stay pruned. At the end the trained forward pass is compared with the
+    simulator, spike by spike.
+
+    Example: dpap-neuro finetune runs/first --dataset nmnist --data-dir data --weight-bits 4 --out runs/first4
+    """
+    from dpap_neuro.errors import InputError
+
+    if asked.model is not None:
+        raise InputError(f"--model: {source} is the network to finetune; leave it out")
+    if source.suffix != ".nir" and not source.is_dir():
+        raise InputError(f"{source}: not found, expected a run folder or a .nir file")
+    _learn(out, replace(asked, model=str(source)), cache_dir, resume, device)
+
+
+def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool, device: str) -> None:
     known_dataset(asked.dataset)
     from dpap_neuro.deploy.training import resolve
     from dpap_neuro.files import check_folder
@@ -166,6 +203,18 @@ def train(
             stdout.print("No model.nir: NIR and the chips have no artificial neurons.", highlight=False)
         if fill is not None:
             _say_fit(training.pruner.name, fill)
+        if training.precision is not None:
+            _say_proof(network, split.test[0])
+
+
+def _say_proof(network: Any, rasters: np.ndarray) -> None:
+    """Whether the simulator does on some recordings what the trained forward pass does; exit status 1 where not."""
+    from dpap_neuro.deploy.proof import PROVED, prove
+
+    proof = prove(network, [rasters[:PROVED]])
+    stdout.print(plain(f"training against the chip's simulator: {proof.lines()[-1]}"), highlight=False)
+    if proof.differing:
+        raise typer.Exit(1)
 
 
 def _epoch(epoch: Epoch, report: PruneReport) -> str:

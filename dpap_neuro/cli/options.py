@@ -77,6 +77,12 @@ LearningRate = Annotated[float, typer.Option(help="AdamW's, at the top of its co
 Bins = Annotated[int | None, typer.Option(help="Time steps per recording; default by data set.")]
 Pruner = Annotated[str, typer.Option(help=f"{either(*PRUNERS)}.")]
 
+Clock = Annotated[
+    str | None,
+    typer.Option(
+        help="Time begins with the first-event, or with the recording at 0; default by file or data set."
+    ),
+]
 _RECORDINGS = {
     "dataset": Annotated[
         str | None,
@@ -86,6 +92,7 @@ _RECORDINGS = {
     "split": Annotated[str, typer.Option(help=f"{either(*SPLITS)}.")],
     "bins": Annotated[int | None, typer.Option(help="Time steps per recording.")],
     "bin_us": Annotated[float | None, typer.Option(help="Microseconds per time step.")],
+    "clock": Clock,
     "clip": Annotated[int | None, typer.Option(help="Counts above are cut to it.")],
     "polarity": Annotated[
         str | None,
@@ -140,6 +147,7 @@ _TRAINING = {
     "learning_rate": LearningRate,
     "bins": Bins,
     "bin_us": Annotated[float | None, typer.Option(help="Microseconds per time step, instead of --bins.")],
+    "clock": Clock,
     "clip": Annotated[
         int | None, typer.Option(help="Event counts above are cut to this; default by data set.")
     ],
@@ -192,6 +200,28 @@ _TRAINING = {
     ],
     "dt": Dt,
     "seed": Seed,
+    "precision": Annotated[
+        str | None,
+        typer.Option(
+            help=f"Train the integers of a chip: loihi (Loihi 2), {', '.join(BUILT_IN)}, or the TOML file of one."
+        ),
+    ],
+    "weight_bits": Annotated[
+        int | None,
+        typer.Option(help="--precision: bits of a weight; as wide as the chip stores them without."),
+    ],
+    "timing": Annotated[
+        str, typer.Option(help="--precision: zero_delay, or chip, where every projection takes a step.")
+    ],
+    "scales": Annotated[
+        str, typer.Option(help="--precision: fixed within an epoch, or learned (their log2, as LSQ does).")
+    ],
+    "netx": Annotated[
+        bool,
+        typer.Option(
+            "--netx", help="--precision: only what a .net file can hold, which has no weight exponents."
+        ),
+    ],
 }
 _COMPILING = {
     "chip": Chip,

@@ -32,7 +32,7 @@ class Defaults:
     """What a data set gets where a user says nothing else. Those of real data sets but nmnist were chosen by their
     sizes, not tuned.
 
-    model: see `networks.MODELS`. bins, bin_us, clip, downsample: see `Binning`; bin_us goes before bins. shift, flip, drop, jitter: see `augmentation`.
+    model: see `networks.MODELS`. bins, bin_us, clip, downsample, clock: see `Binning`; bin_us goes before bins. shift, flip, drop, jitter: see `augmentation`.
     """
 
     model: str = "cnn"
@@ -44,6 +44,7 @@ class Defaults:
     drop: float = 0.0
     jitter: float = 0.0
     bin_us: float | None = None
+    clock: str = "first-event"
 
     def binning(
         self,
@@ -51,6 +52,7 @@ class Defaults:
         bin_us: float | None = None,
         clip: int | None = None,
         downsample: int | None = None,
+        clock: str | None = None,
     ) -> Binning:
         """What is said, and these where nothing is."""
         if bins is None and bin_us is None:
@@ -60,6 +62,7 @@ class Defaults:
             bin_us,
             self.clip if clip is None else clip,
             self.downsample if downsample is None else downsample,
+            clock or self.clock,
         )
 
 
@@ -125,7 +128,7 @@ DATASETS = {
         local.Braille.SENSOR_SIZE,
         local.BRAILLE,
         local.Braille.STEPS * local.Braille.STEP_US,
-        Defaults("mlp", clip=1, shift=0, bin_us=local.Braille.STEP_US),
+        Defaults("mlp", clip=1, shift=0, bin_us=local.Braille.STEP_US, clock="recording"),
     ),
 }
 

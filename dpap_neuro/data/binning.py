@@ -6,14 +6,14 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 import numpy as np
 
 from dpap_neuro.errors import InputError
 
 SensorSize = tuple[int, int, int]
-Clock = Literal["first-event", "recording"]
+CLOCKS = ("first-event", "recording")
 # A wrong time stamp is not to ask for all memory: values of one recording's raster.
 MAX_VALUES = 1 << 31
 # Counts are bytes.
@@ -42,7 +42,7 @@ class Binning:
     bin_us: float | None = None
     clip: int | None = None
     downsample: int = 1
-    clock: Clock = "first-event"
+    clock: str = "first-event"
     kept_bins: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -54,8 +54,8 @@ class Binning:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name}: found {value}, expected a finite number above 0")
-        if self.clock not in get_args(Clock):
-            raise InputError(f"clock: found {self.clock!r}, expected one of {', '.join(get_args(Clock))}")
+        if self.clock not in CLOCKS:
+            raise InputError(f"clock: found {self.clock!r}, expected one of {', '.join(CLOCKS)}")
 
     def seconds(self, duration_us: float) -> float:
         """Length of a step, for a recording of `duration_us`."""
@@ -105,12 +105,12 @@ def binning_of(
     bins: int | None = None,
     bin_us: float | None = None,
     downsample: int | None = None,
-    clock: Clock | None = None,
+    clock: str | None = None,
     clip: int | None = None,
 ) -> Binning:
     """What was asked for, else what a file's metadata says. Raises InputError where neither tells."""
     clip, kept = metadata.get("clip") if clip is None else clip, metadata.get("kept_bins")
-    began: Any = clock or metadata.get("clock") or "first-event"
+    began = clock or metadata.get("clock") or "first-event"
     if downsample is None:
         downsample = int(metadata.get("downsample") or 1)
     if bins is None and bin_us is None:

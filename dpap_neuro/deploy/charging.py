@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dpap_neuro.deploy.evaluation import Model
+from dpap_neuro.deploy.opening import Model
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.files import check_picture, write_picture
 from hardware.chip.chips import Chip

@@ -40,7 +40,7 @@ def curves(found: Sequence[Curve]) -> Any:
     """Accuracy above, synapses left below, by epoch."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(7.2, 4.6)
+    figure = _figure(5.2, 4.2)
     above, below = figure.subplots(2, 1, sharex=True)
     for number, curve in enumerate(found):
         colour = COLOURS[number % len(COLOURS)]

@@ -19,8 +19,6 @@ from hardware.simulate import fidelity, lava, neurobench, simulator
 from hardware.simulate.float_simulator import FloatSimulator
 
 BACKENDS = ("float", "fixed", "lava")
-# The one that SANA-FE's costs are of.
-CHIP = "loihi1"
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class TrainRequest:
     learning_rate: float = 3e-3
     bins: int | None = None
     bin_us: float | None = None
+    clock: str | None = None
     clip: int | None = None
     downsample: int | None = None
     shift: int | None = None
@@ -47,3 +48,8 @@ class TrainRequest:
     reset: str | None = None
     dt: float | None = None
     seed: int = 0
+    precision: str | None = None
+    weight_bits: int | None = None
+    timing: str = "zero_delay"
+    scales: str = "fixed"
+    netx: bool = False

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from dpap_neuro.data import Binning, Defaults, binning_of, dataset, parse_sensor
-from dpap_neuro.deploy import fitting
+from dpap_neuro.deploy import finetuning, fitting
 from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SLOPE, THRESHOLD, TrainRequest
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
 from dpap_neuro.networks.models import ModelSettings, Network
+from dpap_neuro.precision.network import ExactNetwork, Precision
 from dpap_neuro.pruning import Pruner, PruneReport, make_pruner
-from dpap_neuro.train import loop, runs
+from dpap_neuro.train import distributed, loop, runs
 from hardware.chip.chips import DEFAULT, load_chip
 from hardware.graph.graph import Graph
-from hardware.graph.parsing import read_graph
 from hardware.placement import budget as budgets
 from hardware.placement.budget import Budget
 
@@ -31,7 +31,8 @@ _OF_THE_NETWORK = ("neuron", "readout", "decay", "current_decay", "threshold", "
 @dataclass(frozen=True)
 class Training:
     """A request with nothing left open but what only the recordings tell. graph: of the `.nir` file to go on from, None for a
-    network that is made anew. budget: what the network has to fit, None for no limit."""
+    network that is made anew. budget: what the network has to fit, None for no limit. precision: of a chip's integers, None for
+    floats. source: the float network of a run folder to go on from."""
 
     request: TrainRequest
     settings: loop.TrainSettings
@@ -40,6 +41,8 @@ class Training:
     graph: Graph | None
     budget: Budget | None
     defaults: Defaults
+    precision: Precision | None = None
+    source: Network | None = None
 
     def load(
         self, progress: Callable[[str, int, int], None] | None = None, cache_dir: Path | None = None
@@ -50,13 +53,26 @@ class Training:
             asked.dataset, asked.data_dir, self.binning, progress, cache_dir, _sensor(asked)
         )
 
-    def model(self, split: runs.Split) -> ModelSettings | ImportedNetwork:
+    def model(self, split: runs.Split) -> ModelSettings | ImportedNetwork | ExactNetwork:
         """The network to train, for these recordings. Raises InputError where it does not fit them."""
-        asked = self.request
+        asked, precision = self.request, self.precision
+        if precision is not None and precision.max_count is None and self.binning.clip is not None:
+            precision = replace(precision, max_count=self.binning.clip)
         if self.graph is not None:
             shape, classes = split.train[0].shape[2:], len(split.opened.classes)
+            if precision is not None:
+                return finetuning.exact_network(
+                    self.graph,
+                    precision,
+                    shape,
+                    classes,
+                    split.dt,
+                    self.source,
+                    asked.dt,
+                    asked.reset,  # type: ignore[arg-type]
+                )
             return for_data(self.graph, shape, classes, split.dt, asked.dt, asked.reset)
-        return runs.model_settings(
+        settings = runs.model_settings(
             split,
             _or(asked.model, self.defaults.model),
             asked.readout,
@@ -67,11 +83,18 @@ class Training:
             asked.current_decay,
             _or(asked.reset, RESET),
         )
+        if precision is None:
+            return settings
+        if distributed.started() > 1:
+            raise InputError(
+                f"--precision: found {distributed.started()} processes, expected one for a new network with batch norms"
+            )
+        return finetuning.new_network(settings, precision, split, asked.seed, asked.batch)
 
     def run(
         self,
         split: runs.Split,
-        model: ModelSettings | ImportedNetwork,
+        model: ModelSettings | ImportedNetwork | ExactNetwork,
         device: torch.device,
         progress: Callable[[int, int], None] | None = None,
         on_epoch: Callable[[loop.Epoch, PruneReport], None] | None = None,
@@ -134,20 +157,45 @@ def resolve(asked: TrainRequest) -> Training:
     }
     options = {name: value for name, value in wanted.items() if value is not None}
     pruner = make_pruner(asked.pruner, epochs=asked.epochs, **options)
-    graph = None
-    if asked.model is not None and asked.model.endswith(".nir"):
+    precision = _precision(asked, budget)
+    graph, source = None, None
+    if asked.model is not None and (asked.model.endswith(".nir") or Path(asked.model).is_dir()):
         for name in _OF_THE_NETWORK:
             if getattr(asked, name) is not None:
                 raise InputError(f"--{name.replace('_', '-')}: {asked.model} has its own; leave it out")
-        graph = read_graph(asked.model)
-        binning = binning_of(graph.metadata, asked.bins, asked.bin_us, asked.downsample)
+        graph, source = finetuning.read_source(asked.model)
+        binning = binning_of(graph.metadata, asked.bins, asked.bin_us, asked.downsample, asked.clock)
         if asked.clip is not None:
             binning = replace(binning, clip=asked.clip)
     else:
         if asked.dt is not None:
             raise InputError("--dt: is for a .nir file, a new network takes the length of its time bins")
-        binning = defaults.binning(asked.bins, asked.bin_us, asked.clip, asked.downsample)
-    return Training(asked, settings, pruner, binning, graph, budget, defaults)
+        binning = defaults.binning(asked.bins, asked.bin_us, asked.clip, asked.downsample, asked.clock)
+    return Training(asked, settings, pruner, binning, graph, budget, defaults, precision, source)
+
+
+def _precision(asked: TrainRequest, budget: Budget | None) -> Precision | None:
+    if asked.precision is None:
+        for name, value, default in (
+            ("weight-bits", asked.weight_bits, None),
+            ("timing", asked.timing, "zero_delay"),
+            ("scales", asked.scales, "fixed"),
+            ("netx", asked.netx, False),
+        ):
+            if value != default:
+                raise InputError(f"--{name}: is for --precision, which says whose integers are trained")
+        return None
+    if asked.compact:
+        raise InputError(
+            "--compact: cannot be together with --precision; finetune a run that was compacted instead"
+        )
+    if budget is not None:
+        raise InputError(
+            "--precision: cannot be together with a budget; train for the budget, then finetune the run"
+        )
+    chip = finetuning.chip_of(asked.precision)
+    load_chip(chip)
+    return Precision(chip, asked.weight_bits, None, asked.timing, asked.scales, asked.netx)  # type: ignore[arg-type]
 
 
 def _sensor(asked: TrainRequest) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ Each comes with any of the spiking neurons, or with rectifiers in their place: i
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -49,6 +50,18 @@ class Network(nn.Module):
     """What can be trained: (T, B, *input shape) to (T, B, classes), as its settings say."""
 
     settings: ModelSettings
+
+    def stored(self) -> dict[str, Tensor] | None:
+        """Of every weight, by its name in the state dict, whether a chip stores it; None where all floats count as stored."""
+        return None
+
+    def as_stored(self) -> AbstractContextManager:
+        """For a while the network as a pruner is to rank it."""
+        return nullcontext()
+
+    def recheck(self) -> tuple[str, ...]:
+        """Between epochs: choose anew what is fixed within one; names of the populations that changed."""
+        return ()
 
 
 class SpikingNetwork(nn.Sequential, Network):

@@ -6,7 +6,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ from dpap_neuro.data.binning import only_bins
 from dpap_neuro.errors import InputError
 from dpap_neuro.networks.models import Network, logits
 from dpap_neuro.pruning import Pruner, PruneReport
+from dpap_neuro.pruning.masks import count
 from dpap_neuro.pruning.statistics import reduce_over_ranks
 from dpap_neuro.train import distributed
 from dpap_neuro.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 # Epochs in a row in which the read-out may be silent: surrogate gradients can wake it.
 PATIENCE = 3
+# Scores of spike counts: with hundreds of steps the loss would be decided by a single recording.
+MOST_SPIKES = 16
 
 
 @dataclass(frozen=True)
@@ -245,7 +248,11 @@ def _train(
             raise InputError(
                 f"network: its read-out never spiked in {silent} epochs, expected activity (lower the threshold)"
             )
-        report = pruner.end_epoch(epoch, optimizer)
+        with model.as_stored():
+            report = pruner.end_epoch(epoch, optimizer)
+        pruner.masks.apply()
+        model.recheck()
+        report = _as_stored(report, pruner, model)
         if settings.compact:
             pruner.compact(optimizer)
         shown = _kept(pruner)
@@ -283,6 +290,20 @@ def _train(
     return history
 
 
+def _as_stored(report: PruneReport, pruner: Pruner, model: Network) -> PruneReport:
+    """The report with what a chip stores in place of what is not pruned: a weight may be rounded to zero."""
+    stored = model.stored()
+    if stored is None:
+        return report
+    masks = {
+        p.name: pruner.masks.weights[p.name].to(kept.device) & kept
+        for p in pruner.structure.projections.values()
+        if (kept := stored.get(p.parameter_name)) is not None
+    }
+    remaining = sum(count(mask) for mask in masks.values())
+    return replace(report, remaining=remaining, synapses_remaining=pruner.masks.synapse_count(masks))
+
+
 def _augmented(x: Tensor, settings: TrainSettings, generator: torch.Generator) -> Tensor:
     return augment(
         x, generator, shift=settings.shift, flip=settings.flip, drop=settings.drop, jitter=settings.jitter
@@ -310,8 +331,10 @@ def _resumed(found: Checkpoint, expected: dict[str, Any], where: str | Path) -> 
 
 
 def _scores(output: Tensor, readout: str) -> Tensor:
-    """What the loss sees: spike counts, at most T of them, or membranes, as scores of a workable range."""
-    return logits(output) * (1.0 if readout == "spikes" else 4.0 / output.shape[0])
+    """What the loss sees: spike counts, at most T of them and as if at most 16, or membranes, as scores of a workable range."""
+    return logits(output) * (
+        min(1.0, MOST_SPIKES / len(output)) if readout == "spikes" else 4.0 / len(output)
+    )
 
 
 def overhead(

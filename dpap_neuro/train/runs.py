@@ -1,6 +1,7 @@
 """A training run as a user starts it: data by name, a model, a pruner; and the folder it is kept in.
 
-A run folder holds `weights.safetensors`, `run.json` (settings and history) and, of a spiking network, `model.nir`.
+A run folder holds `weights.safetensors`, `run.json` (settings and history) and, of a spiking network, `model.nir`. Of one that
+was trained on a chip's integers, run.json says the precision, and model.nir holds the integers.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from safetensors.torch import load_file, save
 
 from dpap_neuro.data import Binning, Opened, binning_of, open_both
 from dpap_neuro.errors import InputError
-from dpap_neuro.exchange.nir_export import to_nir, without_dead_units, write_nir
+from dpap_neuro.exchange.nir_export import encoded_metadata, to_nir, without_dead_units, write_nir
 from dpap_neuro.exchange.nir_import import IMPORTED, ImportedNetwork, from_file
 from dpap_neuro.files import make_folder, write_bytes, write_json
 from dpap_neuro.networks import RELU
 from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
+from dpap_neuro.precision import export
+from dpap_neuro.precision.network import ExactNetwork, from_run
 from dpap_neuro.pruning import Pruner, PruneReport
 from dpap_neuro.train.loop import Epoch, History, TrainSettings, train
 
@@ -100,7 +103,7 @@ def model_settings(
 
 def train_run(
     split: Split,
-    model: ModelSettings | ImportedNetwork,
+    model: ModelSettings | ImportedNetwork | ExactNetwork,
     pruner: Pruner,
     settings: TrainSettings,
     device: torch.device,
@@ -110,7 +113,7 @@ def train_run(
 ) -> tuple[Network, History]:
     """Build a network from the seed, or take one of a file, and train it; or go on from `checkpoint` (see
     `training.train`)."""
-    network = model if isinstance(model, ImportedNetwork) else build_model(model, settings.seed)
+    network = build_model(model, settings.seed) if isinstance(model, ModelSettings) else model
     history = train(
         network, pruner, split.train, split.test, settings, device, on_batch, on_epoch, checkpoint
     )
@@ -120,6 +123,8 @@ def train_run(
 def graph_of(network: Network, split_metadata: dict[str, Any]) -> nir.NIRGraph:
     """The network as NIR, with how to feed it in the metadata (see `metadata_of`)."""
     settings = network.settings
+    if isinstance(network, ExactNetwork):
+        return export.to_nir(network, **encoded_metadata({"readout": settings.readout, **split_metadata}))
     return to_nir(
         network, settings.input_shape, settings.neuron.dt, readout=settings.readout, **split_metadata
     )
@@ -155,6 +160,7 @@ def save_run(
             "history": [asdict(e) for e in history.epochs],
             "seconds": history.seconds,
             "compact": compact,
+            **({"precision": network.precision.to_dict()} if isinstance(network, ExactNetwork) else {}),
         },
     )
     # Last: it can be made again from the two before.
@@ -192,6 +198,9 @@ def load_run(folder: str | Path) -> tuple[Network, dict[str, Any]]:
         ) from None
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(f"{folder}: damaged run ({type(error).__name__}: {error})") from None
+    if values.get("precision") is not None:
+        # The integers are what was trained; the floats behind them lie in weights.safetensors.
+        return from_run(folder / "model.nir", settings, values["precision"]).eval(), metadata
     if settings.name == IMPORTED:
         return from_file(folder / "model.nir").eval(), metadata
     try:

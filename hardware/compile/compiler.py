@@ -11,7 +11,8 @@ factors:
   population that does not spike always has one.
 
 Where weights, thresholds and biases lie on steps that the chip can hold, nothing is rounded (`hardware.compile.grid`). Biases of
-current-based neurons act through their current (`hardware.compile.layers`).
+current-based neurons act through their current (`hardware.compile.layers`). A network that was trained on integers brings its
+scales along, and keeps them (`hardware.compile.pins`).
 
 Membranes are shifted so that a reset to v_reset goes to zero, the chip's own. A reset by subtraction takes v_threshold
 from the membrane (snnTorch's, `hardware.simulate.reference.fire`): there the membrane is not shifted, v_reset is only
@@ -28,6 +29,7 @@ import numpy as np
 
 from hardware.chip import layers as on_layers
 from hardware.chip.chips import Chip, as_chip
+from hardware.compile import pins
 from hardware.compile.layers import Layer, Neurons, layers_of
 from hardware.compile.report import LayerReport
 from hardware.compile.rounding import Fit, Rounded, round_layer
@@ -115,6 +117,9 @@ def compile_layers(
     name = ALWAYS_ON
     while name in graph.nodes:
         name += "'"
+    pinned = pins.read(graph.metadata, weight_bits)
+    if pinned is not None:
+        weight_bits, per_channel, pairs = pinned.bits, False, False
     layers, output = layers_of(graph, step, reset, name if chip.neuron.always_on_inputs else None)
     counts = _counts(graph, chip)
     rounded = []
@@ -124,7 +129,10 @@ def compile_layers(
         if seen is not None:
             demand = replace(demand, seen=seen[layer.neurons.name])
         fit = (fits or {}).get(layer.neurons.name)
-        scaling = scaled(demand, chip.neuron) if fit is None else fit.scaling
+        if pinned is not None and fit is None:
+            demand, scaling = pinned.of(layer.neurons.name).applied(demand, chip, name)
+        else:
+            scaling = scaled(demand, chip.neuron) if fit is None else fit.scaling
         rounded.append(round_layer(layer, demand, scaling, chip, () if fit is None else fit.mantissas))
     inputs = [InputPopulation(entry, graph.output_shape[entry]) for entry in graph.inputs]
     if any(path.source == name for layer in layers for path in layer.paths):
@@ -233,7 +241,7 @@ def _check_neurons(neurons: Neurons, chip: Chip) -> None:
             else "takes the threshold off its membranes"
         )
         raise HardwareError(
-            f"{where}: a spike {does} (reset {neurons.reset!r}), those of {chip.name} can only {', '.join(model.resets)}; "
+            f"{where}: a spike {does}, those of {chip.name} can only {', '.join(model.resets)}; "
             f"train with that reset, or take a chip, and an .h5 file, with reset {neurons.reset}"
         )
 

@@ -372,3 +372,8 @@ def _lowest(demand: Demand) -> Array:
         down = down + np.repeat(inhibition, len(down) // len(inhibition)) / neurons.forget
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(down > 0, down / neurons.leak, 0.0)
+
+
+def highest_scale(demand: Demand, model: NeuronModel) -> Array:
+    """Per group the scale above which a threshold, a bias or a read-out's membrane has no room."""
+    return _highest_scale(demand, model)

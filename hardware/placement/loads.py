@@ -69,7 +69,7 @@ class Loads:
 
 
 def spike_trains(network: Network, raster: np.ndarray) -> dict[str, np.ndarray]:
-    """Spikes (batch, steps, *shape) of the input (its counts) and of the populations that spike, on the chip's clock, until the
+    """Spikes (batch, steps, *shape) of the inputs (counts, or 1 where always on) and of the populations that spike, on the chip's clock, until the
     last has arrived. raster: (batch, steps, *shape) of the only input. Raises HardwareError where it does not fit."""
     late = max(depths(network).values())
     source = network.stimulated[0].name
@@ -77,12 +77,12 @@ def spike_trains(network: Network, raster: np.ndarray) -> dict[str, np.ndarray]:
     padded = np.pad(checked[source], [(0, 0), (0, late), *[(0, 0)] * (raster.ndim - 2)])
     names = [p.name for p in network.populations if p.spiking]
     run = simulator.simulate(network, padded, "chip", {name: ("spikes",) for name in names})
-    always = {
-        entry.name: np.ones((*padded.shape[:2], *entry.shape), padded.dtype)
+    always_on = {
+        entry.name: np.ones((*padded.shape[:2], *entry.shape), np.uint8)
         for entry in network.inputs
         if entry.constant
     }
-    return {source: padded, **always, **run.spikes}
+    return {source: padded, **always_on, **run.spikes}
 
 
 def measure(network: Network, placement: Placement, raster: np.ndarray) -> Loads:

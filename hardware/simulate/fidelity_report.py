@@ -28,10 +28,10 @@ from hardware.network.integer import (
     Projection,
 )
 from hardware.network.timing import depths, is_recurrent, skipped_layers
-from hardware.simulate.fidelity import Agreement, agreement, chunks, predictions
+from hardware.simulate.fidelity import Agreement, chunks, predictions
 from hardware.simulate.float_simulator import FloatSimulator
 from hardware.simulate.simulator import Run, Simulator, check_rasters
-from hardware.simulate.trains import Pairing, chance, pair
+from hardware.simulate.trains import Pairing, chance, in_both, pair
 
 Array = np.ndarray
 # Of each population by name, integer units per unit of the graph's membrane and that membrane where v is 0: numbers or arrays.
@@ -227,7 +227,10 @@ class _Comparing:
             )
             total.add(found, self.n, p.shape)
             total.values += batch * steps * math.prod(p.shape)
-            total.alone += agreement(a.spikes[name], self.alone[name].run(sources))
+            alone = self.alone[name].run(sources)
+            shared = in_both(a.spikes[name], alone)
+            spikes = int(found.first.sum()) + int(np.count_nonzero(alone.view(bool)))
+            total.alone += Agreement(shared, spikes - shared)
             total.chance += Agreement(*chance(a.spikes[name], b.spikes[name], shifts))
             if p in watched:
                 total.wrapped += _wraps(p, b.u[name], self.most[name] * max(counts, 1))

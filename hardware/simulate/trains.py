@@ -84,7 +84,9 @@ def pair(
 
     a, b = flat(first, np.uint8), flat(second, np.uint8)
     floats, whole = flat(membranes, np.float64), flat(integers, np.int32)
-    units = [np.array(np.broadcast_to(np.ravel(x), (n,)), np.float64) for x in (scale, offset)]
+    units = [
+        np.array(np.broadcast_to(np.ravel(x), (n,)), np.float64) for x in (1.0 / np.asarray(scale), offset)
+    ]
     counts, sums = np.zeros((batch, 8), np.int64), np.zeros((batch, 2))
     kernel = _kernel()
 
@@ -125,7 +127,7 @@ def _kernel() -> Callable[..., None]:
 
 
 def _compare(a, b, membranes, integers, scale, offset, near, keep, counts, sums):  # type: ignore[no-untyped-def]
-    """One recording. open_a, open_b: bit i of a neuron's stands for a spike i steps ago that has no partner yet."""
+    """One recording; scale: units of the membrane per integer. open_a, open_b: bit i of a neuron's stands for a spike i steps ago that has no partner yet."""
     steps, n = a.shape
     open_a, open_b = np.zeros(n, np.uint64), np.zeros(n, np.uint64)
     d = np.zeros(n)
@@ -166,15 +168,16 @@ def _compare(a, b, membranes, integers, scale, offset, near, keep, counts, sums)
                         paired += 1
                     else:
                         open_b[i] |= one
-            trace = d[i] * keep + (x - y)
-            d[i] = trace
-            total += trace * trace
+            if x != y or d[i] != 0.0:
+                trace = d[i] * keep + (x - y)
+                d[i] = trace
+                total += trace * trace
             if has_v:
                 v = integers[t, i]
                 if v >= STATE_LIMIT - 1 or v <= 1 - STATE_LIMIT:
                     saturated += 1
                 if has_m and not x and not y:
-                    off = v / scale[i] + offset[i] - membranes[t, i]
+                    off = v * scale[i] + offset[i] - membranes[t, i]
                     error += off * off
                     compared += 1
     q = keep * keep
@@ -189,10 +192,14 @@ def _compare(a, b, membranes, integers, scale, offset, near, keep, counts, sums)
 
 def chance(first: Array, second: Array, shifts: tuple[int, ...]) -> tuple[int, int]:
     """Spikes in both and in either (see `fidelity.Agreement`) of trains shifted against each other in time, in a circle, by so many
-    steps; summed over the shifts. (batch, steps, *shape), uint8."""
+    steps, above 0; summed over the shifts. (batch, steps, *shape), uint8 of 0 and 1."""
     both = 0
     for shift in shifts:
-        late = np.roll(second, shift, axis=1)
-        both += int(np.count_nonzero(first & late))
+        both += in_both(first[:, shift:], second[:, :-shift]) + in_both(first[:, :shift], second[:, -shift:])
     spikes = int(np.count_nonzero(first)) + int(np.count_nonzero(second))
     return both, len(shifts) * spikes - both
+
+
+def in_both(first: Array, second: Array) -> int:
+    """Spikes of two arrays of 0 and 1, uint8, in both."""
+    return int(np.count_nonzero((first & second).view(bool)))

@@ -1,0 +1,123 @@
+"""Does the chip run what was trained? A network in integers: its forward pass in evaluation mode against the simulator and Lava,
+spike by spike and membrane by membrane.
+
+The network is exported and compiled as a file would be, so that the comparison covers the whole way from training to chip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from dpap_neuro.deploy.evaluation import run_lava
+from dpap_neuro.precision.export import to_nir
+from dpap_neuro.precision.network import ExactNetwork
+from hardware.compile.compiler import compile_graph
+from hardware.errors import HardwareError
+from hardware.graph.parsing import from_nir
+from hardware.network.integer import Network
+from hardware.simulate import simulator
+
+# Recordings that a run is proved on by itself.
+PROVED = 20
+
+
+@dataclass
+class Tally:
+    """Of one population: values compared (spikes, or membranes of a read-out), how many were not zero, how many differ."""
+
+    kind: str
+    values: int = 0
+    active: int = 0
+    simulator: int = 0
+    lava: int | None = None
+
+
+@dataclass
+class Proof:
+    """recordings: how many were compared. populations: by name. lava: of how many recordings, None where it was not run."""
+
+    recordings: int = 0
+    lava_recordings: int | None = None
+    populations: dict[str, Tally] = field(default_factory=dict)
+
+    @property
+    def values(self) -> int:
+        """Spikes and membranes compared with the simulator."""
+        return sum(t.values for t in self.populations.values())
+
+    @property
+    def differing(self) -> int:
+        """Values that differ, from the simulator's or from Lava's."""
+        return sum(t.simulator + (t.lava or 0) for t in self.populations.values())
+
+    def lines(self) -> list[str]:
+        """One line per population, and one for all."""
+        found = [
+            f"{name}: {t.simulator:,} of {t.values:,} {t.kind} differ from the simulator's"
+            + ("" if t.lava is None else f", {t.lava:,} from Lava's")
+            for name, t in self.populations.items()
+        ]
+        where = (
+            "the simulator"
+            if self.lava_recordings is None
+            else f"the simulator and Lava ({self.lava_recordings:,})"
+        )
+        return [
+            *found,
+            f"{self.differing:,} of {self.values:,} values differ; {self.recordings:,} recordings, {where}",
+        ]
+
+
+def integers(network: ExactNetwork) -> Network:
+    """The integer network that its exported graph compiles to, for the chip that it was trained for."""
+    return compile_graph(from_nir(to_nir(network)), network.chip)[0]
+
+
+@torch.no_grad()
+def prove(
+    network: ExactNetwork,
+    recordings: Iterable[np.ndarray],
+    lava: int = 0,
+    lava_python: str | None = None,
+    compiled: Network | None = None,
+) -> Proof:
+    """Compare on rasters (n, steps, *input shape), some at a time. lava: run as many of the recordings there, too.
+
+    compiled: an integer network to compare with, None: what the network compiles to. Raises HardwareError where Lava is missing.
+    """
+    if network.precision.timing == "chip" and lava:
+        raise HardwareError(
+            "Lava's runs are compared on the clock of the layers, this network was trained on the chip's"
+        )
+    compiled = integers(network) if compiled is None else compiled
+    mode = network.training
+    network.eval()
+    proof = Proof(lava_recordings=0 if lava else None)
+    kept = {p.name: ("spikes",) if p.spiking else ("v",) for p in compiled.populations}
+    run_by_simulator = simulator.Simulator(compiled)
+    device = next(network.parameters()).device
+    for raster in recordings:
+        trace: dict[str, torch.Tensor] = {}
+        network.traced(torch.as_tensor(raster).to(device).transpose(0, 1).float(), trace)
+        run = run_by_simulator.run(raster, network.precision.timing, kept)
+        part = min(lava - (proof.lava_recordings or 0), len(raster)) if lava else 0
+        on_lava = run_lava(compiled, raster[:part], kept, lava_python)[0] if part else None
+        for name, (variable,) in kept.items():
+            ours = trace[name].cpu().numpy().swapaxes(0, 1)
+            tally = proof.populations.setdefault(name, Tally("membranes" if variable == "v" else "spikes"))
+            tally.values += ours.size
+            tally.active += int(np.count_nonzero(ours))
+            tally.simulator += int(np.count_nonzero(ours != getattr(run, variable)[name]))
+            if on_lava is not None:
+                tally.lava = (tally.lava or 0) + int(
+                    np.count_nonzero(ours[:part] != getattr(on_lava, variable)[name])
+                )
+        proof.recordings += len(raster)
+        if lava:
+            proof.lava_recordings = (proof.lava_recordings or 0) + part
+    network.train(mode)
+    return proof
