@@ -83,6 +83,7 @@ def check(folder: Path) -> None:
     names_extra(folder, "learn", "evaluate", "dense.nir", "--dataset", "digits", "--bins", "4")
     names_extra(folder, "pictures", "fidelity", "dense.nir", *shown, "--plot", "worst.png")
     names_extra(folder, "pictures", "compare", "dense.nir", "pruned.nir", "--out", "cores.png")
+    names_extra(folder, "pictures", "report", "dense.nir", "--out", "report.html")
     assert not (folder / "run").exists() and not (folder / "demo").exists()
 
 
