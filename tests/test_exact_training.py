@@ -258,6 +258,11 @@ def test_commands(tmp_path):
     assert isinstance(network, ExactNetwork) and network.bits == 4 and metadata["dataset"] == "digits"
     again = compile_graph(read_graph(tmp_path / "new" / "model.nir"), "loihi2")[0]
     check_integers(network, again)
+    proved = run("fidelity", tmp_path / "new", "--dataset", "digits", "--limit", "30", "--json")
+    assert proved.exit_code == 0, proved.output
+    values = json.loads(proved.stdout)
+    assert values["differing"] == 0 and values["recordings"] == 30 and values["values"] > 1000
+    assert all(p["active"] for p in values["populations"][:1])
     more = ("--dataset", "digits", "--epochs", "1", "--batch", "128", "--pruner", "none")
     for source in (tmp_path / "new", tmp_path / "new" / "model.nir"):
         done = run("finetune", source, *more, "--weight-bits", "3", "--out", tmp_path / "fine")

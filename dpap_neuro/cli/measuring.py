@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @command()
 def fidelity(
-    model: Annotated[Path, typer.Argument(help="A .nir file.")],
+    model: Annotated[Path, typer.Argument(help="A .nir file, or the folder of a run.")],
     shown_to: Recordings,
     options: CompileOptions,
     integers: Annotated[
@@ -51,8 +51,15 @@ def fidelity(
     alike: spikes in both of those in either; alone: fed with the float spikes of the layers before; near: with spikes that are
     early or late; chance: with trains shifted in time.
 
+    Of a run trained on a chip's integers (train --precision, finetune) every spike and read-out membrane of the training's forward
+    pass is compared with the simulator's, and with --backend lava with real Lava's; exit status 1 if any differs.
+
     Example: dpap-neuro fidelity demo/pruned.nir --dataset digits --limit 50 --plot worst.png
     """
+    if model.is_dir():
+        if _prove(model, shown_to, backend, lava_python, as_json):
+            return
+        model = model / "model.nir"
     from dpap_neuro.deploy import fidelity as f
     from dpap_neuro.deploy.opening import check_compiled, open_model
     from dpap_neuro.errors import InputError
@@ -90,6 +97,27 @@ def fidelity(
     if not found.reached:
         say(f"agreement {found.report.agreement:.4f} is below {min_agreement:g}")
         raise typer.Exit(3)
+
+
+def _prove(run: Path, shown_to: Recordings, backend: str, lava_python: str | None, as_json: bool) -> bool:
+    """Whether the folder is that of a run on integers, which is proved then."""
+    from dpap_neuro.deploy.evaluation import check_backend
+    from dpap_neuro.deploy.proof import prove_run
+
+    check_backend(backend, lava_python, ("fixed", "lava"))
+    found = prove_run(run, shown_to, backend == "lava", lava_python)
+    if found is None:
+        return False
+    proof, chip = found
+    if as_json:
+        print(json.dumps({"model": str(run), "chip": chip, **proof.to_dict()}))
+    else:
+        stdout.print(plain(f"{run}: trained on {chip}'s integers"), highlight=False)
+        for line in proof.lines():
+            stdout.print(plain(line), highlight=False)
+    if proof.differing:
+        raise typer.Exit(1)
+    return True
 
 
 def _show(title: str, report: Report, parts: dict[str, float]) -> None:

@@ -7,14 +7,19 @@ The network is exported and compiled as a file would be, so that the comparison 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from dpap_neuro.deploy.evaluation import run_lava
+from dpap_neuro.deploy.opening import CompileOptions, open_model
+from dpap_neuro.deploy.recordings import Recordings
+from dpap_neuro.deploy.simulation import run_lava
 from dpap_neuro.precision.export import to_nir
 from dpap_neuro.precision.network import ExactNetwork
+from dpap_neuro.train.runs import load_run
 from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
 from hardware.graph.parsing import from_nir
@@ -54,6 +59,16 @@ class Proof:
         """Values that differ, from the simulator's or from Lava's."""
         return sum(t.simulator + (t.lava or 0) for t in self.populations.values())
 
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "recordings": self.recordings,
+            "lava_recordings": self.lava_recordings,
+            "values": self.values,
+            "differing": self.differing,
+            "populations": [{"name": name, **asdict(t)} for name, t in self.populations.items()],
+        }
+
     def lines(self) -> list[str]:
         """One line per population, and one for all."""
         found = [
@@ -70,6 +85,23 @@ class Proof:
             *found,
             f"{self.differing:,} of {self.values:,} values differ; {self.recordings:,} recordings, {where}",
         ]
+
+
+def prove_run(
+    folder: Path, shown_to: Recordings, lava: bool = False, lava_python: str | None = None
+) -> tuple[Proof, str] | None:
+    """`prove` of a run trained on integers, on all these recordings, and the name of its chip; None for any other run.
+
+    lava: on real Lava too. Raises InputError or HardwareError for what cannot be read or run.
+    """
+    network, _ = load_run(folder)
+    if not isinstance(network, ExactNetwork):
+        return None
+    # What is compared with is the file as it lies there.
+    opened = open_model(folder / "model.nir", CompileOptions(chip=network.chip))
+    shown = shown_to.open(opened, classes=False)
+    proof = prove(network, shown.parts(), shown.n if lava else 0, lava_python, opened.integers())
+    return proof, network.chip.name
 
 
 def integers(network: ExactNetwork) -> Network:

@@ -4,7 +4,7 @@ python examples/nmnist_bits/run.py --data-dir DATA --out OUT [--folds 5] [--only
 
 Writes OUT/bits.csv, a row for each fold and width: accuracy of the float network at that sparsity, of the rounded one and of the
 finetuned one, synapses that are not zero, and how many spikes and membranes differ between training and simulator. All folds
-take about an hour on two cores that do nothing else.
+take an hour or so on two cores.
 """
 
 from __future__ import annotations
