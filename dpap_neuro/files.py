@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import io
 import json
 import math
@@ -27,6 +28,7 @@ except ImportError:  # Windows
 __all__ = [
     "check_folder",
     "check_output",
+    "check_picture",
     "locked",
     "make_folder",
     "read_bytes",
@@ -48,6 +50,16 @@ __all__ = [
 def write_text(path: str | Path, text: str) -> None:
     """UTF-8, whole or not at all."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def check_picture(path: Path) -> None:
+    """Raise InputError for a name that `write_picture` does not write, or where there is no matplotlib, before hours of work."""
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise InputError(f"{path}: expected a name that ends in .png, .svg or .pdf")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError(
+            f"{path}: pictures need matplotlib, which is not installed; to get it: pip install 'dpap-neuro[pictures]'"
+        )
 
 
 def write_picture(figure: Any, path: str | Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("tonic")
 
-from dpap_neuro.data import Binning, local, open_dataset
+from dpap_neuro.data import Binning, local, open_both, open_dataset
 from dpap_neuro.data.binning import rasters
 from dpap_neuro.data.cache import cached_rasters
 from dpap_neuro.errors import InputError
@@ -183,3 +183,13 @@ def test_training_from_disk_equals_training_from_memory(folder):
     for other in results[1:]:
         assert other[0] == results[0][0]
         assert all(torch.equal(a, b) for a, b in zip(other[1], results[0][1], strict=True))
+
+
+def test_training_that_kept_another_binning_is_no_matter(tmp_path):
+    cache = tmp_path / "cache"
+    both = open_both("digits")
+    both.opened.rasters(Binning(bins=3), None, cache)
+    opened = open_dataset("digits", None, "test")
+    parts = list(opened.parts(Binning(bins=2), opened.chosen(), cache))
+    expected = rasters(opened.recordings, Binning(bins=2), opened.sensor_size)
+    assert np.array_equal(np.concatenate(parts), expected)

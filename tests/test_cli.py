@@ -157,6 +157,7 @@ def test_what_a_data_set_needs_is_its_default_and_travels_with_the_file(name, tm
     result = runner.invoke(app, [*arguments, "--pruner", "none", "--epochs", "1", "--batch", "4"])
     assert result.exit_code == 0, result.output
     run, defaults = json.loads((out / "run.json").read_text()), DATASETS[name].defaults
+    assert run["request"]["dataset"] == name and run["request"]["seed"] == 0 and "torch" in run["versions"]
     assert run["model"]["name"] == defaults.model
     for key in ("bins", "clip", "downsample"):
         assert run["metadata"][key] == getattr(defaults, key)

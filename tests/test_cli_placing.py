@@ -13,7 +13,7 @@ from command_line import fails, run
 from graph_samples import graph, inp, lif, out
 from typer.testing import CliRunner
 
-from dpap_neuro.cli import app, placing
+from dpap_neuro.cli import app, placing, shared
 from dpap_neuro.data import Binning, open_dataset, rasters
 from dpap_neuro.deploy import comparison, evaluation
 from dpap_neuro.deploy.opening import CompileOptions, open_model
@@ -270,6 +270,7 @@ def test_energy_by_the_chips_own_costs(models, tmp_path, monkeypatch):
     faster = run(*arguments, "--objective", "time", "--max-cores", "4")
     assert faster["latency_s"] < found["latency_s"] and faster["events"] == found["events"]
     monkeypatch.setattr(placing.stdout, "width", 80)
+    monkeypatch.setattr(shared.Lines, "SHORT", 0.0)
     shown = CliRunner().invoke(app, [*arguments, "--chip", "loihi2"])
     text = " ".join(shown.stdout.split())
     for words in ("left out: static power", "45 nm convention", "bottleneck", "costs of loihi2 are assumed"):

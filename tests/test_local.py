@@ -200,7 +200,7 @@ def test_a_damaged_aedat_file(tmp_path):
 def test_aedat_files_name_the_package_that_reads_them(tmp_path, monkeypatch):
     files.make("cifar10dvs", tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "aedat", None)
-    with pytest.raises(InputError, match="pip install aedat"):
+    with pytest.raises(InputError, match=r"pip install 'dpap-neuro\[recordings\]'"):
         open_dataset("cifar10dvs", tmp_path).recordings[0]
 
 

@@ -58,6 +58,8 @@ def files(tmp_path_factory):
     ("arguments", "status", "says"),
     [
         (("--help",), 0, "Usage"),
+        (("--version",), 0, "dpap-neuro "),
+        (("report", "{f}/m.nir", "--out", "{f}/r.png"), 2, "expected a name that ends in .html"),
         (("train", "--help"), 0, "dpap-weighted"),
         (("sweep", "--help"), 0, "rigl"),
         (("inspect", "{f}/m.nir"), 0, "synapses"),
@@ -93,11 +95,16 @@ def test_another_package_named_hardware_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("missing", "arguments"),
-    [("torch", ("train", "--out", "{t}/run")), ("sklearn", ("evaluate", "{f}/m.nir", "--dataset", "digits"))],
+    ("missing", "extra", "arguments"),
+    [
+        ("torch", "learn", ("train", "--out", "{t}/run")),
+        ("sklearn", "learn", ("evaluate", "{f}/m.nir", "--dataset", "digits")),
+        ("matplotlib", "pictures", ("compare", "{f}/m.nir", "{f}/m.nir", "--out", "{t}/cores.png")),
+        ("jinja2", "pictures", ("report", "{f}/m.nir", "--out", "{t}/report.html")),
+    ],
 )
-def test_a_missing_extra_is_one_line_that_names_it(files, tmp_path, missing, arguments):
+def test_a_missing_extra_is_one_line_that_names_it(files, tmp_path, missing, extra, arguments):
     code = f"import sys; sys.modules[{missing!r}] = None; from dpap_neuro.cli import main; main()"
     said = one_line(command(*(a.format(f=files, t=tmp_path) for a in arguments), code=code))
-    assert missing in said and "pip install 'dpap-neuro[learn]'" in said
+    assert missing in said and f"pip install 'dpap-neuro[{extra}]'" in said
     assert list(tmp_path.iterdir()) == []

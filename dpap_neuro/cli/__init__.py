@@ -8,8 +8,11 @@ from __future__ import annotations
 import sys
 from typing import Any, NoReturn
 
-# What the extra `learn` of this project installs, by the names under which it is imported.
-_LEARN = ("torch", "norse", "tonic", "sklearn", "matplotlib", "safetensors", "platformdirs")
+# What the extras of this project install, by the names under which it is imported: pictures of every command, and learning.
+_EXTRAS = {
+    "pictures": ("matplotlib", "jinja2"),
+    "learn": ("torch", "norse", "tonic", "sklearn", "safetensors"),
+}
 
 
 def main() -> None:
@@ -34,10 +37,9 @@ def main() -> None:
 def _import_said(error: ImportError) -> str:
     """One line for a module that is missing, naming the extra that brings it, or for one that does not load."""
     missing = (error.name or "").partition(".")[0]
-    if isinstance(error, ModuleNotFoundError) and missing in _LEARN:
-        return (
-            f"{missing} is not installed, this command needs it; to get it: pip install 'dpap-neuro[learn]'"
-        )
+    for extra, packages in _EXTRAS.items():
+        if isinstance(error, ModuleNotFoundError) and missing in packages:
+            return f"{missing} is not installed, this command needs it; to get it: pip install 'dpap-neuro[{extra}]'"
     return str(error)
 
 

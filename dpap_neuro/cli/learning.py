@@ -32,6 +32,7 @@ from dpap_neuro.cli.options import (
 )
 from dpap_neuro.cli.shared import (
     cache_folder,
+    command_line,
     plain,
     progress,
     say,
@@ -70,6 +71,7 @@ def demo(
 
     Example: dpap-neuro demo --out demo
     """
+    from dpap_neuro.deploy import page
     from dpap_neuro.deploy.demo import run_demo
     from dpap_neuro.deploy.report import core_table, demo_table
     from dpap_neuro.errors import InputError
@@ -81,6 +83,7 @@ def demo(
         raise InputError(
             f"demo: found {distributed.started()} processes, expected one (start it without torchrun)"
         )
+    page.check(out / "report.html")
     with locked(out), progress() as tell:
         summary = run_demo(
             out,
@@ -90,6 +93,7 @@ def demo(
             tell,
             lambda line: stderr.print(line, highlight=False),
             None if chip is None else load_chip(chip),
+            command_line(),
         )
     stdout.print(demo_table(summary))
     for name in summary["cores_dense"]:
@@ -103,7 +107,7 @@ def demo(
     stdout.print(
         f"DPAP's share of a training step: {summary['dpap_overhead']:.0%}. "
         f"All of it took {summary['seconds']:.0f} s. Results in {plain(str(out))}: "
-        "dense.nir, pruned.nir, summary.json, demo.png",
+        "dense.nir, pruned.nir, summary.json, demo.png, report.html",
         highlight=False,
     )
 

@@ -63,11 +63,11 @@ def fidelity(
     from dpap_neuro.deploy import fidelity as f
     from dpap_neuro.deploy.opening import check_compiled, open_model
     from dpap_neuro.errors import InputError
-    from dpap_neuro.files import write_json
+    from dpap_neuro.files import check_picture, write_json
 
     asked = f.Asked(backend, within, tau, min_agreement, attribution, lava_python)
     if plot is not None:
-        f.check_picture(plot)
+        check_picture(plot)
     if out is not None and out.suffix != ".json":
         raise InputError(f"{out}: expected a name that ends in .json")
     made = None

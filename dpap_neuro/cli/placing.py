@@ -53,10 +53,11 @@ def cores(
 
     Example: dpap-neuro cores demo/pruned.nir --chip loihi1 --objective time --max-cores 8 --dataset digits
     """
-    from dpap_neuro.deploy import charging, comparison
+    from dpap_neuro.deploy import charging
     from dpap_neuro.deploy.evaluation import evaluate
     from dpap_neuro.deploy.opening import open_model
     from dpap_neuro.errors import InputError
+    from dpap_neuro.files import check_picture
     from hardware import placement as placing
     from hardware.chip.chips import as_chip
     from hardware.graph.summary import synapses
@@ -65,7 +66,7 @@ def cores(
 
     budget = Budget(as_chip(options.chip), max_cores, max_synapses, max_synapses_per_core)
     if out is not None:
-        comparison.check_picture(out)
+        check_picture(out)
         if not trade_off:
             raise InputError(f"{out}: --out draws cores against time; expected --trade-off with it")
     opened = open_model(model, options)
@@ -248,11 +249,12 @@ def compare(
     """
     from dpap_neuro.deploy import comparison
     from dpap_neuro.deploy.report import compare_table
+    from dpap_neuro.files import check_picture
     from hardware.chip.chips import as_chip
 
     found_chip = as_chip(options.chip)
     if out is not None:
-        comparison.check_picture(out)
+        check_picture(out)
     networks = comparison.compare(models, options, shown)
     for note in dict.fromkeys(note for network in networks for note in network.notes):
         say(note)
@@ -289,11 +291,12 @@ def energy(
 
     Example: dpap-neuro energy demo/pruned.nir --dataset digits --objective time --max-cores 8
     """
-    from dpap_neuro.deploy import charging, comparison
+    from dpap_neuro.deploy import charging
     from dpap_neuro.deploy.opening import open_model
+    from dpap_neuro.files import check_picture
 
     if out is not None:
-        comparison.check_picture(out)
+        check_picture(out)
     opened = open_model(model, options)
     say_assumed(opened)
     with progress() as tell:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from dpap_neuro.deploy.opening import Model
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Train spiking networks on event-camera recordings, prune them by DPAP, run them on a simulated Loihi.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -27,16 +29,39 @@ stdout = Console()
 stderr = Console(stderr=True)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"dpap-neuro {version('dpap-neuro')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and end.", callback=_say_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Options before a command."""
+
+
 def plain(text: str) -> str:
     """As it is to be printed: a path or a name from a stranger's file is no markup and moves no cursor."""
     return escape(text if text.isprintable() else repr(text))
+
+
+def command_line() -> str:
+    """What was typed, as a page or a record names it."""
+    return shlex.join(["dpap-neuro", *sys.argv[1:]])
 
 
 def cache_folder(chosen: Path | None) -> Path:
     """Where rasters are kept."""
     if chosen is not None:
         return chosen
-    from platformdirs import user_cache_path
+    from platformdirs import user_cache_path  # not before it is needed: most commands keep nothing
 
     return user_cache_path("dpap-neuro", appauthor=False) / "rasters"
 
@@ -53,11 +78,15 @@ def speaking(aloud: bool) -> Iterator[None]:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar with the time left for each thing being done, on stderr."""
+    """A bar with the time left for each thing being done, on stderr; lines, where that is no terminal."""
+    if not stderr.is_terminal:
+        yield Lines(say)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr) as bars:
@@ -69,6 +98,31 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
             bars.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
 
         yield tell
+
+
+class Lines:
+    """Progress for a log: of each thing being done a line per ten per cent, of what is over in `SHORT` seconds none.
+
+    say: prints a line. clock: seconds.
+    """
+
+    SHORT = 2.0
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self.say, self.clock = say, clock
+        # Of each thing when it began, and the tenths and the time of its last line.
+        self.told: dict[str, tuple[float, int, float]] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = self.clock()
+        begin, last, said = self.told.setdefault(what, (now, 0, now))
+        tenths = 10 * done // max(1, total)
+        if tenths <= last or (now - said < self.SHORT and not (done >= total and said > begin)):
+            return
+        seconds = now - begin
+        left = "" if done >= total else f", about {seconds * (total - done) / done:.0f} s left"
+        self.say(f"{what}: {100 * done / max(1, total):.0f} %, {seconds:.0f} s{left}")
+        self.told[what] = begin, tenths, now
 
 
 def say(line: str) -> None:

@@ -213,6 +213,8 @@ class Opened:
             return None, rows
         known = both.opened
         found = kept_rasters(cache_dir, known._entry, known.recordings, binning, self.sensor_size)
+        if found is None:  # training has kept another binning
+            return None, rows
         if both.order is not None:  # only a split "train" opens where there is none for testing
             return found, np.argsort(both.order)
         return found, rows if self.split == "train" else rows + both.n_train

@@ -412,7 +412,7 @@ def _aedat4(file: Path, layout: Layout) -> RawEvents:
         import aedat
     except ImportError:
         raise InputError(
-            f"{file}: reading it needs the package aedat; to get it: pip install aedat"
+            f"{file}: reading it needs the package aedat; to get it: pip install 'dpap-neuro[recordings]'"
         ) from None
     try:
         decoder = aedat.Decoder(str(file))

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from dpap_neuro.deploy.comparison import check_picture
 from dpap_neuro.deploy.opening import Model
 from dpap_neuro.deploy.recordings import Recordings
-from dpap_neuro.files import write_picture
+from dpap_neuro.files import check_picture, write_picture
 from hardware.chip.chips import Chip
 from hardware.placement import Placement, costing, energy, loads, place
 

@@ -15,10 +15,11 @@ from dpap_neuro.deploy.evaluation import evaluate
 from dpap_neuro.deploy.opening import INTEGER_FILES, CompileOptions, Model, open_model
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import read_sealed, write_picture
+from dpap_neuro.files import check_picture, read_sealed, write_picture
 from hardware.chip.chips import Chip
 from hardware.graph.summary import parameters, synapses
 from hardware.placement import place
+from hardware.placement.budget import fullest_per_core
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Compared:
 
     parameters: non-zero weights of kernels and matrices. synapses: non-zero connections of the unrolled network, after
         rounding for the chip; synapses_before: before it, None for an integer network. full: per limited resource, what the
-        network takes of all its cores. memory_bits: sum over the cores. crossing_spikes: per recording where recordings were
+        network takes of all its cores; full_per_core: what each core has taken of its fullest one. memory_bits: sum over the cores. crossing_spikes: per recording where recordings were
         given, else as if every neuron fired once. accuracy: None where it is not known; accuracy_from: where it comes from.
         notes: what a reader must know besides.
     """
@@ -43,6 +44,7 @@ class Compared:
     memory_bits: int
     crossing_spikes: float
     full: dict[str, float]
+    full_per_core: list[float]
     accuracy: float | None
     accuracy_from: str | None
     notes: tuple[str, ...] = ()
@@ -97,6 +99,7 @@ def _compare(path: Path, options: CompileOptions, recordings: Recordings | None)
         int(placement.memory_bits_per_core.sum()),
         placement.crossing_spikes,
         dict(placement.full),
+        fullest_per_core(placement).tolist(),
         accuracy,
         source,
         notes,
@@ -146,15 +149,10 @@ def labels(networks: Sequence[Compared]) -> list[str]:
     return names
 
 
-def check_picture(path: Path) -> None:
-    """Raises InputError for a name that `draw` does not write."""
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"{path}: expected a name that ends in .png, .svg or .pdf")
-
-
 def draw(networks: Sequence[Compared], chip: Chip, path: str | Path) -> None:
-    """Synapses per core as bars, a panel per network on a common scale; the line is the median.
+    """How full each core is of its fullest resource, the fullest core first, a panel per network; the line is the chip's limit.
 
+    On a chip that limits nothing, synapses per core.
     Raises InputError for a name that ends otherwise than in .png, .svg or .pdf, or a folder that cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -167,21 +165,26 @@ def draw(networks: Sequence[Compared], chip: Chip, path: str | Path) -> None:
     figure = Figure(figsize=(4.4 * columns, 3.1 * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, sharey=True, sharex=True, squeeze=False)
+    limited = any(share for network in networks for share in network.full_per_core)
     widest = max(network.cores for network in networks)
     for axis, network, name in zip(axes.flat, networks, labels(networks), strict=False):
-        counts = [count / 1e3 for count in network.synapses_per_core]
-        axis.bar(range(len(counts)), counts, color="tab:blue", width=0.85 if widest <= 64 else 1.0)
-        median = network.spread[1] / 1e3
-        axis.plot([-0.5, len(counts) - 0.5], [median, median], color="black", linewidth=1, linestyle="--")
+        heights = [100 * share for share in sorted(network.full_per_core, reverse=True)]
+        if limited:
+            axis.axhline(100, color="tab:red", linewidth=1, linestyle="--")
+            axis.set_ylim(0, max(112, axis.get_ylim()[1], *heights))
+        else:
+            heights = [count / 1e3 for count in sorted(network.synapses_per_core, reverse=True)]
+        axis.bar(range(1, len(heights) + 1), heights, color="tab:blue", width=0.85 if widest <= 64 else 1.0)
         known = "" if network.accuracy is None else f", {network.accuracy:.1%} right"
         cores = f"{network.cores} core{'s' if network.cores > 1 else ''}"
         axis.set_title(
             f"{name}\n{network.synapses:,} synapses on {cores}{known}", fontsize=9, parse_math=False
         )
-        axis.set_xlim(-0.7, widest - 0.3)
+        axis.set_xlim(0.3, widest + 0.7)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes.flat[len(networks) :]:
         axis.set_axis_off()
-    figure.supxlabel(f"core of {chip.name}", fontsize=10, parse_math=False)
-    figure.supylabel("thousand synapses", fontsize=10)
+    figure.supxlabel(f"cores of {chip.name}, the fullest first", fontsize=10, parse_math=False)
+    what = "% of the core's fullest resource\n(dashed: the chip's limit)" if limited else "thousand synapses"
+    figure.supylabel(what, fontsize=10)
     write_picture(figure, path)

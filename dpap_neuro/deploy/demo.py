@@ -5,6 +5,7 @@ Part of the command line, so it stands on both packages.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,6 +16,9 @@ from typing import Any
 import numpy as np
 
 from dpap_neuro.data import Binning
+from dpap_neuro.deploy import page
+from dpap_neuro.deploy.opening import CompileOptions
+from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.deploy.report import draw_demo
 from dpap_neuro.exchange.nir_export import without_dead_units, write_nir
 from dpap_neuro.files import make_folder, write_sealed
@@ -26,6 +30,7 @@ from hardware.compile.compiler import compile_graph
 from hardware.graph.parsing import from_nir, read_graph
 from hardware.graph.summary import parameters
 from hardware.placement import place
+from hardware.placement.budget import fullest_per_core
 from hardware.simulate import fidelity, float_simulator, simulator
 
 CHIPS = ("loihi1", "loihi2")
@@ -39,7 +44,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Deployed:
-    """One exported network on test recordings: accuracies, spike agreement, counts, and synapses per core by chip."""
+    """One exported network on test recordings: accuracies, spike agreement, counts, and by chip synapses per core and how much
+    of its fullest resource each core has taken."""
 
     accuracy: float
     accuracy_fixed: float
@@ -48,6 +54,7 @@ class Deployed:
     parameters: int
     synapses: int
     synapses_per_core: dict[str, list[int]]
+    full_per_core: dict[str, list[float]]
 
 
 def deploy(path: Path, data: tuple[np.ndarray, np.ndarray], chips: tuple[Chip, ...]) -> Deployed:
@@ -68,6 +75,7 @@ def deploy(path: Path, data: tuple[np.ndarray, np.ndarray], chips: tuple[Chip, .
         parameters=parameters(graph),
         synapses=placements[chips[0].name].synapses,
         synapses_per_core={chip: p.synapses_per_core.tolist() for chip, p in placements.items()},
+        full_per_core={chip: fullest_per_core(p).tolist() for chip, p in placements.items()},
     )
 
 
@@ -79,10 +87,11 @@ def run_demo(
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
     chip: Chip | None = None,
+    command: str = "",
 ) -> dict[str, Any]:
-    """Run all of it; write `dense.nir`, `pruned.nir`, `summary.json` and `demo.png` into `out`; return the summary.
+    """Run all of it; write `dense.nir`, `pruned.nir`, `summary.json`, `demo.png` and `report.html` into `out`; return the summary.
 
-    chip: the one to compile for and to place on; None: compile for `CHIPS[0]`, and place on all of `CHIPS`. The same seed gives the same numbers on the same machine, `seconds` and `dpap_overhead` (times) aside.
+    command: the line that the report names. chip: the one to compile for and to place on; None: compile for `CHIPS[0]`, and place on all of `CHIPS`. The same seed gives the same numbers on the same machine, `seconds` and `dpap_overhead` (times) aside.
     """
     begin = time.perf_counter()
     chips = tuple(load_chip(name) for name in CHIPS) if chip is None else (chip,)
@@ -155,6 +164,8 @@ def run_demo(
         "cores_pruned": {chip: len(s) for chip, s in pruned.synapses_per_core.items()},
         "synapses_per_core_dense": dense.synapses_per_core,
         "synapses_per_core_pruned": pruned.synapses_per_core,
+        "full_per_core_dense": dense.full_per_core,
+        "full_per_core_pruned": pruned.full_per_core,
         "spike_agreement": pruned.spike_agreement,
         "spike_agreement_dense": dense.spike_agreement,
         "spike_agreement_per_population": pruned.agreement,
@@ -164,5 +175,12 @@ def run_demo(
         "versions": {name: version(name) for name in ("dpap-neuro", "torch", "norse", "nir", "numpy")},
     }
     draw_demo(summary, folder / "demo.png")
+    write_sealed(folder / "summary.json", summary, 2)
+    with tempfile.TemporaryDirectory() as kept:
+        # Both networks see them several times, and the camera is slow.
+        shown = Recordings("digits", cache_dir=Path(kept))
+        subjects = page.gather([folder], CompileOptions(chips[0]), shown, progress)
+    page.write(subjects, folder / "report.html", command, shown.describe())
+    summary["seconds"] = time.perf_counter() - begin
     write_sealed(folder / "summary.json", summary, 2)
     return summary

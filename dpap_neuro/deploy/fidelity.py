@@ -14,7 +14,7 @@ from dpap_neuro.deploy.opening import Model
 from dpap_neuro.deploy.recordings import Recordings, input_notes
 from dpap_neuro.deploy.simulation import run_lava
 from dpap_neuro.errors import InputError
-from dpap_neuro.files import write_picture
+from dpap_neuro.files import check_picture, write_picture
 from hardware.compile.attribution import attribution
 from hardware.errors import HardwareError
 from hardware.simulate import fidelity_report
@@ -24,6 +24,8 @@ from hardware.simulate.simulator import Run
 BACKENDS = ("fixed", "lava")
 # Recordings on which roundings are told apart: every one of them is another run.
 ATTRIBUTED = 10
+# More spikes than these are drawn as pixels, also in a picture of lines, whose file would grow by 100 bytes a spike.
+RASTERIZED = 1500
 
 
 @dataclass(frozen=True)
@@ -138,25 +140,27 @@ def _units(model: Model) -> Units:
     return found
 
 
-def check_picture(path: Path) -> None:
-    """Raise InputError for a name that `draw` does not write."""
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise InputError(f"{path}: expected a name that ends in .png, .svg or .pdf")
-
-
 def draw(worst: Worst, path: Path, title: str = "") -> None:
-    """Rasters of the worst recording, a panel per population: float above, chip below, spikes that only one has in colour.
+    """`raster_figure` of the worst recording as a picture. Raises InputError for another suffix than .png, .svg or .pdf, or a
+    folder that cannot be written."""
+    check_picture(path)
+    write_picture(raster_figure(worst, title), path)
 
-    Of a large population those neurons that spike in either run, most differing first, at most 120. Raises InputError for
-    another suffix than .png, .svg or .pdf, or a folder that cannot be written.
+
+def raster_figure(
+    worst: Worst, title: str = "", ink: str = "0.35", differing: str = "tab:red", width: float = 11.0
+) -> Any:
+    """Rasters of a recording, a panel per population: float above, chip below, spikes that only one has in another colour.
+
+    Of a large population those neurons that spike in either run, most differing first, at most 120. A matplotlib figure, width in
+    inches.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    check_picture(path)
     names = list(worst.float_spikes)
-    figure = Figure(figsize=(11, 1.0 + 2.3 * len(names)), layout="constrained")
+    figure = Figure(figsize=(width, 1.0 + 2.3 * len(names)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(names), 1, squeeze=False, sharex=True)[:, 0]
     for axis, name in zip(axes, names, strict=True):
@@ -164,7 +168,7 @@ def draw(worst: Worst, path: Path, title: str = "") -> None:
         shown = _shown(a, b)
         height = max(len(shown), 1)
         for ours, theirs, base in ((a, b, height + 0.08 * height), (b, a, 0.0)):
-            for only, colour in ((False, "0.35"), (True, "tab:red")):
+            for only, colour in ((False, ink), (True, differing)):
                 steps, neurons = np.nonzero(ours[:, shown] & (theirs[:, shown] != only))
                 axis.scatter(
                     steps,
@@ -173,6 +177,7 @@ def draw(worst: Worst, path: Path, title: str = "") -> None:
                     marker="|",
                     linewidths=0.9,
                     color=colour,
+                    rasterized=len(steps) > RASTERIZED,
                 )
         axis.axhline(1.04 * height - 0.5, color="0.7", linewidth=0.7)
         axis.set_ylim(-1, 2.08 * height)
@@ -187,12 +192,12 @@ def draw(worst: Worst, path: Path, title: str = "") -> None:
     axes[-1].set_xlim(-1, len(a))
     key = [
         Line2D([], [], marker="|", linestyle="", color=colour, label=label)
-        for colour, label in (("0.35", "spikes of both"), ("tab:red", "spikes of one only"))
+        for colour, label in ((ink, "spikes of both"), (differing, "spikes of one only"))
     ]
     figure.legend(handles=key, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     text = f"recording {worst.recording}, {worst.agreement:.1%} of its spikes alike"
     figure.suptitle(f"{title}: {text}" if title else text, fontsize=10, parse_math=False)
-    write_picture(figure, path)
+    return figure
 
 
 def _shown(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -95,6 +95,11 @@ class Recordings:
                         f"--{name.replace('_', '-')}: is for a data set, found --input {self.file}"
                     )
 
+    def describe(self) -> str:
+        """Which recordings, in words."""
+        some = "" if self.limit is None else f", {self.limit} of them"
+        return f"{self.file}{some}" if self.file is not None else f"{self.dataset}, {self.split}{some}"
+
     @property
     def _size(self) -> tuple[int, int] | None:
         return None if self.sensor is None else parse_sensor(self.sensor)

@@ -121,41 +121,53 @@ def compare_table(networks: list[Compared], names: list[str], chip: str, unit: s
 
 
 def draw_demo(summary: dict[str, Any], path: str | Path) -> None:
-    """One picture: accuracy and remaining synapses per epoch; synapses per core, dense against pruned."""
+    """One picture: accuracy and remaining synapses per epoch; how full each core is, dense against pruned, the fullest first."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     chips = list(summary["cores_dense"])
-    axes = figure.subplots(1, 1 + len(chips), width_ratios=[1.5, *[1] * len(chips)])
+    colours = {"dense": "tab:gray", "pruned": "tab:blue"}
+    figure = Figure(figsize=(4.8 + 3.7 * len(chips), 4.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 1 + len(chips), width_ratios=[1.4, *[1] * len(chips)])
     left = axes[0]
-    for name, colour in (("dense", "tab:gray"), ("pruned", "tab:blue")):
+    for name, colour in colours.items():
         history = summary["history"][name]
         epochs = [e["epoch"] + 1 for e in history]
-        left.plot(epochs, [100 * e["accuracy"] for e in history], color=colour, label=f"accuracy, {name}")
+        label = f"accuracy, {name}: {summary[f'accuracy_{name}']:.1%}, on the chip {summary[f'accuracy_{name}_fixed']:.1%}"
+        left.plot(epochs, [100 * e["accuracy"] for e in history], color=colour, label=label)
     history = summary["history"]["pruned"]
     left.plot(
         [e["epoch"] + 1 for e in history],
         [100 * e["synapses_remaining"] / e["synapses"] for e in history],
         color="tab:orange",
-        label="synapses left",
+        linestyle="--",
+        label=f"synapses left, pruned: {1 - summary['sparsity']:.1%}",
     )
     left.set(xlabel="epoch", ylabel="%", ylim=(0, 102), title="Learning while pruning")
-    left.legend(loc="lower right", frameon=False)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=9)
     for axis, chip in zip(axes[1:], chips, strict=True):
-        for name, colour, shift in (("dense", "tab:gray", -0.2), ("pruned", "tab:blue", 0.2)):
-            counts = summary[f"synapses_per_core_{name}"][chip]
+        for name, shift in (("dense", -0.2), ("pruned", 0.2)):
+            full = sorted(summary[f"full_per_core_{name}"][chip], reverse=True)
+            cores = summary[f"cores_{name}"][chip]
             axis.bar(
-                [i + shift for i in range(len(counts))],
-                [c / 1e3 for c in counts],
+                [i + 1 + shift for i in range(len(full))],
+                [100 * share for share in full],
                 0.4,
-                color=colour,
-                label=name,
+                color=colours[name],
+                label=f"{name}: {summary[f'synapses_{name}']:,} synapses, {cores} core{'s' if cores > 1 else ''}",
             )
-        widest = max(len(summary[f"synapses_per_core_{name}"][chip]) for name in ("dense", "pruned"))
-        axis.set(xlabel="core", ylabel="thousand synapses")
-        axis.set_title(f"Synapses per core, {chip}", parse_math=False)
-        axis.set_xticks(range(widest))
-        axis.legend(frameon=False)
+        _limit(axis)
+        axis.set(xlabel="cores, the fullest first", ylabel="% of the core's fullest resource")
+        axis.set_title(f"Cores of {chip}", parse_math=False)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=9)
     write_picture(figure, path)
+
+
+def _limit(axis: Any) -> None:
+    """The chip's limit as a line, with room above it."""
+    axis.axhline(100, color="tab:red", linewidth=1, linestyle="--", label="the chip's limit")
+    axis.set_ylim(0, max(112, axis.get_ylim()[1]))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,15 @@ class Training:
     ) -> budgets.Fill | None:
         """Write the run's folder; what model.nir takes of the budget, None without one."""
         metadata = runs.metadata_of(split)
+        fill = None
         if self.budget is not None:
-            return fitting.save_fitted(out, network, history, metadata, self.budget)
-        runs.save_run(out, network, history, metadata)
-        return None
+            fill = fitting.save_fitted(out, network, history, metadata, self.budget)
+        else:
+            runs.save_run(out, network, history, metadata)
+        said = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self.request).items()}
+        packages = ("dpap-neuro", "torch", "norse", "nir", "numpy")
+        runs.add_to_record(out, request=said, versions={name: version(name) for name in packages})
+        return fill
 
 
 def resolve(asked: TrainRequest) -> Training:

@@ -6,10 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hardware.chip.chips import Chip
 from hardware.errors import HardwareError
 from hardware.network.integer import Network
 from hardware.placement import Broken, Placement, Rates, place
+from hardware.placement.layers import MEMORIES
 
 # Where no sum over all cores exceeds the budget, only the cut into cores does not fit: shrink a little and look again.
 _PACKING = 1.02
@@ -143,6 +146,37 @@ class Fill:
             f"the network has {used:,} ({over}{percent(share)})"
         )
         return text if share > 1 else f"{text}, but no way to cut it into so few cores was found"
+
+
+def shares_per_core(placement: Placement) -> dict[str, np.ndarray]:
+    """Of each limited resource, in a few words, the share of it that every core has taken, (cores,).
+
+    Where a core takes one layer, of each of its memories; 0 of a layer that has no core.
+    """
+    chip = placement.chip
+    if chip.layers is not None:
+        return {
+            key.removesuffix("_words"): np.array(
+                [
+                    0.0
+                    if placed.core is None
+                    else getattr(placed.layer, key) / getattr(chip.layers, key)[placed.core]
+                    for placed in placement.layers
+                ]
+            )
+            for key in MEMORIES
+        }
+    return {
+        label: getattr(placement, key) / getattr(chip, key)
+        for key, label in RESOURCES.items()
+        if not math.isinf(getattr(chip, key))
+    }
+
+
+def fullest_per_core(placement: Placement) -> np.ndarray:
+    """(cores,) shares: how much each core has taken of the resource that it has least left of; 0 where nothing is limited."""
+    shares = list(shares_per_core(placement).values())
+    return np.max(shares, axis=0) if shares else np.zeros(placement.cores)
 
 
 def percent(share: float) -> str:
