@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpap_neuro.data import binning as binning_module
 from dpap_neuro.data.binning import Binning, counted, frames
 from dpap_neuro.data.events import EVENT_DTYPE
 from dpap_neuro.errors import InputError
@@ -66,6 +67,16 @@ def test_a_late_first_event_leaves_silence_where_the_clock_is_the_recordings():
     whole = counted(late, Binning(bin_us=50_000, clock="recording"), SENSOR)
     assert first.sum((1, 2, 3)).tolist() == [1, 0, 0, 0, 1]
     assert whole.sum((1, 2, 3)).tolist() == [0, 0, 1, 0, 0, 0, 1]
+
+
+def test_a_large_raster_has_the_same_counts(monkeypatch):
+    events = recording([3, 3, 3, 9, 400, 401])
+    for options in ({"bins": 7}, {"bin_us": 10}):
+        plain = counted(events, Binning(**options), SENSOR)
+        monkeypatch.setattr(binning_module, "WIDE_VALUES", 1)
+        wide = counted(events, Binning(**options), SENSOR)
+        monkeypatch.undo()
+        assert wide.dtype == np.uint16 and np.array_equal(plain, wide) and plain.max() > 1
 
 
 def test_downsampled_events_add_up():

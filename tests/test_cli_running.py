@@ -99,7 +99,7 @@ def test_more_steps_than_memory_holds_are_one_line(model, monkeypatch, capsys):
     )
     assert (
         error.startswith("error: recording 0: its events span 0.29")
-        and "at most 2,147,483,648 counts" in error
+        and "at most 1,073,741,824 counts" in error
     )
     error = fails(monkeypatch, capsys, "evaluate", model, "--dataset", "digits", "--bin-us", "inf")
     assert error == "error: bin_us: found inf, expected a finite number above 0"

@@ -15,7 +15,9 @@ from dpap_neuro.errors import InputError
 SensorSize = tuple[int, int, int]
 CLOCKS = ("first-event", "recording")
 # A wrong time stamp is not to ask for all memory: values of one recording's raster.
-MAX_VALUES = 1 << 31
+MAX_VALUES = 1 << 30
+# Beyond so many, counts are of 16 bits: a raster of mostly zeros is not to take eight bytes for each.
+WIDE_VALUES = 1 << 26
 MAX_BINS = 1 << 20
 MAX_CLIP = (1 << 31) - 1
 # No sensor has more pixels per side.
@@ -154,7 +156,7 @@ def steps_of(t: np.ndarray, binning: Binning) -> tuple[np.ndarray, int]:
 def counted(
     events: np.ndarray, binning: Binning, sensor_size: SensorSize, where: object = "recording"
 ) -> np.ndarray:
-    """One recording's counts, int64 (steps, polarity, y, x), not cut. events: see `EVENT_DTYPE`; without events, silent steps.
+    """One recording's counts (steps, polarity, y, x), whole numbers, not cut below 65,535. events: see `EVENT_DTYPE`; without events, silent steps.
 
     Raises InputError, naming `where`, for a recording of more steps than fit `MAX_VALUES`.
     """
@@ -171,7 +173,13 @@ def counted(
         events["x"].astype(np.int64) // binning.downsample,
     )
     place = ((step * shape[0] + events["p"]) * shape[1] + y) * shape[2] + x
-    return np.bincount(place, minlength=steps * math.prod(shape)).reshape(steps, *shape)
+    size = steps * math.prod(shape)
+    if size <= WIDE_VALUES:
+        return np.bincount(place, minlength=size).reshape(steps, *shape)
+    counts = np.zeros(size, np.uint16)
+    places, found = np.unique(place, return_counts=True)
+    counts[places] = np.minimum(found, np.iinfo(np.uint16).max)
+    return counts.reshape(steps, *shape)
 
 
 def frames(
