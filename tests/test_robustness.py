@@ -124,8 +124,8 @@ def test_a_disk_full_at_every_write_of_a_training(data, tmp_path, monkeypatch, c
             runs.load_run(out)
         assert started(monkeypatch, capsys, *training(data, out, "--resume"))[0] == 0
         assert weights(out) == expected
-    # 3 of each epoch, the weights, the record, the graph.
-    assert at == 3 * 2 + 3 + 1 and code == 0
+    # 3 of each epoch, the weights, the record, the graph, and what was asked for.
+    assert at == 3 * 2 + 4 + 1 and code == 0
 
 
 def test_a_full_disk_keeps_what_was_there(data, tmp_path, monkeypatch, capsys):

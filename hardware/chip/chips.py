@@ -198,7 +198,7 @@ def load_chip(name_or_path: str | Path) -> Chip:
         found = False
     if not found:
         raise HardwareError(
-            f"chip {_brief(text)}: neither a built-in chip ({', '.join(BUILT_IN)}) nor a file; "
+            f"chip {_brief(text, 400)}: neither a built-in chip ({', '.join(BUILT_IN)}) nor a file; "
             "expected one of these names or the path of a TOML file"
         )
     try:
@@ -466,11 +466,11 @@ def _value(entry: Any, wanted: _Key, label: str, where: str) -> Any:
     return value
 
 
-def _brief(value: Any) -> str:
+def _brief(value: Any, longest: int = 80) -> str:
     """A value of a file for a message of one line."""
     try:
         text = repr(value)
     # Python writes no number of more than 4,300 digits, and no list in lists in lists.
     except (ValueError, RecursionError):
         return "far too large"
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
