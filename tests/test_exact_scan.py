@@ -26,16 +26,11 @@ EXAMPLES = settings(max_examples=100, deadline=None)
 
 
 @pytest.fixture(scope="module")
-def interpreter():
+def interpreter(triton_interpreter):
     """The GPU's kernels as the backend of every device, in Triton's interpreter."""
-    pytest.importorskip(
-        "triton", reason="Triton comes with PyTorch's GPU builds, or alone by `pip install triton`"
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        from dpap_neuro.precision import scan_triton
+    from dpap_neuro.precision import scan_triton
 
-        yield scan_triton
+    return scan_triton
 
 
 @st.composite
