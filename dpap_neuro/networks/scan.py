@@ -68,8 +68,11 @@ def scan(step: Callable[..., Any], x: Tensor, state: Any, p: Any, dt: float) -> 
     parameters = torch.stack([value.to(state.v.dtype).expand(shape).reshape(-1) for value in values])
     learned = torch.is_grad_enabled() and parameters.requires_grad
     needed = learned or (torch.is_grad_enabled() and x.requires_grad)
-    out, *_ = _Scan.apply(x, parameters, dynamics_of(step, p), dt, needed, learned)
-    return out
+    given = parameters, dynamics_of(step, p), dt, needed, learned
+    if not shape and x.dim() == 5 and not x.is_contiguous():
+        # As convolutions on a CPU leave them, channels last: neurons that are all alike can be taken in any order.
+        return _Scan.apply(x.permute(0, 1, 3, 4, 2), *given)[0].permute(0, 1, 4, 2, 3)
+    return _Scan.apply(x, *given)[0]
 
 
 class _Scan(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The scan of `scan` on the CPU: step by step, in place, without a graph of every operation.
+"""The scan of `scan` on the CPU, compiled: blocks of neurons that the nearest cache holds go through all steps.
 
 Operations, and the order in which gradients add up, are those of Norse's step and of autograd behind it: outputs and the
 gradients of inputs are equal to the loop's to the bit. So is that of a tau_mem in float32, where all neurons share all
@@ -9,11 +9,132 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
+
+from dpap_neuro.networks.compiled import BLOCK, compiled, in_parts
 
 if TYPE_CHECKING:
     from dpap_neuro.networks.dynamics import Dynamics
+
+
+@njit(inline="always")
+def _columns(constants, column, rows, n):
+    """The constants of n neurons from a column on into rows (7, at least n); the column behind the last."""
+    width = constants.shape[1]
+    for row in range(len(rows)):
+        if width == 1:
+            rows[row, :n] = constants[row, 0]
+            continue
+        at = column
+        for k in range(n):
+            rows[row, k] = constants[row, at]
+            at = at + 1 if at + 1 < width else 0
+    return (column + n) % width
+
+
+@compiled()
+def _forward(x, constants, out, membranes, drives, first, last, current, leak, spikes, subtracts, resets):
+    """Where membranes or drives are not wanted, they have no rows."""
+    kept, driven = len(membranes) > 0, len(drives) > 0
+    rows = np.empty((7, BLOCK), x.dtype)
+    v, i, mem, syn = rows[0], rows[1], rows[2], rows[3]
+    v_leak, v_th, v_reset = rows[4], rows[5], rows[6]
+    drive, membrane = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
+    column = first % constants.shape[1]
+    for start in range(first, last, BLOCK):
+        n = min(BLOCK, last - start)
+        column = _columns(constants, column, rows, n)
+        for t in range(len(x)):
+            given, z = x[t, start : start + n], out[t, start : start + n]
+            for k in range(n):
+                drive[k] = given[k]
+            if current:
+                for k in range(n):
+                    drive[k] = i[k] + drive[k]
+                    i[k] = drive[k] - drive[k] * syn[k]
+                if driven:
+                    drives[t, start : start + n] = drive[:n]
+            if not leak:
+                for k in range(n):
+                    membrane[k] = v[k] + drive[k]
+            # Norse adds in another order where input meets the membrane of a spiking neuron directly.
+            elif spikes and not current:
+                for k in range(n):
+                    membrane[k] = v[k] + ((drive[k] + v_leak[k]) - v[k]) * mem[k]
+            else:
+                for k in range(n):
+                    membrane[k] = v[k] + ((v_leak[k] - v[k]) + drive[k]) * mem[k]
+            if kept:
+                membranes[t, start : start + n] = membrane[:n]
+            if not spikes:
+                for k in range(n):
+                    z[k] = membrane[k]
+                    v[k] = membrane[k]
+                continue
+            for k in range(n):
+                z[k] = 1 if membrane[k] > v_th[k] else 0
+            if subtracts:
+                for k in range(n):
+                    v[k] = membrane[k] - v_th[k] * z[k]
+            else:
+                for k in range(n):
+                    v[k] = membrane[k] - membrane[k] * z[k]
+            if resets:
+                for k in range(n):
+                    v[k] += z[k] * v_reset[k]
+
+
+@compiled()
+def _backward(grad, constants, membranes, grad_x, first, last, current, leak, spikes, subtracts, resets):
+    one = grad.dtype.type(1)
+    rows = np.empty((7, BLOCK), grad.dtype)
+    mem, syn, v_th, v_reset = rows[2], rows[3], rows[5], rows[6]
+    # With regard to membrane and current behind the step; the leak's part of the former is added last.
+    g_v, g_leaked, g_i = np.empty(BLOCK, grad.dtype), np.empty(BLOCK, grad.dtype), np.empty(BLOCK, grad.dtype)
+    column = first % constants.shape[1]
+    for start in range(first, last, BLOCK):
+        n = min(BLOCK, last - start)
+        column = _columns(constants, column, rows, n)
+        for k in range(n):
+            g_v[k], g_leaked[k], g_i[k] = 0, 0, 0
+        for t in range(len(grad) - 1, -1, -1):
+            given, found = grad[t, start : start + n], grad_x[t, start : start + n]
+            if leak and spikes:
+                for k in range(n):
+                    g_v[k] -= g_leaked[k]
+            if spikes:
+                membrane = membranes[t, start : start + n]
+                for k in range(n):
+                    above = membrane[k] - v_th[k]
+                    a = given[k]
+                    if subtracts:
+                        a = above * g_v[k] + given[k]
+                    elif resets:
+                        a = g_v[k] * v_reset[k] + given[k]
+                    away = abs(above) + one
+                    a = (a - g_v[k] * membrane[k]) / (away * away)
+                    # What is subtracted does not depend on the membrane, so that all of its gradient passes.
+                    z = one if membrane[k] > v_th[k] else one - one
+                    g_v[k] = g_v[k] + a if subtracts else (g_v[k] - z * g_v[k]) + a
+            else:
+                for k in range(n):
+                    g_v[k] += given[k]
+                if leak:
+                    for k in range(n):
+                        g_v[k] -= g_leaked[k]
+            if leak:
+                for k in range(n):
+                    g_leaked[k] = g_v[k] * mem[k]
+            if current:
+                for k in range(n):
+                    g_i[k] = (g_i[k] - g_i[k] * syn[k]) + (g_leaked[k] if leak else g_v[k])
+                    found[k] = g_i[k]
+            else:
+                for k in range(n):
+                    found[k] = g_leaked[k] if leak else g_v[k]
 
 
 def _flat(x: Tensor, constants: Tensor) -> Tensor:
@@ -25,6 +146,16 @@ def _rows(constants: Tensor) -> tuple[Tensor, ...]:
     return (constants[:, 0] if constants.shape[1] == 1 else constants).unbind()
 
 
+def _array(x: Tensor) -> np.ndarray:
+    """(T, ...) as (T, neurons)."""
+    return x.detach().flatten(1).numpy()
+
+
+def _flags(constants: Tensor, kind: Dynamics) -> tuple[bool, ...]:
+    resets = kind.spikes and not kind.subtracts and bool(constants[6].any())
+    return kind.current, kind.leak, kind.spikes, kind.subtracts, resets
+
+
 def forward(
     x: Tensor, constants: Tensor, kind: Dynamics, needed: bool, learned: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -33,38 +164,15 @@ def forward(
     x: (T, B, ...), contiguous. constants: see `scan`. needed, learned: whether any gradients, and those of the constants,
     are wanted.
     """
-    inputs, outputs = _flat(x, constants), _flat(torch.empty_like(x), constants)
-    membranes = torch.empty_like(inputs) if learned or (needed and kind.spikes) else None
-    drives = torch.empty_like(inputs) if learned and kind.current else None
-    v, i, mem, syn, v_leak, v_th, v_reset = _rows(constants)
-    resets = kind.spikes and not kind.subtracts and bool(v_reset.any())
-    v, i, spare = v.expand_as(inputs[0]), i.expand_as(inputs[0]), torch.empty_like(inputs[0])
-    after, current, summed = (torch.empty_like(spare) for _ in range(3))
-    for t, drive in enumerate(inputs):
-        if kind.current:
-            drive = torch.add(i, drive, out=summed if drives is None else drives[t])
-            torch.mul(drive, syn, out=current)
-            i = torch.sub(drive, current, out=current)
-        membrane = membranes[t] if membranes is not None else after if kind.spikes else outputs[t]
-        if not kind.leak:
-            torch.add(v, drive, out=membrane)
-        else:
-            # Norse adds in another order where input meets the membrane of a spiking neuron directly.
-            if kind.spikes and not kind.current:
-                torch.add(drive, v_leak, out=spare).sub_(v)
-            else:
-                torch.sub(v_leak, v, out=spare).add_(drive)
-            torch.add(v, spare.mul_(mem), out=membrane)
-        if not kind.spikes:
-            v = membrane
-            if membranes is not None:
-                outputs[t].copy_(membrane)
-            continue
-        z = torch.gt(membrane, v_th, out=outputs[t])
-        v = torch.sub(membrane, torch.mul(v_th if kind.subtracts else membrane, z, out=spare), out=after)
-        if resets:
-            v.add_(torch.mul(z, v_reset, out=spare))
-    return outputs.view(x.shape), membranes, drives
+    out = torch.empty_like(x)
+    membranes = torch.empty_like(x) if learned or (needed and kind.spikes) else None
+    drives = torch.empty_like(x) if learned and kind.current else None
+    none = x.new_empty(0, 1)
+    arrays = [_array(a) for a in (x, constants, out)]
+    kept = [_array(none if a is None else a) for a in (membranes, drives)]
+    flags = _flags(constants, kind)
+    in_parts(arrays[0].shape[1], lambda first, last: _forward(*arrays, *kept, first, last, *flags))
+    return out, membranes, drives
 
 
 def backward(
@@ -80,6 +188,24 @@ def backward(
 
     membranes, drives: what `forward` gave; for neurons without a synaptic current, x drives.
     """
+    if learned:
+        return _backward_learned(grad, constants, membranes, drives, kind, dt)
+    grad_x = torch.empty_like(grad)
+    arrays = [_array(a) for a in (grad, constants, grad if membranes is None else membranes, grad_x)]
+    flags = _flags(constants, kind)
+    in_parts(arrays[0].shape[1], lambda first, last: _backward(*arrays, first, last, *flags))
+    return grad_x, None
+
+
+def _backward_learned(
+    grad: Tensor,
+    constants: Tensor,
+    membranes: Tensor | None,
+    drives: Tensor | None,
+    kind: Dynamics,
+    dt: float,
+) -> tuple[Tensor, Tensor]:
+    """Step by step in PyTorch, so that sums over neurons are in the order of autograd's."""
     grads = _flat(grad, constants)
     grad_x = torch.empty_like(grads)
     membranes, drives = (None if x is None else _flat(x, constants) for x in (membranes, drives))
@@ -109,9 +235,8 @@ def backward(
             torch.gt(membrane, v_th, out=z).mul_(g_v)
             # What is subtracted does not depend on the membrane, so that all of its gradient passes.
             g_v = g_v.add_(a) if kind.subtracts else g_v.sub_(z).add_(a)
-            if learned:
-                add(5, a, -1.0)
-                add(5 if kind.subtracts else 6, z, -1.0 if kind.subtracts else 1.0)
+            add(5, a, -1.0)
+            add(5 if kind.subtracts else 6, z, -1.0 if kind.subtracts else 1.0)
         else:
             g_v.add_(grads[t])
             if kind.leak:
@@ -119,30 +244,27 @@ def backward(
         g_drive = g_v
         if kind.leak:
             g_drive = torch.mul(g_v, mem, out=g_leaked)
-            if learned:
-                assert membranes is not None and drives is not None
-                before = v_start.expand_as(a)
-                if t:
-                    before = membranes[t - 1]
-                    if kind.spikes:
-                        spiked = (before > v_th).to(before.dtype)
-                        after = before - v_th if kind.subtracts else v_reset
-                        before = (1 - spiked) * before + spiked * after
-                if kind.spikes and not kind.current:
-                    torch.add(drives[t], v_leak, out=a).sub_(before)
-                else:
-                    torch.sub(v_leak, before, out=a).add_(drives[t])
-                add(2, a.mul_(g_v), dt)
-                add(4, g_drive)
+            assert membranes is not None and drives is not None
+            before = v_start.expand_as(a)
+            if t:
+                before = membranes[t - 1]
+                if kind.spikes:
+                    spiked = (before > v_th).to(before.dtype)
+                    after = before - v_th if kind.subtracts else v_reset
+                    before = (1 - spiked) * before + spiked * after
+            if kind.spikes and not kind.current:
+                torch.add(drives[t], v_leak, out=a).sub_(before)
+            else:
+                torch.sub(v_leak, before, out=a).add_(drives[t])
+            add(2, a.mul_(g_v), dt)
+            add(4, g_drive)
         if kind.current:
-            if learned:
-                assert drives is not None
-                add(3, drives[t] * g_i, -dt)
+            assert drives is not None
+            add(3, drives[t] * g_i, -dt)
             torch.mul(g_i, syn, out=a)
             g_i = torch.sub(g_i, a, out=grad_x[t]).add_(g_drive)
         else:
             grad_x[t].copy_(g_drive)
-    if learned:
-        add(0, g_v - g_leaked)
-        add(1, g_i)
-    return grad_x.view(grad.shape), torch.stack(totals).reshape(constants.shape) if learned else None
+    add(0, g_v - g_leaked)
+    add(1, g_i)
+    return grad_x.view(grad.shape), torch.stack(totals).reshape(constants.shape)

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numba import boolean, float32, int32, int64, njit, void
 from torch import Tensor
+
+from dpap_neuro.networks.compiled import BLOCK, compiled, in_parts
 
 if TYPE_CHECKING:
     from dpap_neuro.precision.scan import Integers
 
-BLOCK = 1024
-# Neurons that are worth a thread of their own.
-_EACH = 16_384
 _LIMIT = 2**23
 _int_row, _float_row = int32[::1], float32[::1]
 _int_grid, _float_grid = int32[:, ::1], float32[:, ::1]
-
-
-def _compiled(*signature: Any) -> Callable[[Callable], Callable]:
-    """Compiled once and kept on disk; in every process where there is nowhere to keep it."""
-
-    def decorate(function: Callable) -> Callable:
-        options: dict[str, Any] = {"nogil": True, "boundscheck": False}
-        try:
-            return njit(void(*signature), cache=True, **options)(function)
-        except RuntimeError as error:
-            if "locator" not in str(error):
-                raise
-            return njit(void(*signature), **options)(function)
-
-    return decorate
 
 
 @njit(inline="always")
@@ -47,18 +27,20 @@ def _scaled(x, factor):
     return int32(m if x >= 0 else -m)
 
 
-@_compiled(
-    _float_grid,
-    _int_row,
-    _int_row,
-    _int_row,
-    _int_row,
-    _int_row,
-    _int_row,
-    _float_grid,
-    _int_grid,
-    *(int64,) * 4,
-    *(boolean,) * 3,
+@compiled(
+    void(
+        _float_grid,
+        _int_row,
+        _int_row,
+        _int_row,
+        _int_row,
+        _int_row,
+        _int_row,
+        _float_grid,
+        _int_grid,
+        *(int64,) * 4,
+        *(boolean,) * 3,
+    )
 )
 def _forward(
     x,
@@ -118,17 +100,19 @@ def _forward(
             u[start + i], v[start + i] = uu[i], vv[i]
 
 
-@_compiled(
-    _float_grid,
-    _int_row,
-    _int_row,
-    _int_row,
-    _float_row,
-    _int_grid,
-    *(_float_row,) * 4,
-    _float_grid,
-    *(int64,) * 4,
-    *(boolean,) * 2,
+@compiled(
+    void(
+        _float_grid,
+        _int_row,
+        _int_row,
+        _int_row,
+        _float_row,
+        _int_grid,
+        *(_float_row,) * 4,
+        _float_grid,
+        *(int64,) * 4,
+        *(boolean,) * 2,
+    )
 )
 def _backward(
     grad,
@@ -202,7 +186,7 @@ def forward(
     constants = (integers.keep_u, integers.keep_v, integers.threshold, integers.bias)
     arrays = [tensor.numpy() for tensor in (x, *constants, u, v, out, membranes)]
     flags = (bool(integers.keep_u.any()), integers.spikes, integers.subtract)
-    _in_parts(len(u), lambda first, last: _forward(*arrays, begin, end, first, last, *flags))
+    in_parts(len(u), lambda first, last: _forward(*arrays, begin, end, first, last, *flags))
 
 
 def backward(
@@ -223,23 +207,4 @@ def backward(
     tensors = (grad, *constants, membranes, g_u, g_v, g_bias, g_leak, grad_x)
     arrays = [tensor.numpy() for tensor in tensors]
     flags = (integers.spikes, integers.subtract)
-    _in_parts(len(g_u), lambda first, last: _backward(*arrays, begin, end, first, last, *flags))
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="exact")
-
-
-def _in_parts(neurons: int, work: Callable[[int, int], Any]) -> None:
-    """Neurons are independent: parts of them in threads, as many as PyTorch uses."""
-    threads = min(torch.get_num_threads(), -(-neurons // _EACH))
-    if threads <= 1:
-        work(0, neurons)
-        return
-    each = -(-neurons // threads // BLOCK) * BLOCK
-    list(
-        _pool().map(
-            work, range(0, neurons, each), (min(at + each, neurons) for at in range(0, neurons, each))
-        )
-    )
+    in_parts(len(g_u), lambda first, last: _backward(*arrays, begin, end, first, last, *flags))
