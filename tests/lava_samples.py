@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import nir
 import numpy as np
+from graph_samples import cuba_lif, graph, inp, lif, out
 from hypothesis import strategies as st
 
+from hardware.compile.compiler import compile_graph
+from hardware.graph.parsing import from_nir
 from hardware.network.integer import (
     RESETS,
     ConvProjection,
@@ -86,12 +91,85 @@ def networks(draw, chain=False):
             source = "in" if extra == "skip" else name
             target = populations[0].name if extra == "feedback" else name
             projections.append(matrix(draw, rng, source, target, shapes[source], shapes[target], chain))
+        if not chain and draw(st.booleans()):
+            projections.append(finer(draw, rng, draw(st.sampled_from(projections))))
         previous = name
     steps = draw(st.integers(4, 14))
     most = draw(st.sampled_from([1, 1, 3, 60]))
     raster = rng.integers(0, most, (1, steps, *entry.shape), endpoint=True)
     raster[rng.random(raster.shape) < draw(st.sampled_from([0.0, 0.5, 0.9]))] = 0
     return Network((entry,), tuple(populations), tuple(projections), (previous,)), raster
+
+
+def finer(draw, rng, projection):
+    """The second synapses of a pair: the same ones, of a smaller exponent, with mantissas of their own."""
+    exponent = max(projection.weight_exp - draw(st.integers(1, 8)), -8)
+    multiple = 1 << max(-exponent, 0) if isinstance(projection, ConvProjection) else 1
+    weight = mantissas(
+        rng, projection.weight.shape, projection.sign_mode, projection.weight_bits, multiple=multiple
+    )
+    return replace(projection, weight=weight, weight_exp=exponent)
+
+
+@st.composite
+def compiled(draw):
+    """A float network of 1 to 3 layers as the compiler writes it for Loihi 2, and a raster (1, steps, *shape).
+
+    Convolutions and matrices, loops, neurons of every kind, both resets, biases (through an always-on input where the current
+    decays), 1 to 8 bits; every projection in pairs, none, or one of them.
+    """
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = draw(st.sampled_from([(7,), (2, 5, 4)]))
+    nodes, edges, previous, paths = {"input": inp(*shape)}, [], "input", []
+    before = shape
+    for i in range(draw(st.integers(1, 3))):
+        n = draw(st.integers(2, 6))
+        biased = draw(st.sampled_from([True, True, False]))
+        if len(before) == 3 and i == 0:
+            weight = rng.normal(size=(n, before[0], 3, 3)) * 0.5
+            bias = rng.normal(size=n) * 0.2 * biased
+            nodes[f"w{i}"] = nir.Conv2d(before[1:], weight, (1, 1), (1, 1), (1, 1), 1, bias)
+            after = (n, *before[1:])
+        else:
+            if len(before) == 3:
+                flat = f"flat{i}"
+                nodes[flat] = nir.Flatten({"input": np.array(before)}, 0, -1)
+                edges.append((previous, flat))
+                previous = flat
+            weight = rng.normal(size=(n, math.prod(before))) * 0.6
+            nodes[f"w{i}"] = nir.Affine(weight, rng.normal(size=n) * 0.2) if biased else nir.Linear(weight)
+            after = (n,)
+        kind = draw(st.sampled_from(["if", "lif", "cuba", "cuba"]))
+        if kind == "if":
+            ones = np.ones(after)
+            nodes[f"n{i}"] = nir.IF(ones, ones, np.zeros(after))
+        else:
+            fields = {"r": 3.0, "v_threshold": float(rng.uniform(0.3, 1.5))}
+            tau = float(rng.uniform(2, 20))
+            nodes[f"n{i}"] = (
+                lif(*after, tau=tau, **fields)
+                if kind == "lif"
+                else cuba_lif(*after, tau_mem=tau, tau_syn=2.0, w_in=2.0, **fields)
+            )
+        edges += [(previous, f"w{i}"), (f"w{i}", f"n{i}")]
+        paths.append(("input" if i == 0 else f"n{i - 1}", f"n{i}"))
+        if len(after) == 1 and draw(st.booleans()):
+            nodes[f"back{i}"] = nir.Linear(rng.normal(size=(n, n)) * 0.3)
+            edges += [(f"n{i}", f"back{i}"), (f"back{i}", f"n{i}")]
+            paths.append((f"n{i}", f"n{i}"))
+        previous, before = f"n{i}", after
+    nodes["output"] = out(*before)
+    edges.append((previous, "output"))
+    pairs = draw(st.sampled_from([True, True, False, [draw(st.sampled_from(paths))]]))
+    network, _ = compile_graph(
+        from_nir(graph(nodes, edges, dt=1.0)),
+        "loihi2",
+        weight_bits=draw(st.sampled_from([8, 8, 6, 4, 2])),
+        reset=draw(st.sampled_from(RESETS)),
+        pairs=pairs,
+    )
+    steps = draw(st.integers(6, 20))
+    return network, (rng.random((1, steps, *shape)) < draw(st.sampled_from([0.1, 0.4]))).astype(np.uint8)
 
 
 def matrix(draw, rng, source, target, before, after, chain):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import nir
 import numpy as np
 import pytest
-from graph_samples import graph, inp, lif, out
+from graph_samples import cuba_lif, graph, inp, lif, out
 from scipy.optimize import linear_sum_assignment
 
 from hardware.compile.compiler import compile_graph, compile_layers
@@ -16,7 +16,7 @@ from hardware.simulate import reference
 from hardware.simulate.fidelity import predictions
 from hardware.simulate.fidelity_report import fidelity
 from hardware.simulate.simulator import simulate
-from hardware.simulate.trains import chance, pair
+from hardware.simulate.trains import pair
 
 
 def trains(seed, shape=(3, 40, 5), rate=0.2):
@@ -83,16 +83,27 @@ def test_membranes_are_compared_where_nobody_spikes():
     np.testing.assert_allclose(found.error, error)
     np.testing.assert_array_equal(found.compared, quiet.sum(axis=(1, 2)))
     assert found.saturated.tolist() == [1, 1, 0]
+    order = rng.permutation(5)
+    moved = pair(a, b, 0, 3.0, m[:, :, order], v[:, :, order], scale, offset, numbers=order)
+    np.testing.assert_allclose(moved.error, error)
+    assert moved.saturated.tolist() == [1, 1, 0]
 
 
 def test_chance_is_what_shifted_trains_have_in_common():
     a, b = trains(8), trains(9)
-    both = either = 0
-    for shift in (4, 13):
-        late = np.array([[b[s, (t - shift) % 40] for t in range(40)] for s in range(3)])
-        both += (a & late).sum()
-        either += (a | late).sum()
-    assert chance(a, b, (4, 13)) == (both, either)
+    found = pair(a, b, 0, 3.0, shifts=(4, 13))
+    for s in range(3):
+        late = [np.array([b[s, (t - shift) % 40] for t in range(40)]) for shift in (4, 13)]
+        assert found.chance[s] == sum((a[s] & shifted).sum() for shifted in late)
+
+
+def test_a_third_run_is_counted_against_the_first():
+    a, b, c = trains(8, (3, 40, 21)), trains(9, (3, 40, 21)), trains(10, (3, 40, 21), 0.02)
+    found, without = pair(a, b, 2, 3.0, third=c), pair(a, b, 2, 3.0)
+    assert found.third.tolist() == c.sum(axis=(1, 2)).tolist()
+    assert found.third_both.tolist() == (a & c).sum(axis=(1, 2)).tolist()
+    for name in ("both", "first", "second", "near", "distance", "step", "neuron"):
+        assert getattr(found, name).tolist() == getattr(without, name).tolist()
 
 
 @pytest.mark.parametrize(
@@ -221,6 +232,65 @@ def test_membrane_error_is_in_the_graphs_units():
         fidelity(graph_, done.network, [x], units=double).populations[0].membrane_error
         > 10 * known[0].membrane_error
     )
+
+
+def convolved():
+    rng = np.random.default_rng(11)
+    nodes = {
+        "input": inp(2, 6, 5),
+        "conv": nir.Conv2d((6, 5), rng.normal(size=(3, 2, 3, 3)) * 0.5, 1, 1, 1, 1, rng.normal(size=3) * 0.1),
+        "a": cuba_lif(3, 6, 5, tau_syn=2.0, tau_mem=5.0, r=5.0, w_in=2.0),
+        "conv2": nir.Conv2d((6, 5), rng.normal(size=(4, 3, 3, 3)) * 0.5, 2, 1, 1, 1, np.zeros(4)),
+        "b": lif(4, 3, 3, tau=4.0, r=4.0),
+        "flat": nir.Flatten({"input": np.array([4, 3, 3])}, 0, -1),
+        "fc": nir.Linear(rng.normal(size=(5, 36))),
+        "c": lif(5, tau=6.0, r=3.0),
+        "output": out(5),
+    }
+    return from_nir(graph(nodes, dt=1.0))
+
+
+def test_however_the_integers_are_run():
+    """Recording by recording in the kernels' own order, or by someone else, all at once, in C order."""
+    graph_ = convolved()
+    done = compile_layers(graph_, "loihi2", weight_bits=5, pairs=True)
+    x = (np.random.default_rng(1).random((5, 40, 2, 6, 5)) < 0.2).astype(np.uint8)
+    units = {
+        layer.population.name: (
+            64.0 * layer.scaling.scale[layer.demand.group].reshape(layer.population.shape),
+            0.1,
+        )
+        for layer in done.layers
+    }
+    done_so_far = []
+    ours = fidelity(graph_, done.network, [x], units=units, progress=done_so_far.append)
+    theirs = fidelity(
+        graph_,
+        done.network,
+        [x[:2], x[2:]],
+        units=units,
+        fixed=lambda raster, record: simulate(done.network, raster, record=record),
+    )
+    assert done_so_far == [1, 2, 3, 4, 5]
+    a, b = ours.to_dict(), theirs.to_dict()
+    exact = reference.simulate(graph_, x, record=["a", "b", "c"])
+    fixed = simulate(done.network, x, record=["a", "b", "c"])
+    for p, q in zip(a.pop("populations"), b.pop("populations"), strict=True):
+        name = p["name"]
+        quiet = (exact.spikes[name] | fixed.spikes[name]) == 0
+        off = fixed.v[name] / units[name][0] + 0.1 - exact.membranes[name]
+        expected = np.sqrt((off[quiet] ** 2).mean())
+        for found in (p, q):
+            assert found.pop("membrane_error") == pytest.approx(expected)
+        assert p == q and p["agreement"] < 1
+    assert a == b
+    for one, other in (
+        (ours.worst.float_spikes, theirs.worst.float_spikes),
+        (ours.worst.fixed_spikes, theirs.worst.fixed_spikes),
+    ):
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+            assert one[name].any()
 
 
 def test_currents_that_wrap_are_counted():

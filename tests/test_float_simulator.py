@@ -16,6 +16,7 @@ from hardware.errors import HardwareError
 from hardware.graph.parsing import from_nir, read_graph
 from hardware.simulate import float_simulator, reference
 from hardware.simulate.float_simulator import FloatSimulator, covers, simulate
+from hardware.simulate.tables import Memory
 
 EXAMPLES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 RESETS = ("zero", "subtract")
@@ -169,6 +170,22 @@ def test_loops_grouped_kernels_and_currents(reset):
     expected = reference.simulate(checked, raster, reset=reset, record=checked.order)
     assert all(c.any() for c in expected.counts.values())
     same(simulate(checked, raster, reset=reset, record=checked.order), expected, exact=False)
+
+
+def test_memory_of_the_runs_before_and_the_kernels_order():
+    checked, memory = from_nir(mixed()), Memory()
+    prepared, rng = FloatSimulator(checked), np.random.default_rng(2)
+    for shape in ((2, 30), (2, 30), (1, 50)):
+        raster = rng.gamma(1.0, 1.0, (*shape, 2, 5, 6))
+        expected = simulate(checked, raster, record=checked.order)
+        found = prepared.run(raster, checked.order, inside=True, memory=memory)
+        np.testing.assert_array_equal(found.output, expected.output)
+        for name, membranes in expected.membranes.items():
+            flat = membranes.reshape(*shape, -1)[:, :, prepared.numbers(name)]
+            np.testing.assert_array_equal(found.membranes[name], flat)
+            np.testing.assert_array_equal(found.counts[name], expected.counts[name])
+        for name, values in expected.spikes.items():
+            np.testing.assert_array_equal(found.spikes[name], values)
 
 
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="../shared/data/nmnist is absent")

@@ -13,7 +13,7 @@ import oracle_network as oracle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lava_samples import networks
+from lava_samples import compiled, networks
 
 from hardware.errors import HardwareError
 from hardware.files.network_file import save
@@ -71,8 +71,10 @@ def agree(network, raster, interval=None, offset=0):
     """Lava, simulator and oracle on everything; what the simulator returned."""
     ours = simulator.simulate(network, raster, "chip", names(network), None, interval, offset)
     same_run(lava.simulate(network, raster, names(network), interval, offset), ours)
-    for b in range(len(raster)):
-        expected, _ = oracle.run(network, {network.inputs[0].name: raster[b]}, "chip", interval, offset)
+    rasters, batch, _ = simulator.check_rasters(network, raster)
+    for b in range(batch):
+        given_here = {name: np.asarray(x[b]) for name, x in rasters.items()}
+        expected, _ = oracle.run(network, given_here, "chip", interval, offset)
         for name, values in expected.items():
             for variable in VARIABLES:
                 found = getattr(ours, variable)[name][b].reshape(values[variable].shape)
@@ -87,8 +89,16 @@ def agree(network, raster, interval=None, offset=0):
 @many(180)
 @given(case=networks())
 def test_lava_is_our_simulator(case):
-    """Dense, sparse, convolution, recurrent, skip, delays, decays, biases, saturation and wrapping."""
+    """Dense, sparse, convolution, recurrent, skip, delays, decays, biases, pairs, soft resets, saturation and wrapping."""
     agree(*case)
+
+
+@needs_lava
+@many(60)
+@given(case=compiled(), interval=st.sampled_from([None, None, 5]))
+def test_lava_runs_what_the_compiler_writes(case, interval):
+    """Pairs of synapses, always-on inputs, soft resets; tests/benchmarks/bench_lava_equal.py runs hundreds more."""
+    agree(*case, interval)
 
 
 @needs_lava

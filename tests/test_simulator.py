@@ -22,6 +22,7 @@ from hardware.network.integer import (
     conv_output_shape,
 )
 from hardware.simulate.simulator import Simulator, simulate
+from hardware.simulate.tables import Memory, events
 
 EXAMPLES = settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -203,6 +204,41 @@ def test_threads_and_batch_change_nothing():
         np.testing.assert_array_equal(getattr(one, variable)["p"], getattr(many, variable)["p"])
     np.testing.assert_array_equal(simulate(network, x[6:7]).output, one.output[6:7])
     assert one.output.any() and not one.output.all()
+
+
+@settings(EXAMPLES, max_examples=40)
+@given(st.data(), networks())
+def test_memory_of_the_runs_before_and_the_kernels_order(data, network):
+    """Whatever the last run left, and however large it was; u and v are those of the numbers that are told."""
+    simulator, memory, names = Simulator(network), Memory(), everything(network)
+    for steps in (9, 9, 4):
+        x = raster(data.draw, network, 2, steps)
+        expected = simulate(network, x, record=names)
+        found = simulator.run(x, record=names, inside=True, memory=memory)
+        np.testing.assert_array_equal(found.output, expected.output)
+        output = network.outputs[0]
+        for p in network.populations:
+            np.testing.assert_array_equal(found.spikes[p.name], expected.spikes[p.name])
+            for variable in ("u", "v"):
+                a, b = getattr(found, variable)[p.name], getattr(expected, variable)[p.name]
+                b = b.reshape(*b.shape[:2], -1)
+                if p.spiking or p.name != output:
+                    b = b[:, :, simulator.numbers(p.name)]
+                np.testing.assert_array_equal(a.reshape(b.shape), b)
+            if p.spiking:
+                np.testing.assert_array_equal(found.counts[p.name], expected.counts[p.name])
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 29, 64])
+def test_entries_of_bytes_are_those_of_numbers(size):
+    rng = np.random.default_rng(size)
+    x = (rng.integers(0, 256, (2, 11, size)) * (rng.random((2, 11, size)) < 0.2)).astype(np.uint8)
+    for b, dtype in ((0, np.int32), (1, np.float64)):
+        found = events({"a": x, "b": x[:, :, :1]}, b, 11, dtype)
+        expected = events({"a": x.astype(np.int64), "b": x[:, :, :1].astype(np.int64)}, b, 11, dtype)
+        for one, other in zip(found, expected, strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
 
 
 def test_a_recurrent_spike_arrives_a_step_later_in_both_clocks():

@@ -8,7 +8,9 @@ shows what its own rounding does.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -31,7 +33,8 @@ from hardware.network.timing import depths, is_recurrent, skipped_layers
 from hardware.simulate.fidelity import Agreement, chunks, predictions
 from hardware.simulate.float_simulator import FloatSimulator
 from hardware.simulate.simulator import Run, Simulator, check_rasters
-from hardware.simulate.trains import Pairing, chance, in_both, pair
+from hardware.simulate.tables import Memory, cores
+from hardware.simulate.trains import Pairing, pair
 
 Array = np.ndarray
 # Of each population by name, integer units per unit of the graph's membrane and that membrane where v is 0: numbers or arrays.
@@ -139,10 +142,9 @@ def fidelity(
     """
     comparing = _Comparing(graph, network, units or {}, within, tau, fixed)
     for part in rasters:
-        for chunk in chunks(part, _VALUES * comparing.size):
-            comparing.add(chunk)
-            if progress is not None:
-                progress(comparing.n)
+        # Our own runs are recording by recording, those of others all at once.
+        for chunk in [part] if fixed is None else chunks(part, _VALUES * comparing.size):
+            comparing.add(chunk, progress or (lambda done: None))
     return comparing.report(labels)
 
 
@@ -151,26 +153,57 @@ class _Totals:
 
     def __init__(self) -> None:
         self.both = self.first = self.second = self.near = self.compared = self.saturated = self.wrapped = 0
+        self.chance = self.shifted = self.third = self.third_both = 0
         self.values = 0
         self.distance = self.error = 0.0
-        self.chance, self.alone = Agreement(0, 0), Agreement(0, 0)
         self.difference: Difference | None = None
 
-    def add(self, found: Pairing, offset: int, shape: tuple[int, ...]) -> None:
-        for name in ("both", "first", "second", "near", "compared", "saturated", "distance", "error"):
+    def add(self, one: _Compared, recording: int, shape: tuple[int, ...]) -> None:
+        found = one.pairing
+        for name in (
+            *("both", "first", "second", "near", "compared", "saturated"),
+            *("distance", "error", "chance", "third", "third_both"),
+        ):
             setattr(self, name, getattr(self, name) + getattr(found, name).sum().item())
-        differing = np.flatnonzero(found.step >= 0)
-        if not len(differing):
-            return
-        b = differing[np.argmin(found.step[differing])]
-        step = int(found.step[b])
-        if self.difference is None or step < self.difference.step:
-            neuron = tuple(int(i) for i in np.unravel_index(found.neuron[b], shape))
-            self.difference = Difference(offset + int(b), step, neuron)
+        self.shifted += one.shifts * int(found.first[0] + found.second[0])
+        self.wrapped += one.wrapped
+        self.values += one.values
+        step = int(found.step[0])
+        if step >= 0 and (self.difference is None or step < self.difference.step):
+            neuron = tuple(int(i) for i in np.unravel_index(found.neuron[0], shape))
+            self.difference = Difference(recording, step, neuron)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A population in one recording. shifts: how many for its chance. values: neurons times steps."""
+
+    pairing: Pairing
+    shifts: int
+    wrapped: int
+    values: int
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """Classes of both runs, every population and the share of spikes alike. spikes: of both, None where others agree less."""
+
+    exact: int
+    rounded: int
+    parts: dict[str, _Compared]
+    share: float
+    spikes: tuple[dict[str, Array], dict[str, Array]] | None
+
+
+class _Worker(threading.local):
+    """What a thread keeps from one recording to the next."""
+
+    def __init__(self) -> None:
+        self.exactly, self.fixed, self.alone = Memory(), Memory(), Memory()
 
 
 class _Comparing:
-    """Both runs of a chunk at a time, and their sums."""
+    """Both runs of a recording at a time, in threads, and their sums."""
 
     def __init__(
         self, graph: Graph, network: Network, units: Units, within: int, tau: float, fixed: Fixed | None
@@ -185,35 +218,61 @@ class _Comparing:
         self.size = sum(math.prod(p.shape) for p in network.populations)
         # What the chip was compiled for, whatever the file says.
         self.exactly = FloatSimulator(graph, network.dt, self.populations[0].reset)
-        simulator = Simulator(network)
-        self.fixed: Fixed = fixed or (lambda raster, record: simulator.run(raster, record=record))
-        self.alone = {p.name: _Alone(network, p) for p in self.populations}
+        self.simulator = Simulator(network)
+        self.fixed = fixed
+        self.alone = _Alone(network, self.populations)
         self.most = {p.name: _largest_sums(network, p) for p in self.populations}
+        # The order in which both write membranes, where it is one; in all of them, so that a run has one.
+        numbers = {name: self.simulator.numbers(name) for name in self.names}
+        self.inside = fixed is None and all(
+            np.array_equal(numbers[name], self.exactly.numbers(name)) for name in self.names
+        )
+        self.numbers = numbers if self.inside else dict.fromkeys(self.names)
         self.totals = {name: _Totals() for name in self.names}
         self.n = self.steps = 0
-        self.exact: list[Array] = []
-        self.rounded: list[Array] = []
+        self.exact: list[int] = []
+        self.rounded: list[int] = []
         self.worst: Worst | None = None
+        self.worker = _Worker()
 
-    def add(self, raster: Array) -> None:
+    def add(self, raster: Array, progress: Callable[[int], None]) -> None:
         given, batch, steps = check_rasters(self.network, raster)
         counts = max((int(r.max(initial=0)) for r in given.values()), default=0)
-        watched = [p for p in self.populations if self._may_wrap(p, counts)]
+        watched = [p.name for p in self.populations if self._may_wrap(p, counts)]
         record: dict[str, tuple[str, ...]] = {
             p.name: ("spikes",) for p in self.network.populations if p.spiking
         }
-        for p in self.populations:
-            record[p.name] = ("spikes", "v", *(("u",) if p in watched else ()))
+        for name in self.names:
+            record[name] = ("spikes", "v", *(("u",) if name in watched else ()))
+        whole = None if self.fixed is None else self.fixed(raster, record)
+
+        def one(b: int) -> _Recording:
+            return self._recording(
+                raster[b : b + 1], record, None if whole is None else _part(whole, b), counts
+            )
+
+        with ThreadPoolExecutor(max(1, min(cores(), batch))) as pool:
+            for found in pool.map(one, range(batch)):
+                self._take(found)
+                progress(self.n)
+        self.steps = max(self.steps, steps)
+
+    def _recording(
+        self, raster: Array, record: dict[str, tuple[str, ...]], fixed: Run | None, counts: int
+    ) -> _Recording:
         known = [name for name in self.names if name in self.units]
-        a = self.exactly.run(raster, self.names, membranes=bool(known))
-        b = self.fixed(raster, record)
-        self.exact.append(predictions(a.output))
-        self.rounded.append(predictions(b.output))
+        worker = self.worker
+        a = self.exactly.run(
+            raster, self.names, membranes=bool(known), inside=self.inside, memory=worker.exactly
+        )
+        b = fixed or self.simulator.run(raster, record=record, inside=self.inside, memory=worker.fixed)
+        given, _, steps = check_rasters(self.network, raster)
         sources = {**given, **b.spikes, **{name: a.spikes[name] for name in self.names}}
-        both, either = np.zeros(batch), np.zeros(batch)
+        alone = self.alone.run(sources, worker.alone)
         shifts = tuple(dict.fromkeys(s for s in (steps // 3, steps // 2, 2 * steps // 3) if 0 < s < steps))
+        parts = {}
         for p in self.populations:
-            name, total = p.name, self.totals[p.name]
+            name = p.name
             scale, offset = self.units.get(name, (1.0, 0.0))
             found = pair(
                 a.spikes[name],
@@ -224,29 +283,35 @@ class _Comparing:
                 b.v[name],
                 scale,
                 offset,
+                self.numbers[name],
+                shifts,
+                alone[name],
             )
-            total.add(found, self.n, p.shape)
-            total.values += batch * steps * math.prod(p.shape)
-            alone = self.alone[name].run(sources)
-            shared = in_both(a.spikes[name], alone)
-            spikes = int(found.first.sum()) + int(np.count_nonzero(alone.view(bool)))
-            total.alone += Agreement(shared, spikes - shared)
-            total.chance += Agreement(*chance(a.spikes[name], b.spikes[name], shifts))
-            if p in watched:
-                total.wrapped += _wraps(p, b.u[name], self.most[name] * max(counts, 1))
-            both += found.both
-            either += found.first + found.second - found.both
-        shares = np.where(either > 0, both / np.maximum(either, 1), 1.0)
-        least = int(np.argmin(shares))
-        if self.worst is None or shares[least] < self.worst.agreement:
-            self.worst = Worst(
-                self.n + least,
-                float(shares[least]),
-                {name: a.spikes[name][least].copy() for name in self.names},
-                {name: b.spikes[name][least].copy() for name in self.names},
+            wrapped = (
+                _wraps(p, b.u[name], self.most[name] * max(counts, 1), self.numbers[name])
+                if "u" in record[name]
+                else 0
             )
-        self.n += batch
-        self.steps = max(self.steps, steps)
+            parts[name] = _Compared(found, len(shifts), wrapped, steps * math.prod(p.shape))
+        both = sum(int(part.pairing.both[0]) for part in parts.values())
+        either = sum(int(part.pairing.first[0] + part.pairing.second[0]) for part in parts.values()) - both
+        share = Agreement(both, either).share
+        spikes = None
+        if self.worst is None or share < self.worst.agreement:
+            spikes = self._copied(a.spikes), self._copied(b.spikes)
+        return _Recording(int(predictions(a.output)[0]), int(predictions(b.output)[0]), parts, share, spikes)
+
+    def _copied(self, spikes: Mapping[str, Array]) -> dict[str, Array]:
+        return {name: spikes[name][0].copy() for name in self.names}
+
+    def _take(self, found: _Recording) -> None:
+        self.exact.append(found.exact)
+        self.rounded.append(found.rounded)
+        for p in self.populations:
+            self.totals[p.name].add(found.parts[p.name], self.n, p.shape)
+        if found.spikes is not None and (self.worst is None or found.share < self.worst.agreement):
+            self.worst = Worst(self.n, found.share, *found.spikes)
+        self.n += 1
 
     def _may_wrap(self, p: Population, counts: int) -> bool:
         """Whether a current of 24 bits can be passed at all: by its largest sum in a step, for ever, with its own decay."""
@@ -256,7 +321,7 @@ class _Comparing:
     def report(self, labels: Array | None) -> Report:
         if self.worst is None:
             raise HardwareError("there are no recordings to compare")
-        exact, rounded = np.concatenate(self.exact), np.concatenate(self.rounded)
+        exact, rounded = np.array(self.exact), np.array(self.rounded)
         if labels is not None and len(labels) != len(exact):
             raise HardwareError(f"{len(labels)} labels for {len(exact)} recordings, expected as many")
         parts = tuple(self._population(p) for p in self.populations)
@@ -284,9 +349,9 @@ class _Comparing:
             both=t.both,
             either=either,
             agreement=Agreement(t.both, either).share,
-            agreement_alone=t.alone.share,
+            agreement_alone=Agreement(t.third_both, t.first + t.third - t.third_both).share,
             agreement_within=Agreement(t.near, t.first + t.second - t.near).share,
-            chance=t.chance.share,
+            chance=Agreement(t.chance, t.shifted - t.chance).share,
             rate_float=t.first / t.values,
             rate_fixed=t.second / t.values,
             van_rossum=t.distance / (self.n * math.prod(p.shape)),
@@ -297,17 +362,24 @@ class _Comparing:
         )
 
 
-class _Alone:
-    """One population with an input in the place of each of its sources."""
+def _part(run: Run, b: int) -> Run:
+    """One recording of a run, with its spikes, u and v."""
+    spikes, u, v = ({name: x[b : b + 1] for name, x in kept.items()} for kept in (run.spikes, run.u, run.v))
+    return Run(run.output[b : b + 1], spikes, u, v)
 
-    def __init__(self, network: Network, population: Population) -> None:
+
+class _Alone:
+    """Populations side by side, each with an input of its own in the place of each of its sources."""
+
+    def __init__(self, network: Network, populations: list[Population]) -> None:
         depth, shape = depths(network), shapes(network)
         constant = {entry.name: entry.constant for entry in network.inputs}
         inputs: list[InputPopulation] = []
         projections: list[Projection] = []
+        self.names = [p.name for p in populations]
         # Of each input the source and how many steps later than in a chain its spikes arrive.
         self.given: dict[str, tuple[str, int]] = {}
-        for number, q in enumerate(q for q in network.projections if q.target == population.name):
+        for number, q in enumerate(q for q in network.projections if q.target in self.names):
             name = f"{number} {q.source}"
             late = int(is_recurrent(network, q))
             early = skipped_layers(network, q, depth)
@@ -317,20 +389,20 @@ class _Alone:
             projections.append(replace(q, source=name, delay=own))
             if not constant.get(q.source):
                 self.given[name] = (q.source, late)
-        self.name = population.name
         self.simulator = Simulator(
-            Network(tuple(inputs), (population,), tuple(projections), (population.name,), dt=network.dt)
+            Network(tuple(inputs), tuple(populations), tuple(projections), (self.names[-1],), dt=network.dt)
         )
 
-    def run(self, spikes: Mapping[str, Array]) -> Array:
-        """spikes: (batch, steps, *shape) of every source."""
+    def run(self, spikes: Mapping[str, Array], memory: Memory) -> dict[str, Array]:
+        """Spikes of each population. spikes: (batch, steps, *shape) of every source."""
         rasters = {}
         for name, (source, late) in self.given.items():
             x = spikes[source]
             if late:
                 x = np.pad(x, [(0, 0), (late, 0), *[(0, 0)] * (x.ndim - 2)])[:, : x.shape[1]]
             rasters[name] = x
-        return self.simulator.run(rasters).output
+        record = {name: ("spikes",) for name in self.names}
+        return self.simulator.run(rasters, record=record, memory=memory).spikes
 
 
 def _largest_sums(network: Network, population: Population) -> Array:
@@ -351,15 +423,21 @@ def _largest_sums(network: Network, population: Population) -> Array:
     return total * 2**INPUT_SHIFT
 
 
-def _wraps(population: Population, u: Array, most: Array) -> int:
+def _wraps(population: Population, u: Array, most: Array, numbers: Array | None = None) -> int:
     """Currents that passed 24 bits: from one step to the next they then change by 2**24 less what arrived.
 
     most: the largest input of a step. Where that alone may be half of 24 bits, a wrap is counted only where nothing else explains
-    the change.
+    the change. numbers: of each neuron of u, in C order; None: u is in that order.
     """
     n = math.prod(population.shape)
-    u = u.reshape(*u.shape[:2], n).astype(np.int64)
+    u = u.reshape(*u.shape[:2], n)
     keep = 4095 - np.broadcast_to(np.ravel(population.du), (n,)).astype(np.int64)
+    most = np.maximum(np.broadcast_to(most, (n,)), 0)
+    if numbers is not None:
+        keep, most = keep[numbers], most[numbers]
+    if not keep.any():  # a current without memory is what arrives
+        return int(np.count_nonzero(np.abs(u) > most))
+    u = u.astype(np.int64)
     before = np.concatenate([np.zeros_like(u[:, :1]), u[:, :-1]], axis=1)
     kept = np.sign(before) * ((np.abs(before) * keep) >> 12)
-    return int(np.count_nonzero(np.abs(u - kept) > np.maximum(most, 0)))
+    return int(np.count_nonzero(np.abs(u - kept) > most))

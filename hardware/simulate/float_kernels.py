@@ -58,8 +58,9 @@ from hardware.simulate.kernels import (
     N_VALUES_AT,
     N_MEMBRANES_AT,
     N_COUNTS_AT,
+    N_INSIDE,  # whether membranes are recorded in the order inside
     N_COLUMNS,
-) = range(27)
+) = range(28)
 INPUT, SUM, MATRIX, CONVOLUTION, POOL, SCALE, THRESHOLD, DELAY, INTEGRATE, LEAK, CURRENT = range(11)
 SILENT, TO_RESET, SUBTRACT = range(3)
 # Of an edge: the source, and which of its values each value here takes (0: the same place).
@@ -315,8 +316,12 @@ def run_sample(
                 _neurons(kind, nodes[p, N_UNIFORM] != 0, first, size, at, y, v, current, constants)
                 if nodes[p, N_MEMBRANES_AT] != 0:
                     membranes = _float64_at(nodes[p, N_MEMBRANES_AT] + 8 * t * size)
-                    for i in range(first, first + size):
-                        membranes[outside[i]] = v[i]
+                    if nodes[p, N_INSIDE] != 0:
+                        for i in range(size):
+                            membranes[i] = v[first + i]
+                    else:
+                        for i in range(first, first + size):
+                            membranes[outside[i]] = v[i]
                 fires = nodes[p, N_FIRES]
                 dense = nodes[p, N_DENSE] != 0
                 if fires == SILENT:

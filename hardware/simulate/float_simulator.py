@@ -36,7 +36,8 @@ from hardware.graph.graph import (
 from hardware.simulate import float_kernels as fk
 from hardware.simulate import kernels, reference
 from hardware.simulate.reference import Run
-from hardware.simulate.tables import conv_tables, cores, events, inside
+from hardware.simulate.tables import Fresh, Memory, conv_tables, cores, events
+from hardware.simulate.tables import inside as order_inside
 
 Array = np.ndarray
 # From this share of non-zero weights on a matrix is run as one, see `hardware.simulate.simulator`.
@@ -142,11 +143,18 @@ class FloatSimulator:
         record: Iterable[str] = (),
         threads: int | None = None,
         membranes: bool = True,
+        inside: bool = False,
+        memory: Memory | None = None,
     ) -> Run:
-        """As `simulate`."""
+        """As `simulate`.
+
+        inside: membranes come as (batch, steps, neurons), in the order of `numbers`, in which they are written several times as
+        fast. memory: where the run's arrays are kept for the next one; a run then goes sample by sample.
+        """
         if self._flow is None:
             run = reference.simulate(self.graph, raster, self.dt, self.reset, record)
-            return run if membranes else replace(run, membranes={})
+            shown = {name: m.reshape(*m.shape[:2], -1) if inside else m for name, m in run.membranes.items()}
+            return replace(run, membranes=shown if membranes else {})
         graph, stands = self.graph, self._flow.stands
         record = reference.check_names(graph, record)
         rasters, batch, steps = reference.check_rasters(graph, raster)
@@ -156,23 +164,31 @@ class FloatSimulator:
         shape = graph.output_shape
         spiking = [name for name in graph.order if isinstance(graph.nodes[name], SPIKING)]
         kept: dict[tuple[str, int], Array] = {}
+        take: Memory | Fresh = Fresh() if memory is None else memory
 
         def keep(name: str, as_spikes: bool, shown: tuple[int, ...]) -> Array:
             column = fk.N_SPIKES_AT if as_spikes else fk.N_VALUES_AT
             key = stands[name], column
             if key not in kept:
-                kept[key] = np.zeros((batch, steps, *shown), np.uint8 if as_spikes else np.float64)
+                kept[key] = take.zeros(key, (batch, steps, *shown), np.uint8 if as_spikes else np.float64)
             return kept[key].reshape(batch, steps, *shown)
 
         out = keep(output, binary, shape[output])
         recorded = {name: keep(name, name in spiking, shape[name]) for name in record}
         voltages = {
-            name: np.empty((batch, steps, *shape[name])) for name in record if name in spiking and membranes
+            name: take.empty(
+                (name, "membranes"),
+                (batch, steps, *((math.prod(shape[name]),) if inside else shape[name])),
+                np.float64,
+            )
+            for name in record
+            if name in spiking and membranes
         }
         kept |= {(name, fk.N_MEMBRANES_AT): array for name, array in voltages.items()}
-        counts = {name: np.zeros((batch, *shape[name]), np.int64) for name in spiking}
+        counts = {name: take.zeros((name, "counts"), (batch, *shape[name]), np.int64) for name in spiking}
         kept |= {(name, fk.N_COUNTS_AT): array for name, array in counts.items()}
         nodes = self._nodes.copy()
+        nodes[:, fk.N_INSIDE] = inside
         for (name, column), _ in kept.items():
             if column == fk.N_VALUES_AT:
                 nodes[self._rank[name], fk.N_DENSE] = 1
@@ -193,16 +209,16 @@ class FloatSimulator:
                 in_value,
                 self._outside,
                 self._constants,
-                np.zeros(self._values),
+                take.zeros("y", (self._values,), np.float64),
                 self._rest.copy(),
-                np.zeros(self._values),
-                np.zeros(max(self._history, 1)),
-                np.zeros(self._values, np.int32),
-                np.zeros(self._values),
-                np.zeros(len(nodes), np.int64),
+                take.zeros("current", (self._values,), np.float64),
+                take.zeros("history", (max(self._history, 1),), np.float64),
+                take.zeros("index", (self._values,), np.int32),
+                take.zeros("value", (self._values,), np.float64),
+                take.zeros("listed", (len(nodes),), np.int64),
             )
 
-        workers = min(threads or cores(), max(batch, 1))
+        workers = min(threads or cores(), max(batch, 1)) if memory is None else 1
         if steps and workers == 1:
             for b in range(batch):
                 one(b)
@@ -210,6 +226,14 @@ class FloatSimulator:
             with ThreadPoolExecutor(workers) as pool:
                 list(pool.map(one, range(batch)))
         return Run(output=out, spikes=recorded, membranes=voltages, counts=counts, dt=self.dt)
+
+    def numbers(self, name: str) -> Array:
+        """(neurons,) of a population: each one's number in C order of its shape, in the order of the kernels."""
+        if self._flow is None:
+            return np.arange(math.prod(self.graph.output_shape[name]), dtype=np.int32)
+        i = self._rank[self._flow.stands[name]]
+        first = int(self._nodes[i, fk.N_FIRST])
+        return self._outside[first : first + int(self._nodes[i, fk.N_SIZE])]
 
     # --- layout --------------------------------------------------------------------------------------------
 
@@ -219,7 +243,7 @@ class FloatSimulator:
         sizes = [math.prod(graph.output_shape[name]) for name in names]
         first = np.concatenate([[0], np.cumsum(sizes)])
         by_place = self._numbering(flow)
-        order = {name: inside(self._image(name), by_place[name]) for name in names}
+        order = {name: order_inside(self._image(name), by_place[name]) for name in names}
         table = np.zeros((len(names), fk.N_COLUMNS), np.int64)
         edges: list[tuple[int, int]] = []
         self._arrays: list[Array] = []  # kept alive: rows hold addresses

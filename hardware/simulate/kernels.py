@@ -33,8 +33,9 @@ from hardware.network.integer import INPUT_SHIFT, STATE_LIMIT
     P_U_AT,
     P_V_AT,
     P_COUNTS_AT,
+    P_INSIDE,  # whether u and v are recorded in the order inside
     P_COLUMNS,
-) = range(15)
+) = range(16)
 INPUT, SPIKING, SUBTRACTING, INTEGRATOR = range(4)  # SPIKING: reset to zero
 DECAY, KEEP, FORGET = range(3)
 
@@ -250,13 +251,21 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                     for k in range(n):
                         counts[outside[first + index[k]]] += 1
                 if pops[p, P_U_AT] != 0:
-                    us = _int32_at(pops[p, P_U_AT])
-                    for i in range(first, first + size):
-                        us[at + outside[i]] = u[i]
+                    us = _int32_at(pops[p, P_U_AT] + 4 * at)
+                    if pops[p, P_INSIDE] != 0:
+                        for i in range(size):
+                            us[i] = u[first + i]
+                    else:
+                        for i in range(first, first + size):
+                            us[outside[i]] = u[i]
                 if pops[p, P_V_AT] != 0:
-                    vs = _int32_at(pops[p, P_V_AT])
-                    for i in range(first, first + size):
-                        vs[at + outside[i]] = v[i]
+                    vs = _int32_at(pops[p, P_V_AT] + 4 * at)
+                    if pops[p, P_INSIDE] != 0:
+                        for i in range(size):
+                            vs[i] = v[first + i]
+                    else:
+                        for i in range(first, first + size):
+                            vs[outside[i]] = v[i]
             spike_counts[p, t] = total
             if n == 0:
                 continue

@@ -28,7 +28,7 @@ from hardware.network.integer import (
 )
 from hardware.network.timing import Timing, depths, latency
 from hardware.simulate import kernels
-from hardware.simulate.tables import conv_tables, cores, events, inside
+from hardware.simulate.tables import Fresh, Memory, conv_tables, cores, events, inside
 
 Array = np.ndarray
 Rasters = Array | Mapping[str, Array]
@@ -152,8 +152,14 @@ class Simulator:
         threads: int | None = None,
         reset_interval: int | None = None,
         reset_offset: int = 0,
+        inside: bool = False,
+        memory: Memory | None = None,
     ) -> Run:
-        """As `simulate`."""
+        """As `simulate`.
+
+        inside: u and v of what is recorded come as (batch, steps, neurons), in the order of `numbers`, in which they are written
+        several times as fast. memory: where the run's arrays are kept for the next one; a run then goes sample by sample.
+        """
         if timing not in ("zero_delay", "chip"):
             raise HardwareError(f"timing is {timing!r}, expected 'zero_delay' or 'chip'")
         if reset_interval is not None and reset_interval < 1:
@@ -167,16 +173,24 @@ class Simulator:
         output = self.network.outputs[0]
         spiking = {p.name: p.spiking for p in self.network.populations}
         final = "spikes" if spiking[output] else "v"
-        arrays = {
-            (entry.name, variable): np.zeros(
-                (batch, steps, *entry.shape), np.uint8 if variable == "spikes" else np.int32
-            )
-            for entry in self.network.populations
-            for variable in VARIABLES
-            if variable in wanted.get(entry.name, ()) or (entry.name, variable) == (output, final)
-        }
+        take: Memory | Fresh = Fresh() if memory is None else memory
+        arrays = {}
+        for i, entry in enumerate(self.network.populations, len(self.network.inputs)):
+            flat = inside and entry.name in wanted and (entry.name, "v") != (output, final)
+            pops[i, kernels.P_INSIDE] = flat
+            for variable in VARIABLES:
+                key = entry.name, variable
+                if variable == "spikes" and (
+                    variable in wanted.get(entry.name, ()) or key == (output, final)
+                ):
+                    arrays[key] = take.zeros(key, (batch, steps, *entry.shape), np.uint8)
+                elif variable in wanted.get(entry.name, ()) or key == (output, final):
+                    shape = (math.prod(entry.shape),) if flat else tuple(entry.shape)
+                    arrays[key] = take.empty(key, (batch, steps, *shape), np.int32)
         counts = {
-            p.name: np.zeros((batch, *p.shape), np.int32) for p in self.network.populations if p.spiking
+            p.name: take.zeros((p.name, "counts"), (batch, *p.shape), np.int32)
+            for p in self.network.populations
+            if p.spiking
         }
         spike_counts = np.zeros((batch, len(pops), steps), np.int64)
         event_counts = np.zeros((batch, len(pops), steps), np.int64)
@@ -185,7 +199,7 @@ class Simulator:
 
         def one(b: int) -> None:
             if not hasattr(local, "state"):
-                local.state = self._state(ring_size)
+                local.state = self._state(ring_size, take)
                 local.pops = pops.copy()
             state: list[Array] = local.state
             for array in state[:_VOLATILE]:
@@ -208,7 +222,7 @@ class Simulator:
                 event_counts[b],
             )
 
-        workers = min(threads or cores(), max(batch, 1))
+        workers = min(threads or cores(), max(batch, 1)) if memory is None else 1
         if workers == 1:
             for b in range(batch):
                 one(b)
@@ -245,11 +259,16 @@ class Simulator:
                 values[self._first[i] : self._first[i + 1]] = value[order[i]] if value.size > 1 else value
         return values
 
-    def _state(self, ring_size: int) -> list[Array]:
+    def _state(self, ring_size: int, take: Memory | Fresh) -> list[Array]:
         """u, v, ring, indices and counts of the neurons that spiked, staging."""
         neurons, most = int(self._first[-1]), max(self._sizes)
         sizes = (neurons, neurons, ring_size, most, most, most)
-        return [np.zeros(max(size, 1), np.int32) for size in sizes]
+        return [take.zeros(("state", i), (max(size, 1),), np.int32) for i, size in enumerate(sizes)]
+
+    def numbers(self, name: str) -> Array:
+        """(neurons,) of a population: each one's number in C order of its shape, in the order of the kernels."""
+        i = self._rank[name]
+        return self._outside[self._first[i] : self._first[i + 1]]
 
     def _tables(
         self, timing: Timing, largest: int, interval: int | None, offset: int
@@ -384,7 +403,8 @@ def check_rasters(network: Network, raster: Rasters) -> tuple[dict[str, Array], 
             raise HardwareError(f"the raster for {name!r} holds {array.dtype}, expected whole numbers")
         if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.trunc(array))).all():
             raise HardwareError(f"the raster for {name!r} holds values that are no whole numbers")
-        if array.size and (array.min() < 0 or array.max() > MAX_COUNT):
+        within = array.dtype.kind in "bu" and array.dtype.itemsize < 4
+        if array.size and not within and (array.min() < 0 or array.max() > MAX_COUNT):
             raise HardwareError(
                 f"the raster for {name!r} holds counts from {array.min():g} to {array.max():g}, expected "
                 f"0 to {MAX_COUNT}"

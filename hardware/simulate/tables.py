@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from numba import int32, int64, uint8, void
 
 from hardware.simulate import kernels
 
@@ -15,6 +17,8 @@ Array = np.ndarray
 # Below this share of non-zero weights a kernel is run as lists of its synapses: vector instructions add many more weights
 # a second, zeros among them.
 SPARSE_KERNEL_BELOW = 0.2
+# Entries of a raster looked at together: most are zero.
+_TOGETHER = 8
 
 
 class Convolution(Protocol):
@@ -35,6 +39,39 @@ class Convolution(Protocol):
 def cores() -> int:
     """Cores this process may use; all of the machine where the system (not Linux) does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Memory:
+    """Arrays of a run that the next one takes again, of one thread: what a run gave holds until then.
+
+    The system clears new memory page by page, which for records of every step takes longer than to simulate them.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: dict[Any, Array] = {}
+
+    def zeros(self, key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array of zeros, by `key`."""
+        found = self.empty(key, shape, dtype)
+        found.fill(0)
+        return found
+
+    def empty(self, key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+        """An array of any content, by `key`."""
+        found = self._arrays.get(key)
+        if found is None or found.shape != shape or found.dtype != dtype:
+            self._arrays[key] = found = np.empty(shape, dtype)
+        return found
+
+
+class Fresh:
+    """As `Memory`, an array of its own for every call."""
+
+    def zeros(self, key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.zeros(shape, dtype)
+
+    def empty(self, key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
+        return np.empty(shape, dtype)
 
 
 def inside(shape: tuple[int, ...], convolved: bool) -> Array:
@@ -144,11 +181,69 @@ def events(rasters: Mapping[str, Array], b: int, steps: int, dtype: Any) -> tupl
     for raster in rasters.values():
         flat = raster[b].reshape(-1)
         size = flat.size // max(steps, 1)
-        at = np.flatnonzero(flat != 0)  # of booleans, which NumPy counts much faster
-        pointers.append(start + np.searchsorted(at, np.arange(steps + 1) * size))
-        indices.append((at % max(size, 1)).astype(np.int32))
-        values.append(flat[at].astype(dtype))
-        start += len(at)
+        if flat.dtype == np.uint8 and flat.flags.c_contiguous and flat.size:
+            pointer, index, counts = _listed(flat.reshape(steps, size))
+            pointers.append(start + pointer)
+            indices.append(index)
+            values.append(counts.astype(dtype))
+        else:
+            at = np.flatnonzero(flat != 0)  # of booleans, which NumPy counts much faster
+            pointers.append(start + np.searchsorted(at, np.arange(steps + 1) * size))
+            indices.append((at % max(size, 1)).astype(np.int32))
+            values.append(flat[at].astype(dtype))
+        start += len(indices[-1])
     if not pointers:
         return np.zeros((0, steps + 1), np.int64), np.zeros(1, np.int32), np.zeros(1, dtype)
     return np.array(pointers, np.int64), np.concatenate(indices), np.concatenate(values)
+
+
+def _listed(raster: Array) -> tuple[Array, Array, Array]:
+    """Of (steps, neurons) uint8, C order, the entries that are not zero: where each step's start, neurons, counts."""
+    pointer = np.empty(len(raster) + 1, np.int64)
+    count, fill = _list_kernels()
+    count(raster, pointer)
+    room = int(pointer[-1]) + 1
+    index, value = np.empty(room, np.int32), np.empty(room, np.uint8)
+    fill(raster, index, value)
+    return pointer, index[:-1], value[:-1]
+
+
+@functools.cache
+def _list_kernels() -> tuple[Callable[..., None], Callable[..., None]]:
+    return (
+        kernels.cached(void(uint8[:, ::1], int64[::1]), _count_entries),
+        kernels.cached(void(uint8[:, ::1], int32[::1], uint8[::1]), _fill_entries),
+    )
+
+
+def _count_entries(raster, pointer):  # type: ignore[no-untyped-def]
+    total = 0
+    for t in range(raster.shape[0]):
+        pointer[t] = total
+        here = 0
+        for i in range(raster.shape[1]):
+            here += raster[t, i] != 0
+        total += here
+    pointer[raster.shape[0]] = total
+
+
+def _fill_entries(raster, index, value):  # type: ignore[no-untyped-def]
+    """index, value: with room for one more."""
+    k = 0
+    size = raster.shape[1]
+    whole = size - size % _TOGETHER
+    for t in range(raster.shape[0]):
+        for block in range(0, whole, _TOGETHER):
+            some = uint8(0)
+            for i in range(_TOGETHER):
+                some |= raster[t, block + i]
+            if some:
+                # Written always, kept where it is not zero: no branch that is hard to foresee.
+                for i in range(block, block + _TOGETHER):
+                    x = raster[t, i]
+                    index[k], value[k] = i, x
+                    k += x != 0
+        for i in range(whole, size):
+            x = raster[t, i]
+            index[k], value[k] = i, x
+            k += x != 0
