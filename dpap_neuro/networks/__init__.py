@@ -21,7 +21,13 @@ NEURONS = Registry(
     },
 )
 MODELS = Registry(
-    "model", {"cnn": f"{_MODELS}:cnn", "cnn-wide": f"{_MODELS}:cnn_wide", "mlp": f"{_MODELS}:mlp"}
+    "model",
+    {
+        "cnn": f"{_MODELS}:cnn",
+        "cnn-wide": f"{_MODELS}:cnn_wide",
+        "mlp": f"{_MODELS}:mlp",
+        "recurrent": f"{_MODELS}:recurrent",
+    },
 )
 # The artificial twin: rectifiers instead of spiking neurons, frame by frame.
 RELU = "relu"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.networks import CELLS, MODELS, NEURONS, RELU
-from dpap_neuro.networks.neurons import LI, CubaLI, Neuron, NeuronSettings
+from dpap_neuro.networks.neurons import LI, CubaLI, Neuron, NeuronSettings, Recurrent
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,25 @@ def mlp(settings: ModelSettings) -> list[nn.Module]:
         nn.BatchNorm1d(256),
         _neurons(settings),
         nn.Linear(256, settings.classes),
+        *_readout(settings),
+    ]
+
+
+def recurrent(settings: ModelSettings) -> list[nn.Module]:
+    """128FC whose neurons hear each other one step later; batch norm in front of them. With cubalif it is Norse's LIFRecurrent
+    without its delay."""
+    channels, rows, columns = settings.input_shape
+    neurons = _neurons(settings)
+    if not isinstance(neurons, Neuron):
+        raise InputError(
+            f"model recurrent: found neuron {settings.cell}, expected one of {', '.join(NEURONS)}"
+        )
+    return [
+        nn.Flatten(),
+        nn.Linear(channels * rows * columns, 128, bias=False),
+        nn.BatchNorm1d(128),
+        Recurrent(neurons, 128),
+        nn.Linear(128, settings.classes),
         *_readout(settings),
     ]
 
