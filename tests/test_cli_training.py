@@ -371,3 +371,24 @@ def test_a_place_that_cannot_be_written_is_found_before_training(folder, tmp_pat
     (tmp_path / "file").write_text("here first")
     error = fails(monkeypatch, capsys, *options(folder, tmp_path / "file" / "run"))
     assert "expected" in error and "to be a folder" in error
+
+
+def test_a_sweep_in_a_chips_integers_says_so_and_counts_what_is_stored(folder, tmp_path):
+    asked = [
+        *("sweep", "--dataset", "nmnist", "--data-dir", str(folder), "--out", str(tmp_path / "out"), "--model", "mlp"),
+        *("--pruner", "none", "--pruner", "magnitude", "--sparsity", "0.5", "--seeds", "1", "--epochs", "2", "--batch", "4"),
+    ]  # fmt: skip
+    bits = [*asked, "--precision", "loihi", "--weight-bits"]
+    done = CliRunner().invoke(app, [*bits, "2"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert all(len(line) <= 80 for line in done.stdout.splitlines()[:-1])
+    none, pruned = sweeps.read_table(tmp_path / "out" / "runs.csv")
+    # Of two bits a fair share is zero without any pruner.
+    assert none.remaining < none.parameters and pruned.remaining <= 0.5 * pruned.parameters
+    for other in ([*bits, "3"], asked):
+        with pytest.raises(
+            InputError, match=r"runs.csv: found runs with precision \{'chip': 'loihi2', 'weight_bits': 2"
+        ):
+            CliRunner().invoke(app, other, catch_exceptions=False)
+    with pytest.raises(InputError, match="--compact: cannot be together with --precision"):
+        CliRunner().invoke(app, [*bits, "2", "--compact"], catch_exceptions=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,10 +23,12 @@ from dpap_neuro.cli.options import (
     Epochs,
     KeepBins,
     LearningRate,
+    Precision,
     Regrow,
     Score,
     Seed,
     Structured,
+    WeightBits,
     command,
     either,
 )
@@ -303,6 +305,8 @@ def sweep(
     keep_bins: KeepBins = None,
     bins: Bins = None,
     downsample: Downsample = None,
+    precision: Precision = None,
+    weight_bits: WeightBits = None,
     device: Device = "auto",
 ) -> None:
     """Compare pruners at equal sparsity: pruners x sparsities x seeds, as a table and a picture.
@@ -313,11 +317,15 @@ def sweep(
 
     Example: dpap-neuro sweep --pruner dpap-weighted --pruner dpap-weighted:regrow=0 --pruner lamp --sparsity 0.98 --out ablation
 
+    On the integers of a chip, 4 bits a weight: --precision loihi --weight-bits 4
+
     On several GPUs or machines: torchrun --nproc-per-node 2 -m dpap_neuro.cli sweep ... (all train each run together)
     """
     defaults = known_dataset(dataset).defaults
     from dpap_neuro import data as sets
+    from dpap_neuro.deploy.finetuning import new_network
     from dpap_neuro.deploy.report import sweep_table
+    from dpap_neuro.deploy.training import precision_of
     from dpap_neuro.files import locked
     from dpap_neuro.train import distributed, loop, runs, sweeps
 
@@ -332,6 +340,9 @@ def sweep(
         compact=compact,
     )
     binning = defaults.binning(bins, downsample=downsample)
+    integers = precision_of(
+        TrainRequest(precision=precision, weight_bits=weight_bits, compact=compact), binning
+    )
     cache = cache_folder(cache_dir)
     choices = {"score": score, "allocation": allocation, "regrow": regrow}
     planned = sweeps.plan(
@@ -388,7 +399,18 @@ def sweep(
                 keep_bins,
                 count,
                 structured,
-                {"dataset": dataset, "folds": folds, "tested": tested, **binning.to_dict()},
+                {
+                    "dataset": dataset,
+                    "folds": folds,
+                    "tested": tested,
+                    "precision": None if integers is None else asdict(integers),
+                    **binning.to_dict(),
+                },
+                None
+                if integers is None
+                else lambda seed, train: new_network(
+                    description, integers, replace(split, train=train), seed, batch
+                ),
             )
         if distributed.rank() > 0:
             return

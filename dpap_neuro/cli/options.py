@@ -104,6 +104,15 @@ Clock = Annotated[
         help="Time begins with the first-event, or with the recording at 0; default by file or data set."
     ),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Train the integers of a chip: loihi (Loihi 2), {', '.join(BUILT_IN)}, or the TOML file of one."
+    ),
+]
+WeightBits = Annotated[
+    int | None, typer.Option(help="--precision: bits of a weight; as wide as the chip stores them without.")
+]
 _RECORDINGS = {
     "dataset": Annotated[
         str | None,
@@ -227,16 +236,8 @@ _TRAINING = {
     ],
     "dt": Dt,
     "seed": Seed,
-    "precision": Annotated[
-        str | None,
-        typer.Option(
-            help=f"Train the integers of a chip: loihi (Loihi 2), {', '.join(BUILT_IN)}, or the TOML file of one."
-        ),
-    ],
-    "weight_bits": Annotated[
-        int | None,
-        typer.Option(help="--precision: bits of a weight; as wide as the chip stores them without."),
-    ],
+    "precision": Precision,
+    "weight_bits": WeightBits,
     "timing": Annotated[
         str, typer.Option(help="--precision: zero_delay, or chip, where every projection takes a step.")
     ],

@@ -12,7 +12,7 @@ from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.networks.neurons import ParametricLIF
 from dpap_neuro.precision import scratch
 from dpap_neuro.precision.network import ExactNetwork, Precision
-from dpap_neuro.train import runs
+from dpap_neuro.train import distributed, runs
 from dpap_neuro.train.loop import as_input
 from hardware.graph.graph import Graph
 from hardware.graph.parsing import from_nir, read_graph
@@ -74,6 +74,10 @@ def new_network(
     """
     if not settings.spiking:
         raise InputError("--precision: an artificial network, expected a spiking one, which a chip can run")
+    if distributed.started() > 1:
+        raise InputError(
+            f"--precision: found {distributed.started()} processes, expected one for a new network with batch norms"
+        )
     network = build_model(settings, seed)
     scratch.calibrate(network, as_input(split.train[0][:batch], torch.device("cpu")))
     graph = from_nir(runs.graph_of(network.eval(), runs.metadata_of(split)))

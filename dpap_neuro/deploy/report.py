@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -52,29 +53,30 @@ def core_table(chip: str, dense: list[int], pruned: list[int]) -> Table:
 
 
 def sweep_table(summaries: list[Summary]) -> Table:
-    """Means over seeds; +- is the standard deviation over seeds. Events: synaptic events, see `inputs.synaptic_events`."""
-    table = Table(title="accuracy at equal sparsity", title_justify="left")
-    for heading in (
-        "pruner",
-        "removed",
-        "runs",
-        "accuracy",
-        "points lost",
-        "parameters left",
-        "synapses left",
-        "events per recording",
-    ):
-        # Folded where the terminal is narrow: a number that is cut off is another number.
-        table.add_column(heading, justify="left" if heading == "pruner" else "right", overflow="fold")
+    """Means over seeds; +- is the standard deviation over seeds, lost points of accuracy against `none`. Events: synaptic events
+    per recording, see `inputs.synaptic_events`."""
+    table = Table(
+        title="accuracy at equal sparsity; events: synaptic, per recording",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    headings = ("removed", "runs", "accuracy", "lost", "parameters", "synapses", "events")
+    table.add_column("pruner", overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     for s in summaries:
-        lost = "" if s.lost is None else f"{s.lost:.2f} +- {s.lost_spread:.2f}"
-        accuracy = f"{s.accuracy:.2%} +- {100 * s.spread:.2f}"
-        left = (
-            f"{s.parameters_left:,.0f} ({s.remaining:.2%})",
-            f"{s.synapses_left:,.0f} ({s.synapses_remaining:.2%})",
+        # Spreads and shares on a second line, so that no number is broken at 80 columns.
+        table.add_row(
+            s.pruner,
+            f"{s.sparsity:.0%}",
+            str(s.runs),
+            f"{s.accuracy:.2%}\n+- {100 * s.spread:.2f} ",
+            "" if s.lost is None else f"{s.lost:.2f}\n+- {s.lost_spread:.2f}",
+            f"{s.parameters_left:,.0f}\n{s.remaining:.2%}",
+            f"{s.synapses_left:,.0f}\n{s.synapses_remaining:.2%}",
             "" if s.events is None else f"{s.events:,.0f}",
         )
-        table.add_row(s.pruner, f"{s.sparsity:.0%}", str(s.runs), accuracy, lost, *left)
     return table
 
 

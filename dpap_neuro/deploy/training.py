@@ -18,7 +18,7 @@ from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
 from dpap_neuro.networks.models import ModelSettings, Network
 from dpap_neuro.precision.network import ExactNetwork, Precision
 from dpap_neuro.pruning import Pruner, PruneReport, make_pruner, parse_pruner, together, with_choices
-from dpap_neuro.train import distributed, loop, runs
+from dpap_neuro.train import loop, runs
 from hardware.chip.chips import DEFAULT, load_chip
 from hardware.graph.graph import Graph
 from hardware.placement import budget as budgets
@@ -56,8 +56,6 @@ class Training:
     def model(self, split: runs.Split) -> ModelSettings | ImportedNetwork | ExactNetwork:
         """The network to train, for these recordings. Raises InputError where it does not fit them."""
         asked, precision = self.request, self.precision
-        if precision is not None and precision.max_count is None and self.binning.clip is not None:
-            precision = replace(precision, max_count=self.binning.clip)
         if self.graph is not None:
             shape, classes = split.train[0].shape[2:], len(split.opened.classes)
             if precision is not None:
@@ -86,10 +84,6 @@ class Training:
         )
         if precision is None:
             return settings
-        if distributed.started() > 1:
-            raise InputError(
-                f"--precision: found {distributed.started()} processes, expected one for a new network with batch norms"
-            )
         return finetuning.new_network(settings, precision, split, asked.seed, asked.batch)
 
     def run(
@@ -161,7 +155,6 @@ def resolve(asked: TrainRequest) -> Training:
     said = with_choices(asked.pruner, score=asked.score, allocation=asked.allocation, regrow=asked.regrow)
     name, own = parse_pruner(said)
     pruner = make_pruner(name, epochs=asked.epochs, **together(name, options, own))
-    precision = _precision(asked, budget)
     graph, source = None, None
     if asked.model is not None and (asked.model.endswith(".nir") or Path(asked.model).is_dir()):
         for name in _OF_THE_NETWORK:
@@ -177,10 +170,12 @@ def resolve(asked: TrainRequest) -> Training:
         binning = defaults.binning(asked.bins, asked.bin_us, asked.clip, asked.downsample, asked.clock)
         # The step's length is only known with the data; what is wrong at any is said before these are read.
         runs.neuron_settings(1.0, *_neuron(asked))
+    precision = precision_of(asked, binning, budget)
     return Training(asked, settings, pruner, binning, graph, budget, defaults, precision, source)
 
 
-def _precision(asked: TrainRequest, budget: Budget | None) -> Precision | None:
+def precision_of(asked: TrainRequest, binning: Binning, budget: Budget | None = None) -> Precision | None:
+    """The integers that are asked for, of counts as `binning` cuts them; None for floats. Raises InputError or HardwareError."""
     if asked.precision is None:
         for name, value, default in (
             ("weight-bits", asked.weight_bits, None),
@@ -201,7 +196,7 @@ def _precision(asked: TrainRequest, budget: Budget | None) -> Precision | None:
         )
     chip = finetuning.chip_of(asked.precision)
     load_chip(chip)
-    return Precision(chip, asked.weight_bits, None, asked.timing, asked.scales, asked.netx)  # type: ignore[arg-type]
+    return Precision(chip, asked.weight_bits, binning.clip, asked.timing, asked.scales, asked.netx)  # type: ignore[arg-type]
 
 
 def _neuron(asked: TrainRequest) -> tuple[float, float, float, float | None, str]:

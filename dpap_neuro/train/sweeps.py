@@ -23,7 +23,7 @@ from dpap_neuro.data import every_nth
 from dpap_neuro.data.binning import only_bins
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, read_bytes, read_sealed, write_picture, write_sealed, write_text
-from dpap_neuro.networks.models import ModelSettings, build_model
+from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.pruning import Pruner, make_pruner, parse_pruner, together
 from dpap_neuro.pruning.inputs import synaptic_events
 from dpap_neuro.train import distributed, loop
@@ -109,13 +109,14 @@ def sweep(
     count: str = "parameters",
     structured: bool = False,
     origin: dict[str, Any] | None = None,
+    network_of: Callable[[int, Data], Network] | None = None,
 ) -> list[Row]:
     """Do the runs that `table` (CSV) does not hold yet; return all rows that belong to the plan.
 
     data_of(seed): training and test data of a seed. settings: its seed is replaced by each run's. keep_bins: time steps of
     a recording that pruners shall keep (`dpap` drops the others; `none` always keeps all). count: "parameters" or "synapses".
     structured: pruners remove channels and neurons, and say so in the table behind their name. origin: what `data_of` gives,
-    in words and numbers.
+    in words and numbers. network_of(seed, training data): another network than `model` in floats.
     In several processes (`distributed.joined`) all train each run together, and the first one writes.
     Raises InputError for a table of another form, of runs of another length or of other settings, and, before the first
     run, for a pruner that does not know an option.
@@ -166,7 +167,7 @@ def sweep(
         train_data, test_data = data_of(seed)
         pruner = make(name, share)
         own = loop.TrainSettings(**{**asdict(settings), "seed": seed})
-        network = build_model(model, seed)
+        network = build_model(model, seed) if network_of is None else network_of(seed, train_data)
         history = loop.train(network, pruner, train_data, None, own, device)
         last = history.epochs[-1]
         tested = only_bins(test_data[0], history.kept_bins)
@@ -209,8 +210,8 @@ def _check_shared(path: Path, shared: dict[str, Any]) -> None:
         return
     try:
         found = read_sealed(path, "the settings of a sweep", required=False)
-        # A file that is older does not say what was tested.
-        known = {"tested": shared.get("tested"), **found}
+        # A file that is older does not say what was tested, and knows floats alone.
+        known = {"tested": shared.get("tested"), "precision": None, **found}
         differing = [key for key in shared if known[key] != json.loads(json.dumps(shared[key]))]
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not the settings of a sweep ({type(error).__name__}: {error})") from None

@@ -1,15 +1,17 @@
 """N-MNIST at few bits: a float network, pruned, rounded, and finetuned on the chip's integers; every recording tested once.
 
-python examples/nmnist_bits/run.py --data-dir DATA --out OUT [--folds 5] [--only 1] [--epochs 30] [--finetune 10]
+python examples/nmnist_bits/run.py --data-dir DATA --out OUT [--folds 5] [--fold 0] [--epochs 30] [--finetune 10]
 
-Writes OUT/bits.csv, a row for each fold and width: accuracy of the float network at that sparsity, of the rounded one and of the
-finetuned one, synapses that are not zero, and how many spikes and membranes differ between training and simulator. All folds
-take an hour or so on two cores.
+Writes OUT/bits.csv, a row for each fold and width: accuracy of the float network at that sparsity, of the same after as many epochs
+more as the finetuned ones get, of the rounded one and of the finetuned one, parameters that are not zero, and how many spikes and
+membranes differ between training and simulator; and OUT/bits.png. --fold K does one fold and then puts together all that OUT has, so that folds may
+run side by side. Nothing is chosen by what is reported: all folds have the same settings, and the last epoch counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,13 +38,24 @@ def accuracy(network: Network, test: runs.Data) -> float:
     return float((loop.predict(network, test[0], CPU) == test[1]).mean())
 
 
+def longer_in_float(network: Network, split: runs.Split, settings: loop.TrainSettings) -> Network:
+    """A copy, trained on with what is pruned held at zero: what the epochs alone bring."""
+    longer = copy.deepcopy(network)
+    for weight in longer.parameters():
+        kept = (weight != 0).to(weight.dtype)
+        weight.register_hook(kept.mul)
+    loop.train(longer, make_pruner("none", epochs=settings.epochs), split.train, None, settings, CPU)
+    return longer
+
+
 def one_fold(split: runs.Split, seed: int, settings: loop.TrainSettings, finetune: int) -> list[dict]:
     """Rows of one fold, one per width."""
     model = runs.model_settings(split, "cnn-wide", "membrane", 0.5, 0.5, 10.0)
     pruner = make_pruner("magnitude", epochs=settings.epochs, sparsity=SPARSITY)
     network, _ = runs.train_run(split, model, pruner, replace(settings, seed=seed), CPU)
     graph = from_nir(runs.graph_of(network.eval(), runs.metadata_of(split)))
-    rows = []
+    own = replace(settings, epochs=finetune, learning_rate=5e-4, seed=seed)
+    rows, longer = [], longer_in_float(network, split, own)
     for bits in BITS:
         precision = Precision(weight_bits=bits, max_count=split.binning.clip)
         shape, classes = split.train[0].shape[2:], len(split.opened.classes)
@@ -51,16 +64,53 @@ def one_fold(split: runs.Split, seed: int, settings: loop.TrainSettings, finetun
             "fold": seed,
             "bits": bits,
             "float": accuracy(network, split.test),
+            "float_longer": accuracy(longer, split.test),
             "rounded": accuracy(exact, split.test),
         }
-        own = replace(settings, epochs=finetune, learning_rate=5e-4, seed=seed)
         none = make_pruner("none", epochs=finetune)
         history = loop.train(exact, none, split.train, None, own, CPU)
         proof = prove(exact, [split.test[0][i : i + 50] for i in range(0, len(split.test[0]), 50)])
-        row |= {"finetuned": accuracy(exact, split.test), "synapses": history.epochs[-1].remaining}
+        row |= {"finetuned": accuracy(exact, split.test), "parameters": history.epochs[-1].remaining}
         rows.append({**row, "values": proof.values, "differing": proof.differing})
         print(rows[-1], flush=True)
     return rows
+
+
+def write(rows: list[dict], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Accuracy by width: means over folds, and a dot per fold."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    longer = 100 * np.mean([float(row["float_longer"]) for row in rows])
+    axes.axhline(longer, color="0.4", linestyle="--", label=f"float, as many epochs: {longer:.1f} %")
+    for offset, (key, label, marker) in enumerate(
+        [("rounded", "float, rounded", "v"), ("finetuned", "finetuned on the chip's integers", "o")]
+    ):
+        found = [[100 * float(r[key]) for r in rows if int(r["bits"]) == bits] for bits in BITS]
+        at = np.arange(len(BITS)) + 0.1 * (2 * offset - 1)
+        colour = f"C{offset}"
+        axes.plot(at, [np.mean(one) for one in found], marker + "-", color=colour, label=label)
+        for x, one in zip(at, found, strict=True):
+            axes.plot([x] * len(one), one, ".", color=colour, alpha=0.4)
+            axes.annotate(f"{np.mean(one):.1f}", (x, np.mean(one)), (5, 24 * offset - 15), textcoords="offset points", color=colour)  # fmt: skip
+    axes.set_xticks(range(len(BITS)), [str(bits) for bits in BITS])
+    axes.set_xlim(-0.4, len(BITS) - 0.6)
+    folds = len({row["fold"] for row in rows})
+    axes.set(xlabel="bits of a weight", ylabel="test accuracy (%)")
+    axes.set_title(f"N-MNIST, {SPARSITY:.0%} of the parameters removed; dots: {folds} folds")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
@@ -68,7 +118,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--only", type=int, help="so many of the folds")
+    parser.add_argument("--fold", type=int, help="only this one, from 0")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--finetune", type=int, default=10)
     given = parser.parse_args()
@@ -77,15 +127,17 @@ def main() -> None:
     opened = open_dataset("nmnist", given.data_dir, "train")
     everything = opened.rasters(binning), np.asarray(opened.recordings.labels)
     settings = loop.TrainSettings(epochs=given.epochs, learning_rate=2e-3)
-    rows = []
     given.out.mkdir(parents=True, exist_ok=True)
-    for seed in range(given.only or given.folds):
+    for seed in range(given.folds) if given.fold is None else [given.fold]:
         train, test = sweeps.fold(everything, seed, given.folds)
-        rows += one_fold(runs.Split(opened, train, test, binning), seed, settings, given.finetune)
-        with (given.out / "bits.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        rows = one_fold(runs.Split(opened, train, test, binning), seed, settings, given.finetune)
+        write(rows, given.out / f"fold-{seed}.csv")
+    rows = []
+    for path in sorted(given.out.glob("fold-*.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows += list(csv.DictReader(file))
+    write(rows, given.out / "bits.csv")
+    draw(rows, given.out / "bits.png")
     print(asdict(settings))
 
 
