@@ -132,6 +132,35 @@ def test_a_file_that_was_compiled_before_is_what_is_compared(model, recorded, tm
 # --- one set of options ---
 
 
+def test_pairs_are_chosen_as_compile_chooses_them(model, recorded, tmp_path, capsys):
+    """Of a data set on its training part, as `compile` does, whatever part is reported; of a file on its own recordings."""
+    options = ("--pairs", "auto", "--weight-bits", 3)
+    run("compile", model, "--out", tmp_path / "m.h5", "--dataset", "digits", *options)
+    capsys.readouterr()
+    x = ("--dataset", "digits", "--limit", 4)
+    for command, keys in (
+        (("evaluate", "--backend", "fixed"), ("spikes", "correct")),
+        (("simulate",), ("spikes", "events")),
+        (("cores",), ("synapses", "cores")),
+    ):
+        name, *more = command
+        chosen = CliRunner().invoke(app, [str(a) for a in (name, model, *x, *options, *more, "--json")])
+        assert chosen.exit_code == 0 and "pairs auto: " in chosen.stderr, chosen.output
+        assert "10 recordings of digits, train" in " ".join(chosen.stderr.split())
+        assert "->" in chosen.stderr
+        fixed = run(name, tmp_path / "m.h5", *x, *more)
+        for key in keys:
+            assert json.loads(chosen.stdout)[key] == fixed[key]
+    found = run("fidelity", model, *x, *options)
+    plain = run("fidelity", model, *x, "--weight-bits", 3)
+    assert found["agreement"] > plain["agreement"]
+    (note,) = (note for note in found["notes"] if note.startswith("pairs auto"))
+    assert "digits, train" in note
+    networks = run("compare", model, model, "--input", recorded[0], *options)["networks"]
+    assert networks[0]["notes"] and "6 recordings of" in networks[0]["notes"][0]
+    assert networks[0]["synapses"] > run("cores", model, "--weight-bits", 3)["synapses"]
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -272,9 +301,12 @@ def test_recordings_that_are_not_the_networks(command, metadata, says, tmp_path,
             ("evaluate", "{m}", "--dataset", "digits", "--backend", "fixed", "--pairs", "some"),
             "pairs: found 'some'",
         ),
+        (("cores", "{m}", "--pairs", "auto"), "give --dataset NAME or --input FILE"),
+        (("compare", "{m}", "{m}", "--pairs", "auto"), "give --dataset NAME or --input FILE"),
+        (("simulate", "{m}", "--steps", "3", "--pairs", "auto"), "give --dataset NAME or --input FILE"),
         (
-            ("evaluate", "{m}", "--dataset", "digits", "--pairs", "auto", "--backend", "fixed"),
-            "is for compile",
+            ("cores", "{m}", "--dataset", "digits", "--pairs", "auto", "--chip", "speck"),
+            "speck has no exponents",
         ),
         (("evaluate", "{m}", "--dataset", "digits", "--reset", "half"), "reset is 'half'"),
         (("simulate", "{m}", "--dataset", "digits", "--steps", "3"), "either"),

@@ -116,9 +116,10 @@ def test_binary_input_is_accumulated():
     assert found["SynapticOperations"]["Effective_ACs"] == pytest.approx((macs + acs) / 3)
 
 
-def test_integer_network_counts_the_simulators_events():
+@pytest.mark.parametrize("bits", [8, 3])
+def test_integer_network_counts_the_simulators_events(bits):
     rng = np.random.default_rng(2)
-    integers = compile_graph(network(rng), "loihi1")[0]
+    integers = compile_graph(network(rng), "loihi1", weight_bits=bits)[0]
     raster = rng.integers(0, 3, (3, 4, 2, 9, 8))
     run = simulator.simulate(integers, raster)
     found = measured(neurobench.of_network(integers), raster, run)

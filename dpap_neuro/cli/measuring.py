@@ -74,7 +74,7 @@ def fidelity(
     if integers is not None:
         check_compiled(integers, replace(options, dt=None, reset=None))
         made = open_model(integers, options.of_integers())
-    opened = open_model(model, options)
+    opened = open_model(model, options, recordings=shown_to)
     say_assumed(opened)
     with progress() as tell:
         found = f.measure(opened, shown_to, asked, lambda done, total: tell("comparing", done, total), made)

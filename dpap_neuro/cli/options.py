@@ -266,7 +266,8 @@ _COMPILING = {
     "pairs": Annotated[
         str,
         typer.Option(
-            help="Weights as two synapses of different exponents: all, none, or source->target, ..."
+            help="Weights as two synapses of different exponents: all, none, source->target, ..., or auto: where recordings "
+            "say that it pays."
         ),
     ],
 }

@@ -69,13 +69,15 @@ def cores(
         check_picture(out)
         if not trade_off:
             raise InputError(f"{out}: --out draws cores against time; expected --trade-off with it")
-    opened = open_model(model, options)
+    opened = open_model(model, options, recordings=shown)
     say_assumed(opened)
     rates, steps = None, 1
     if shown is not None:
         run = evaluate(opened, shown, "fixed", classes=False)
         rates, steps = run.rates, run.steps
     network = opened.integers()
+    for note in opened.notes:
+        say(note)
     found = fill(network, budget, rates, effort, objective, steps)
     placement = found.placement
     points = []
@@ -297,12 +299,14 @@ def energy(
 
     if out is not None:
         check_picture(out)
-    opened = open_model(model, options)
+    opened = open_model(model, options, recordings=shown)
     say_assumed(opened)
     with progress() as tell:
         found = charging.charge(
             opened, shown, opened.chip, objective, max_cores, sanafe, None if as_json else tell
         )
+    for note in opened.notes:
+        say(note)
     if out is not None:
         charging.draw_floorline(found, out)
     if as_json:

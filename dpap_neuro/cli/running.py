@@ -224,9 +224,11 @@ def simulate(
     check_backend(backend, lava_python, ("fixed", "lava"))
     clock = s.Clock(timing, reset_interval, reset_offset)
     s.check_request(backend, clock, record, out, shown_to is not None, steps)
-    opened = open_model(model, options, s.input_of(input_layer, input_bias))
+    opened = open_model(model, options, s.input_of(input_layer, input_bias), shown_to)
     say_assumed(opened)
     network = opened.integers()
+    for note in opened.notes:
+        say(note)
     wanted = s.recorded_of(network, record or ())
     counts = s.raster_of(opened, shown_to, steps)
     for note in input_notes(opened.chip, int(counts.max(initial=0))):
@@ -279,7 +281,7 @@ def evaluate(
     from dpap_neuro.deploy.opening import open_model
 
     e.check_backend(backend, lava_python)
-    opened = open_model(model, options)
+    opened = open_model(model, options, recordings=shown_to)
     say_assumed(opened)
     with progress() as tell:
         result = e.evaluate(

@@ -77,7 +77,8 @@ def compare(
 
 
 def _compare(path: Path, options: CompileOptions, recordings: Recordings | None) -> Compared:
-    opened = open_model(path, options.of_integers() if path.suffix in INTEGER_FILES else options)
+    own = options.of_integers() if path.suffix in INTEGER_FILES else options
+    opened = open_model(path, own, recordings=recordings)
     notes: tuple[str, ...] = ()
     if recordings is None:
         rates = None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dpap_neuro.deploy.opening import INTEGER_FILES, CompileOptions, Model
+from dpap_neuro.deploy.opening import INTEGER_FILES, CompileOptions, Model, check_pairs
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.errors import InputError
 from hardware.chip.chips import Chip, as_chip
@@ -113,10 +113,8 @@ def compile_file(
         raise InputError("pairs auto: needs recordings, give --calibrate or --dataset NAME")
     chip = as_chip(options.chip)
     target = restrict(chip) if netx else chip
-    if options.pairs != "none" and target.neuron.weight_exponents[1] < 1:
-        raise InputError(
-            f"pairs: {chip.name} has no exponents of weights, so that two synapses are no finer than one"
-        )
+    if options.pairs != "none":
+        check_pairs(target)
     name = Path(model) if not isinstance(model, Graph) else out
     opened = Model(name, graph, None, None, graph.metadata, target, replace(options, pairs="none"))
     compiled, fitting = opened.compiled, None

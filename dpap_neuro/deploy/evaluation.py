@@ -141,7 +141,7 @@ def evaluate(
         tally.to_dict(),
         predictions,
         {name: spikes / shown.n for name, spikes in total.items()},
-        (*shown.notes, *(() if network is None else input_notes(model.chip, most))),
+        (*shown.notes, *(() if network is None else (*input_notes(model.chip, most), *model.notes))),
     )
 
 

@@ -124,7 +124,7 @@ def measure(
         shares = dict(sorted(named.items(), key=lambda item: item[1]))
     reports = model.compiled.reports if integers is None else []
     warnings = dict.fromkeys(text for r in reports for text in r.warnings)
-    notes = (*shown.notes, *input_notes(chip, most[0]), *warnings)
+    notes = (*shown.notes, *input_notes(chip, most[0]), *model.notes, *warnings)
     reached = asked.min_agreement is None or report.agreement >= asked.min_agreement
     return Found(report, shares, notes, reached)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,13 @@ from hardware.graph.parsing import read_graph
 from hardware.network.connectivity import shapes
 from hardware.network.integer import Network
 
+if TYPE_CHECKING:
+    from dpap_neuro.deploy.recordings import Recordings
+    from hardware.compile.pairs import Choice
+
 INTEGER_FILES = (".net", ".h5")
+# The pairs "auto" are chosen on every second one of so many recordings, until that share of their spikes is alike.
+CHOSEN_ON, ENOUGH = 20, 0.99
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,7 @@ class CompileOptions:
 
     chip: itself, its name or its file. weight_bits: None: as wide as the chip stores them. dt: seconds per step of a file that
     does not say. reset: "zero" or "subtract"; None: as the file says. pairs: two synapses per weight for "all" projections, for
-    "none", or for those named, "source->target" with commas between.
+    "none", for those named, "source->target" with commas between, or "auto": for those that recordings say gain by it.
     """
 
     chip: Chip | str | Path = DEFAULT
@@ -41,16 +47,14 @@ class CompileOptions:
 
     @property
     def paired(self) -> Pairs:
-        """As `compile_layers` takes it. Raises InputError for a text that is none of the three."""
+        """As `compile_layers` takes it, but for "auto". Raises InputError for another text."""
         if self.pairs in ("all", "none"):
             return self.pairs == "all"
-        if self.pairs == "auto":
-            raise InputError(
-                "pairs: auto is for compile, which chooses them on recordings; give the file that it wrote"
-            )
         named = [tuple(part.strip() for part in pair.split("->")) for pair in self.pairs.split(",")]
         if any(len(pair) != 2 or not all(pair) for pair in named):
-            raise InputError(f"pairs: found {self.pairs[:60]!r}, expected all, none, or source->target, ...")
+            raise InputError(
+                f"pairs: found {self.pairs[:60]!r}, expected all, none, auto, or source->target, ..."
+            )
         return [(source, target) for source, target in named]
 
     def of_integers(self) -> CompileOptions:
@@ -69,7 +73,7 @@ class InputNeurons:
 @dataclass(frozen=True)
 class Model:
     """A file's network. graph: of a `.nir` file, None for an integer network. dt: seconds per step, where known.
-    chip: what a graph is compiled for."""
+    chip: what a graph is compiled for. recordings: what the pairs "auto" are chosen for, see `chosen_on`."""
 
     path: Path
     graph: Graph | None
@@ -78,16 +82,51 @@ class Model:
     metadata: Mapping[str, Any]
     chip: Chip
     options: CompileOptions
+    recordings: Recordings | None = None
 
     @cached_property
     def compiled(self) -> Compiled:
         """The graph's integers, compiled once. Raises HardwareError for what the chip cannot do."""
         assert self.graph is not None
         o = self.options
+        if o.pairs == "auto":
+            return self._chosen[0]
         pairs = o.paired
         if not isinstance(pairs, bool):
             self._check_pairs(set(pairs))
         return compile_layers(self.graph, self.chip, o.dt, o.weight_bits, reset=self.reset, pairs=pairs)
+
+    @cached_property
+    def _chosen(self) -> tuple[Compiled, Choice, str]:
+        """With the pairs "auto", which they are, and the recordings that they were chosen on, in words."""
+        # Not before it is needed: it brings the simulators.
+        from hardware.compile.pairs import choose_pairs
+
+        assert self.graph is not None
+        check_pairs(self.chip)
+        if self.recordings is None:
+            raise InputError(
+                f"{self.path}: --pairs auto is chosen on recordings; give --dataset NAME or --input FILE, or the .h5 file "
+                "of compile --pairs auto"
+            )
+        on = chosen_on(self.recordings)
+        few = on.open(self, classes=False).together()[::2]
+        options = {"dt": self.options.dt, "weight_bits": self.options.weight_bits, "reset": self.reset}
+        compiled, choice = choose_pairs(self.graph, self.chip, few, ENOUGH, **options)
+        return compiled, choice, f"{len(few)} recordings of {on.file or f'{on.dataset}, {on.split}'}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How pairs were chosen, once they are."""
+        if "_chosen" not in vars(self):
+            return ()
+        _, choice, words = self._chosen
+        named = ", ".join(f"{source}->{target}" for source, target in choice.pairs) or "none"
+        missed = "" if choice.reached else f", not the {ENOUGH:.0%} that is aimed at"
+        return (
+            f"pairs auto: {named} ({choice.synapses[-1]:,} synapses), by {words}: {choice.agreement[-1]:.2%} of their spikes "
+            f"are alike, {choice.agreement[0]:.2%} without pairs{missed}",
+        )
 
     def integers(self) -> Network:
         """The integer network: as it stands, or compiled once."""
@@ -134,13 +173,33 @@ class Model:
                 )
 
 
+def chosen_on(recordings: Recordings) -> Recordings:
+    """What the pairs "auto" are chosen on where these are to be shown: of a data set its training part, as for `compile`, so that
+    nothing is chosen on what is reported; of a file, which has one part, that."""
+    return replace(
+        recordings, limit=CHOSEN_ON, split="train" if recordings.file is None else recordings.split
+    )
+
+
+def check_pairs(chip: Chip) -> None:
+    """Raise InputError for a chip on which two synapses are no finer than one."""
+    if chip.neuron.weight_exponents[1] < 1:
+        raise InputError(
+            f"pairs: {chip.name} has no exponents of weights, so that two synapses are no finer than one"
+        )
+
+
 def open_model(
-    path: str | Path, options: CompileOptions | None = None, neurons: InputNeurons | None = None
+    path: str | Path,
+    options: CompileOptions | None = None,
+    neurons: InputNeurons | None = None,
+    recordings: Recordings | None = None,
 ) -> Model:
     """Read a `.nir` graph, a NETX `.net` file or an integer network in an `.h5` file.
 
-    options: how a graph is to be compiled. neurons: what a NETX file's input neurons are given. Raises HardwareError or
-    InputError; for a file of integers also for options that only compiling could follow.
+    options: how a graph is to be compiled. neurons: what a NETX file's input neurons are given. recordings: what it is to be
+    shown, which the pairs "auto" need. Raises HardwareError or InputError; for a file of integers also for options that only
+    compiling could follow.
     """
     path, options, neurons = Path(path), options or CompileOptions(), neurons or InputNeurons()
     chip = as_chip(options.chip)
@@ -153,7 +212,8 @@ def open_model(
         network = _read_netx(path, neurons) if path.suffix == ".net" else load(path)
         return Model(path, None, network, network.dt, network.metadata, chip, options)
     graph = read_graph(path)
-    return Model(path, graph, None, time_step(graph, options.dt)[0], graph.metadata, chip, options)
+    dt = time_step(graph, options.dt)[0]
+    return Model(path, graph, None, dt, graph.metadata, chip, options, recordings)
 
 
 def _read_netx(path: Path, neurons: InputNeurons) -> Network:

@@ -103,7 +103,7 @@ def gather(
 def _gather(
     file: Path, name: str, options: CompileOptions, recordings: Recordings | None, progress: Progress | None
 ) -> Subject:
-    opened = open_model(file, options)
+    opened = open_model(file, options, recordings=recordings)
     assert opened.graph is not None
     found, evaluated, shown = None, None, None
     if recordings is not None:

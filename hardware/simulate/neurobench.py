@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -24,7 +24,14 @@ import numpy as np
 from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, padding_of
 from hardware.network.connectivity import by_post, out_degrees, shapes
 from hardware.network.geometry import conv
-from hardware.network.integer import ConvProjection, DenseProjection, Network, Projection, conv_output_shape
+from hardware.network.integer import (
+    ConvProjection,
+    DenseProjection,
+    Network,
+    Projection,
+    conv_output_shape,
+    weight_grid,
+)
 
 _WEIGHTED = (nir.Affine, nir.Linear, nir.Conv1d, nir.Conv2d)
 _NONE: Mapping[str, np.ndarray] = MappingProxyType({})
@@ -229,7 +236,10 @@ def of_network(network: Network) -> Tally:
 def _entries(projection: Projection, source: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, int]:
     """Weights of a projection, zeros too, and the connections they would make if none were zero."""
     if isinstance(projection, ConvProjection):
-        full = ConvProjection(**{**vars(projection), "weight": np.full(projection.weight.shape, 2)})
+        # Some weight that a kernel of any sign and so many bits may have.
+        low, high, _ = weight_grid(projection.sign_mode, projection.weight_bits)
+        some = np.full(projection.weight.shape, low if low else high)
+        full = replace(projection, weight=some)
         assert conv_output_shape(full, source) == target
         return projection.weight.size, by_post(full, source, target).synapses
     if isinstance(projection, DenseProjection):
