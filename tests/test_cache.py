@@ -175,7 +175,7 @@ def test_training_from_disk_equals_training_from_memory(folder):
         assert (
             split.held_out and len(split.train[1]) == 24 and split.train[0].shape[1] == split.test[0].shape[1]
         )
-        model = runs.model_settings(split, "mlp", "spikes", 0.5, 0.1, 10.0)
+        model = runs.model_settings(split, "mlp", "spikes", 0.5, 0.1)
         settings = TrainSettings(epochs=2, batch=8, drop=0.2, jitter=0.1, flip=True)
         pruner = make_pruner("dpap", epochs=2, bins=5)
         network, history = runs.train_run(split, model, pruner, settings, torch.device("cpu"))

@@ -21,7 +21,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpap_neuro.networks import scan
+from dpap_neuro.networks import SURROGATES, scan
 from dpap_neuro.networks.neurons import IF, LI, LIF, CubaLI, CubaLIF, Neuron, NeuronSettings, ParametricLIF
 
 SETTINGS = NeuronSettings(dt=0.01, tau_mem=0.04, v_th=0.4, tau_syn=0.02)
@@ -60,7 +60,12 @@ def populations(draw):
     own, learned = draw(st.booleans()), draw(st.booleans())
     values = {"v_leak": 0.1, "v_reset": -0.1, "v_th": 0.5, "tau_mem": 0.02, "tau_syn": 0.03}
     chosen = draw(st.sets(st.sampled_from([name for name in values if name in kind.defaults])))
-    settings = replace(SETTINGS, reset=draw(st.sampled_from(["zero", "subtract"])))
+    settings = replace(
+        SETTINGS,
+        reset=draw(st.sampled_from(["zero", "subtract"])),
+        surrogate=draw(st.sampled_from(list(SURROGATES))),
+        surrogate_slope=draw(st.sampled_from([1.0, 0.3, 7.0])),
+    )
     neuron = kind(
         settings, **{name: values[name] * (torch.rand(shape if own else ()) + 0.5) for name in chosen}
     )
@@ -83,7 +88,11 @@ def check(neuron: Neuron, x, tau_to_the_bit: bool) -> None:
         found.append((out, [torch.zeros(()) if g is None else g for g in gradients]))
     (out, (to_x, *others)), (out_too, (to_x_too, *others_too)) = found
     assert out_too.dtype == x.dtype and torch.equal(out, out_too)
-    assert torch.equal(to_x, to_x_too)
+    # Of an exponential each has its own last bit.
+    to_the_bit = neuron.settings.surrogate != "sigmoid"
+    assert torch.equal(to_x, to_x_too) or not to_the_bit
+    torch.testing.assert_close(to_x, to_x_too, rtol=1e-5, atol=1e-6)
+    tau_to_the_bit = tau_to_the_bit and to_the_bit
     for one, other in zip(others, others_too, strict=True):
         if tau_to_the_bit:
             assert torch.equal(one, other)
@@ -133,7 +142,7 @@ def test_kernels_build_for_gpus(target):
     )
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
-    assert found["launches"] == 96 and found["bytes"] > 1000
+    assert found["launches"] == 132 and found["bytes"] > 1000
     # Bytes spilled by all kernels together, where Triton tells.
     assert found["fused"] == 0 and found["spilled"] < 64 and all(n <= 128 for n in found["registers"])
 

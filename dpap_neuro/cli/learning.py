@@ -382,7 +382,7 @@ def sweep(
                 )
             say(f"{tested[0].upper()}{tested[1:]}.")
             name = defaults.model if model is None else model
-            description = runs.model_settings(split, name, readout, decay=0.5, v_th=0.5, slope=10.0)
+            description = runs.model_settings(split, name, readout, decay=0.5, v_th=0.5)
             rows = sweeps.sweep(
                 out / "runs.csv",
                 description,

@@ -17,8 +17,8 @@ from dpap_neuro.cli.shared import app, cache_folder
 from dpap_neuro.data import DATASETS, SPLITS
 from dpap_neuro.deploy.opening import CompileOptions
 from dpap_neuro.deploy.recordings import Recordings
-from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SLOPE, THRESHOLD, TrainRequest
-from dpap_neuro.networks import CELLS, MODELS, RELU
+from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SURROGATE, THRESHOLD, TrainRequest
+from dpap_neuro.networks import CELLS, MODELS, RELU, SURROGATES
 from dpap_neuro.pruning import PRUNERS
 from hardware.chip.chips import BUILT_IN
 
@@ -223,9 +223,18 @@ _TRAINING = {
     "threshold": Annotated[
         float | None, typer.Option(help="Membrane threshold.", show_default=str(THRESHOLD))
     ],
+    "surrogate": Annotated[
+        str | None,
+        typer.Option(
+            help=f"What stands in for a spike's derivative: {either(*SURROGATES)}.", show_default=SURROGATE
+        ),
+    ],
     "surrogate_slope": Annotated[
         float | None,
-        typer.Option(help="Of the surrogate gradient (SuperSpike's alpha).", show_default=str(SLOPE)),
+        typer.Option(
+            help="How steep that is around the threshold.",
+            show_default=", ".join(f"{slope:g} of {name}" for name, slope in SURROGATES.items()),
+        ),
     ],
     "reset": Annotated[
         str | None,

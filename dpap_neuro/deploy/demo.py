@@ -104,7 +104,7 @@ def run_demo(
         Binning(bins=BINS, clip=CLIP),
         lambda what, done, total: tell(f"recording digits ({what})", done, total),
     )
-    model = runs.model_settings(split, "cnn", "spikes", decay=0.5, v_th=0.5, slope=10.0)
+    model = runs.model_settings(split, "cnn", "spikes", decay=0.5, v_th=0.5)
     if chip is not None:
         # What it cannot do is said before the training.
         compile_graph(from_nir(runs.graph_of(build_model(model, seed), {})), chip)

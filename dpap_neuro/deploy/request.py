@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Of a network that is made anew; one of a `.nir` file has its own.
-NEURON, DECAY, THRESHOLD, SLOPE, RESET = "lif", 0.5, 0.5, 10.0, "zero"
+NEURON, DECAY, THRESHOLD, SURROGATE, RESET = "lif", 0.5, 0.5, "superspike", "zero"
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class TrainRequest:
     decay: float | None = None
     current_decay: float | None = None
     threshold: float | None = None
+    surrogate: str | None = None
     surrogate_slope: float | None = None
     reset: str | None = None
     dt: float | None = None

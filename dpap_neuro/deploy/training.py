@@ -12,7 +12,7 @@ import torch
 
 from dpap_neuro.data import Binning, Defaults, binning_of, dataset, parse_sensor
 from dpap_neuro.deploy import finetuning, fitting
-from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SLOPE, THRESHOLD, TrainRequest
+from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SURROGATE, THRESHOLD, TrainRequest
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
 from dpap_neuro.networks.models import ModelSettings, Network
@@ -25,7 +25,7 @@ from hardware.placement import budget as budgets
 from hardware.placement.budget import Budget
 
 # What a network of a `.nir` file brings.
-_OF_THE_NETWORK = ("neuron", "readout", "decay", "current_decay", "threshold", "surrogate_slope")
+_OF_THE_NETWORK = ("neuron", "readout", "decay", "current_decay", "threshold", "surrogate", "surrogate_slope")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Training:
                     asked.reset,  # type: ignore[arg-type]
                 )
             return for_data(self.graph, shape, classes, split.dt, asked.dt, asked.reset)
-        decay, threshold, slope, current_decay, reset = _neuron(asked)
+        decay, threshold, slope, current_decay, reset, surrogate = _neuron(asked)
         settings = runs.model_settings(
             split,
             _or(asked.model, self.defaults.model),
@@ -81,6 +81,7 @@ class Training:
             _or(asked.neuron, NEURON),
             current_decay,
             reset,
+            surrogate,
         )
         if precision is None:
             return settings
@@ -186,6 +187,11 @@ def precision_of(asked: TrainRequest, binning: Binning, budget: Budget | None = 
             if value != default:
                 raise InputError(f"--{name}: is for --precision, which says whose integers are trained")
         return None
+    for name in ("surrogate", "surrogate_slope"):
+        if getattr(asked, name) is not None:
+            raise InputError(
+                f"--{name.replace('_', '-')}: --precision trains with superspike of slope 1; leave it out"
+            )
     if asked.compact:
         raise InputError(
             "--compact: cannot be together with --precision; finetune a run that was compacted instead"
@@ -199,13 +205,14 @@ def precision_of(asked: TrainRequest, binning: Binning, budget: Budget | None = 
     return Precision(chip, asked.weight_bits, binning.clip, asked.timing, asked.scales, asked.netx)  # type: ignore[arg-type]
 
 
-def _neuron(asked: TrainRequest) -> tuple[float, float, float, float | None, str]:
+def _neuron(asked: TrainRequest) -> tuple[float, float, float | None, float | None, str, str]:
     return (
         _or(asked.decay, DECAY),
         _or(asked.threshold, THRESHOLD),
-        _or(asked.surrogate_slope, SLOPE),
+        asked.surrogate_slope,
         asked.current_decay,
         _or(asked.reset, RESET),
+        _or(asked.surrogate, SURROGATE),
     )
 
 

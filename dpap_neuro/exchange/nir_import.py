@@ -277,7 +277,7 @@ def _population(name: str, node: Any, kind: type[Neuron], dt: float, reset: Rese
             raise InputError(
                 f"node {name}: found {key} of {value:g} s, expected at least the time step of {dt:g} s"
             )
-    taus = {"tau_mem": dt, **{key: max(value, dt) for key, value in shortest.items()}}
+    taus: dict[str, Any] = {"tau_mem": dt, **{key: max(value, dt) for key, value in shortest.items()}}
     v_th = changed.get("v_th", 0.5)
     if not isinstance(v_th, float) or v_th <= 0:
         v_th = 0.5  # `changed` holds what counts

@@ -29,6 +29,8 @@ MODELS = Registry(
         "recurrent": f"{_MODELS}:recurrent",
     },
 )
+# Of a spike's derivative, each with the slope that it has where none is said; see `surrogates`.
+SURROGATES: dict[str, float] = {"superspike": 1.0, "atan": 2.0, "sigmoid": 4.0, "triangle": 1.0}
 # The artificial twin: rectifiers instead of spiking neurons, frame by frame.
 RELU = "relu"
 CELLS = (*NEURONS, RELU)

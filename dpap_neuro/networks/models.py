@@ -42,7 +42,11 @@ class ModelSettings:
 
     @classmethod
     def from_dict(cls, values: dict) -> ModelSettings:
-        settings = cls(**{**values, "neuron": NeuronSettings(**values["neuron"])})
+        neuron = dict(values["neuron"])
+        if "surrogate" not in neuron:
+            # Of a run that is older: whatever slope it names, it learned with Norse's.
+            neuron["surrogate_slope"] = NeuronSettings.surrogate_slope
+        settings = cls(**{**values, "neuron": NeuronSettings(**neuron)})
         return replace(settings, input_shape=tuple(settings.input_shape))  # type: ignore[arg-type]
 
 

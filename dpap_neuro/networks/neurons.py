@@ -22,12 +22,19 @@ from norse.torch.functional.leaky_integrator_box import LIBoxState, li_box_feed_
 from norse.torch.functional.lif import LIFFeedForwardState, lif_feed_forward_step
 from norse.torch.functional.lif_box import LIFBoxFeedForwardState, lif_box_feed_forward_step
 from norse.torch.functional.reset import reset_subtract, reset_value
-from norse.torch.functional.threshold import threshold
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.networks.dynamics import iaf_subtract_step, lif_subtract_step
+from dpap_neuro.networks import SURROGATES
+from dpap_neuro.networks.dynamics import (
+    iaf_step,
+    iaf_subtract_step,
+    lif_box_step,
+    lif_step,
+    lif_subtract_step,
+)
 from dpap_neuro.networks.scan import covers, scan
+from dpap_neuro.networks.surrogates import NORSE, Surrogate, spike
 
 # Networks count in 32 bits.
 _LARGEST = float(torch.finfo(torch.float32).max)
@@ -36,21 +43,24 @@ _LARGEST = float(torch.finfo(torch.float32).max)
 @dataclass(frozen=True)
 class NeuronSettings:
     """dt: seconds per time step. tau_mem: membrane time constant in seconds, at least dt. v_th: threshold.
-    surrogate_slope: alpha of Norse's surrogate gradient; Norse 1.1's SuperSpike takes it and always computes
-    1 / (|v - v_th| + 1)^2. tau_syn: time constant of the synaptic current in seconds, at least dt, for neurons
+    tau_syn: time constant of the synaptic current in seconds, at least dt, for neurons
     that have one (None: tau_mem). reset: what a spike does, "zero": v <- v_reset; "subtract": v <- v - v_th (Norse's
-    `reset_subtract`, through which gradients flow as Norse's autograd has them)."""
+    `reset_subtract`, through which gradients flow as Norse's autograd has them). surrogate, surrogate_slope: what stands in for
+    the derivative of a spike, see `surrogates`; superspike with slope 1 is Norse's."""
 
     dt: float
     tau_mem: float
     v_th: float = 0.5
-    surrogate_slope: float = 10.0
+    surrogate_slope: float = SURROGATES["superspike"]
     tau_syn: float | None = None
     reset: str = "zero"
+    surrogate: str = "superspike"
 
     def __post_init__(self) -> None:
         if self.reset not in ("zero", "subtract"):
             raise InputError(f"reset: found {self.reset!r}, expected zero or subtract")
+        if self.surrogate not in SURROGATES:
+            raise InputError(f"surrogate: found {self.surrogate!r}, expected one of {', '.join(SURROGATES)}")
         for name in ("dt", "tau_mem", "v_th", "surrogate_slope", "tau_syn"):
             value = getattr(self, name)
             if value is None and name == "tau_syn":
@@ -78,6 +88,8 @@ class Neuron(nn.Module):
     norse_step: Callable[..., tuple[Tensor, Any]]
     # In its place where the reset is by subtraction; None: Norse's own step takes the reset from its parameters.
     subtract_step: Callable[..., tuple[Tensor, Any]] | None = None
+    # In its place with another surrogate than Norse's; None: there is none for a step of one's own.
+    own_step: Callable[..., tuple[Tensor, Any]] | None = None
 
     def __init__(self, settings: NeuronSettings, **changed: Tensor | float) -> None:
         super().__init__()
@@ -101,8 +113,28 @@ class Neuron(nn.Module):
     @property
     def step(self) -> Callable[..., tuple[Tensor, Any]]:
         """(input, state, parameters, dt) to (output, state)."""
-        ours = type(self).subtract_step if self.settings.reset == "subtract" else None
-        return ours or type(self).norse_step
+        kind = type(self)
+        if self.settings.reset == "subtract" and kind.subtract_step is not None:
+            return kind.subtract_step
+        if self.surrogate.name == NORSE:
+            return kind.norse_step
+        if kind.own_step is None:
+            raise InputError(
+                f"surrogate: found {self.settings.surrogate} of slope {self.settings.surrogate_slope:g}, expected superspike of "
+                f"slope 1, which is all that {kind.__name__} knows"
+            )
+        return kind.own_step
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "norse_step" in vars(cls) and "own_step" not in vars(cls):
+            cls.own_step = None
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """As parameters of Norse name it: Norse's own under Norse's name."""
+        named = Surrogate(self.settings.surrogate, self.settings.surrogate_slope)
+        return Surrogate(NORSE) if named == Surrogate() else named
 
     def constants(self) -> Any:
         """Norse's parameters of the population, for one recording."""
@@ -131,12 +163,18 @@ class LIF(Neuron):
 
     defaults: tuple[str, ...] = ("tau_mem", "v_th", "v_leak", "v_reset")
     norse_step = staticmethod(lif_box_feed_forward_step)
+    own_step = staticmethod(lif_box_step)
 
     def constants(self) -> LIFBoxParameters:
-        alpha = torch.tensor(self.settings.surrogate_slope)
         reset = reset_subtract if self.settings.reset == "subtract" else reset_value
         return LIFBoxParameters(
-            self.tau_mem_inv, self.v_leak, self.v_th, self.v_reset, alpha=alpha, reset_method=reset
+            self.tau_mem_inv,
+            self.v_leak,
+            self.v_th,
+            self.v_reset,
+            self.surrogate.name,
+            torch.tensor(self.surrogate.slope),
+            reset,
         )
 
     def rest(self, x: Tensor, p: Any) -> LIFBoxFeedForwardState:
@@ -170,12 +208,18 @@ class CubaLIF(Neuron):
 
     defaults = ("tau_syn", "tau_mem", "v_th", "v_leak", "v_reset")
     norse_step = staticmethod(lif_feed_forward_step)
+    own_step = staticmethod(lif_step)
     subtract_step = staticmethod(lif_subtract_step)
 
     def constants(self) -> LIFParameters:
-        alpha = torch.tensor(self.settings.surrogate_slope)
         return LIFParameters(
-            self.tau_syn_inv, self.tau_mem_inv, self.v_leak, self.v_th, self.v_reset, alpha=alpha
+            self.tau_syn_inv,
+            self.tau_mem_inv,
+            self.v_leak,
+            self.v_th,
+            self.v_reset,
+            self.surrogate.name,
+            torch.tensor(self.surrogate.slope),
         )
 
     def rest(self, x: Tensor, p: Any) -> LIFFeedForwardState:
@@ -187,10 +231,11 @@ class IF(Neuron):
 
     defaults = ("v_th", "v_reset")
     norse_step = staticmethod(iaf_feed_forward_step)
+    own_step = staticmethod(iaf_step)
     subtract_step = staticmethod(iaf_subtract_step)
 
     def constants(self) -> IAFParameters:
-        return IAFParameters(self.v_th, self.v_reset, alpha=torch.tensor(self.settings.surrogate_slope))
+        return IAFParameters(self.v_th, self.v_reset, self.surrogate.name, torch.tensor(self.surrogate.slope))
 
     def rest(self, x: Tensor, p: Any) -> IAFFeedForwardState:
         return IAFFeedForwardState(v=p.v_reset)
@@ -200,7 +245,7 @@ class LI(Neuron):
     """v <- v + dt / tau_mem (i + v_leak - v), never a spike: a read-out by membrane. Norse's LIBoxCell."""
 
     defaults = ("tau_mem", "v_leak")
-    norse_step = staticmethod(li_box_feed_forward_step)
+    norse_step = own_step = staticmethod(li_box_feed_forward_step)
 
     def constants(self) -> LIBoxParameters:
         return LIBoxParameters(self.tau_mem_inv, self.v_leak)
@@ -213,7 +258,7 @@ class CubaLI(Neuron):
     """`CubaLIF` without spikes: a read-out by membrane. Norse's LICell."""
 
     defaults = ("tau_syn", "tau_mem", "v_leak")
-    norse_step = staticmethod(li_feed_forward_step)
+    norse_step = own_step = staticmethod(li_feed_forward_step)
 
     def constants(self) -> LIParameters:
         return LIParameters(self.tau_syn_inv, self.tau_mem_inv, self.v_leak)
@@ -236,7 +281,7 @@ class Threshold(Neuron):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.gain is None else x * self.gain
-        return threshold(x - self.v_th, "super", self.settings.surrogate_slope)
+        return spike(x - self.v_th, Surrogate(self.settings.surrogate, self.settings.surrogate_slope))
 
 
 class Recurrent(Neuron):

@@ -22,7 +22,7 @@ from dpap_neuro.networks.dynamics import Dynamics, dynamics_of
 
 
 def covers(step: Callable[..., Any], x: Tensor, p: Any) -> bool:
-    """Whether `scan` stands in for a loop over the step: where `dynamics_of` knows it, with Norse's own surrogate; on
+    """Whether `scan` stands in for a loop over the step: where `dynamics_of` knows it, of the surrogates of `surrogates`; on
     a CPU in float32 or float64, and on a GPU where Triton works. PyTorch's own compilers get the loop."""
     if torch.compiler.is_compiling() or not x.numel() or dynamics_of(step, p) is None:
         return False

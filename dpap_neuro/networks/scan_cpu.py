@@ -15,6 +15,7 @@ from numba import njit
 from torch import Tensor
 
 from dpap_neuro.networks.compiled import BLOCK, compiled, in_parts
+from dpap_neuro.networks.surrogates import ATAN, SIGMOID, TRIANGLE
 
 if TYPE_CHECKING:
     from dpap_neuro.networks.dynamics import Dynamics
@@ -87,8 +88,37 @@ def _forward(x, constants, out, membranes, drives, first, last, current, leak, s
                     v[k] += z[k] * v_reset[k]
 
 
+@njit(inline="always")
+def _flatness(x, surrogate, inner, outer, one):
+    """`Surrogate.flatness`, with the same operations."""
+    reach = abs(x) * inner
+    if surrogate == ATAN:
+        return (reach * reach + one) * outer
+    if surrogate == SIGMOID:
+        e = np.exp(-reach)
+        return (e + one) * (e + one) / e * outer
+    if surrogate == TRIANGLE:
+        return one / max(one - reach, one - one) * outer
+    return (reach + one) * (reach + one)
+
+
 @compiled()
-def _backward(grad, constants, membranes, grad_x, first, last, current, leak, spikes, subtracts, resets):
+def _backward(
+    grad,
+    constants,
+    membranes,
+    grad_x,
+    first,
+    last,
+    current,
+    leak,
+    spikes,
+    subtracts,
+    resets,
+    surrogate,
+    inner,
+    outer,
+):
     one = grad.dtype.type(1)
     rows = np.empty((7, BLOCK), grad.dtype)
     mem, syn, v_th, v_reset = rows[2], rows[3], rows[5], rows[6]
@@ -114,8 +144,7 @@ def _backward(grad, constants, membranes, grad_x, first, last, current, leak, sp
                         a = above * g_v[k] + given[k]
                     elif resets:
                         a = g_v[k] * v_reset[k] + given[k]
-                    away = abs(above) + one
-                    a = (a - g_v[k] * membrane[k]) / (away * away)
+                    a = (a - g_v[k] * membrane[k]) / _flatness(above, surrogate, inner, outer, one)
                     # What is subtracted does not depend on the membrane, so that all of its gradient passes.
                     z = one if membrane[k] > v_th[k] else one - one
                     g_v[k] = g_v[k] + a if subtracts else (g_v[k] - z * g_v[k]) + a
@@ -192,7 +221,8 @@ def backward(
         return _backward_learned(grad, constants, membranes, drives, kind, dt)
     grad_x = torch.empty_like(grad)
     arrays = [_array(a) for a in (grad, constants, grad if membranes is None else membranes, grad_x)]
-    flags = _flags(constants, kind)
+    inner, outer = (arrays[0].dtype.type(factor) for factor in kind.surrogate.factors)
+    flags = *_flags(constants, kind), kind.surrogate.number, inner, outer
     in_parts(arrays[0].shape[1], lambda first, last: _backward(*arrays, first, last, *flags))
     return grad_x, None
 
@@ -231,7 +261,7 @@ def _backward_learned(
             elif resets:
                 torch.mul(g_v, v_reset, out=b).add_(grads[t])
             torch.sub(b if kind.subtracts or resets else grads[t], a, out=a)
-            a.div_(torch.sub(membrane, v_th, out=b).abs_().add_(1.0).square_())
+            a.div_(kind.surrogate.flatness(torch.sub(membrane, v_th, out=b)))
             torch.gt(membrane, v_th, out=z).mul_(g_v)
             # What is subtracted does not depend on the membrane, so that all of its gradient passes.
             g_v = g_v.add_(a) if kind.subtracts else g_v.sub_(z).add_(a)

@@ -6,7 +6,6 @@ the bit. Membranes are kept in the precision of the constants, float32 or float6
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -76,6 +75,28 @@ def forward_kernel(
         here += size
 
 
+@triton.jit
+def _over(a, b):
+    # In float32 Triton's plain division is not the nearest number; in float64 it is.
+    return tl.div_rn(a, b) if b.dtype == tl.float32 else a / b
+
+
+@triton.jit
+def _flatness(x, SURROGATE: tl.constexpr, INNER: tl.constexpr, OUTER: tl.constexpr):
+    """`Surrogate.flatness`, with the same operations."""
+    reach = tl.abs(x) * INNER
+    if SURROGATE == 1:
+        flatness = (reach * reach + 1.0) * OUTER
+    elif SURROGATE == 2:
+        e = tl.exp(-reach)
+        flatness = _over((e + 1.0) * (e + 1.0), e) * OUTER
+    elif SURROGATE == 3:
+        flatness = _over(tl.full(x.shape, 1.0, x.dtype), tl.maximum(1.0 - reach, 0.0)) * OUTER
+    else:
+        flatness = (reach + 1.0) * (reach + 1.0)
+    return flatness
+
+
 @triton.jit(do_not_specialize=["steps"])
 def backward_kernel(
     grad,
@@ -92,6 +113,9 @@ def backward_kernel(
     SPIKES: tl.constexpr,
     SUBTRACTS: tl.constexpr,
     LEARNED: tl.constexpr,
+    SURROGATE: tl.constexpr,
+    INNER: tl.constexpr,
+    OUTER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     neuron = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -123,11 +147,10 @@ def backward_kernel(
             v = tl.load(membranes + here, mask=inside, other=0.0)
             beyond = v - v_th
             z = (beyond > 0).to(v.dtype)
-            flatness = (tl.abs(beyond) + 1.0) * (tl.abs(beyond) + 1.0)
+            flatness = _flatness(beyond, SURROGATE, INNER, OUTER)
             g_v = g_v - g_leaked
             g_z = g_out + g_v * (beyond if SUBTRACTS else v_reset) - g_v * v
-            # In float32 Triton's plain division is not the nearest number; in float64 it is.
-            g_beyond = tl.div_rn(g_z, flatness) if v.dtype == tl.float32 else g_z / flatness
+            g_beyond = _over(g_z, flatness)
             if LEARNED:
                 g_th -= g_beyond
                 if SUBTRACTS:
@@ -201,7 +224,17 @@ def backward(
     rows, width = constants.shape
     grad_x = torch.empty_like(grad)
     each = constants.new_empty(rows, grad[0].numel()) if learned else None
-    _launch(backward_kernel, (grad, constants, membranes, drives, grad_x, each), width, kind, LEARNED=learned)
+    inner, outer = kind.surrogate.factors
+    _launch(
+        backward_kernel,
+        (grad, constants, membranes, drives, grad_x, each),
+        width,
+        kind,
+        LEARNED=learned,
+        SURROGATE=kind.surrogate.number,
+        INNER=inner,
+        OUTER=outer,
+    )
     if each is None:
         return grad_x, None
     grad_constants = each.unflatten(1, (-1, width)).sum(1)
@@ -210,13 +243,13 @@ def backward(
 
 
 def _launch(
-    kernel: Any, tensors: tuple[Tensor | None, ...], width: int, kind: Dynamics, **constexprs: bool
+    kernel: Any, tensors: tuple[Tensor | None, ...], width: int, kind: Dynamics, **constexprs: bool | float
 ) -> None:
     """Run a kernel over all neurons of its first tensor (T, B, ...), on that tensor's device."""
     first = tensors[0]
     assert first is not None
     size = first[0].numel()
-    constexprs |= {name.upper(): value for name, value in asdict(kind).items()}
+    constexprs |= {name.upper(): getattr(kind, name) for name in ("current", "leak", "spikes", "subtracts")}
     with torch.cuda.device_of(first):
         kernel[(triton.cdiv(size, BLOCK),)](
             *tensors, len(first), size, width, BLOCK=BLOCK, enable_fp_fusion=False, **constexprs

@@ -32,7 +32,7 @@ from dpap_neuro.files import (
     write_sealed,
     write_together,
 )
-from dpap_neuro.networks import RELU
+from dpap_neuro.networks import RELU, SURROGATES
 from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.precision import export
@@ -92,15 +92,17 @@ def model_settings(
     readout: str | None,
     decay: float,
     v_th: float,
-    slope: float,
+    slope: float | None = None,
     cell: str = "lif",
     current_decay: float | None = None,
     reset: str = "zero",
+    surrogate: str = "superspike",
 ) -> ModelSettings:
     """Settings for this data. decay: share of the membrane lost in a step, dt / tau_mem; current_decay: the same of the
-    synaptic current of "cubalif" (None: as the membrane). reset: see `NeuronSettings`. readout: None is "spikes", or "mean" of the artificial twin.
+    synaptic current of "cubalif" (None: as the membrane). reset, surrogate: see `NeuronSettings`. slope: of the surrogate,
+    None as `networks.SURROGATES` has it. readout: None is "spikes", or "mean" of the artificial twin.
     """
-    neuron = neuron_settings(split.dt, decay, v_th, slope, current_decay, reset)
+    neuron = neuron_settings(split.dt, decay, v_th, slope, current_decay, reset, surrogate)
     shape = split.train[0].shape[2:]
     if readout is None:
         readout = "mean" if cell == RELU else "spikes"
@@ -108,14 +110,21 @@ def model_settings(
 
 
 def neuron_settings(
-    dt: float, decay: float, v_th: float, slope: float, current_decay: float | None, reset: str
+    dt: float,
+    decay: float,
+    v_th: float,
+    slope: float | None,
+    current_decay: float | None,
+    reset: str,
+    surrogate: str = "superspike",
 ) -> NeuronSettings:
     """Of shares lost in a step of dt seconds, see `model_settings`. Raises InputError for a number outside its range."""
     for what, share in (("decay", decay), ("current_decay", current_decay)):
         if share is not None and not 0 < share <= 1:
             raise InputError(f"{what}: found {share}, expected above 0 and at most 1")
     tau_syn = None if current_decay is None else dt / current_decay
-    return NeuronSettings(dt, dt / decay, v_th, slope, tau_syn, reset)
+    slope = SURROGATES.get(surrogate, 1.0) if slope is None else slope
+    return NeuronSettings(dt, dt / decay, v_th, slope, tau_syn, reset, surrogate)
 
 
 def train_run(

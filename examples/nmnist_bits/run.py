@@ -50,7 +50,7 @@ def longer_in_float(network: Network, split: runs.Split, settings: loop.TrainSet
 
 def one_fold(split: runs.Split, seed: int, settings: loop.TrainSettings, finetune: int) -> list[dict]:
     """Rows of one fold, one per width."""
-    model = runs.model_settings(split, "cnn-wide", "membrane", 0.5, 0.5, 10.0)
+    model = runs.model_settings(split, "cnn-wide", "membrane", 0.5, 0.5)
     pruner = make_pruner("magnitude", epochs=settings.epochs, sparsity=SPARSITY)
     network, _ = runs.train_run(split, model, pruner, replace(settings, seed=seed), CPU)
     graph = from_nir(runs.graph_of(network.eval(), runs.metadata_of(split)))
