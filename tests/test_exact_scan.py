@@ -139,3 +139,74 @@ def test_kernels_build_for_gpus(target):
     found = json.loads(run.stdout)
     assert found["launches"] == 30 and found["bytes"] > 1000
     assert found["fused"] == 0 and found["spilled"] < 64 and all(n <= 128 for n in found["registers"])
+
+
+def smoothed(x, base, population, unit, bias, leak, back):
+    """The outputs (T, B, n), in float64, of the smoothed model around a run of the integers: a spike is its integer one plus the
+    surrogate's antiderivative, a membrane its integer one plus what has changed. At x it is the run itself.
+
+    base: x, and the spikes and membranes of the run, in units of the float membrane; bias, leak: changes from the population's.
+    """
+    x0, z0, v0 = base
+    keep_u = np.asarray((4095 - np.asarray(population.du)) / 4096)
+    leak0 = np.asarray(population.dv) / 4096
+    keep_v, vth = 1 - leak0 - leak, np.asarray(population.vth) * 64 / unit
+    subtract = population.reset == "subtract"
+
+    def surrogate(v):
+        away = v - vth
+        return away / (1 + np.abs(away))
+
+    n = x0.shape[1:]
+    du, dv, after, after0, z = (np.zeros(n) for _ in range(5))
+    out = []
+    for t in range(len(x0)):
+        fed = x[t] - x0[t]
+        if t and back is not None:
+            matrix, matrix0 = back
+            fed = fed + z @ matrix.T - z0[t - 1] @ matrix0.T
+        du = keep_u * du + fed * 64 / unit
+        dv = keep_v * after - (1 - leak0) * after0 + du + bias
+        v = v0[t] + dv
+        if not population.spiking:
+            out.append(v * unit)
+            after, after0 = v, v0[t]
+            continue
+        z = z0[t] + surrogate(v) - surrogate(v0[t])
+        out.append(z)
+        after = v - vth * z if subtract else v * (1 - z)
+        after0 = v0[t] - vth * z0[t] if subtract else v0[t] * (1 - z0[t])
+    return np.stack(out)
+
+
+@EXAMPLES
+@given(populations(), st.integers(0, 2**32 - 1))
+def test_gradients_are_finite_differences_of_the_smoothed_model(case, seed):
+    population, unit, back, x = case
+    rng = np.random.default_rng(seed)
+    inputs = torch.tensor(x, dtype=torch.float32, requires_grad=True)
+    zero = [torch.zeros((), requires_grad=True) for _ in range(2)]
+    matrix = None if back is None else torch.tensor(back, dtype=torch.float32, requires_grad=True)
+    out, membranes = scan.scan(inputs, integers_of(population, unit), *zero, matrix)
+    weight = rng.normal(size=x.shape)
+    wanted = [inputs, *zero, *([] if matrix is None else [matrix])]
+    gradients = torch.autograd.grad((out * torch.tensor(weight).float()).sum(), wanted, allow_unused=True)
+    base = x.astype(float), out.detach().double().numpy(), membranes.double().numpy() / unit
+
+    def loss(step, directions):
+        moved, bias, leak, turned = (step * d for d in directions)
+        fed = None if back is None else (back + turned, back)
+        return (weight * smoothed(x + moved, base, population, unit, bias, leak, fed)).sum()
+
+    # Steps in units of the float membrane, so that none of them crosses more than the surrogate's curvature.
+    for number, found in enumerate(gradients):
+        directions: list = [0.0, 0.0, 0.0, 0.0]
+        shape = wanted[number].shape
+        directions[number] = rng.normal(size=shape) * (unit / 64 if number in (0, 3) else 1.0)
+        if number == 2:  # a leak acts on membranes of any size
+            directions[number] = directions[number] / max(1.0, np.abs(base[2]).max())
+        slopes = [(loss(h, directions) - loss(-h, directions)) / (2 * h) for h in (1e-5, 5e-6)]
+        exact = 0.0 if found is None else float((found.double().numpy() * directions[number]).sum())
+        scale = max(abs(exact), 1e-3 * float(np.abs(weight).sum()), 1e-9)
+        if abs(slopes[0] - slopes[1]) < 1e-3 * scale:  # at a kink of the surrogate there is no slope
+            assert abs(slopes[1] - exact) < 1e-2 * scale, (number, slopes, exact)
