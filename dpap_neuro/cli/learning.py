@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 
     from dpap_neuro.pruning import PruneReport
     from dpap_neuro.train.loop import Epoch
+    from dpap_neuro.train.sweeps import Row, Shard
     from hardware.placement.budget import Fill
 
 
@@ -307,6 +310,9 @@ def sweep(
     downsample: Downsample = None,
     precision: Precision = None,
     weight_bits: WeightBits = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Only the second of eight parts: 2/8. Parts may run at once.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Compare pruners at equal sparsity: pruners x sparsities x seeds, as a table and a picture.
@@ -319,12 +325,12 @@ def sweep(
 
     On the integers of a chip, 4 bits a weight: --precision loihi --weight-bits 4
 
-    On several GPUs or machines: torchrun --nproc-per-node 2 -m dpap_neuro.cli sweep ... (all train each run together)
+    On several GPUs: torchrun --nproc-per-node 2 -m dpap_neuro.cli sweep ... (each process takes whole runs); on a cluster, as many
+    jobs as wanted with --shard 1/8 to --shard 8/8 and one --out: the last one puts the tables together.
     """
     defaults = known_dataset(dataset).defaults
     from dpap_neuro import data as sets
     from dpap_neuro.deploy.finetuning import new_network
-    from dpap_neuro.deploy.report import sweep_table
     from dpap_neuro.deploy.training import precision_of
     from dpap_neuro.files import locked
     from dpap_neuro.train import distributed, loop, runs, sweeps
@@ -353,10 +359,12 @@ def sweep(
         sparsity or [0.8, 0.95, 0.98],
         range(seeds or 3) if folds is None else range(folds * (seeds or 1)),
     )
+    own = _shard(shard)
+    chosen = distributed.own_device(loop.choose_device(device))
+    # Of several processes under torchrun the first one speaks for all.
     with (
-        distributed.joined(loop.choose_device(device)) as chosen,
-        speaking(distributed.rank() == 0),
-        locked(out) if distributed.rank() == 0 else nullcontext(),
+        speaking(shard is not None or own is None or own.number == 1),
+        locked(out if own is None else own.folder(out)) as folder,
     ):
         with progress() as tell:
             if folds is None:
@@ -383,38 +391,67 @@ def sweep(
             say(f"{tested[0].upper()}{tested[1:]}.")
             name = defaults.model if model is None else model
             description = runs.model_settings(split, name, readout, decay=0.5, v_th=0.5)
-            rows = sweeps.sweep(
-                out / "runs.csv",
-                description,
-                data_of,
-                planned,
-                settings,
-                chosen,
-                lambda done, total: tell("runs", done, total),
-                lambda r: stderr.print(
+            do = functools.partial(
+                sweeps.sweep,
+                model=description,
+                data_of=data_of,
+                settings=settings,
+                device=chosen,
+                progress=lambda done, total: tell("runs", done, total),
+                on_run=lambda r: stderr.print(
                     f"{r.pruner} {r.sparsity:.0%} seed {r.seed}: {r.accuracy:.2%}, {r.remaining:,} parameters, "
                     f"{r.synapses_remaining:,} synapses, {r.events:,.0f} synaptic events per recording, {r.seconds} s",
                     highlight=False,
                 ),
-                keep_bins,
-                count,
-                structured,
-                {
+                keep_bins=keep_bins,
+                count=count,
+                structured=structured,
+                origin={
                     "dataset": dataset,
                     "folds": folds,
                     "tested": tested,
                     "precision": None if integers is None else asdict(integers),
                     **binning.to_dict(),
                 },
-                None
+                network_of=None
                 if integers is None
                 else lambda seed, train: new_network(
                     description, integers, replace(split, train=train), seed, batch
                 ),
             )
-        if distributed.rank() > 0:
-            return
-        sweeps.write_table(sweeps.summarise(rows), out / "summary.csv")
-        sweeps.draw(rows, out / "sweep.png")
+            tables = sweeps.shard_tables(out) if own is None else [out / "runs.csv"]
+            part = planned if own is None else own.part(planned)
+            rows = do(folder / "runs.csv", planned=part, others=tables)
+        if own is None:
+            return _tell_sweep(out, rows)
+    waiting = sweeps.missing(out, planned, structured)
+    if waiting:
+        say(f"Shard {own} is done; {waiting} of {len(planned)} runs are not done yet.")
+        return
+    with locked(out):
+        rows = do(out / "runs.csv", planned=planned, others=sweeps.shard_tables(out), progress=None)
+        _tell_sweep(out, rows)
+
+
+def _shard(text: str | None) -> Shard | None:
+    """The part of a sweep that is this process's: as --shard says or, of processes that torchrun started, one each."""
+    from dpap_neuro.errors import InputError
+    from dpap_neuro.train import distributed
+    from dpap_neuro.train.sweeps import Shard
+
+    if distributed.started() < 2:
+        return None if text is None else Shard.parse(text)
+    if text is not None:
+        raise InputError(f"--shard: found {distributed.started()} processes of torchrun, expected one")
+    return Shard(distributed.own_number() + 1, distributed.started())
+
+
+def _tell_sweep(out: Path, rows: Sequence[Row]) -> None:
+    """The summary of a sweep that is whole: its files and its table."""
+    from dpap_neuro.deploy.report import sweep_table
+    from dpap_neuro.train import sweeps
+
+    sweeps.write_table(sweeps.summarise(rows), out / "summary.csv")
+    sweeps.draw(rows, out / "sweep.png")
     stdout.print(sweep_table(sweeps.summarise(rows)))
     stdout.print(plain(f"Results in {out}: runs.csv, runs.json, summary.csv, sweep.png"), highlight=False)

@@ -35,15 +35,26 @@ def started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
+def own_number() -> int:
+    """Which of those that `torchrun` started this is, from 0, whether or not they are joined."""
+    return int(os.environ.get("RANK", "0")) if started() > 1 else 0
+
+
+def own_device(device: torch.device) -> torch.device:
+    """This process's of the machine's GPUs, where `torchrun` started several."""
+    if started() > 1 and device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    return device
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[torch.device]:
     """Join the other processes where `torchrun` started several (nccl on GPUs, gloo on CPUs); yields this one's device."""
     if started() < 2:
         yield device
         return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
+    device = own_device(device)
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device

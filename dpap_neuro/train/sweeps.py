@@ -26,9 +26,13 @@ from dpap_neuro.files import make_folder, read_bytes, read_sealed, write_picture
 from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.pruning import Pruner, make_pruner, parse_pruner, together
 from dpap_neuro.pruning.inputs import synaptic_events
-from dpap_neuro.train import distributed, loop
+from dpap_neuro.train import loop
 
 Data = tuple[np.ndarray, np.ndarray]
+# A run: pruner, sparsity, seed.
+Planned = tuple[str, float, int]
+
+MOST_SHARDS = 100_000
 
 # Recordings at a time whose synaptic events are counted.
 TESTED = 128
@@ -62,6 +66,50 @@ class Row:
     events: float | None = None
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Part `number`, from 1, of a sweep that is divided into `of`: every of-th run. Each part has a table of its own, so that
+    parts may run at once, on several machines that share a folder."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Of "2/8". Raises InputError for anything else."""
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of) <= MOST_SHARDS):
+            raise InputError(f"shard: found {text!r}, expected NUMBER/OF such as 2/8, from 1/8 to 8/8")
+        return cls(int(number), int(of))
+
+    def __str__(self) -> str:
+        return f"{self.number} of {self.of}"
+
+    def folder(self, whole: Path) -> Path:
+        """Its own, inside that of the whole sweep."""
+        return whole / f"shard-{self.number}-of-{self.of}"
+
+    def part(self, planned: Sequence[Planned]) -> list[Planned]:
+        return list(planned[self.number - 1 :: self.of])
+
+
+def label(pruner: str, structured: bool) -> str:
+    """A pruner's name in a table."""
+    return f"{pruner} structured" if structured and pruner != "none" else pruner
+
+
+def missing(folder: Path, planned: Sequence[Planned], structured: bool = False) -> int:
+    """How many of the runs are in none of a sweep's tables."""
+    tables = [path for path in (folder / "runs.csv", *shard_tables(folder)) if path.exists()]
+    known = {(row.pruner, row.sparsity, row.seed) for path in tables for row in read_table(path)}
+    return sum((label(name, structured), share, seed) not in known for name, share, seed in planned)
+
+
+def shard_tables(folder: Path) -> list[Path]:
+    """Those of all shards of a sweep that have one."""
+    return sorted(folder.glob("shard-*-of-*/runs.csv"))
+
+
 def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
     """Training and test part of a cross-validation: every folds-th recording of each class is tested, from `number` on.
 
@@ -74,9 +122,7 @@ def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
     return (x[~tested], y[~tested]), (x[tested], y[tested])
 
 
-def plan(
-    pruners: Iterable[str], sparsities: Iterable[float], seeds: Iterable[int]
-) -> list[tuple[str, float, int]]:
+def plan(pruners: Iterable[str], sparsities: Iterable[float], seeds: Iterable[int]) -> list[Planned]:
     """(pruner, sparsity, seed) of every run; `none` runs once per seed. A pruner may have options behind its name, see
     `parse_pruner`. Raises InputError for an unknown pruner or option.
     """
@@ -100,7 +146,7 @@ def sweep(
     table: str | Path,
     model: ModelSettings,
     data_of: Callable[[int], tuple[Data, Data]],
-    planned: Sequence[tuple[str, float, int]],
+    planned: Sequence[Planned],
     settings: loop.TrainSettings,
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
@@ -110,14 +156,16 @@ def sweep(
     structured: bool = False,
     origin: dict[str, Any] | None = None,
     network_of: Callable[[int, Data], Network] | None = None,
+    others: Sequence[str | Path] = (),
 ) -> list[Row]:
     """Do the runs that `table` (CSV) does not hold yet; return all rows that belong to the plan.
+
+    others: tables of the same settings, such as those of shards, whose runs are taken over.
 
     data_of(seed): training and test data of a seed. settings: its seed is replaced by each run's. keep_bins: time steps of
     a recording that pruners shall keep (`dpap` drops the others; `none` always keeps all). count: "parameters" or "synapses".
     structured: pruners remove channels and neurons, and say so in the table behind their name. origin: what `data_of` gives,
     in words and numbers. network_of(seed, training data): another network than `model` in floats.
-    In several processes (`distributed.joined`) all train each run together, and the first one writes.
     Raises InputError for a table of another form, of runs of another length or of other settings, and, before the first
     run, for a pruner that does not know an option.
     """
@@ -128,16 +176,22 @@ def sweep(
         **{key: value for key, value in asdict(settings).items() if key not in ("seed", "more_epochs")},
         "keep_bins": keep_bins,
     }
-    done = read_table(table) if Path(table).exists() else []
-    for row in done:
-        if row.epochs != settings.epochs:
-            raise InputError(f"{table}: found runs of {row.epochs} epochs, expected {settings.epochs}")
-        if row.count != count:
-            raise InputError(f"{table}: found sparsities of {row.count}, expected of {count}")
+    done = []
+    known: set[Planned] = set()
+    for path in (Path(table), *map(Path, others)):
+        if not path.exists():
+            continue
+        rows = read_table(path)
+        for row in rows:
+            if row.epochs != settings.epochs:
+                raise InputError(f"{path}: found runs of {row.epochs} epochs, expected {settings.epochs}")
+            if row.count != count:
+                raise InputError(f"{path}: found sparsities of {row.count}, expected of {count}")
+        if rows:
+            _check_shared(path.with_suffix(".json"), shared)
+        done += [row for row in rows if (row.pruner, row.sparsity, row.seed) not in known]
+        known |= {(row.pruner, row.sparsity, row.seed) for row in rows}
     beside = Path(table).with_suffix(".json")
-    if done:
-        _check_shared(beside, shared)
-    known = {(r.pruner, r.sparsity, r.seed) for r in done}
 
     def make(text: str, share: float) -> Pruner:
         name, own = parse_pruner(text)
@@ -153,16 +207,17 @@ def sweep(
     for name, share, _ in planned:
         make(name, share)
 
-    def label(name: str) -> str:
-        return f"{name} structured" if structured and name != "none" else name
-
-    if not done and distributed.rank() == 0:
+    if not Path(table).exists():
         make_folder(beside.parent)
         write_sealed(beside, shared, 2)
+    if others and done:
+        place = {(label(name, structured), share, seed): i for i, (name, share, seed) in enumerate(planned)}
+        done.sort(key=lambda row: place.get((row.pruner, row.sparsity, row.seed), len(planned)))
+        write_table(done, table)
     for number, (name, share, seed) in enumerate(planned):
         if progress is not None:
             progress(number, len(planned))
-        if (label(name), share, seed) in known:
+        if (label(name, structured), share, seed) in known:
             continue
         train_data, test_data = data_of(seed)
         pruner = make(name, share)
@@ -176,7 +231,7 @@ def sweep(
         shown = ((loop.as_input(part, device), len(part)) for part in parts)
         events = synaptic_events(network, pruner.structure, shown)
         row = Row(
-            label(name),
+            label(name, structured),
             share,
             count,
             seed,
@@ -194,13 +249,12 @@ def sweep(
             round(events, 1),
         )
         done.append(row)
-        if distributed.rank() == 0:
-            write_table(done, table)
+        write_table(done, table)
         if on_run is not None:
             on_run(row)
     if progress is not None:
         progress(len(planned), len(planned))
-    wanted = {(label(name), share, seed) for name, share, seed in planned}
+    wanted = {(label(name, structured), share, seed) for name, share, seed in planned}
     return [r for r in done if (r.pruner, r.sparsity, r.seed) in wanted]
 
 
