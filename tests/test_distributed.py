@@ -1,7 +1,10 @@
-"""Two processes with half the batch each prune what one process with the whole batch prunes."""
+"""Processes with a part of the batch each prune what one process with the whole batch prunes; one that is lost ends the others."""
 
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -31,8 +34,8 @@ def network():
 
 
 def run(rank, world):
-    """Masks per epoch of a run whose ranks share every batch of 8."""
-    x, y = events(batch=16).double(), torch.arange(16) % 3
+    """Masks per epoch of a run whose ranks share every batch of 6."""
+    x, y = events(batch=12).double(), torch.arange(12) % 3
     result = {}
     for name, goal in GOALS.items():
         model = network()
@@ -41,8 +44,8 @@ def run(rank, world):
         optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
         model.train()
         for epoch in range(4):
-            for first in (0, 8):
-                part = slice(first + rank * 8 // world, first + (rank + 1) * 8 // world)
+            for first in (0, 6):
+                part = slice(first + rank * 6 // world, first + (rank + 1) * 6 // world)
                 shown = x[pruner.kept_bins] if pruner.kept_bins is not None else x
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(trained(shown[:, part]).mean(0), y[part]).backward()
@@ -94,13 +97,17 @@ def process(rank, world, port, folder):
         torch.save(trained(folder), f"{folder}/{rank}-trained.pt")
 
 
-def test_two_ranks_prune_what_one_process_prunes(tmp_path):
+def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    torch.multiprocessing.spawn(process, (2, port, str(tmp_path)), nprocs=2)
+        return s.getsockname()[1]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_prune_what_one_process_prunes(tmp_path, world):
+    torch.multiprocessing.spawn(process, (world, free_port(), str(tmp_path)), nprocs=world)
     alone = run(0, 1)
-    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
     removed = 0
     for key, expected in alone.items():
         for found in ranks:
@@ -110,11 +117,11 @@ def test_two_ranks_prune_what_one_process_prunes(tmp_path):
             elif isinstance(expected, torch.Tensor):
                 assert torch.equal(expected, found[key])
             else:
-                assert expected == found[key] == 64
+                assert expected == found[key] == 48
     assert removed > 1000
     alone = trained(tmp_path / "alone")
     assert alone["history"][-1][2] < 0.6 * alone["history"][0][2] and alone["kept_bins"] is not None
-    for rank in range(2):
+    for rank in range(world):
         found = torch.load(tmp_path / f"{rank}-trained.pt", weights_only=True)
         assert found["kept_bins"] == alone["kept_bins"]
         for expected, epoch in zip(alone["history"], found["history"], strict=True):
@@ -123,3 +130,37 @@ def test_two_ranks_prune_what_one_process_prunes(tmp_path):
             torch.testing.assert_close(found["weights"][key], expected, rtol=1e-8, atol=1e-10, msg=key)
             if key.endswith("weight"):
                 assert torch.equal(found["weights"][key] == 0, expected == 0), key
+
+
+LOST = """
+import os, sys, torch
+from dpap_neuro.errors import InputError
+from dpap_neuro.train.distributed import joined
+try:
+    with joined(torch.device("cpu")):
+        for number in range(1000):
+            torch.distributed.all_reduce(torch.ones(8))
+            if number == 3 and os.environ["RANK"] == "1":
+                os.kill(os.getpid(), 9)
+except InputError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def test_a_process_that_is_killed_ends_the_others_with_a_line():
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", LOST],
+            env={**os.environ, **shared, "PYTHONPATH": paths, "RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    # Long before the half hour after which gloo itself gives up.
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert both[1].returncode == -9 and both[0].returncode == 1
+    lines = [line for line in said[0].splitlines() if "Warning" not in line]
+    assert len(lines) == 1 and lines[0].startswith("error: process 0 of 2: another one has ended"), said[0]

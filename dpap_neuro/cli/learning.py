@@ -37,6 +37,7 @@ from dpap_neuro.cli.options import (
 from dpap_neuro.cli.shared import (
     cache_folder,
     command_line,
+    interruptible,
     plain,
     progress,
     say,
@@ -188,7 +189,9 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
     if asked.more_epochs and not resume:
         raise InputError("--more-epochs: goes with --resume")
     check_folder(out)
+    going_on = f"the same command goes on behind the last whole epoch, kept in {out / 'checkpoint'}"
     with (
+        interruptible(going_on if resume else "nothing is kept; with --resume every epoch is"),
         distributed.joined(loop.choose_device(device)) as chosen,
         speaking(distributed.rank() == 0),
         locked(out) if distributed.rank() == 0 else nullcontext(),
@@ -363,6 +366,7 @@ def sweep(
     chosen = distributed.own_device(loop.choose_device(device))
     # Of several processes under torchrun the first one speaks for all.
     with (
+        interruptible("the same command goes on with the runs that are missing"),
         speaking(shard is not None or own is None or own.number == 1),
         locked(out if own is None else own.folder(out)) as folder,
     ):

@@ -77,6 +77,16 @@ def speaking(aloud: bool) -> Iterator[None]:
 
 
 @contextmanager
+def interruptible(how: str) -> Iterator[None]:
+    """Ctrl-C ends the command with a line that says how to go on, and exit status 130 as shells have it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"interrupted; {how}")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar with the time left for each thing being done, on stderr; lines, where that is no terminal."""
     if not stderr.is_terminal:

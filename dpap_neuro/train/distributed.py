@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.statistics import reduce_over_ranks
 
 
@@ -50,7 +51,10 @@ def own_device(device: torch.device) -> torch.device:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[torch.device]:
-    """Join the other processes where `torchrun` started several (nccl on GPUs, gloo on CPUs); yields this one's device."""
+    """Join the other processes where `torchrun` started several (nccl on GPUs, gloo on CPUs); yields this one's device.
+
+    Raises InputError where one of the others ends before its time.
+    """
     if started() < 2:
         yield device
         return
@@ -58,8 +62,21 @@ def joined(device: torch.device) -> Iterator[torch.device]:
     torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        said = " ".join(str(error).rpartition("] ")[2].partition(". ")[0].split())[:100]
+        raise InputError(
+            f"process {rank()} of {world()}: another one has ended or cannot be reached ({said}); train with --resume goes on "
+            "behind the last whole epoch"
+        ) from None
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether it is the connection to another process that failed; gloo has no exception of its own."""
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
 
 
 def own_part(n: int) -> slice:
