@@ -52,7 +52,10 @@ def compile_(
         int | None, typer.Option(help="Synapses that a network with pairs may have.")
     ] = None,
     exponents: Annotated[
-        int, typer.Option(help="Over how many exponents a calibrated projection may be spread.")
+        int,
+        typer.Option(
+            help="Over how many exponents, with a projection for each sign, calibrated weights may be spread; 1: a projection stays one."
+        ),
     ] = 3,
     as_json: Json = False,
 ) -> None:

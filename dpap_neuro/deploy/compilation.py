@@ -29,7 +29,7 @@ from hardware.placement import place
 @dataclass(frozen=True)
 class Wish:
     """How to spend recordings and synapses. recordings: to fit to, every second one held out to report on. calibrated: whether
-    scales, weights and thresholds follow them; exponents: over how many a calibrated projection's weights may be spread.
+    scales, weights and thresholds follow them; exponents: over how many a calibrated projection's weights may be spread, see `calibrate`.
     min_agreement, max_synapses: with the pairs "auto", two synapses per weight go to the projections that rounding costs most,
     until that share of the spikes is alike or the network has so many synapses."""
 

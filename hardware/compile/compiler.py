@@ -133,7 +133,7 @@ def compile_layers(
             demand, scaling = pinned.of(layer.neurons.name).applied(demand, chip, name)
         else:
             scaling = scaled(demand, chip.neuron) if fit is None else fit.scaling
-        rounded.append(round_layer(layer, demand, scaling, chip, () if fit is None else fit.mantissas))
+        rounded.append(round_layer(layer, demand, scaling, chip, fit))
     inputs = [InputPopulation(entry, graph.output_shape[entry]) for entry in graph.inputs]
     if any(path.source == name for layer in layers for path in layer.paths):
         inputs.append(InputPopulation(name, (1,), constant=1))

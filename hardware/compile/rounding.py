@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +23,7 @@ from hardware.network.integer import (
     DenseProjection,
     Population,
     Projection,
+    SignMode,
     SparseProjection,
 )
 
@@ -56,12 +56,13 @@ class Rounded:
 class Fit:
     """Integers chosen from recordings, see `hardware.compile.calibrate`. scaling: with thresholds and drives.
 
-    mantissas: of each path those of its one or two synapses per weight, in the form of `Weights.map`; None: rounded as
-    without recordings.
+    mantissas: of each path those of its projections, in the form of `Weights.map`; None: rounded as without recordings.
+    modes: of each path the signs of these projections; None: as its weights'.
     """
 
     scaling: Scaling
     mantissas: tuple[tuple[Array, ...] | None, ...]
+    modes: tuple[tuple[SignMode, ...] | None, ...]
 
 
 def round_layer(
@@ -69,9 +70,10 @@ def round_layer(
     demand: Demand,
     scaling: Scaling,
     chip: Chip,
-    mantissas: Sequence[tuple[Array, ...] | None] = (),
+    fit: Fit | None = None,
 ) -> Rounded:
-    """The integers of a layer. Raises HardwareError, naming the node, for thresholds that the chip has not."""
+    """The integers of a layer, those of `fit` where there are some. Raises HardwareError, naming the node, for thresholds that the
+    chip has not."""
     neurons, model = layer.neurons, chip.neuron
     per_group = scaling.scale[demand.group]
     exact_threshold = np.zeros(len(per_group)) if demand.thresholds is None else demand.thresholds * per_group
@@ -120,10 +122,13 @@ def round_layer(
         "notes": (*neurons.notes, *layer.notes),
         "on_grid": scaling.on_grid,
     }
-    given: list[tuple[Array, ...] | None] = list(mantissas) or [None] * len(demand.weights)
+    none = [None] * len(demand.weights)
+    chosen, modes = (none, none) if fit is None else (fit.mantissas, fit.modes)
     parts = [
-        _round(w, neurons.name, scaling.scale, exponents, shared, chosen)
-        for w, exponents, chosen in zip(demand.weights, scaling.exponents, given, strict=True)
+        _round(w, neurons.name, scaling.scale, exponents, shared, mantissas, signs)
+        for w, exponents, mantissas, signs in zip(
+            demand.weights, scaling.exponents, chosen, modes, strict=True
+        )
     ]
     return Rounded(
         layer,
@@ -147,6 +152,7 @@ def _round(
     exponents: tuple[int, ...],
     shared: dict[str, Any],
     chosen: tuple[Array, ...] | None,
+    modes: tuple[SignMode, ...] | None,
 ) -> tuple[tuple[Projection, ...], tuple[LayerReport, ...], Convolution | Matrix]:
     rows = scale[w.row_scale]
     matrix: Any = None if isinstance(w.map, Convolution) else w.map.matrix
@@ -171,10 +177,10 @@ def _round(
     rms = float(np.sqrt((exact**2).mean())) if exact.size else 0.0
     projections: list[Projection] = []
     reports: list[LayerReport] = []
-    for rounded, exponent in zip(parts, exponents, strict=True):
+    for rounded, exponent, mode in zip(parts, exponents, modes or (w.mode,) * len(parts), strict=True):
         if projections and not rounded.any():
             continue
-        common: dict[str, Any] = {"weight_exp": exponent, "sign_mode": w.mode, "weight_bits": w.bits}
+        common: dict[str, Any] = {"weight_exp": exponent, "sign_mode": mode, "weight_bits": w.bits}
         projection: Projection
         if isinstance(w.map, Convolution):
             geometry = (w.map.stride, w.map.padding, w.map.dilation, w.map.groups)

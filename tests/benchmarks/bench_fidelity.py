@@ -21,11 +21,13 @@ import numpy as np
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from hardware.chip.chips import as_chip  # noqa: E402
 from hardware.compile.calibrate import calibrate  # noqa: E402
 from hardware.compile.compiler import Compiled, compile_layers  # noqa: E402
 from hardware.compile.pairs import choose_pairs, saturation, seen_on  # noqa: E402
 from hardware.graph.graph import Graph  # noqa: E402
 from hardware.graph.parsing import from_nir, read_graph  # noqa: E402
+from hardware.placement import place  # noqa: E402
 from hardware.simulate import fidelity, float_simulator, reference, simulator  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
@@ -78,8 +80,11 @@ class Judge:
             found[name] = fidelity.overall(parts[name]).share
             layers = " ".join(f"{key} {part.share:.4f}" for key, part in parts[name].items())
             synapses = sum(r.synapses for r in compiled.reports)
+            placed = place(compiled.network, as_chip("loihi2"), effort=0.2)
+            bits = int(placed.memory_bits_per_core.sum())
             print(
                 f"  {name:34} accuracy {right[name] / n:.2%}  overall {found[name]:.4f}  {layers}  synapses {synapses:,}"
+                f"  {placed.cores} cores of loihi2, {bits:,} bits"
             )
         return found
 
