@@ -79,8 +79,13 @@ class SpikingNetwork(nn.Sequential, Network):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
-            x = layer(x) if isinstance(layer, Neuron) else layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            x = over_time(layer, x)
         return x
+
+
+def over_time(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer on recordings (T, B, ...): neurons scan over time, all else sees all time steps at once, as a batch of T * B."""
+    return layer(x) if isinstance(layer, Neuron) else layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
 def logits(output: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from dpap_neuro.files import (
     write_sealed,
     write_together,
 )
-from dpap_neuro.networks import RELU, SURROGATES
+from dpap_neuro.networks import MODELS, RELU, SURROGATES
 from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.networks.own import is_own, located
@@ -176,7 +176,8 @@ def why_not_written(settings: ModelSettings) -> str | None:
     try:
         to_nir(build_model(settings), settings.input_shape, settings.neuron.dt)
     except InputError as error:
-        return str(error)
+        twin = f"{settings.name}-avg"
+        return f"{error}; --model {twin} has average pooling" if twin in MODELS else str(error)
     return None
 
 
