@@ -210,6 +210,9 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
                         "before the first epoch may be lower than the file's"
                     )
             model = training.model(split)
+            reason = training.unwritten(model)
+            if reason is not None:
+                say(f"No model.nir will be written: {reason}")
             say(training.pruner.describe())
             network, history = training.run(
                 split,
@@ -222,10 +225,10 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
         if distributed.rank() > 0:
             return
         fill = training.save(out, split, network, history)
-        written = "model.nir, " if network.settings.spiking else ""
+        written = "model.nir, " if reason is None else ""
         stdout.print(plain(f"Written to {out}: {written}weights.safetensors, run.json"), highlight=False)
-        if not network.settings.spiking:
-            stdout.print("No model.nir: NIR and the chips have no artificial neurons.", highlight=False)
+        if reason is not None:
+            stdout.print(plain(f"No model.nir: {reason}"), highlight=False)
         if fill is not None:
             _say_fit(training.pruner.name, fill)
         if training.precision is not None:

@@ -154,7 +154,7 @@ _TRAINING = {
     "model": Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(MODELS)}, or a .nir file of a network trained here or elsewhere; default by data set."
+            help=f"{', '.join(MODELS)}, a .nir file of a network trained here or elsewhere, or FILE.py:function, which makes your own; default by data set."
         ),
     ],
     "pruner": Pruner,

@@ -8,7 +8,7 @@ import torch
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import for_data
-from dpap_neuro.networks.models import ModelSettings, Network, build_model
+from dpap_neuro.networks.models import ModelSettings, Network, SpikingNetwork, build_model
 from dpap_neuro.networks.neurons import ParametricLIF
 from dpap_neuro.precision import scratch
 from dpap_neuro.precision.network import ExactNetwork, Precision
@@ -79,6 +79,10 @@ def new_network(
             f"--precision: found {distributed.started()} processes, expected one for a new network with batch norms"
         )
     network = build_model(settings, seed)
+    if not isinstance(network, SpikingNetwork):
+        raise InputError(
+            f"--precision: model {settings.name} is no sequence of layers; train it in floats, then finetune the run"
+        )
     scratch.calibrate(network, as_input(split.train[0][:batch], torch.device("cpu")))
     graph = from_nir(runs.graph_of(network.eval(), runs.metadata_of(split)))
     return scratch.from_scratch(network, graph, settings, precision)

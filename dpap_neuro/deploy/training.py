@@ -16,6 +16,7 @@ from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SURROGATE, THRESHOLD
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
 from dpap_neuro.networks.models import ModelSettings, Network
+from dpap_neuro.networks.own import is_own, own_function
 from dpap_neuro.precision.network import ExactNetwork, Precision
 from dpap_neuro.pruning import Pruner, PruneReport, make_pruner, parse_pruner, together, with_choices
 from dpap_neuro.train import loop, runs
@@ -86,6 +87,15 @@ class Training:
         if precision is None:
             return settings
         return finetuning.new_network(settings, precision, split, asked.seed, asked.batch)
+
+    def unwritten(self, model: ModelSettings | ImportedNetwork | ExactNetwork) -> str | None:
+        """Why the network cannot become a `.nir` file; None where it can. Raises InputError where it has to."""
+        reason = runs.why_not_written(model) if isinstance(model, ModelSettings) else None
+        if reason is not None and self.budget is not None:
+            raise InputError(
+                f"--model {self.request.model}: is to fit on {self.budget.chip.name}, but {reason}"
+            )
+        return reason
 
     def run(
         self,
@@ -169,6 +179,8 @@ def resolve(asked: TrainRequest) -> Training:
         if asked.dt is not None:
             raise InputError("--dt: is for a .nir file, a new network takes the length of its time bins")
         binning = defaults.binning(asked.bins, asked.bin_us, asked.clip, asked.downsample, asked.clock)
+        if is_own(_or(asked.model, "")):
+            own_function(asked.model or "")
         # The step's length is only known with the data; what is wrong at any is said before these are read.
         runs.neuron_settings(1.0, *_neuron(asked))
     precision = precision_of(asked, binning, budget)

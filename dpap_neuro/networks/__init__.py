@@ -9,6 +9,7 @@ from __future__ import annotations
 from dpap_neuro.registry import Registry
 
 _NEURONS, _MODELS = "dpap_neuro.networks.neurons", "dpap_neuro.networks.models"
+_DEEP = "dpap_neuro.networks.deep"
 
 # For hidden populations and spiking read-outs.
 NEURONS = Registry(
@@ -27,6 +28,10 @@ MODELS = Registry(
         "cnn-wide": f"{_MODELS}:cnn_wide",
         "mlp": f"{_MODELS}:mlp",
         "recurrent": f"{_MODELS}:recurrent",
+        "dpap-cifar10": f"{_DEEP}:dpap_cifar10",
+        "dpap-cifar10-avg": f"{_DEEP}:dpap_cifar10_avg",
+        "vgg9": f"{_DEEP}:vgg9",
+        "sew-resnet18": f"{_DEEP}:sew_resnet18",
     },
 )
 # Of a spike's derivative, each with the slope that it has where none is said; see `surrogates`.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dpap_neuro.errors import InputError
 from dpap_neuro.networks import CELLS, MODELS, NEURONS, RELU
 from dpap_neuro.networks.neurons import LI, CubaLI, Neuron, NeuronSettings, Recurrent
+from dpap_neuro.networks.own import check_runs, is_own, own_layers
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class ModelSettings:
 
     input_shape: (polarities, rows, columns). cell: a name of `networks.NEURONS`, or "relu". readout: "spikes" (the class
     whose neuron fires most) or "membrane" (the class whose leaky integrator is highest on average); of the artificial
-    twin "mean" (the class whose value is highest on average).
+    twin "mean" (the class whose value is highest on average). name: of `networks.MODELS`, or FILE.py:function of a network of
+    one's own (see `own`); source: the SHA-256 of that file, None for any.
     """
 
     name: str
@@ -31,6 +33,7 @@ class ModelSettings:
     neuron: NeuronSettings
     readout: str = "spikes"
     cell: str = "lif"
+    source: str | None = None
 
     @property
     def spiking(self) -> bool:
@@ -76,8 +79,13 @@ class SpikingNetwork(nn.Sequential, Network):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
-            x = layer(x) if isinstance(layer, Neuron) else layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+            x = over_time(layer, x)
         return x
+
+
+def over_time(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer on recordings (T, B, ...): neurons scan over time, all else sees all time steps at once, as a batch of T * B."""
+    return layer(x) if isinstance(layer, Neuron) else layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
 def logits(output: Tensor) -> Tensor:
@@ -85,15 +93,17 @@ def logits(output: Tensor) -> Tensor:
     return output.sum(0)
 
 
-def _neurons(settings: ModelSettings) -> nn.Module:
+def neurons_of(settings: ModelSettings) -> nn.Module:
+    """A hidden population, or its rectifiers."""
     return NEURONS[settings.cell](settings.neuron) if settings.spiking else nn.ReLU()
 
 
-def _readout(settings: ModelSettings) -> list[nn.Module]:
+def readout_of(settings: ModelSettings) -> list[nn.Module]:
+    """What follows the last matrix."""
     if settings.readout == "mean":
         return []
     if settings.readout == "spikes":
-        return [_neurons(settings)]
+        return [neurons_of(settings)]
     return [CubaLI(settings.neuron) if settings.cell == "cubalif" else LI(settings.neuron)]
 
 
@@ -104,16 +114,16 @@ def cnn(settings: ModelSettings) -> list[nn.Module]:
     return [
         nn.Conv2d(channels, 12, 5, stride=2, padding=2, bias=False),
         nn.BatchNorm2d(12),
-        _neurons(settings),
+        neurons_of(settings),
         nn.Conv2d(12, 24, 3, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(24),
-        _neurons(settings),
+        neurons_of(settings),
         nn.Flatten(),
         nn.Linear(24 * rows * columns, 128, bias=False),
         nn.BatchNorm1d(128),
-        _neurons(settings),
+        neurons_of(settings),
         nn.Linear(128, settings.classes),
-        *_readout(settings),
+        *readout_of(settings),
     ]
 
 
@@ -124,15 +134,15 @@ def cnn_wide(settings: ModelSettings) -> list[nn.Module]:
     return [
         nn.Conv2d(channels, 24, 5, stride=2, bias=False),
         nn.BatchNorm2d(24),
-        _neurons(settings),
+        neurons_of(settings),
         nn.Conv2d(24, 48, 3, stride=2, bias=False),
         nn.BatchNorm2d(48),
-        _neurons(settings),
+        neurons_of(settings),
         nn.Flatten(),
         nn.Linear(48 * rows * columns, 256),
-        _neurons(settings),
+        neurons_of(settings),
         nn.Linear(256, settings.classes),
-        *_readout(settings),
+        *readout_of(settings),
     ]
 
 
@@ -143,9 +153,9 @@ def mlp(settings: ModelSettings) -> list[nn.Module]:
         nn.Flatten(),
         nn.Linear(channels * rows * columns, 256, bias=False),
         nn.BatchNorm1d(256),
-        _neurons(settings),
+        neurons_of(settings),
         nn.Linear(256, settings.classes),
-        *_readout(settings),
+        *readout_of(settings),
     ]
 
 
@@ -153,7 +163,7 @@ def recurrent(settings: ModelSettings) -> list[nn.Module]:
     """128FC whose neurons hear each other one step later; batch norm in front of them. With cubalif it is Norse's LIFRecurrent
     without its delay."""
     channels, rows, columns = settings.input_shape
-    neurons = _neurons(settings)
+    neurons = neurons_of(settings)
     if not isinstance(neurons, Neuron):
         raise InputError(
             f"model recurrent: found neuron {settings.cell}, expected one of {', '.join(NEURONS)}"
@@ -164,13 +174,25 @@ def recurrent(settings: ModelSettings) -> list[nn.Module]:
         nn.BatchNorm1d(128),
         Recurrent(neurons, 128),
         nn.Linear(128, settings.classes),
-        *_readout(settings),
+        *readout_of(settings),
     ]
 
 
-def build_model(settings: ModelSettings, seed: int = 0) -> SpikingNetwork:
-    """A network with random weights from `seed`. Raises InputError for an unknown name, cell or read-out."""
-    layers = MODELS[settings.name]
+class Own(Network):
+    """A module over recordings, (T, B, *input shape) to (T, B, classes)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+
+def build_model(settings: ModelSettings, seed: int = 0) -> SpikingNetwork | Own:
+    """A network with random weights from `seed`. Raises InputError for an unknown name, cell or read-out, and for what is wrong
+    in the user's own file, which is executed."""
+    layers = None if is_own(settings.name) else MODELS[settings.name]
     if settings.cell not in CELLS:
         raise InputError(f"neuron: found {settings.cell!r}, expected one of {', '.join(CELLS)}")
     readouts = ("spikes", "membrane") if settings.spiking else ("mean",)
@@ -180,6 +202,9 @@ def build_model(settings: ModelSettings, seed: int = 0) -> SpikingNetwork:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SpikingNetwork(*layers(settings))
+        made = own_layers(settings.name, settings) if layers is None else layers(settings)
+        model = Own(made) if isinstance(made, nn.Module) else SpikingNetwork(*made)
+        if layers is None:
+            check_runs(settings.name, model, settings)
     model.settings = settings
     return model

@@ -16,7 +16,7 @@
     pruner.sparsity(); pruner.remaining()               # share removed; weights left
     pruner.state_dict(); pruner.load_state_dict(state)  # tensors only
 
-Names: none, dpap, dpap-weighted, magnitude (global threshold), magnitude-layer (same share per layer), lamp, erk, granet,
+Names: none, dpap, dpap-published (to the letter of its authors' code, no goal), dpap-weighted, magnitude (global threshold), magnitude-layer (same share per layer), lamp, erk, granet,
 taylor, fisher, wanda, random, set, rigl. Those from magnitude to random are choices of a `score` (magnitude, taylor, fisher, weighted,
 wanda, spikefit, random), an `allocation` between layers (global, layer, erk, lamp) and a `regrow` (none, gradient, random), which
 combine: make_pruner("magnitude", score="fisher", allocation="lamp", ...). `sparsity=0.9` (share of the parameters to remove) or `remaining=20_000`
@@ -65,6 +65,7 @@ PRUNERS = Registry(
     {
         "none": f"{_BASELINES}:Unpruned",
         "dpap": "dpap_neuro.pruning.dpap:DPAP",
+        "dpap-published": "dpap_neuro.pruning.published:PublishedDPAP",
         "dpap-weighted": "dpap_neuro.pruning.weighted:WeightedDPAP",
         "magnitude": f"{_BASELINES}:Magnitude",
         "magnitude-layer": f"{_BASELINES}:MagnitudePerLayer",

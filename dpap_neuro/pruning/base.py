@@ -116,7 +116,7 @@ class Pruner:
         structure = find_structure(model, sample_input, time=time, loop=loop, ignore=ignore)
         self.model = model
         self.structure: Structure = structure
-        self.masks = Masks(structure)
+        self.masks = self._make_masks(structure)
         self._before = self.masks.remaining()
         self.steps = sample_input.shape[0] if time else 1
         self._loop = loop
@@ -140,6 +140,9 @@ class Pruner:
 
     def _make_statistics(self, structure: Structure, loop: bool, time: bool) -> Statistics:
         return Statistics(structure, delta=DELTA, loop=loop, time=time)
+
+    def _make_masks(self, structure: Structure) -> Masks:
+        return Masks(structure)
 
     def _attached(self) -> None:
         """For subclasses: after attaching."""

@@ -35,18 +35,21 @@ class DPAP(Pruner):
     all kinds of units share it. time_bins: prune time bins too (steps of the recording, sample_input.shape[0] of
     them). bins: keep this many.
 
-    Departures from the authors' code (BrainCog, examples/Structural_Development/DPAP):
+    Departures from the authors' code (BrainCog, examples/Structural_Development/DPAP); `as_published` does as that does, where the
+    last column names nothing else:
 
     | | here | theirs |
     |---|---|---|
     | sliding threshold theta | one running mean per unit | one per unit and slot of the batch |
-    | masks | hold inside an epoch, after every step | weights go to zero at its end and learn again until the next |
+    | masks | hold inside an epoch, after every step; momentum and gradients of what is pruned go too | weights go to zero at its end and learn again until the next |
     | a dead unit | takes its bias, its batch norm channel and the weights reading from it | not done |
     | a unit that nobody reads | is removed too | not done |
     | a population | never loses its last unit | not guarded |
     | a population that never spikes | stops the run with an error | not guarded |
     | time bins | pruned by survival; our reading: the paper names spatio-temporal pruning without defining it | none |
-    | goals, budgets, `structured`, schedules for short runs | this project's | none: the compression found is the method's own |
+    | goals, budgets, `structured`, schedules for short runs | this project's | none: the compression found is the method's own (a schedule may be asked for: `scaled`) |
+    | a batch that is shorter than the first | as any other | not possible; `as_published` moves the slots it has |
+    | several processes, compaction while it learns | yes | no |
     """
 
     name = "dpap"
@@ -80,6 +83,13 @@ class DPAP(Pruner):
         """The schedule of the settings (the authors' without any) scaled to `epochs` (from 300 on, or without `epochs`: as it is)."""
         pruner = cls(epochs=epochs, **options)
         return pruner if epochs is None else pruner.scaled_to(epochs)
+
+    @classmethod
+    def as_published(cls, settings: SurvivalSettings | None = None, **options: Any) -> DPAP:
+        """The strict mode: every departure in the table above undone; see `published.PublishedDPAP`."""
+        from dpap_neuro.pruning.published import PublishedDPAP
+
+        return PublishedDPAP(settings, **options)
 
     @classmethod
     def from_paper(cls, **goal: Any) -> DPAP:
@@ -155,11 +165,7 @@ class DPAP(Pruner):
             raise InputError(
                 "dpap: no batch was seen, expected step() after every optimizer step in training mode"
             )
-        silent = statistics.silent()
-        if silent:
-            raise InputError(
-                f"layer {silent[0]}: its neurons never spiked, expected activity (lower its threshold)"
-            )
+        self._check_activity()
         for p in self.structure.prunable:
             if p.name in self.unit_survival:
                 self.unit_survival[p.name] = self.settings.update(
@@ -171,6 +177,14 @@ class DPAP(Pruner):
                 )
         if self.time_bins:
             self._prune_bins(epoch)
+
+    def _check_activity(self) -> None:
+        assert self.statistics is not None
+        silent = self.statistics.silent()
+        if silent:
+            raise InputError(
+                f"layer {silent[0]}: its neurons never spiked, expected activity (lower its threshold)"
+            )
 
     def _prune(self, epoch: int) -> None:
         if epoch < self.settings.first_epoch:

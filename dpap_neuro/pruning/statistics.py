@@ -368,7 +368,7 @@ class Statistics:
                     post = posts[self.post_key(p)]
                     post = post[:, self._present[p.name].post]
                     m, dtype = self._m_new[p.name], self.m[p.name].dtype
-                    theta, pre = self.theta(p).to(dtype), pres[p.name].to(dtype)
+                    theta, pre = self.theta(p, len(post)).to(dtype), pres[p.name].to(dtype)
                     add_bcm(m, post.to(dtype), theta, pre, self._present[p.name].groups)
             some = next(iter(posts.values()))
             first = torch.tensor([some.shape[0]], dtype=torch.float64, device=some.device)
@@ -378,10 +378,14 @@ class Statistics:
             sizes = [self._channels[key].numel() for key in self.totals]
             for (key, total), part in zip(self.totals.items(), sums[1:].split(sizes), strict=True):
                 total.index_add_(0, self._channels[key], part)
+            self.took_in(posts)
         self._pending.clear()
 
-    def theta(self, p: Projection) -> Tensor:
-        """Sliding threshold of a projection's units that the network has, (out,)."""
+    def took_in(self, posts: dict[str, Tensor]) -> None:
+        """For subclasses: once per batch, behind M; posts: activities (batch, channels) of each population."""
+
+    def theta(self, p: Projection, batch: int = 0) -> Tensor:
+        """Sliding threshold of a projection's units that the network has, (out,) or, for a batch of so many, (batch, out)."""
         key, present = self.post_key(p), self._present[p.name]
         return sliding_threshold(self.totals[key][self._channels[key][present.post]], self.samples)
 

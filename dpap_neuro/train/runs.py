@@ -32,9 +32,10 @@ from dpap_neuro.files import (
     write_sealed,
     write_together,
 )
-from dpap_neuro.networks import RELU, SURROGATES
+from dpap_neuro.networks import MODELS, RELU, SURROGATES
 from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
+from dpap_neuro.networks.own import is_own, located
 from dpap_neuro.precision import export
 from dpap_neuro.precision.network import ExactNetwork, from_run
 from dpap_neuro.pruning import Pruner, PruneReport
@@ -106,7 +107,10 @@ def model_settings(
     shape = split.train[0].shape[2:]
     if readout is None:
         readout = "mean" if cell == RELU else "spikes"
-    return ModelSettings(name, tuple(shape), len(split.opened.classes), neuron, readout, cell)  # type: ignore[arg-type]
+    source = None
+    if is_own(name):
+        name, source = located(name)
+    return ModelSettings(name, tuple(shape), len(split.opened.classes), neuron, readout, cell, source)  # type: ignore[arg-type]
 
 
 def neuron_settings(
@@ -165,6 +169,18 @@ def graph_of(network: Network, split_metadata: dict[str, Any]) -> nir.NIRGraph:
     )
 
 
+def why_not_written(settings: ModelSettings) -> str | None:
+    """Why a network of these settings cannot become a `.nir` file, in a line; None where it can."""
+    if not settings.spiking:
+        return "NIR and the chips have no artificial neurons"
+    try:
+        to_nir(build_model(settings), settings.input_shape, settings.neuron.dt)
+    except InputError as error:
+        twin = f"{settings.name}-avg"
+        return f"{error}; --model {twin} has average pooling" if twin in MODELS else str(error)
+    return None
+
+
 def metadata_of(split: Split) -> dict[str, Any]:
     """Input binning and class names, as a graph carries them."""
     known = {"class_names": list(split.opened.classes), "dataset": split.opened.name}
@@ -187,7 +203,8 @@ def save_run(
     files = {_WEIGHTS: save(tensors)}
     if history.kept_bins is not None:
         metadata = {**metadata, **binning_of(metadata).keeping(history.kept_bins).to_dict()}
-    if network.settings.spiking:
+    made = network.settings.name != IMPORTED and not isinstance(network, ExactNetwork)
+    if not made or why_not_written(network.settings) is None:
         exported = without_dead_units(network, network.settings.input_shape) if compact else network
         files[_GRAPH] = nir_bytes(graph_of(exported, metadata))
     record = {
@@ -200,7 +217,7 @@ def save_run(
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
     # What can be made again from the others comes last, so that a disk that is too full for it loses no training.
-    again = network.settings.name != IMPORTED and not isinstance(network, ExactNetwork)
+    again = made and not is_own(network.settings.name)
     graph = files.pop(_GRAPH, None) if again else None
     write_together(
         {**{folder / name: data for name, data in files.items()}, folder / _RECORD: sealed(record, 2)}
@@ -238,10 +255,11 @@ def _checked(folder: Path, name: str, record: dict[str, Any]) -> bytes:
     return data
 
 
-def load_run(folder: str | Path) -> tuple[Network, dict[str, Any]]:
+def load_run(folder: str | Path, trusted: bool = False) -> tuple[Network, dict[str, Any]]:
     """Network and metadata of a run folder. Nothing in it is executed.
 
-    Raises InputError for a missing or damaged file, or weights of another architecture.
+    A network of the user's own file comes from model.nir; with `trusted` from that file, if it is still the same, which is then
+    executed. Raises InputError for a missing or damaged file, or weights of another architecture.
     """
     folder = Path(folder)
     try:
@@ -249,7 +267,12 @@ def load_run(folder: str | Path) -> tuple[Network, dict[str, Any]]:
         settings = ModelSettings.from_dict(values["model"])
         metadata = dict(values["metadata"])
         tensors = load(_checked(folder, _WEIGHTS, values))
-        if settings.name == IMPORTED or values.get("precision") is not None:
+        by_file = settings.name == IMPORTED or (is_own(settings.name) and not trusted)
+        if by_file and _GRAPH not in values["sha256"]:
+            raise InputError(
+                f"{folder}: its network is that of {settings.name}, which loading does not execute; load_run(..., trusted=True) does"
+            )
+        if by_file or values.get("precision") is not None:
             _checked(folder, _GRAPH, values)
     except InputError:
         raise
@@ -259,7 +282,7 @@ def load_run(folder: str | Path) -> tuple[Network, dict[str, Any]]:
     if values.get("precision") is not None:
         # The integers are what was trained; the floats behind them lie in weights.safetensors.
         return from_run(folder / _GRAPH, settings, values["precision"]).eval(), metadata
-    if settings.name == IMPORTED:
+    if by_file:
         return from_file(folder / _GRAPH).eval(), metadata
     try:
         network = build_model(settings)
