@@ -281,6 +281,42 @@ def test_every_fold_is_run_as_often_as_seeds_say(folder, tmp_path):
     assert "events per" in said
 
 
+def test_a_sweep_for_choosing_settings_says_so_and_compares_run_by_run(folder, tmp_path):
+    arguments = [
+        *("sweep", "--dataset", "nmnist", "--data-dir", str(folder), "--out", str(tmp_path / "out")),
+        *(
+            "--cache-dir",
+            str(tmp_path / "cache"),
+            "--model",
+            "mlp",
+            "--epochs",
+            "2",
+            "--bins",
+            "4",
+            "--folds",
+            "2",
+        ),
+        *("--seeds", "1", "--pruner", "none", "--pruner", "magnitude", "--sparsity", "0.5"),
+    ]
+    with pytest.raises(
+        InputError, match="against: found 'lamp', expected one of the pruners compared: none, magnitude"
+    ):
+        CliRunner().invoke(app, [*arguments, "--against", "lamp"], catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
+    done = CliRunner().invoke(app, [*arguments, "--inner", "--against", "none"], catch_exceptions=False)
+    assert done.exit_code == 0
+    said = " ".join(done.output.split())
+    assert "Settings are chosen: of each run's training recordings one in 5 of each class is held out" in said
+    assert "points ahead of none" in said
+    found = sweeps.read_table(tmp_path / "out" / "runs.csv")
+    assert [(row.n_train, row.n_test) for row in found] == [(12, 3)] * 4
+    lines = (tmp_path / "out" / "paired.csv").read_text().splitlines()
+    assert lines[0] == "pruner,other,sparsity,units,ahead,behind,points,low,high"
+    assert len(lines) == 2 and lines[1].startswith("magnitude,none,0.5,2,")
+    with pytest.raises(InputError, match="found runs with tested settings are chosen"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
 def test_score_allocation_and_regrowth_reach_the_pruner(folder, tmp_path):
     arguments = options(folder, tmp_path / "out", "--pruner", "magnitude", "--sparsity", "0.5")
     done = CliRunner().invoke(

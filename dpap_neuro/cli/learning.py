@@ -272,7 +272,7 @@ def sweep(
     out: Annotated[
         Path,
         typer.Option(
-            help="Folder for runs.csv, runs.json, summary.csv and sweep.png; goes on where it stopped."
+            help="Folder for runs.csv, runs.json, summary.csv, paired.csv and sweep.png; goes on where it stopped."
         ),
     ],
     dataset: Dataset = "digits",
@@ -307,6 +307,17 @@ def sweep(
             help="Cross-validation over all recordings of the train split, a seed of its own per fold."
         ),
     ] = None,
+    inner: Annotated[
+        bool,
+        typer.Option(
+            "--inner",
+            help="Test on a fifth of each run's training recordings, to choose settings by: those that are reported stay unseen.",
+        ),
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Pruner to say the others' paired differences from; paired.csv has all."),
+    ] = None,
     epochs: Epochs = 24,
     batch: Batch = 64,
     learning_rate: LearningRate = 3e-3,
@@ -323,7 +334,8 @@ def sweep(
 ) -> None:
     """Compare pruners at equal sparsity: pruners x sparsities x seeds, as a table and a picture.
 
-    Settings are to be chosen on other recordings than those that are reported: with --folds every recording is reported.
+    Settings are to be chosen on other recordings than those that are reported: --inner tests on recordings held out of the training
+    part of the same split or folds. With --folds every recording trains in other folds: strictly, choose for each fold by itself.
 
     Example: dpap-neuro sweep --pruner none --pruner dpap --pruner magnitude --sparsity 0.8 --out sweep
 
@@ -338,6 +350,7 @@ def sweep(
     from dpap_neuro import data as sets
     from dpap_neuro.deploy.finetuning import new_network
     from dpap_neuro.deploy.training import precision_of
+    from dpap_neuro.errors import InputError
     from dpap_neuro.files import locked
     from dpap_neuro.train import distributed, loop, runs, sweeps
 
@@ -365,6 +378,11 @@ def sweep(
         sparsity or [0.8, 0.95, 0.98],
         range(seeds or 3) if folds is None else range(folds * (seeds or 1)),
     )
+    names = list(dict.fromkeys(sweeps.label(name, structured) for name, _, _ in planned))
+    if against is not None and against not in names:
+        raise InputError(
+            f"against: found {against!r}, expected one of the pruners compared: {', '.join(names)}"
+        )
     own = _shard(shard)
     chosen = distributed.own_device(loop.choose_device(device))
     # Of several processes under torchrun the first one speaks for all.
@@ -394,6 +412,12 @@ def sweep(
                 tested = (
                     f"held out: of the {len(data[1])} recordings of the train split one in {folds} of each class, beginning with "
                     f"number (seed modulo {folds})"
+                )
+            if inner:
+                data_of = sweeps.inner(data_of, folds)
+                tested = (
+                    f"settings are chosen: of each run's training recordings one in {sweeps.INNER} of each class is held out and tested, "
+                    f"and those that a sweep without --inner tests are not looked at (there: {tested})"
                 )
             say(f"{tested[0].upper()}{tested[1:]}.")
             name = defaults.model if model is None else model
@@ -430,14 +454,14 @@ def sweep(
             part = planned if own is None else own.part(planned)
             rows = do(folder / "runs.csv", planned=part, others=tables)
         if own is None:
-            return _tell_sweep(out, rows)
+            return _tell_sweep(out, rows, folds, against)
     waiting = sweeps.missing(out, planned, structured)
     if waiting:
         say(f"Shard {own} is done; {waiting} of {len(planned)} runs are not done yet.")
         return
     with locked(out):
         rows = do(out / "runs.csv", planned=planned, others=sweeps.shard_tables(out), progress=None)
-        _tell_sweep(out, rows)
+        _tell_sweep(out, rows, folds, against)
 
 
 def _shard(text: str | None) -> Shard | None:
@@ -453,12 +477,19 @@ def _shard(text: str | None) -> Shard | None:
     return Shard(distributed.own_number() + 1, distributed.started())
 
 
-def _tell_sweep(out: Path, rows: Sequence[Row]) -> None:
+def _tell_sweep(out: Path, rows: Sequence[Row], folds: int | None, against: str | None) -> None:
     """The summary of a sweep that is whole: its files and its table."""
-    from dpap_neuro.deploy.report import sweep_table
-    from dpap_neuro.train import sweeps
+    from dpap_neuro.deploy.report import paired_table, sweep_table
+    from dpap_neuro.train import paired, sweeps
 
     sweeps.write_table(sweeps.summarise(rows), out / "summary.csv")
     sweeps.draw(rows, out / "sweep.png")
     stdout.print(sweep_table(sweeps.summarise(rows)))
-    stdout.print(plain(f"Results in {out}: runs.csv, runs.json, summary.csv, sweep.png"), highlight=False)
+    files = ["runs.csv", "runs.json", "summary.csv", "sweep.png"]
+    found = paired.differences(rows, folds)
+    if found:
+        sweeps.write_table(found, out / "paired.csv")
+        files.insert(3, "paired.csv")
+    if against is not None:
+        stdout.print(paired_table(paired.against(found, against), against, folds))
+    stdout.print(plain(f"Results in {out}: {', '.join(files)}"), highlight=False)

@@ -15,6 +15,7 @@ from dpap_neuro.files import write_picture
 from hardware.placement.budget import RESOURCES, percent
 
 if TYPE_CHECKING:
+    from dpap_neuro.train.paired import Difference
     from dpap_neuro.train.sweeps import Summary
 
 
@@ -76,6 +77,30 @@ def sweep_table(summaries: list[Summary]) -> Table:
             f"{s.parameters_left:,.0f}\n{s.remaining:.2%}",
             f"{s.synapses_left:,.0f}\n{s.synapses_remaining:.2%}",
             "" if s.events is None else f"{s.events:,.0f}",
+        )
+    return table
+
+
+def paired_table(found: list[Difference], other: str, folds: int | None) -> Table:
+    """How far pruners are ahead of `other`, in points of accuracy, run by run."""
+    unit = "seeds" if folds is None else "folds"
+    table = Table(
+        title=f"points ahead of {escape(other)}, same recordings, same seeds; 95 % interval over {unit}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("pruner", overflow="fold")
+    for heading in ("removed", "points", "interval", f"{unit} ahead", "behind"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for d in found:
+        table.add_row(
+            escape(d.pruner),
+            f"{d.sparsity:.0%}",
+            f"{d.points:+.2f}",
+            "" if d.low is None else f"{d.low:+.2f} to {d.high:+.2f}",
+            f"{d.ahead} of {d.units}",
+            str(d.behind),
         )
     return table
 

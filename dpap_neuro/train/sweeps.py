@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,11 +28,17 @@ from dpap_neuro.pruning import Pruner, make_pruner, parse_pruner, together
 from dpap_neuro.pruning.inputs import synaptic_events
 from dpap_neuro.train import loop
 
+if TYPE_CHECKING:
+    from dpap_neuro.train.paired import Difference
+
 Data = tuple[np.ndarray, np.ndarray]
 # A run: pruner, sparsity, seed.
 Planned = tuple[str, float, int]
 
 MOST_SHARDS = 100_000
+
+# Of the training recordings of a run one in this many is held out for choosing settings by.
+INNER = 5
 
 # Recordings at a time whose synaptic events are counted.
 TESTED = 128
@@ -120,6 +126,26 @@ def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
     x, y = data
     tested = every_nth(y, number, folds)
     return (x[~tested], y[~tested]), (x[tested], y[tested])
+
+
+def inner(
+    data_of: Callable[[int], tuple[Data, Data]], folds: int | None
+) -> Callable[[int], tuple[Data, Data]]:
+    """Instead of each seed's data its training part alone, divided: one in INNER of each class is tested, from the number of the
+    round on in which the seed's fold is run (without folds: from the seed on). The function returned raises InputError where
+    no class has enough recordings.
+    """
+
+    def divided(seed: int) -> tuple[Data, Data]:
+        train, _ = data_of(seed)
+        parts = fold(train, seed // (folds or 1) % INNER, INNER)
+        if not len(parts[1][1]):
+            raise InputError(
+                f"inner: found fewer than {INNER} of each class among {len(train[1])} training recordings, too few to hold some out"
+            )
+        return parts
+
+    return divided
 
 
 def plan(pruners: Iterable[str], sparsities: Iterable[float], seeds: Iterable[int]) -> list[Planned]:
@@ -280,7 +306,7 @@ _CHECKSUM = "checksum"
 _MOST_TABLE = 64 << 20
 
 
-def write_table(rows: Sequence[Row] | Sequence[Summary], path: str | Path) -> None:
+def write_table(rows: Sequence[Row] | Sequence[Summary] | Sequence[Difference], path: str | Path) -> None:
     """Rows (at least one) as CSV, whole or not at all. A `Row` ends in a checksum of the others of its values."""
     make_folder(Path(path).parent)
 
