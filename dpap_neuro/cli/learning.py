@@ -283,7 +283,7 @@ def sweep(
         list[str] | None,
         typer.Option(
             help=f"{either(*PRUNERS)}; give it several times to compare. Options of its own behind a colon, such as "
-            "dpap-weighted:exponent=0.5,regrow=0."
+            "weighted:exponent=0.5,regrow=0."
         ),
     ] = None,
     score: Score = None,
@@ -339,7 +339,7 @@ def sweep(
 
     Example: dpap-neuro sweep --pruner none --pruner dpap --pruner magnitude --sparsity 0.8 --out sweep
 
-    Example: dpap-neuro sweep --pruner dpap-weighted --pruner dpap-weighted:regrow=0 --pruner lamp --sparsity 0.98 --out ablation
+    Example: dpap-neuro sweep --pruner weighted --pruner weighted:regrow=0 --pruner lamp --sparsity 0.98 --out ablation
 
     On the integers of a chip, 4 bits a weight: --precision loihi --weight-bits 4
 
@@ -373,7 +373,7 @@ def sweep(
     planned = sweeps.plan(
         [
             name if name == "none" else with_choices(name, **choices)
-            for name in pruner or ["none", "dpap", "dpap-weighted", "magnitude"]
+            for name in pruner or ["none", "dpap", "weighted", "magnitude"]
         ],
         sparsity or [0.8, 0.95, 0.98],
         range(seeds or 3) if folds is None else range(folds * (seeds or 1)),

@@ -59,7 +59,7 @@ Structured = Annotated[
     bool,
     typer.Option(
         "--structured",
-        help="dpap: channels and neurons only, no single synapses; dpap-weighted: channels and neurons first.",
+        help="dpap: channels and neurons only, no single synapses; weighted: channels and neurons first.",
     ),
 ]
 Compact = Annotated[
@@ -78,7 +78,7 @@ Bins = Annotated[int | None, typer.Option(help="Time steps per recording; defaul
 Pruner = Annotated[
     str,
     typer.Option(
-        help=f"{either(*PRUNERS)}; options of its own behind a colon, such as dpap-weighted:exponent=0.5,regrow=0."
+        help=f"{either(*PRUNERS)}; options of its own behind a colon, such as weighted:exponent=0.5,regrow=0."
     ),
 ]
 Score = Annotated[
@@ -93,9 +93,7 @@ Allocation = Annotated[
 ]
 Regrow = Annotated[
     str | None,
-    typer.Option(
-        help="What returns, of the same: none, gradient or random; dpap-weighted: the share that does."
-    ),
+    typer.Option(help="What returns, of the same: none, gradient or random; weighted: the share that does."),
 ]
 
 Clock = Annotated[

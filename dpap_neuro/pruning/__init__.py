@@ -16,8 +16,8 @@
     pruner.sparsity(); pruner.remaining()               # share removed; weights left
     pruner.state_dict(); pruner.load_state_dict(state)  # tensors only
 
-Names: none, dpap, dpap-published (to the letter of its authors' code, no goal), dpap-weighted, magnitude (global threshold), magnitude-layer (same share per layer), lamp, erk, granet,
-taylor, fisher, wanda, random, set, rigl. Those from magnitude to random are choices of a `score` (magnitude, taylor, fisher, weighted,
+Names: none, dpap, dpap-published (to the letter of its authors' code, no goal), weighted (dpap-weighted until 0.2), magnitude
+(global threshold), magnitude-layer (same share per layer), lamp, erk, granet, taylor, fisher, wanda, random, set, rigl. Those from magnitude to random are choices of a `score` (magnitude, taylor, fisher, weighted,
 wanda, spikefit, random), an `allocation` between layers (global, layer, erk, lamp) and a `regrow` (none, gradient, random), which
 combine: make_pruner("magnitude", score="fisher", allocation="lamp", ...). `sparsity=0.9` (share of the parameters to remove) or `remaining=20_000`
 (`count="parameters"` or `"synapses"`), with `epochs`, gives any of them a goal; `dpap` without a goal finds
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from dpap_neuro.pruning.goal import Goal, Meter, Reading
     from dpap_neuro.pruning.scored import Scored
     from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings
-    from dpap_neuro.pruning.weighted import WeightedDPAP
+    from dpap_neuro.pruning.weighted import Weighted
 
 # To add a pruner: a subclass of `Pruner`, and its line here under its name. The first line of its docstring says what it does.
 _BASELINES = "dpap_neuro.pruning.baselines"
@@ -66,7 +66,9 @@ PRUNERS = Registry(
         "none": f"{_BASELINES}:Unpruned",
         "dpap": "dpap_neuro.pruning.dpap:DPAP",
         "dpap-published": "dpap_neuro.pruning.published:PublishedDPAP",
-        "dpap-weighted": "dpap_neuro.pruning.weighted:WeightedDPAP",
+        "weighted": "dpap_neuro.pruning.weighted:Weighted",
+        # Its name until 0.2: it holds none of DPAP's trace, BCM rule or spines.
+        "dpap-weighted": "dpap_neuro.pruning.weighted:Weighted",
         "magnitude": f"{_BASELINES}:Magnitude",
         "magnitude-layer": f"{_BASELINES}:MagnitudePerLayer",
         "lamp": f"{_BASELINES}:LAMP",
@@ -93,7 +95,7 @@ __getattr__ = lazily(
         "goal": ("Goal", "Meter", "Reading"),
         "scored": ("Scored",),
         "survival": ("SurvivalRule", "SurvivalSettings"),
-        "weighted": ("WeightedDPAP",),
+        "weighted": ("Weighted",),
     },
 )
 
@@ -169,7 +171,7 @@ __all__ = [
     "Taylor",
     "Unpruned",
     "Wanda",
-    "WeightedDPAP",
+    "Weighted",
     "make_pruner",
     "parse_pruner",
     "together",

@@ -284,7 +284,7 @@ class Pruner:
         on for the whole network, and training goes on as it would have (to the order of sums: float tolerance, where
         a spike may flip). Parameters are new objects after it, in the network and in `optimizer`; without it make a
         new optimizer, or what was cut learns no more. A network shrinks by its dead channels and neurons: those of
-        `dpap`, and of `dpap-weighted` above all when `structured`. Raises InputError for a network whose code depends
+        `dpap`, and of `weighted` above all when `structured`. Raises InputError for a network whose code depends
         on the sizes that change, and for an optimizer whose state does not have its parameters' shapes.
         """
         self._check_attached()

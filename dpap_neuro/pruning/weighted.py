@@ -1,4 +1,4 @@
-"""Weight times a trace of squared gradients, called `dpap-weighted`: this project's extension, not the published method.
+"""Weight times a trace of squared gradients: `weighted`, this project's own, not the published method (`dpap-weighted` until 0.2).
 
 It keeps DPAP's principle, use it or lose it and gradually decay, and the loop of its pruner, but no trace of spikes, no BCM term,
 no spine size and no survival value. "Use" is what the loss feels: every weight keeps a trace of its squared gradient,
@@ -58,14 +58,14 @@ LEAPS = 8
 _USUAL = {
     "exponent": 0.25,
     "delta": DELTA,
-    "regrow": 0.1,
+    "regrow": 0.3,
     "neuron_price": True,
     "connection_price": True,
 }
 
 
-class WeightedDPAP(Traced):
-    """This project's extension, with the weight in it: |w| times a trace of its squared gradient.
+class Weighted(Traced):
+    """This project's own: |w| times a trace of its squared gradient, prices and regrowth.
 
     Importance |w| F^exponent, gradual schedule, neurons that pay for themselves, regrowth; needs a goal and `epochs`.
     exponent: of the trace of squared gradients. delta: decay of that trace per epoch. regrow: share of the remaining
@@ -75,7 +75,7 @@ class WeightedDPAP(Traced):
     ranks: of averaged gradients).
     """
 
-    name = "dpap-weighted"
+    name = "weighted"
     needs_gradients = True
 
     def __init__(
@@ -83,7 +83,7 @@ class WeightedDPAP(Traced):
         *,
         exponent: float = 0.25,
         delta: float = DELTA,
-        regrow: float = 0.1,
+        regrow: float = 0.3,
         neuron_price: bool = True,
         connection_price: bool = True,
         structured: bool = False,
@@ -113,7 +113,6 @@ class WeightedDPAP(Traced):
         if wanted is None:
             return
         self._check_traces()
-        before = self.masks.weights
         if self.structured:
             first, _ = self.goal.schedule()
             self._prune_units(self.wanted(first + AHEAD * (epoch - first)) or wanted)
@@ -121,13 +120,18 @@ class WeightedDPAP(Traced):
         units, masks = self._within(scores, wanted)
         share = self.goal.exchanged(epoch, self.regrow)
         if share:
-            grown, _ = self.masks.weight_masks(units, {})
+            # What goes now may return like what went before, from a weight of zero.
+            self._set(units, masks)
+            self.masks.apply()
+            free, _ = self.masks.weight_masks(units, {})
             masks = {
-                k: exchange(m, scores[k], self.gradients[k].abs(), grown[k] & ~before[k], share)
+                k: exchange(m, scores[k], self.gradients[k].abs(), free[k] & ~m, share)
                 for k, m in masks.items()
             }
-        self.masks.units = units
-        self.masks.synapses = masks
+        self._set(units, masks)
+
+    def _set(self, units: dict[str, Tensor], synapses: dict[str, Tensor]) -> None:
+        self.masks.units, self.masks.synapses = units, synapses
         self.masks.refresh()
 
     def _prune_units(self, wanted: int) -> None:
