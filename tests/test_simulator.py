@@ -229,13 +229,14 @@ def test_memory_of_the_runs_before_and_the_kernels_order(data, network):
                 np.testing.assert_array_equal(found.counts[p.name], expected.counts[p.name])
 
 
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.int32, np.int64, np.int16])
 @pytest.mark.parametrize("size", [1, 7, 8, 29, 64])
-def test_entries_of_bytes_are_those_of_numbers(size):
+def test_entries_of_every_type_are_those_of_floats(size, kind):
     rng = np.random.default_rng(size)
-    x = (rng.integers(0, 256, (2, 11, size)) * (rng.random((2, 11, size)) < 0.2)).astype(np.uint8)
+    x = (rng.integers(0, 256, (2, 11, size)) * (rng.random((2, 11, size)) < 0.2)).astype(kind)
     for b, dtype in ((0, np.int32), (1, np.float64)):
         found = events({"a": x, "b": x[:, :, :1]}, b, 11, dtype)
-        expected = events({"a": x.astype(np.int64), "b": x[:, :, :1].astype(np.int64)}, b, 11, dtype)
+        expected = events({"a": x.astype(np.float64), "b": x[:, :, :1].astype(np.float64)}, b, 11, dtype)
         for one, other in zip(found, expected, strict=True):
             assert one.dtype == other.dtype
             np.testing.assert_array_equal(one, other)

@@ -52,8 +52,9 @@ DECAY, KEEP, FORGET = range(3)
     L_PTR_AT,
     L_DEGREE_AT,
     L_GEOMETRY_AT,
+    L_PLACE_AT,  # of a convolution: the channel, row and column of each source neuron
     L_COLUMNS,
-) = range(12)
+) = range(13)
 # PACKED: a synapse is 32 bit, the upper half its post neuron, the lower its weight.
 DENSE, SPARSE8, SPARSE16, PACKED, CONV, CONV_SPARSE = range(6)
 MAX_PACKED_POST = 2**16
@@ -73,8 +74,8 @@ MAX_PACKED_POST = 2**16
     G_HEAD,
 ) = range(11)
 
-# Neurons looked at together for spikes: most blocks have none.
-_BLOCK = 64
+# Neurons looked at together for spikes.
+_LANES = 16
 # Packed synapses in a cache line.
 _LINE = 16
 
@@ -114,6 +115,91 @@ def _prefetch(typingctx, address):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.none(types.int64), codegen
+
+
+def _adding(lanes):  # type: ignore[no-untyped-def]
+    """A function of compiled code: so many 16-bit weights at an address are added to as many 32-bit sums at another, in vectors. A
+    loop would be compiled to vectors, too, but each short run would go through its checks and its rest."""
+
+    @intrinsic
+    def add(typingctx, sums, weights):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            wide, narrow = (ir.VectorType(ir.IntType(bits), lanes) for bits in (32, 16))
+            to = builder.inttoptr(args[0], wide.as_pointer())
+            added = builder.load(builder.inttoptr(args[1], narrow.as_pointer()), align=2)
+            total = builder.add(builder.load(to, align=4), builder.sext(added, wide))
+            builder.store(total, to, align=4)
+            return context.get_dummy_value()
+
+        return types.none(types.int64, types.int64), codegen
+
+    return add
+
+
+_add_16, _add_8, _add_4 = (_adding(lanes) for lanes in (16, 8, 4))
+
+
+@intrinsic
+def _fire_16(typingctx, membranes, thresholds, subtracting):  # type: ignore[no-untyped-def]
+    """Of 16 membranes and thresholds at two addresses: bit i is set where membrane i is above its threshold; it is reset then."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        lanes = ir.VectorType(ir.IntType(32), 16)
+        at = builder.inttoptr(args[0], lanes.as_pointer())
+        v = builder.load(at, align=4)
+        threshold = builder.load(builder.inttoptr(args[1], lanes.as_pointer()), align=4)
+        fired = builder.icmp_signed(">", v, threshold)
+        left = builder.select(args[2], builder.sub(v, threshold), ir.Constant(lanes, None))
+        builder.store(builder.select(fired, left, v), at, align=4)
+        return builder.zext(builder.bitcast(fired, ir.IntType(16)), ir.IntType(64))
+
+    return types.int64(types.int64, types.int64, types.boolean), codegen
+
+
+def not_zero(bits):  # type: ignore[no-untyped-def]
+    """A function of compiled code: of 512 / bits integers at an address, bit i is set where integer i is not 0."""
+    lanes = 512 // bits
+
+    @intrinsic
+    def mask(typingctx, address):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            kind = ir.VectorType(ir.IntType(bits), lanes)
+            found = builder.load(builder.inttoptr(args[0], kind.as_pointer()), align=bits // 8)
+            some = builder.icmp_signed("!=", found, ir.Constant(kind, None))
+            whole = builder.bitcast(some, ir.IntType(lanes))
+            return whole if lanes == 64 else builder.zext(whole, ir.IntType(64))
+
+        return types.int64(types.int64), codegen
+
+    return mask
+
+
+@intrinsic
+def lowest_bit(typingctx, bits):  # type: ignore[no-untyped-def]
+    """The place of the lowest bit of a number that is not 0."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
+
+
+@njit(inline="always")
+def _add_run(sums, weights, n):
+    """n weights, int16 at an address, added to n sums, int32 at another."""
+    s = 0
+    while s + 16 <= n:
+        _add_16(sums + 4 * s, weights + 2 * s)
+        s += 16
+    if s + 8 <= n:
+        _add_8(sums + 4 * s, weights + 2 * s)
+        s += 8
+    if s + 4 <= n:
+        _add_4(sums + 4 * s, weights + 2 * s)
+        s += 4
+    to, ww = _int32_at(sums), _int16_at(weights)
+    for i in range(s, n):
+        to[i] = int32(to[i] + ww[i])
 
 
 @njit(inline="always")
@@ -227,18 +313,21 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                 # --- spikes
                 if kind != INTEGRATOR:
                     subtracting = kind == SUBTRACTING
-                    for block in range(first, first + size, _BLOCK):
-                        end = min(block + _BLOCK, first + size)
-                        fired = int32(0)
-                        for i in range(block, end):
-                            fired |= int32(v[i] > threshold[i])
-                        if fired:
-                            for i in range(block, end):
-                                if v[i] > threshold[i]:
-                                    v[i] = int32(v[i] - threshold[i]) if subtracting else int32(0)
-                                    index[n] = i - first
-                                    value[n] = 1
-                                    n += 1
+                    whole = size - size % _LANES
+                    for block in range(0, whole, _LANES):
+                        at = 4 * (first + block)
+                        fired = _fire_16(state[6] + at, state[2] + at, subtracting)
+                        while fired != 0:
+                            index[n] = block + lowest_bit(fired)
+                            n += 1
+                            fired &= fired - 1
+                    for i in range(first + whole, first + size):
+                        if v[i] > threshold[i]:
+                            v[i] = int32(v[i] - threshold[i]) if subtracting else int32(0)
+                            index[n] = i - first
+                            n += 1
+                    for k in range(n):
+                        value[k] = 1
                 total = n
                 # --- records
                 at = t * size
@@ -279,7 +368,8 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                 slots = pops[target, P_SLOTS]
                 slot = pops[target, P_RING] + ((t + links[link, L_LATENCY]) % slots) * n_post
                 staged = links[link, L_STAGED] != 0
-                acc = _int32_at(state[10]) if staged else _int32_at(state[7] + 4 * slot)
+                acc_at = state[10] if staged else state[7] + 4 * slot
+                acc = _int32_at(acc_at)
                 degree = _int32_at(links[link, L_DEGREE_AT])
                 events = 0
                 for k in range(n):
@@ -334,7 +424,7 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                                 acc[post[s]] = int32(acc[post[s]] + int32(w16[s] * c))
                 else:
                     g = _int64_at(links[link, L_GEOMETRY_AT])
-                    height, width = g[G_HEIGHT], g[G_WIDTH]
+                    height = g[G_HEIGHT]
                     out_width, channels = g[G_OUT_WIDTH], g[G_CHANNELS]
                     rows, kernel_slots = g[G_ROWS], g[G_SLOTS]
                     group_out = g[G_GROUP_OUT]
@@ -345,13 +435,12 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                     w = _int16_at(links[link, L_WEIGHT_AT])
                     ptr = _int64_at(links[link, L_PTR_AT])
                     post = _int32_at(links[link, L_POST_AT])
-                    area = height * width
+                    place = _int32_at(links[link, L_PLACE_AT])
                     for k in range(n):
                         c = value[k]
-                        channel = index[k] // area
-                        place = index[k] - channel * area
-                        y = place // width
-                        x = place - y * width
+                        channel = int64(place[3 * index[k]])
+                        y = place[3 * index[k] + 1]
+                        x = place[3 * index[k] + 2]
                         offset = (channel // g[G_GROUP_IN]) * group_out
                         for yr in range(y_ptr[y], y_ptr[y + 1]):
                             row = (channel * rows + y_runs[2 * yr + 1]) * kernel_slots
@@ -364,8 +453,8 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                                     ww = _int16_at(links[link, L_WEIGHT_AT] + 2 * tap * group_out)
                                     to = base + offset
                                     if c == 1:
-                                        for s in range(taps * group_out):
-                                            acc[to + s] = int32(acc[to + s] + ww[s])
+                                        weights = links[link, L_WEIGHT_AT] + 2 * tap * group_out
+                                        _add_run(acc_at + 4 * to, weights, taps * group_out)
                                     else:
                                         for s in range(taps * group_out):
                                             acc[to + s] = int32(acc[to + s] + int32(ww[s] * c))

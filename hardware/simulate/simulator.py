@@ -108,6 +108,7 @@ class _Link:
     post: Array
     ptr: Array
     geometry: Array
+    place: Array  # (source neurons, 3) int32, of a convolution: channel, row, column
     reach: int  # the largest |sum| that one spike of every source neuron can make, for a convolution
 
 
@@ -294,6 +295,7 @@ class Simulator:
             row[kernels.L_PTR_AT] = link.ptr.ctypes.data
             row[kernels.L_DEGREE_AT] = link.degree.ctypes.data
             row[kernels.L_GEOMETRY_AT] = link.geometry.ctypes.data
+            row[kernels.L_PLACE_AT] = link.place.ctypes.data
         pops = np.zeros((len(self._entries), kernels.P_COLUMNS), np.int64)
         sources = np.array([link.source for link in self._links], np.int64)
         ring = 0
@@ -325,7 +327,8 @@ class Simulator:
         none32, none64 = np.zeros(1, np.int32), np.zeros(1, np.int64)
 
         def link(form: int, delay: int, weight: Array, degree: Array, **more: Any) -> _Link:
-            given: dict[str, Any] = {"post": none32, "ptr": none64, "geometry": none64, "reach": 0, **more}
+            none = {"post": none32, "ptr": none64, "geometry": none64, "place": none32, "reach": 0}
+            given: dict[str, Any] = {**none, **more}
             return _Link(source, target, form, delay, projection, weight, degree, **given)
 
         def sparse(delay: int, ptr: Array, post: Array, weight: Array) -> _Link:
@@ -348,7 +351,8 @@ class Simulator:
             shapes = self._entries[source].shape, self._entries[target].shape
             reach = np.abs(projection.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0)
             tables = conv_tables(projection, *shapes, np.int16)
-            return [link(delay=projection.delay, reach=int(reach), **tables)]
+            place = np.stack(np.unravel_index(np.arange(n_pre), shapes[0]), axis=1).astype(np.int32)
+            return [link(delay=projection.delay, reach=int(reach), place=place, **tables)]
         links = []
         for delay in np.unique(projection.delay):
             weight = projection.weight.T
