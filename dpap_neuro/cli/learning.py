@@ -48,6 +48,7 @@ from dpap_neuro.cli.shared import (
     stdout,
 )
 from dpap_neuro.data import dataset as known_dataset
+from dpap_neuro.deploy.recipes import RECIPES, differing
 from dpap_neuro.deploy.request import TrainRequest
 from dpap_neuro.networks import MODELS
 from dpap_neuro.pruning import PRUNERS, with_choices
@@ -142,6 +143,8 @@ def train(
 
     Example: dpap-neuro train --pruner dpap --chip loihi1 --max-cores 4 --out runs/small
 
+    Example: dpap-neuro train --recipe dpap-cifar10 --data-dir data --out runs/paper
+
     On several GPUs or machines: torchrun --nproc-per-node 2 -m dpap_neuro.cli train ... (--batch is that of all together)
     """
     _learn(out, asked, cache_dir, resume, device)
@@ -170,6 +173,8 @@ def finetune(
     """
     from dpap_neuro.errors import InputError
 
+    if asked.recipe is not None:
+        raise InputError(f"--recipe: is for train; {source} is the network to finetune")
     if asked.model is not None:
         raise InputError(f"--model: {source} is the network to finetune; leave it out")
     if source.suffix != ".nir" and not source.is_dir():
@@ -213,6 +218,7 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
             reason = training.unwritten(model)
             if reason is not None:
                 say(f"No model.nir will be written: {reason}")
+            _say_recipe(asked)
             say(training.pruner.describe())
             network, history = training.run(
                 split,
@@ -221,6 +227,7 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
                 lambda done, total: tell("training", done, total),
                 lambda epoch, report: say(_epoch(epoch, report)),
                 out / "checkpoint" if resume else None,
+                say,
             )
         if distributed.rank() > 0:
             return
@@ -233,6 +240,17 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
             _say_fit(training.pruner.name, fill)
         if training.precision is not None:
             _say_proof(network, split.test[0])
+
+
+def _say_recipe(asked: TrainRequest) -> None:
+    """What a recipe repeats, what its source reports, and what differs."""
+    if asked.recipe is None:
+        return
+    recipe = RECIPES[asked.recipe]
+    say(f"recipe {asked.recipe}: {recipe.what}")
+    say(f"published: {recipe.published}")
+    for line in (*recipe.departures, *differing(asked)):
+        say(f"differs: {line}")
 
 
 def _say_proof(network: Any, rasters: np.ndarray) -> None:

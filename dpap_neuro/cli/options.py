@@ -3,11 +3,12 @@ once, and what the command gets is the dataclass. Names of data sets, pruners an
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,10 +17,12 @@ import typer
 from dpap_neuro.cli.shared import app, cache_folder
 from dpap_neuro.data import DATASETS, SPLITS
 from dpap_neuro.deploy.opening import CompileOptions
+from dpap_neuro.deploy.recipes import RECIPES, with_recipe
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SURROGATE, THRESHOLD, TrainRequest
 from dpap_neuro.networks import CELLS, MODELS, RELU, SURROGATES
 from dpap_neuro.pruning import PRUNERS
+from dpap_neuro.train.settings import AMP, LOSSES
 from hardware.chip.chips import BUILT_IN
 
 
@@ -148,6 +151,12 @@ _RECORDINGS = {
     ],
 }
 _TRAINING = {
+    "recipe": Annotated[
+        str | None,
+        typer.Option(
+            help=f"An experiment of the literature, {either(*RECIPES)}; options beside it go before it."
+        ),
+    ],
     "dataset": Dataset,
     "data_dir": DataDir,
     "sensor": Sensor,
@@ -181,6 +190,20 @@ _TRAINING = {
     ],
     "batch": Batch,
     "learning_rate": LearningRate,
+    "loss": Annotated[
+        str,
+        typer.Option(help=f"{either(*LOSSES)} (of the read-out's mean over steps, from 1 for the class)."),
+    ],
+    "label_smoothing": Annotated[float, typer.Option(help="Of cross-entropy.")],
+    "weight_decay": Annotated[float, typer.Option(help="AdamW's.")],
+    "warmup": Annotated[float, typer.Option(help="Epochs in which the learning rate rises.")],
+    "amp": Annotated[
+        str | None,
+        typer.Option(help=f"Synapses compute in {either(*AMP)}; membranes, weights and masks do not."),
+    ],
+    "accumulate": Annotated[
+        int, typer.Option(help="Parts that a batch runs in, one after the other, for less memory.")
+    ],
     "bins": Bins,
     "bin_us": Annotated[float | None, typer.Option(help="Microseconds per time step, instead of --bins.")],
     "clock": Clock,
@@ -282,6 +305,28 @@ _COMPILING = {
 }
 
 
+# What typer calls the sources of options that the user gave.
+_TYPED = ("COMMANDLINE", "ENVIRONMENT")
+# Where `--help` shows them.
+_PANELS = {
+    "Recordings": "dataset data_dir sensor bins bin_us clock clip downsample shift flip drop jitter keep_bins",
+    "Network": "model neuron readout decay current_decay threshold surrogate surrogate_slope reset dt",
+    "Pruning": "pruner score allocation regrow sparsity count structured compact chip max_cores max_synapses max_synapses_per_core",
+    "Learning": "epochs more_epochs batch learning_rate loss label_smoothing weight_decay warmup amp accumulate seed",
+    "A chip's integers": "precision weight_bits timing scales netx",
+}
+
+
+def _train_request(said: frozenset[str], **values: Any) -> TrainRequest:
+    """said: options that were typed, which go before those of a recipe."""
+    recipe = values.pop("recipe")
+    return (
+        TrainRequest(**values)
+        if recipe is None
+        else with_recipe(recipe, {k: values[k] for k in said & set(values)})
+    )
+
+
 def _recordings(**values: Any) -> Recordings:
     found = Recordings(**values)
     return found if found.dataset is None else replace(found, cache_dir=cache_folder(values["cache_dir"]))
@@ -290,16 +335,30 @@ def _recordings(**values: Any) -> Recordings:
 @dataclass(frozen=True)
 class _Group:
     """A dataclass as options: of each field the option, and what makes the dataclass of their values. named: options without
-    all of which nothing is said."""
+    all of which nothing is said. told: whether `make` takes the names of options that were typed first. panels: headings of
+    `--help`, and the options below each."""
 
     options: Mapping[str, Any]
     make: Callable[..., Any]
     named: tuple[str, ...] = ()
+    told: bool = False
+    panels: Mapping[str, str] = field(default_factory=dict)
+
+    def shown(self, option: str) -> Any:
+        """An option as its command declares it."""
+        annotation = self.options[option]
+        panel = next((title for title, own in self.panels.items() if option in own.split()), None)
+        if panel is None:
+            return annotation
+        kind, info = typing.get_args(annotation)
+        info = copy.copy(info)
+        info.rich_help_panel = panel
+        return Annotated[kind, info]
 
 
 _GROUPS = {
     Recordings: _Group(_RECORDINGS, _recordings, ("dataset", "file")),
-    TrainRequest: _Group(_TRAINING, TrainRequest),
+    TrainRequest: _Group(_TRAINING, _train_request, told=True, panels=_PANELS),
     CompileOptions: _Group(_COMPILING, CompileOptions),
 }
 
@@ -309,7 +368,8 @@ def command(name: str | None = None, **defaults: Any) -> Callable[[Callable[...,
     None where nothing is said. defaults: of those options, where they are not the dataclass's own."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        flat: list[inspect.Parameter] = []
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        flat = [context]
         groups: dict[str, tuple[_Group, bool]] = {}
         for parameter in inspect.signature(function, eval_str=True).parameters.values():
             kinds = [kind for kind in _kinds(parameter.annotation) if kind in _GROUPS]
@@ -321,17 +381,21 @@ def command(name: str | None = None, **defaults: Any) -> Callable[[Callable[...,
             own = {f.name: f.default for f in fields(kinds[0]) if f.default is not MISSING}
             flat += [
                 inspect.Parameter(
-                    option, parameter.KEYWORD_ONLY, default={**own, **defaults}[option], annotation=annotation
+                    option,
+                    parameter.KEYWORD_ONLY,
+                    default={**own, **defaults}[option],
+                    annotation=group.shown(option),
                 )
-                for option, annotation in group.options.items()
+                for option in group.options
             ]
 
         @functools.wraps(function)
-        def run(**given: Any) -> None:
+        def run(context: typer.Context, **given: Any) -> None:
             for name_, (group, optional) in groups.items():
                 values = {option: given.pop(option) for option in group.options}
                 unsaid = optional and all(values[option] is None for option in group.named)
-                given[name_] = None if unsaid else group.make(**values)
+                first = (_typed(context, group.options),) if group.told else ()
+                given[name_] = None if unsaid else group.make(*first, **values)
             function(**given)
 
         del run.__wrapped__  # type: ignore[attr-defined]
@@ -341,6 +405,12 @@ def command(name: str | None = None, **defaults: Any) -> Callable[[Callable[...,
         return run
 
     return register
+
+
+def _typed(context: typer.Context, options: Iterable[str]) -> frozenset[str]:
+    """Which of a command's options were typed, or come from the environment."""
+    sources = {option: context.get_parameter_source(option) for option in options}
+    return frozenset(o for o, source in sources.items() if source is not None and source.name in _TYPED)
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:
