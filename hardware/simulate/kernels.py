@@ -15,6 +15,7 @@ from numba import int16, int32, int64, njit, types, uint32, void
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from hardware.compiled import jit
 from hardware.network.integer import INPUT_SHIFT, STATE_LIMIT
 
 # Columns of the table of populations. Addresses end in _AT; 0: not wanted.
@@ -212,13 +213,8 @@ def _scaled(x, factor):
 
 
 def cached(signature, function):  # type: ignore[no-untyped-def]
-    """Compiled once and kept on disk; in every process where there is nowhere to keep it."""
-    try:
-        return njit(signature, nogil=True, boundscheck=False, cache=True)(function)
-    except RuntimeError as error:
-        if "locator" not in str(error):
-            raise
-        return njit(signature, nogil=True, boundscheck=False)(function)
+    """Compiled at once, and kept on disk."""
+    return jit(signature, nogil=True, boundscheck=False)(function)
 
 
 def _compiled(function):  # type: ignore[no-untyped-def]
