@@ -3,6 +3,7 @@ once, and what the command gets is the dataclass. Names of data sets, pruners an
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import typing
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dpap_neuro.cli.panels import in_order, panel_of, unbroken
 from dpap_neuro.cli.shared import app, cache_folder
 from dpap_neuro.data import DATASETS, SPLITS
 from dpap_neuro.deploy.opening import CompileOptions
@@ -335,12 +337,23 @@ def command(name: str | None = None, **defaults: Any) -> Callable[[Callable[...,
             function(**given)
 
         del run.__wrapped__  # type: ignore[attr-defined]
-        run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
-        app.command(name)(run)
+        options = [_in_panel(parameter) for parameter in in_order(flat)]
+        run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        run.__annotations__ = {option.name: option.annotation for option in options}
+        app.command(name, help=unbroken(function.__doc__))(run)
         return run
 
     return register
+
+
+def _in_panel(parameter: inspect.Parameter) -> inspect.Parameter:
+    """An option with the panel of --help that it belongs to; arguments, and what must be given, stand above all panels."""
+    kind, info = typing.get_args(parameter.annotation)
+    if not isinstance(info, typer.models.OptionInfo) or parameter.default is parameter.empty:
+        return parameter
+    info = copy.copy(info)
+    info.rich_help_panel = panel_of(parameter.name)
+    return parameter.replace(annotation=Annotated[kind, info])
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:
