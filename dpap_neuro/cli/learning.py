@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 
 @command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")] = Path("demo"),
     epochs: Annotated[int, typer.Option(help="Epochs of each of the two trainings.")] = 24,
     chip: Annotated[
         str | None,
@@ -76,7 +76,7 @@ def demo(
 ) -> None:
     """Learn, prune, export, run on a simulated Loihi: the whole road on embedded data.
 
-    Example: dpap-neuro demo --out demo
+    Example: dpap-neuro demo
     """
     from dpap_neuro.deploy import page
     from dpap_neuro.deploy.demo import run_demo
@@ -134,10 +134,14 @@ def train(
     ] = False,
     device: Device = "auto",
 ) -> None:
-    """Train a network, pruning it on the way; writes weights, history and model.nir.
+    """Train a spiking network on event-camera recordings, and prune it while it learns.
 
-    A .nir file brings its neurons, its read-out and, where it says so, its binning. With a chip or a limit the pruner
-    removes what it must for the network to fit, and no more; exit status 3 where that fails.
+    Only --out is needed: `dpap-neuro train --out first` learns handwritten digits that come with the package, says after each epoch
+    how many it recognises, and leaves the network in first/model.nir for `evaluate`, `cores` and `report`. Next, your own recordings:
+    --dataset FOLDER, with a folder inside for each class.
+
+    --model FILE.nir goes on with a network from here or elsewhere; its neurons, read-out and, where it says so, binning are the
+    file's. With --chip or a limit the pruner removes what it must for the network to fit, and no more; exit status 3 where that fails.
 
     Example: dpap-neuro train --dataset nmnist --data-dir data --pruner dpap --out runs/first
 

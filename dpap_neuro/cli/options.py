@@ -8,12 +8,13 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dpap_neuro.cli.panels import in_order, panel_of, unbroken
 from dpap_neuro.cli.shared import app, cache_folder
 from dpap_neuro.data import DATASETS, SPLITS
 from dpap_neuro.deploy.opening import CompileOptions
@@ -307,14 +308,6 @@ _COMPILING = {
 
 # What typer calls the sources of options that the user gave.
 _TYPED = ("COMMANDLINE", "ENVIRONMENT")
-# Where `--help` shows them.
-_PANELS = {
-    "Recordings": "dataset data_dir sensor bins bin_us clock clip downsample shift flip drop jitter keep_bins",
-    "Network": "model neuron readout decay current_decay threshold surrogate surrogate_slope reset dt",
-    "Pruning": "pruner score allocation regrow sparsity count structured compact chip max_cores max_synapses max_synapses_per_core",
-    "Learning": "epochs more_epochs batch learning_rate loss label_smoothing weight_decay warmup amp accumulate seed",
-    "A chip's integers": "precision weight_bits timing scales netx",
-}
 
 
 def _train_request(said: frozenset[str], **values: Any) -> TrainRequest:
@@ -335,30 +328,17 @@ def _recordings(**values: Any) -> Recordings:
 @dataclass(frozen=True)
 class _Group:
     """A dataclass as options: of each field the option, and what makes the dataclass of their values. named: options without
-    all of which nothing is said. told: whether `make` takes the names of options that were typed first. panels: headings of
-    `--help`, and the options below each."""
+    all of which nothing is said. told: whether `make` takes the names of options that were typed first."""
 
     options: Mapping[str, Any]
     make: Callable[..., Any]
     named: tuple[str, ...] = ()
     told: bool = False
-    panels: Mapping[str, str] = field(default_factory=dict)
-
-    def shown(self, option: str) -> Any:
-        """An option as its command declares it."""
-        annotation = self.options[option]
-        panel = next((title for title, own in self.panels.items() if option in own.split()), None)
-        if panel is None:
-            return annotation
-        kind, info = typing.get_args(annotation)
-        info = copy.copy(info)
-        info.rich_help_panel = panel
-        return Annotated[kind, info]
 
 
 _GROUPS = {
     Recordings: _Group(_RECORDINGS, _recordings, ("dataset", "file")),
-    TrainRequest: _Group(_TRAINING, _train_request, told=True, panels=_PANELS),
+    TrainRequest: _Group(_TRAINING, _train_request, told=True),
     CompileOptions: _Group(_COMPILING, CompileOptions),
 }
 
@@ -384,9 +364,9 @@ def command(name: str | None = None, **defaults: Any) -> Callable[[Callable[...,
                     option,
                     parameter.KEYWORD_ONLY,
                     default={**own, **defaults}[option],
-                    annotation=group.shown(option),
+                    annotation=annotation,
                 )
-                for option in group.options
+                for option, annotation in group.options.items()
             ]
 
         @functools.wraps(function)
@@ -399,9 +379,10 @@ def command(name: str | None = None, **defaults: Any) -> Callable[[Callable[...,
             function(**given)
 
         del run.__wrapped__  # type: ignore[attr-defined]
-        run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
-        app.command(name)(run)
+        options = [_in_panel(parameter) for parameter in in_order(flat)]
+        run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        run.__annotations__ = {option.name: option.annotation for option in options}
+        app.command(name, help=unbroken(function.__doc__))(run)
         return run
 
     return register
@@ -411,6 +392,18 @@ def _typed(context: typer.Context, options: Iterable[str]) -> frozenset[str]:
     """Which of a command's options were typed, or come from the environment."""
     sources = {option: context.get_parameter_source(option) for option in options}
     return frozenset(o for o, source in sources.items() if source is not None and source.name in _TYPED)
+
+
+def _in_panel(parameter: inspect.Parameter) -> inspect.Parameter:
+    """An option with the panel of --help that it belongs to; arguments, and what must be given, stand above all panels."""
+    if typing.get_origin(parameter.annotation) is not Annotated:
+        return parameter
+    kind, info = typing.get_args(parameter.annotation)
+    if not isinstance(info, typer.models.OptionInfo) or parameter.default is parameter.empty:
+        return parameter
+    info = copy.copy(info)
+    info.rich_help_panel = panel_of(parameter.name)
+    return parameter.replace(annotation=Annotated[kind, info])
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:
