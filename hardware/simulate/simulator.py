@@ -228,7 +228,11 @@ class Simulator:
             for name, array in counts.items():
                 rank = self._rank[name]
                 neurons = slice(self._first[rank], self._first[rank + 1])
-                array[b].reshape(-1)[self._outside[neurons]] = spikes[neurons]
+                if name in self._convolved:  # (row, column, channel)
+                    shape = array.shape[1:]
+                    array[b] = spikes[neurons].reshape(*shape[1:], shape[0]).transpose(2, 0, 1)
+                else:
+                    array[b] = spikes[neurons].reshape(array.shape[1:])
 
         workers = min(threads or cores(), max(batch, 1)) if memory is None else 1
         if workers == 1:
