@@ -185,7 +185,7 @@ def events(rasters: Mapping[str, Array], b: int, steps: int, dtype: Any) -> tupl
             pointer, index, counts = _listed(flat.reshape(steps, size))
             pointers.append(start + pointer)
             indices.append(index)
-            values.append(counts.astype(dtype))
+            values.append(counts.astype(dtype, copy=False))
         else:
             at = np.flatnonzero(flat != 0)  # of booleans, which NumPy counts much faster
             pointers.append(start + np.searchsorted(at, np.arange(steps + 1) * size))
@@ -194,6 +194,8 @@ def events(rasters: Mapping[str, Array], b: int, steps: int, dtype: Any) -> tupl
         start += len(indices[-1])
     if not pointers:
         return np.zeros((0, steps + 1), np.int64), np.zeros(1, np.int32), np.zeros(1, dtype)
+    if len(pointers) == 1:
+        return pointers[0][None].astype(np.int64, copy=False), indices[0], values[0]
     return np.array(pointers, np.int64), np.concatenate(indices), np.concatenate(values)
 
 
@@ -208,7 +210,7 @@ def _listed(raster: Array) -> tuple[Array, Array, Array]:
 
 
 # Entries of other types NumPy finds.
-_LISTED = {np.dtype(np.uint8): uint8, np.dtype(np.int32): int32, np.dtype(np.int64): int64}
+_LISTED: dict[Any, Any] = {np.dtype(np.uint8): uint8, np.dtype(np.int32): int32, np.dtype(np.int64): int64}
 
 
 @functools.cache
