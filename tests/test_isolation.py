@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # The wings that stand on both packages: commands, what is behind them, and what opens `.nir` files. Errors have one
 # parent, and files are written in one way. What is trained on a chip's integers is rounded by the compiler's own functions:
-# one code decides every integer.
-BOTH = {"cli", "deploy", "exchange", "precision", "errors.py", "files.py"}
+# one code decides every integer. Loops are compiled, and their code kept, in one way.
+BOTH = {"cli", "deploy", "exchange", "precision", "compiled.py", "errors.py", "files.py"}
 
 
 def imports(path: Path) -> set[str]:

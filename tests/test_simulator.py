@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from network_samples import conv_geometries, networks, raster, weights
+from numba import float64, njit
 
 from hardware.errors import HardwareError
 from hardware.network.integer import (
@@ -21,6 +22,7 @@ from hardware.network.integer import (
     SparseProjection,
     conv_output_shape,
 )
+from hardware.simulate.kernels import quotient
 from hardware.simulate.simulator import Simulator, simulate
 from hardware.simulate.tables import Memory, events
 
@@ -229,16 +231,53 @@ def test_memory_of_the_runs_before_and_the_kernels_order(data, network):
                 np.testing.assert_array_equal(found.counts[p.name], expected.counts[p.name])
 
 
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.int32, np.int64, np.int16])
 @pytest.mark.parametrize("size", [1, 7, 8, 29, 64])
-def test_entries_of_bytes_are_those_of_numbers(size):
+def test_entries_of_every_type_are_those_of_floats(size, kind):
     rng = np.random.default_rng(size)
-    x = (rng.integers(0, 256, (2, 11, size)) * (rng.random((2, 11, size)) < 0.2)).astype(np.uint8)
+    x = (rng.integers(0, 256, (2, 11, size)) * (rng.random((2, 11, size)) < 0.2)).astype(kind)
     for b, dtype in ((0, np.int32), (1, np.float64)):
         found = events({"a": x, "b": x[:, :, :1]}, b, 11, dtype)
-        expected = events({"a": x.astype(np.int64), "b": x[:, :, :1].astype(np.int64)}, b, 11, dtype)
+        expected = events({"a": x.astype(np.float64), "b": x[:, :, :1].astype(np.float64)}, b, 11, dtype)
         for one, other in zip(found, expected, strict=True):
             assert one.dtype == other.dtype
             np.testing.assert_array_equal(one, other)
+
+
+def test_quotients_are_whole_divisions():
+    """Of multiples of the divisor and their neighbours, up to the largest number."""
+    rng = np.random.default_rng(0)
+
+    @njit
+    def all_right(numbers, divisor):
+        inverse = 1.0 / float64(divisor)
+        wrong = 0
+        for a in numbers:
+            wrong += quotient(a, inverse) != a // divisor
+        return wrong == 0
+
+    for divisor in (
+        1,
+        2,
+        3,
+        5,
+        7,
+        99,
+        3168,
+        46341,
+        65537,
+        2**20 - 3,
+        2**31 - 1,
+        *rng.integers(1, 2**31, 60).tolist(),
+    ):
+        most = (2**31 - 1) // divisor
+        around = (
+            np.unique(np.concatenate([rng.integers(0, most + 1, 300), np.arange(min(most + 1, 50)), [most]]))
+            * divisor
+        )
+        numbers = np.concatenate([around - 1, around, around + 1, [2**31 - 1]])
+        numbers = numbers[(numbers >= 0) & (numbers < 2**31)].astype(np.int32)
+        assert all_right(numbers, divisor)
 
 
 def test_a_recurrent_spike_arrives_a_step_later_in_both_clocks():

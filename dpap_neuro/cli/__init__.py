@@ -17,6 +17,7 @@ _EXTRAS = {
 
 def main() -> None:
     """Entry point: bad input is one line on stderr and exit status 2."""
+    _pictures_without_home()
     try:
         from dpap_neuro.cli.commands import app
         from dpap_neuro.errors import BadInput
@@ -32,6 +33,19 @@ def main() -> None:
         _fail(str(error))
     except MemoryError as error:
         _fail(f"not enough memory ({error})" if str(error) else "not enough memory")
+
+
+def _pictures_without_home() -> None:
+    """Matplotlib, which other packages import, warns in three lines where it cannot keep its list of fonts."""
+    import os
+
+    if "MPLCONFIGDIR" in os.environ or os.access(os.path.expanduser("~"), os.W_OK):
+        return
+    from hardware.files.spare import spare_folder
+
+    spare = spare_folder()
+    if spare is not None:
+        os.environ["MPLCONFIGDIR"] = str(spare / "matplotlib")
 
 
 def _import_said(error: ImportError) -> str:

@@ -48,6 +48,7 @@ from dpap_neuro.cli.shared import (
     stdout,
 )
 from dpap_neuro.data import dataset as known_dataset
+from dpap_neuro.deploy.recipes import RECIPES, differing
 from dpap_neuro.deploy.request import TrainRequest
 from dpap_neuro.networks import MODELS
 from dpap_neuro.pruning import PRUNERS, with_choices
@@ -64,7 +65,7 @@ if TYPE_CHECKING:
 
 @command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")] = Path("demo"),
     epochs: Annotated[int, typer.Option(help="Epochs of each of the two trainings.")] = 24,
     chip: Annotated[
         str | None,
@@ -75,7 +76,7 @@ def demo(
 ) -> None:
     """Learn, prune, export, run on a simulated Loihi: the whole road on embedded data.
 
-    Example: dpap-neuro demo --out demo
+    Example: dpap-neuro demo
     """
     from dpap_neuro.deploy import page
     from dpap_neuro.deploy.demo import run_demo
@@ -133,14 +134,20 @@ def train(
     ] = False,
     device: Device = "auto",
 ) -> None:
-    """Train a network, pruning it on the way; writes weights, history and model.nir.
+    """Train a spiking network on event-camera recordings, and prune it while it learns.
 
-    A .nir file brings its neurons, its read-out and, where it says so, its binning. With a chip or a limit the pruner
-    removes what it must for the network to fit, and no more; exit status 3 where that fails.
+    Only --out is needed: `dpap-neuro train --out first` learns handwritten digits that come with the package, says after each epoch
+    how many it recognises, and leaves the network in first/model.nir for `evaluate`, `cores` and `report`. Next, your own recordings:
+    --dataset FOLDER, with a folder inside for each class.
+
+    --model FILE.nir goes on with a network from here or elsewhere; its neurons, read-out and, where it says so, binning are the
+    file's. With --chip or a limit the pruner removes what it must for the network to fit, and no more; exit status 3 where that fails.
 
     Example: dpap-neuro train --dataset nmnist --data-dir data --pruner dpap --out runs/first
 
     Example: dpap-neuro train --pruner dpap --chip loihi1 --max-cores 4 --out runs/small
+
+    Example: dpap-neuro train --recipe dpap-cifar10 --data-dir data --out runs/paper
 
     On several GPUs or machines: torchrun --nproc-per-node 2 -m dpap_neuro.cli train ... (--batch is that of all together)
     """
@@ -170,6 +177,8 @@ def finetune(
     """
     from dpap_neuro.errors import InputError
 
+    if asked.recipe is not None:
+        raise InputError(f"--recipe: is for train; {source} is the network to finetune")
     if asked.model is not None:
         raise InputError(f"--model: {source} is the network to finetune; leave it out")
     if source.suffix != ".nir" and not source.is_dir():
@@ -213,6 +222,7 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
             reason = training.unwritten(model)
             if reason is not None:
                 say(f"No model.nir will be written: {reason}")
+            _say_recipe(asked)
             say(training.pruner.describe())
             network, history = training.run(
                 split,
@@ -221,6 +231,7 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
                 lambda done, total: tell("training", done, total),
                 lambda epoch, report: say(_epoch(epoch, report)),
                 out / "checkpoint" if resume else None,
+                say,
             )
         if distributed.rank() > 0:
             return
@@ -233,6 +244,17 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
             _say_fit(training.pruner.name, fill)
         if training.precision is not None:
             _say_proof(network, split.test[0])
+
+
+def _say_recipe(asked: TrainRequest) -> None:
+    """What a recipe repeats, what its source reports, and what differs."""
+    if asked.recipe is None:
+        return
+    recipe = RECIPES[asked.recipe]
+    say(f"recipe {asked.recipe}: {recipe.what}")
+    say(f"published: {recipe.published}")
+    for line in (*recipe.departures, *differing(asked)):
+        say(f"differs: {line}")
 
 
 def _say_proof(network: Any, rasters: np.ndarray) -> None:

@@ -3,23 +3,27 @@ once, and what the command gets is the dataclass. Names of data sets, pruners an
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dpap_neuro.cli.panels import in_order, panel_of, unbroken
 from dpap_neuro.cli.shared import app, cache_folder
 from dpap_neuro.data import DATASETS, SPLITS
 from dpap_neuro.deploy.opening import CompileOptions
+from dpap_neuro.deploy.recipes import RECIPES, with_recipe
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SURROGATE, THRESHOLD, TrainRequest
 from dpap_neuro.networks import CELLS, MODELS, RELU, SURROGATES
 from dpap_neuro.pruning import PRUNERS
+from dpap_neuro.train.settings import AMP, LOSSES
 from hardware.chip.chips import BUILT_IN
 
 
@@ -146,6 +150,12 @@ _RECORDINGS = {
     ],
 }
 _TRAINING = {
+    "recipe": Annotated[
+        str | None,
+        typer.Option(
+            help=f"An experiment of the literature, {either(*RECIPES)}; options beside it go before it."
+        ),
+    ],
     "dataset": Dataset,
     "data_dir": DataDir,
     "sensor": Sensor,
@@ -179,6 +189,20 @@ _TRAINING = {
     ],
     "batch": Batch,
     "learning_rate": LearningRate,
+    "loss": Annotated[
+        str,
+        typer.Option(help=f"{either(*LOSSES)} (of the read-out's mean over steps, from 1 for the class)."),
+    ],
+    "label_smoothing": Annotated[float, typer.Option(help="Of cross-entropy.")],
+    "weight_decay": Annotated[float, typer.Option(help="AdamW's.")],
+    "warmup": Annotated[float, typer.Option(help="Epochs in which the learning rate rises.")],
+    "amp": Annotated[
+        str | None,
+        typer.Option(help=f"Synapses compute in {either(*AMP)}; membranes, weights and masks do not."),
+    ],
+    "accumulate": Annotated[
+        int, typer.Option(help="Parts that a batch runs in, one after the other, for less memory.")
+    ],
     "bins": Bins,
     "bin_us": Annotated[float | None, typer.Option(help="Microseconds per time step, instead of --bins.")],
     "clock": Clock,
@@ -280,6 +304,20 @@ _COMPILING = {
 }
 
 
+# What typer calls the sources of options that the user gave.
+_TYPED = ("COMMANDLINE", "ENVIRONMENT")
+
+
+def _train_request(said: frozenset[str], **values: Any) -> TrainRequest:
+    """said: options that were typed, which go before those of a recipe."""
+    recipe = values.pop("recipe")
+    return (
+        TrainRequest(**values)
+        if recipe is None
+        else with_recipe(recipe, {k: values[k] for k in said & set(values)})
+    )
+
+
 def _recordings(**values: Any) -> Recordings:
     found = Recordings(**values)
     return found if found.dataset is None else replace(found, cache_dir=cache_folder(values["cache_dir"]))
@@ -288,16 +326,17 @@ def _recordings(**values: Any) -> Recordings:
 @dataclass(frozen=True)
 class _Group:
     """A dataclass as options: of each field the option, and what makes the dataclass of their values. named: options without
-    all of which nothing is said."""
+    all of which nothing is said. told: whether `make` takes the names of options that were typed first."""
 
     options: Mapping[str, Any]
     make: Callable[..., Any]
     named: tuple[str, ...] = ()
+    told: bool = False
 
 
 _GROUPS = {
     Recordings: _Group(_RECORDINGS, _recordings, ("dataset", "file")),
-    TrainRequest: _Group(_TRAINING, TrainRequest),
+    TrainRequest: _Group(_TRAINING, _train_request, told=True),
     CompileOptions: _Group(_COMPILING, CompileOptions),
 }
 
@@ -307,7 +346,8 @@ def command(name: str | None = None, **defaults: Any) -> Callable[[Callable[...,
     None where nothing is said. defaults: of those options, where they are not the dataclass's own."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        flat: list[inspect.Parameter] = []
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        flat = [context]
         groups: dict[str, tuple[_Group, bool]] = {}
         for parameter in inspect.signature(function, eval_str=True).parameters.values():
             kinds = [kind for kind in _kinds(parameter.annotation) if kind in _GROUPS]
@@ -319,26 +359,49 @@ def command(name: str | None = None, **defaults: Any) -> Callable[[Callable[...,
             own = {f.name: f.default for f in fields(kinds[0]) if f.default is not MISSING}
             flat += [
                 inspect.Parameter(
-                    option, parameter.KEYWORD_ONLY, default={**own, **defaults}[option], annotation=annotation
+                    option,
+                    parameter.KEYWORD_ONLY,
+                    default={**own, **defaults}[option],
+                    annotation=annotation,
                 )
                 for option, annotation in group.options.items()
             ]
 
         @functools.wraps(function)
-        def run(**given: Any) -> None:
+        def run(context: typer.Context, **given: Any) -> None:
             for name_, (group, optional) in groups.items():
                 values = {option: given.pop(option) for option in group.options}
                 unsaid = optional and all(values[option] is None for option in group.named)
-                given[name_] = None if unsaid else group.make(**values)
+                first = (_typed(context, group.options),) if group.told else ()
+                given[name_] = None if unsaid else group.make(*first, **values)
             function(**given)
 
         del run.__wrapped__  # type: ignore[attr-defined]
-        run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in flat}
-        app.command(name)(run)
+        options = [_in_panel(parameter) for parameter in in_order(flat)]
+        run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+        run.__annotations__ = {option.name: option.annotation for option in options}
+        app.command(name, help=unbroken(function.__doc__))(run)
         return run
 
     return register
+
+
+def _typed(context: typer.Context, options: Iterable[str]) -> frozenset[str]:
+    """Which of a command's options were typed, or come from the environment."""
+    sources = {option: context.get_parameter_source(option) for option in options}
+    return frozenset(o for o, source in sources.items() if source is not None and source.name in _TYPED)
+
+
+def _in_panel(parameter: inspect.Parameter) -> inspect.Parameter:
+    """An option with the panel of --help that it belongs to; arguments, and what must be given, stand above all panels."""
+    if typing.get_origin(parameter.annotation) is not Annotated:
+        return parameter
+    kind, info = typing.get_args(parameter.annotation)
+    if not isinstance(info, typer.models.OptionInfo) or parameter.default is parameter.empty:
+        return parameter
+    info = copy.copy(info)
+    info.rich_help_panel = panel_of(parameter.name)
+    return parameter.replace(annotation=Annotated[kind, info])
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -58,12 +59,25 @@ def command_line() -> str:
 
 
 def cache_folder(chosen: Path | None) -> Path:
-    """Where rasters are kept."""
+    """Where rasters are kept; where this user's own folder cannot be written to, a temporary one, which is said."""
     if chosen is not None:
         return chosen
     from platformdirs import user_cache_path  # not before it is needed: most commands keep nothing
 
-    return user_cache_path("dpap-neuro", appauthor=False) / "rasters"
+    from hardware.files.spare import spare_folder
+
+    own = user_cache_path("dpap-neuro", appauthor=False) / "rasters"
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        if os.access(own, os.W_OK):
+            return own
+    except OSError:
+        pass
+    spare = spare_folder()
+    if spare is None:
+        return own
+    say(f"{own} cannot be written to: rasters are kept in {spare}; --cache-dir names another folder")
+    return spare / "rasters"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ To add a data set: a class as in `digits.py` or a layout in `local.py`, and a li
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -195,7 +196,9 @@ class Opened:
 
     @property
     def _entry(self) -> str:
-        return f"{self.name}-{self.split}"
+        """Begins its files' names in the cache: what a folder is called may be too long there, or refused by Windows."""
+        plain = re.sub(r"[^\w .-]", "_", self.name)[:60]
+        return f"{plain}-{self.split}"
 
     def _kept(self, binning: Binning, cache_dir: Path) -> tuple[np.ndarray | None, np.ndarray]:
         """Rasters in the cache that hold these recordings, if any, and the row of each: those of this split, or of training,

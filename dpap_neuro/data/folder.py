@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,10 +144,15 @@ def parse_sensor(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+# What Windows' file manager leaves in folders; that of macOS begins with a dot.
+_OF_FILE_MANAGERS = ("thumbs.db", "desktop.ini")
+
+
 def _inside(folder: Path) -> list[Path]:
-    """What lies in a folder, without hidden names, in the order of names."""
+    """What lies in a folder, without hidden names, in the order of names: which Windows' paths, compared, are not in."""
     try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        found = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        return sorted((e for e in found if e.name.lower() not in _OF_FILE_MANAGERS), key=lambda e: e.name)
     except OSError as error:
         raise InputError(f"{folder}: cannot be read ({error.strerror or error})") from None
 
@@ -171,7 +177,8 @@ class Folder:
             for split in self._splits(names)
         }
         found = sorted({name for files in held.values() for name in files})
-        self.classes = self.settings.classes or tuple(found)
+        named = tuple(unicodedata.normalize("NFC", name) for name in self.settings.classes or ())
+        self.classes = named or tuple(found)
         unknown = [name for name in found if name not in self.classes]
         if unknown:
             raise InputError(
@@ -211,7 +218,8 @@ class Folder:
                         f"{file}: found suffix {file.suffix!r}, expected one of {', '.join(READERS)}"
                     )
             if files:
-                held[entry.name] = files
+                # Older macOS file systems take letters and their accents apart.
+                held[unicodedata.normalize("NFC", entry.name)] = files
         return held
 
     def _sensor(self, looked: Sequence[RawEvents], files: Sequence[Path]) -> tuple[int, int]:

@@ -85,7 +85,7 @@ def paired_table(found: list[Difference], other: str, folds: int | None) -> Tabl
     """How far pruners are ahead of `other`, in points of accuracy, run by run."""
     unit = "seeds" if folds is None else "folds"
     table = Table(
-        title=f"points ahead of {escape(other)}, same recordings, same seeds; 95 % interval over {unit}",
+        title=f"points ahead of {escape(other)}; 95 % interval over {unit}",
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

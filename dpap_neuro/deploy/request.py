@@ -13,6 +13,7 @@ NEURON, DECAY, THRESHOLD, SURROGATE, RESET = "lif", 0.5, 0.5, "superspike", "zer
 class TrainRequest:
     """What a user says of a run; None is nothing said. The names are those of the options of `dpap-neuro train`."""
 
+    recipe: str | None = None
     dataset: str = "digits"
     data_dir: Path | None = None
     sensor: str | None = None
@@ -34,6 +35,12 @@ class TrainRequest:
     more_epochs: int = 0
     batch: int = 64
     learning_rate: float = 3e-3
+    loss: str = "cross-entropy"
+    label_smoothing: float = 0.1
+    weight_decay: float = 0.01
+    warmup: float = 1.0
+    amp: str | None = None
+    accumulate: int = 1
     bins: int | None = None
     bin_us: float | None = None
     clock: str | None = None

@@ -105,8 +105,9 @@ class Training:
         progress: Callable[[int, int], None] | None = None,
         on_epoch: Callable[[loop.Epoch, PruneReport], None] | None = None,
         checkpoint: Path | None = None,
+        on_note: Callable[[str], None] | None = None,
     ) -> tuple[Network, loop.History]:
-        """Train; progress(batches done, batches of the run)."""
+        """Train; progress(batches done, batches of the run). on_note: see `loop.train`."""
         batches = max(1, len(split.train[1]) // self.settings.batch)
 
         def told(epoch: int, done: int) -> None:
@@ -114,7 +115,7 @@ class Training:
                 progress(epoch * batches + done, self.settings.all_epochs * batches)
 
         network, history = runs.train_run(
-            split, model, self.pruner, self.settings, device, told, on_epoch, checkpoint
+            split, model, self.pruner, self.settings, device, told, on_epoch, checkpoint, on_note
         )
         return network.cpu(), history
 
@@ -144,6 +145,12 @@ def resolve(asked: TrainRequest) -> Training:
         more_epochs=asked.more_epochs,
         batch=asked.batch,
         learning_rate=asked.learning_rate,
+        loss=asked.loss,
+        label_smoothing=asked.label_smoothing,
+        weight_decay=asked.weight_decay,
+        warmup=asked.warmup,
+        amp=asked.amp,
+        accumulate=asked.accumulate,
         shift=_or(asked.shift, defaults.shift),
         flip=_or(asked.flip, defaults.flip),
         drop=_or(asked.drop, defaults.drop),
@@ -204,6 +211,10 @@ def precision_of(asked: TrainRequest, binning: Binning, budget: Budget | None = 
             raise InputError(
                 f"--{name.replace('_', '-')}: --precision trains with superspike of slope 1; leave it out"
             )
+    if asked.amp is not None:
+        raise InputError(
+            "--amp: cannot be together with --precision, whose integers need all bits of float32"
+        )
     if asked.compact:
         raise InputError(
             "--compact: cannot be together with --precision; finetune a run that was compacted instead"

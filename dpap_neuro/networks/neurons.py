@@ -300,6 +300,8 @@ class Recurrent(Neuron):
     def forward(self, x: Tensor) -> Tensor:
         neuron = self.neuron
         p = neuron.constants()
+        if x.dtype in (torch.float16, torch.bfloat16):  # as autocast leaves it; membranes need more
+            x = x.float()
         state, z = neuron.rest(x[0], p), torch.zeros_like(x[0])
         out = []
         for current in x:

@@ -20,15 +20,17 @@ from torch.autograd.function import once_differentiable
 from dpap_neuro.networks import scan_cpu
 from dpap_neuro.networks.dynamics import Dynamics, dynamics_of
 
+_HALVES = (torch.float16, torch.bfloat16)
+
 
 def covers(step: Callable[..., Any], x: Tensor, p: Any) -> bool:
     """Whether `scan` stands in for a loop over the step: where `dynamics_of` knows it, of the surrogates of `surrogates`; on
-    a CPU in float32 or float64, and on a GPU where Triton works. PyTorch's own compilers get the loop."""
+    a CPU in any of PyTorch's four, and on a GPU where Triton works. PyTorch's own compilers get the loop."""
     if torch.compiler.is_compiling() or not x.numel() or dynamics_of(step, p) is None:
         return False
     if x.is_cuda:
         return x.is_floating_point() and kernels_work(x.device)
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64, *_HALVES)
 
 
 @cache
@@ -53,7 +55,7 @@ def scan(step: Callable[..., Any], x: Tensor, state: Any, p: Any, dt: float) -> 
     """The outputs of a loop `z, state = step(x[t], state, p, dt)`, stacked: (T, B, ...) as x, and of its type.
 
     state, p: Norse's, each value one number or a tensor that broadcasts to x[0]; gradients reach x and all of them.
-    On a GPU, membranes have float32's precision at least, so that half precision is stepped better than by the loop.
+    Membranes have float32's precision at least, so that half precision is stepped better than by the loop.
     """
     zero = x.new_zeros((), dtype=torch.float32)
     values = [
@@ -69,6 +71,8 @@ def scan(step: Callable[..., Any], x: Tensor, state: Any, p: Any, dt: float) -> 
     learned = torch.is_grad_enabled() and parameters.requires_grad
     needed = learned or (torch.is_grad_enabled() and x.requires_grad)
     given = parameters, dynamics_of(step, p), dt, needed, learned
+    if x.device.type == "cpu" and x.dtype in _HALVES:
+        return _Scan.apply(x.float(), *given)[0].to(x.dtype)
     if not shape and x.dim() == 5 and not x.is_contiguous():
         # As convolutions on a CPU leave them, channels last: neurons that are all alike can be taken in any order.
         return _Scan.apply(x.permute(0, 1, 3, 4, 2), *given)[0].permute(0, 1, 4, 2, 3)

@@ -14,7 +14,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from dpap_neuro.networks.compiled import BLOCK, compiled, in_parts
+from dpap_neuro.compiled import BLOCK, compiled, in_parts
 from dpap_neuro.networks.surrogates import ATAN, SIGMOID, TRIANGLE
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 from numba import boolean, float32, int32, int64, njit, void
 from torch import Tensor
 
-from dpap_neuro.networks.compiled import BLOCK, compiled, in_parts
+from dpap_neuro.compiled import BLOCK, compiled, in_parts
 
 if TYPE_CHECKING:
     from dpap_neuro.precision.scan import Integers

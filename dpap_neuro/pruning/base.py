@@ -66,6 +66,11 @@ class Pruner:
     no_budget = ""
     needs_statistics = False
     needs_gradients = False
+    # Whether a recording's place in its batch matters, so that a batch cannot run in parts.
+    whole_batches = False
+    # Whether the backward pass at work is the last before the optimizer's step, and by what a loss scaler has multiplied the loss.
+    last_part = True
+    gradient_scale = 1.0
 
     def __init__(
         self,
@@ -171,8 +176,10 @@ class Pruner:
         def hook(parameter: Tensor) -> None:
             gradient = parameter.grad
             assert gradient is not None
-            if name and self.needs_gradients:
+            if name and self.needs_gradients and self.last_part:
                 whole = self._whole(name, gradient.detach())
+                if self.gradient_scale != 1.0:
+                    whole = whole / self.gradient_scale
                 seen = self.gradients.get(name)
                 # A loss scaler skips a batch whose gradients overflow.
                 if seen is None:

@@ -96,6 +96,7 @@ class PublishedDPAP(DPAP):
     """
 
     name = "dpap-published"
+    whole_batches = True
     no_budget = "the compression found is the method's own"
 
     def __init__(

@@ -65,6 +65,16 @@ def check_finite(name: str, what: str, tensor: Tensor) -> None:
         )
 
 
+def _together(parts: list[tuple[dict[str, Tensor], dict[str, Tensor]]]) -> list[Any]:
+    """Activities (B, channels) of the parts of one batch, whose gradients were accumulated, as of that batch: the sliding
+    threshold moves once."""
+    if len(parts) < 2 or any(
+        a.keys() != b.keys() for part in parts for a, b in zip(part, parts[0], strict=True)
+    ):
+        return list(parts)
+    return [tuple({key: torch.cat([part[i][key] for part in parts]) for key in parts[0][i]} for i in (0, 1))]
+
+
 class _Accumulator:
     """Activity of one tensor stream within one batch, whole sequences or step by step."""
 
@@ -102,6 +112,8 @@ class Statistics:
         self.time = time
         self.bins = bins
         self.kept_bins: Tensor | None = None
+        # Whether all that was seen since the last `absorb` are parts of one batch, not batches.
+        self.in_parts = False
         self.samples = 0
         self.totals: dict[str, Tensor] = {}
         self.m: dict[str, Tensor] = {}
@@ -355,7 +367,7 @@ class Statistics:
         """Add the batches seen since the last call to M, A and the sample count."""
         if self.loop:
             self._finish()
-        for posts, pres in self._pending:
+        for posts, pres in _together(self._pending) if self.in_parts else self._pending:
             missing = [
                 p.name for p in self.structure.prunable if p.name not in pres or self.post_key(p) not in posts
             ]

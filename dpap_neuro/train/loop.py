@@ -26,11 +26,10 @@ from dpap_neuro.train.checkpoint import load_checkpoint, peek, save_checkpoint
 from dpap_neuro.train.description import describe_run, difference
 from dpap_neuro.train.memory import keep_freed
 from dpap_neuro.train.settings import TrainSettings
+from dpap_neuro.train.steps import FIRST_BATCHES, Listener, Step, scores
 
 # Epochs in a row in which the read-out may be silent: surrogate gradients can wake it.
 PATIENCE = 3
-# Scores of spike counts: with hundreds of steps the loss would be decided by a single recording.
-MOST_SPIKES = 16
 
 
 @dataclass
@@ -127,10 +126,12 @@ def train(
     on_epoch: Callable[[Epoch, PruneReport], None] | None = None,
     checkpoint: str | Path | None = None,
     origin: Mapping[str, Any] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> History:
     """Train `model` in place, pruning it with `pruner` (not attached yet).
 
-    train_data, test_data: (counts (n, steps, polarity, y, x) uint8, labels (n,)). on_batch(epoch, batches done).
+    train_data, test_data: (counts (n, steps, polarity, y, x) uint8, labels (n,)). on_batch(epoch, batches done). on_note(line): of
+    layers that are silent after the first batches.
     checkpoint: folder written after every epoch; where it holds one already, the run goes on from there, bit for bit
     on the CPU, where everything that shapes it is the same (see `train.description`). origin: where the data are from and how
     they were made, for that comparison. Time bins that the pruner has dropped are shown no more, in training and in testing.
@@ -166,6 +167,7 @@ def train(
             on_epoch,
             checkpoint,
             described,
+            on_note,
         )
 
 
@@ -180,6 +182,7 @@ def _train(
     on_epoch: Callable[[Epoch, PruneReport], None] | None,
     checkpoint: str | Path | None,
     described: dict[str, Any] | None,
+    on_note: Callable[[str], None] | None,
 ) -> History:
     rasters, labels = train_data
     if device.type == "cpu":
@@ -198,13 +201,14 @@ def _train(
         optimizer,
         lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * min(1.0, step / total))),
     )
-    loss_of = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    step = Step(model, pruner, optimizer, settings, device)
     history = History()
     generators = {"training": generator}
     if described is not None and checkpoint is not None and (Path(checkpoint) / "checkpoint.json").exists():
         # Before anything is changed: a checkpoint of another run may not even fit this one's network.
         history = _resumed(peek(checkpoint).extra, described, checkpoint)
         load_checkpoint(checkpoint, model, optimizer, scheduler, pruner, generators)
+        step.load_state_dict(peek(checkpoint).extra.get("scaler", {}))
         if settings.compact:
             pruner.compact(optimizer)
     elif settings.more_epochs:
@@ -212,6 +216,7 @@ def _train(
             f"more_epochs: found {settings.more_epochs}, but no checkpoint at {checkpoint}; expected the run to go on from"
         )
     shown, silent = _kept(pruner), 0
+    listener = Listener(pruner) if on_note is not None and not history.epochs else None
     begin = time.perf_counter()
     for epoch in range(len(history.epochs), settings.all_epochs):
         epoch_begin = time.perf_counter()
@@ -223,17 +228,14 @@ def _train(
             recordings = only_bins(inputs[chosen], shown)
             own = distributed.own_part(len(chosen))
             x = as_input(_augmented(recordings, settings, generator)[own], device)
-            output = model(x)
-            loss = loss_of(_scores(output, model.settings.readout), targets[chosen[own]].to(device))
-            loss = loss * (x.shape[1] / len(chosen))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            distributed.sum_gradients(model)
-            optimizer.step()
+            loss, activity = step(x, targets[chosen[own]].to(device), len(chosen))
             scheduler.step()
             pruner.step(optimizer)
-            losses += loss.detach()
-            spikes += output.detach().abs().sum()
+            losses += loss
+            spikes += activity
+            if listener is not None and number + 1 == min(FIRST_BATCHES, batches):
+                _name_silent(listener.silent(), number + 1, on_note)
+                listener = None
             if on_batch is not None:
                 on_batch(epoch, number + 1)
         mean_loss = float(reduce_over_ranks(losses)) / batches
@@ -276,7 +278,7 @@ def _train(
         )
         history.kept_bins = report.kept_bins
         if checkpoint is not None and distributed.rank() == 0:
-            extra = {"run": described, "history": asdict(history)}
+            extra = {"run": described, "history": asdict(history), "scaler": step.state_dict()}
             with pruner.whole(optimizer):
                 save_checkpoint(checkpoint, model, optimizer, scheduler, pruner, epoch, generators, extra)
         if on_epoch is not None:
@@ -286,6 +288,14 @@ def _train(
     model.eval()
     history.seconds = time.perf_counter() - begin
     return history
+
+
+def _name_silent(names: list[str], batches: int, on_note: Callable[[str], None] | None) -> None:
+    if names and on_note is not None:
+        on_note(
+            f"layer {', '.join(names)}: no spike in the first {batches} batches; expected activity (lower --threshold, or more "
+            "--decay, may bring it)"
+        )
 
 
 def _as_stored(report: PruneReport, pruner: Pruner, model: Network) -> PruneReport:
@@ -327,13 +337,6 @@ def _resumed(extra: Mapping[str, Any], expected: Mapping[str, Any], where: str |
     return history
 
 
-def _scores(output: Tensor, readout: str) -> Tensor:
-    """What the loss sees: spike counts, at most T of them and as if at most 16, or membranes, as scores of a workable range."""
-    return logits(output) * (
-        min(1.0, MOST_SPIKES / len(output)) if readout == "spikes" else 4.0 / len(output)
-    )
-
-
 def overhead(
     model: Network,
     make: Callable[[], Pruner],
@@ -364,7 +367,7 @@ def overhead(
             for twin, optimizer, pruner in pair:
                 begin = time.perf_counter()
                 optimizer.zero_grad(set_to_none=True)
-                loss_of(_scores(twin(x), twin.settings.readout), targets).backward()
+                loss_of(scores(twin(x), twin.settings.readout), targets).backward()
                 optimizer.step()
                 if pruner is not None:
                     pruner.step(optimizer)

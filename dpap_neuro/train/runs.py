@@ -140,6 +140,7 @@ def train_run(
     on_batch: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[Epoch, PruneReport], None] | None = None,
     checkpoint: str | Path | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> tuple[Network, History]:
     """Build a network from the seed, or take one of a file, and train it; or go on from `checkpoint` (see
     `training.train`)."""
@@ -155,6 +156,7 @@ def train_run(
         on_epoch,
         checkpoint,
         metadata_of(split),
+        on_note,
     )
     return network, history
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from dpap_neuro.errors import InputError
 
+LOSSES = ("cross-entropy", "mse", "one-sided-mse")
+AMP = ("bfloat16", "float16")
 MOST_EPOCHS = 1_000_000
 MOST_BATCH = 1_000_000
 # What torch, NumPy and a checkpoint can all hold.
@@ -19,6 +21,9 @@ class TrainSettings:
     learning rate rises, before its cosine. compact: cut dead channels and neurons out while training goes on, so that
     epochs get faster; at the end the network has its full size again. more_epochs: passes added to a run that has a checkpoint,
     behind its epochs: the learning rate goes on along the cosine of the longer run, the pruner keeps to its own schedule.
+
+    loss: one of `LOSSES`, see `steps.loss_function`; label_smoothing: of cross-entropy. amp: None, or one of `AMP`, in which synapses
+    compute. accumulate: parts that a batch runs in, for less memory.
 
     shift, flip, drop, jitter: see `data.augmentation`. Raises InputError for a number outside its range.
     """
@@ -36,6 +41,9 @@ class TrainSettings:
     seed: int = 0
     compact: bool = False
     more_epochs: int = 0
+    loss: str = "cross-entropy"
+    amp: str | None = None
+    accumulate: int = 1
 
     @property
     def all_epochs(self) -> int:
@@ -48,6 +56,11 @@ class TrainSettings:
             raise InputError(f"batch: found {self.batch}, expected at least 2 (batch norm needs them)")
         _within("batch", self.batch, 2, MOST_BATCH)
         _within("seed", self.seed, 0, MOST_SEED)
+        _within("accumulate", self.accumulate, 1, self.batch // 2)
+        if self.loss not in LOSSES:
+            raise InputError(f"loss: found {self.loss!r}, expected one of {', '.join(LOSSES)}")
+        if self.amp is not None and self.amp not in AMP:
+            raise InputError(f"amp: found {self.amp!r}, expected {' or '.join(AMP)}")
         if self.shift < 0:
             raise InputError(f"shift: found {self.shift}, expected at least 0 pixels")
         if not 0 < self.learning_rate < math.inf:

@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numba import njit
 from scipy import sparse
 
+from hardware.compiled import jit
 from hardware.errors import HardwareError
 from hardware.network.integer import (
     ConvProjection,
@@ -153,7 +153,7 @@ def _taps(
     return taps, indptr, geometry
 
 
-@njit(cache=True)
+@jit()
 def _transpose(indptr, post, weight, n_post):
     """Counting sort of CSR into CSC, leaving out zero weights and repeated pairs."""
     last = np.full(n_post, -1, dtype=np.int64)
@@ -212,7 +212,7 @@ def _conv_degrees(incoming: Incoming) -> tuple[np.ndarray, np.ndarray]:
     return heard.ravel(), told.ravel()
 
 
-@njit(cache=True)
+@jit()
 def _unroll_conv(indptr, taps, geometry, starts):
     h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
     s_y, s_x, p_y, p_x, d_y, d_x = (

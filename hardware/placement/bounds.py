@@ -11,10 +11,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 
 from hardware.chip import memory
 from hardware.chip.chips import Chip
+from hardware.compiled import jit
 from hardware.network.connectivity import Incoming
 from hardware.placement import packing
 
@@ -49,7 +49,7 @@ def shared_pre_neurons(incoming: Incoming, most: int) -> Shared:
     return Shared(heard, rising, top)
 
 
-@njit(cache=True)
+@jit()
 def _shared(indptr, pre, out_ptr, out_post, sizes):
     n_post, n_pre = len(indptr) - 1, len(out_ptr) - 1
     heard = np.zeros(n_post, dtype=np.int64)
@@ -171,7 +171,7 @@ def grouped_bits(
     return float(_grouped(incoming.indptr, incoming.pre, group, atoms, bare, indexed))
 
 
-@njit(cache=True)
+@jit()
 def _grouped(indptr, pre, group, atoms, bare, indexed):
     synapses = np.zeros(len(atoms), dtype=np.int64)
     bits = 0.0

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numba import njit
 
 from hardware.chip.chips import Chip
+from hardware.compiled import jit
 from hardware.errors import HardwareError
 from hardware.network.connectivity import by_post, shapes
 from hardware.network.integer import Network, Projection
@@ -240,7 +240,7 @@ def _deliver(
     _spread(*head, out_ptr, out_post, taps, geometry, *counts)
 
 
-@njit(cache=True)
+@jit()
 def _spread(
     starts, neurons, weights, graded, core_of, home, where, out_ptr, out_post, taps, geometry,
     events, heard, arrived, sent, hops_x, hops_y, multiplied,

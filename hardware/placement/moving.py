@@ -10,8 +10,8 @@ import random
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from hardware.compiled import jit
 from hardware.placement import packing
 from hardware.placement.measuring import Found, measure
 from hardware.placement.problem import RESOURCES, Problem
@@ -168,7 +168,7 @@ def _starts(numbers: np.ndarray, size: int) -> np.ndarray:
     return starts
 
 
-@njit(cache=True, inline="always")
+@jit(inline="always")
 def _add(used, core, resource, amount, limits, scale):
     """Add to what a core uses; how much more is over its limit for it."""
     before = used[core, resource]
@@ -178,7 +178,7 @@ def _add(used, core, resource, amount, limits, scale):
     ]
 
 
-@njit(cache=True)
+@jit()
 def _move(i, to, core_of, used, count, reach, out, tables, form, state, limits, scale):
     """Take neuron i from its core (-1: from none) to core `to`; how much more is over the limits then.
 
@@ -224,7 +224,7 @@ def _move(i, to, core_of, used, count, reach, out, tables, form, state, limits, 
     return over
 
 
-@njit(cache=True)
+@jit()
 def _anneal(tables, axon_ptr, axon_post, form, state, limits, scale, cores, moves, hot, cold, draw):
     """(core of each neuron, what is over the limits, moves made); ends at the first placement that breaks none."""
     in_ptr, in_axon = tables[0], tables[1]

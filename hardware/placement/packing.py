@@ -10,9 +10,9 @@ time), `pattern` (a hash), `touched` (the axons with a synapse here, filled from
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from hardware.chip.chips import Chip
+from hardware.compiled import jit
 
 COUNT, FIRST, LAST = 0, 1, 2
 
@@ -26,7 +26,7 @@ def form_of(chip: Chip) -> np.ndarray:
     return np.array([chip.word_bits, chip.block_synapses, chip.block_header_bits, offsets], dtype=np.int64)
 
 
-@njit(cache=True)
+@jit()
 def list_bits(n, bits, form):
     """Bits of n synapses of `bits` each, as `hardware.chip.memory.list_bits`."""
     word, block, header = form[0], form[1], form[2]
@@ -38,7 +38,7 @@ def list_bits(n, bits, form):
     return total
 
 
-@njit(cache=True)
+@jit()
 def index_width(largest, widths):
     """The narrowest non-zero width that holds indices 0..largest."""
     for width in widths:
@@ -47,7 +47,7 @@ def index_width(largest, widths):
     return widths[-1]
 
 
-@njit(cache=True)
+@jit()
 def axon_bits(n, span, plain, width, form):
     """The smaller form of one axon: its whole span without indices, or its synapses with them."""
     indexed = list_bits(n, plain + width, form)
@@ -61,7 +61,7 @@ def random_words(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 2**63, n, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
-@njit(cache=True)
+@jit()
 def measure_rows(indptr, pre, neurons, plain, form, widths, lists, touched):
     """Dense or sparse: (bits, axons in, synapses, touched pre neurons)."""
     n = 0
@@ -90,7 +90,7 @@ def measure_rows(indptr, pre, neurons, plain, form, widths, lists, touched):
     return bits, n, synapses, n
 
 
-@njit(cache=True)
+@jit()
 def measure_groups(indptr, pre, neurons, plain, form, widths, lists, touched, group, atoms):
     """Dense or sparse with several pre neurons to an axon: (bits, axons in, synapses, touched axons).
 
@@ -123,7 +123,7 @@ def measure_groups(indptr, pre, neurons, plain, form, widths, lists, touched, gr
     return bits, n, synapses, n
 
 
-@njit(cache=True)
+@jit()
 def measure_taps(
     indptr,
     taps,
@@ -221,7 +221,7 @@ def measure_taps(
     return bits, n, synapses, n
 
 
-@njit(cache=True)
+@jit()
 def group_taps(indptr, taps, atoms, channel_word, weight_word, lowest):
     """Taps with the channels of an axon taken together: rows of (block of channels, kernel row, column, synapses) by output channel, in
     rising order; their indptr; and a word for each, the sum over its channels of channel_word[channel in the block] times
@@ -256,7 +256,7 @@ def group_taps(indptr, taps, atoms, channel_word, weight_word, lowest):
     return grouped[:n].copy(), starts, words[:n].copy()
 
 
-@njit(cache=True)
+@jit()
 def reach_rows(indptr, pre, neurons, seen, touched):
     """Pre neurons with a synapse onto `neurons`, into the front of `touched`; how many. seen: zero between calls."""
     n = 0
@@ -272,7 +272,7 @@ def reach_rows(indptr, pre, neurons, seen, touched):
     return n
 
 
-@njit(cache=True)
+@jit()
 def reach_taps(
     cell_ptr, cells, list_ptr, channels, geometry, kind, neurons, done, heard, seen, touched, stamp
 ):
@@ -321,7 +321,7 @@ def reach_taps(
     return n
 
 
-@njit(cache=True)
+@jit()
 def sum_once(neurons, group, value, seen):
     """Sum of `value` over the distinct groups of `neurons`. seen: scratch per group, zero between calls."""
     total = 0
@@ -334,7 +334,7 @@ def sum_once(neurons, group, value, seen):
     return total
 
 
-@njit(cache=True)
+@jit()
 def count_once(neurons, group, home, seen, value, counts):
     """Add `value` to counts[home[g]] for each distinct group g of `neurons`. seen: scratch per group, zero between calls."""
     for j in neurons:
@@ -345,7 +345,7 @@ def count_once(neurons, group, home, seen, value, counts):
         seen[group[j]] = 0
 
 
-@njit(cache=True)
+@jit()
 def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
     """An order of post neurons in which neighbours share pre neurons, and where in it each core ends.
 
@@ -453,7 +453,7 @@ def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
     return order, ends[: core + 1], visits
 
 
-@njit(cache=True)
+@jit()
 def transpose(indptr, pre, n_pre):
     """By pre neuron what is given by post neuron."""
     starts = np.zeros(n_pre + 1, dtype=np.int64)

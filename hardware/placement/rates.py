@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from numba import njit
 
+from hardware.compiled import jit
 from hardware.errors import HardwareError
 from hardware.network.connectivity import Incoming, shapes
 from hardware.network.integer import Network
@@ -50,7 +50,7 @@ def heard_per_step(incoming: Incoming, rate: np.ndarray) -> np.ndarray:
     return _heard_taps(incoming.indptr, incoming.taps, incoming.geometry, rate, incoming.n_post)
 
 
-@njit(cache=True)
+@jit()
 def _heard_rows(indptr, pre, rate):
     heard = np.zeros(len(indptr) - 1)
     for i in range(len(heard)):
@@ -59,7 +59,7 @@ def _heard_rows(indptr, pre, rate):
     return heard
 
 
-@njit(cache=True)
+@jit()
 def _heard_taps(indptr, taps, geometry, rate, n_post):
     h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
     s_y, s_x, p_y, p_x, d_y, d_x = (

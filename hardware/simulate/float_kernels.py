@@ -10,7 +10,11 @@ Every node computes what `hardware.simulate.reference` does, operation by operat
 
 from __future__ import annotations
 
+from typing import Any
+
+from llvmlite import ir
 from numba import float64, int32, int64, njit, types, void
+from numba.extending import intrinsic
 
 from hardware.simulate import kernels
 from hardware.simulate.kernels import (
@@ -81,11 +85,52 @@ E_SOURCE, E_MAP_AT, E_COLUMNS = range(3)
 # Rows of the table of constants, per neuron.
 C_SHARE, C_R, C_LEAK, C_THRESHOLD, C_RESET, C_SYN_SHARE, C_W_IN, C_ROWS = range(8)
 
-_BLOCK = 64
+# Neurons whose spikes are looked for at once.
+_LANES = 8
 _float64_at = kernels.cast_to(types.float64)
 _uint8_at = kernels.cast_to(types.uint8)
 _int32_at = kernels.cast_to(types.int32)
 _int64_at = kernels.cast_to(types.int64)
+
+
+_add_8, _add_4 = (kernels.adding(lanes, floats=True) for lanes in (8, 4))
+
+
+def _firing(typingctx, membranes, thresholds, resets, subtracting):  # type: ignore[no-untyped-def]
+    """Of 8 membranes, thresholds and values of a reset at three addresses: bit i is set where membrane i is above its threshold; it
+    becomes that value then, or (subtracting) is lowered by it."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        lanes = ir.VectorType(ir.DoubleType(), _LANES)
+        at = builder.inttoptr(args[0], lanes.as_pointer())
+        v = builder.load(at, align=8)
+        threshold, reset = (
+            builder.load(builder.inttoptr(address, lanes.as_pointer()), align=8) for address in args[1:3]
+        )
+        fired = builder.fcmp_ordered(">", v, threshold)
+        left = builder.select(args[3], builder.fsub(v, reset), reset)
+        builder.store(builder.select(fired, left, v), at, align=8)
+        return builder.zext(builder.bitcast(fired, ir.IntType(_LANES)), ir.IntType(64))
+
+    return types.int64(types.int64, types.int64, types.int64, types.boolean), codegen
+
+
+_fire_8: Any = intrinsic(_firing)
+
+
+@njit(inline="always")
+def _add_run(sums, weights, n):
+    """n weights at an address, added to n sums at another, all float64."""
+    s = 0
+    while s + 8 <= n:
+        _add_8(sums + 8 * s, weights + 8 * s)
+        s += 8
+    if s + 4 <= n:
+        _add_4(sums + 8 * s, weights + 8 * s)
+        s += 4
+    to, ww = _float64_at(sums), _float64_at(weights)
+    for i in range(s, n):
+        to[i] = to[i] + ww[i]
 
 
 @njit(inline="always")
@@ -141,6 +186,7 @@ def _compiled(function):  # type: ignore[no-untyped-def]
         int32[::1],
         float64[::1],
         int64[::1],
+        int32[:, ::1],
     )
     return kernels.cached(signature, function)
 
@@ -162,13 +208,16 @@ def run_sample(
     index,
     value,
     listed,
+    room,
 ):
     """Simulate one sample.
 
     in_ptr: (inputs, steps + 1), where each step's entries lie in in_index and in_value. outside: a value's number
     outside. constants: (C_ROWS, values). y: all values, those gathered too. v, current: at rest. history: of delays,
-    zeros. index, value: lists of values, at their node's place; listed: their lengths.
+    zeros. index, value: lists of values, at their node's place; listed: their lengths. room: (3, most of a list).
     """
+    y_at, v_at = y.ctypes.data, v.ctypes.data
+    threshold_at, reset_at = constants[C_THRESHOLD].ctypes.data, constants[C_RESET].ctypes.data
     for t in range(steps):
         for p in range(nodes.shape[0]):
             kind = nodes[p, N_KIND]
@@ -262,14 +311,18 @@ def run_sample(
                     w = _float64_at(nodes[p, N_WEIGHT_AT])
                     ptr = _int64_at(nodes[p, N_PTR_AT])
                     post = _int32_at(nodes[p, N_POST_AT])
-                    area = height * width
+                    area = int32(height * width)
+                    by_area, by_width = 1.0 / float64(area), 1.0 / float64(width)
+                    one_group = group_out == channels
+                    for k in range(m):  # all at once, in vectors: what follows branches on them
+                        outer = kernels.quotient(index[at + k], by_area)
+                        room[0, k], room[1, k] = outer, index[at + k] - outer * area
+                        room[2, k] = kernels.quotient(room[1, k], by_width)
                     for k in range(m):
                         c = value[at + k]
-                        channel = index[at + k] // area
-                        place = index[at + k] - channel * area
-                        row_in = place // width
-                        column_in = place - row_in * width
-                        offset = (channel // g[G_GROUP_IN]) * group_out
+                        channel, row_in = int64(room[0, k]), int64(room[2, k])
+                        column_in = room[1, k] - row_in * width
+                        offset = 0 if one_group else (channel // g[G_GROUP_IN]) * group_out
                         for yr in range(y_ptr[row_in], y_ptr[row_in + 1]):
                             row = (channel * rows + y_runs[2 * yr + 1]) * slots
                             out_row = y_runs[2 * yr] * out_width
@@ -281,8 +334,8 @@ def run_sample(
                                     ww = _float64_at(nodes[p, N_WEIGHT_AT] + 8 * tap * group_out)
                                     to = base + offset
                                     if c == 1.0:
-                                        for s in range(taps * group_out):
-                                            y[to + s] += ww[s]
+                                        weights = nodes[p, N_WEIGHT_AT] + 8 * tap * group_out
+                                        _add_run(y_at + 8 * to, weights, taps * group_out)
                                     else:
                                         for s in range(taps * group_out):
                                             y[to + s] += ww[s] * c
@@ -331,28 +384,27 @@ def run_sample(
                     if dense:
                         for i in range(first, first + size):
                             y[i] = 0.0
-                    for block in range(first, first + size, _BLOCK):
-                        end = min(block + _BLOCK, first + size)
-                        fired = int32(0)
-                        if nodes[p, N_UNIFORM] != 0:
-                            level = constants[C_THRESHOLD, first]
-                            for i in range(block, end):
-                                fired |= int32(v[i] > level)
-                        else:
-                            for i in range(block, end):
-                                fired |= int32(v[i] > constants[C_THRESHOLD, i])
-                        if fired:
-                            for i in range(block, end):
-                                if v[i] > constants[C_THRESHOLD, i]:
-                                    if fires == SUBTRACT:
-                                        v[i] = v[i] - constants[C_RESET, i]
-                                    else:
-                                        v[i] = constants[C_RESET, i]
-                                    if dense:
-                                        y[i] = 1.0
-                                    index[first + n] = outside[i]
-                                    value[first + n] = 1.0
-                                    n += 1
+                    subtracting = fires == SUBTRACT
+                    whole = size - size % _LANES
+                    for block in range(first, first + whole, _LANES):
+                        # Of neurons with the same constants the first ones are read.
+                        own = 8 * (first if nodes[p, N_UNIFORM] != 0 else block)
+                        fired = _fire_8(v_at + 8 * block, threshold_at + own, reset_at + own, subtracting)
+                        while fired != 0:
+                            index[first + n] = block + kernels.lowest_bit(fired)
+                            n += 1
+                            fired &= fired - 1
+                    for i in range(first + whole, first + size):
+                        if v[i] > constants[C_THRESHOLD, i]:
+                            reset = constants[C_RESET, i]
+                            v[i] = v[i] - reset if subtracting else reset
+                            index[first + n] = i
+                            n += 1
+                    for k in range(first, first + n):
+                        if dense:
+                            y[index[k]] = 1.0
+                        index[k] = outside[index[k]]
+                        value[k] = 1.0
                     if nodes[p, N_SPIKES_AT] != 0:
                         spikes = _uint8_at(nodes[p, N_SPIKES_AT] + t * size)
                         for k in range(n):

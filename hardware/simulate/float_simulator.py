@@ -216,6 +216,7 @@ class FloatSimulator:
                 take.zeros("index", (self._values,), np.int32),
                 take.zeros("value", (self._values,), np.float64),
                 take.zeros("listed", (len(nodes),), np.int64),
+                take.empty("room", (3, self._values), np.int32),
             )
 
         workers = min(threads or cores(), max(batch, 1)) if memory is None else 1

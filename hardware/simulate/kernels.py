@@ -5,16 +5,20 @@ part of one that has the same delay). Rows name arrays by their address, so that
 size reach one compiled function without being copied together; `hardware.simulate.simulator` keeps them alive.
 
 Neurons have two numberings: outside C order of the population's shape; inside, where a convolution leads to
-the population, (row, column, channel), so that what one spike adds to lies side by side in memory.
+the population, (row, column, channel), so that what one spike adds to lies side by side in memory. Here all but records of spikes, u and v
+is inside, also the order of what a link keeps of each source neuron.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from llvmlite import ir
-from numba import int16, int32, int64, njit, types, uint32, void
+from numba import float64, int16, int32, int64, njit, types, uint32, void
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from hardware.compiled import jit
 from hardware.network.integer import INPUT_SHIFT, STATE_LIMIT
 
 # Columns of the table of populations. Addresses end in _AT; 0: not wanted.
@@ -32,7 +36,7 @@ from hardware.network.integer import INPUT_SHIFT, STATE_LIMIT
     P_SPIKES_AT,
     P_U_AT,
     P_V_AT,
-    P_COUNTS_AT,
+    P_UNIFORM,  # whether its neurons have the same constants
     P_INSIDE,  # whether u and v are recorded in the order inside
     P_COLUMNS,
 ) = range(16)
@@ -52,8 +56,9 @@ DECAY, KEEP, FORGET = range(3)
     L_PTR_AT,
     L_DEGREE_AT,
     L_GEOMETRY_AT,
+    L_CHANNELS,  # of a convolution from neurons in the order inside their channels; 0: they are in C order
     L_COLUMNS,
-) = range(12)
+) = range(13)
 # PACKED: a synapse is 32 bit, the upper half its post neuron, the lower its weight.
 DENSE, SPARSE8, SPARSE16, PACKED, CONV, CONV_SPARSE = range(6)
 MAX_PACKED_POST = 2**16
@@ -73,8 +78,9 @@ MAX_PACKED_POST = 2**16
     G_HEAD,
 ) = range(11)
 
-# Neurons looked at together for spikes: most blocks have none.
-_BLOCK = 64
+# Neurons that are taken from current to spike together, and those whose spikes are looked for at once.
+BLOCK = 256
+_LANES = 16
 # Packed synapses in a cache line.
 _LINE = 16
 
@@ -117,6 +123,104 @@ def _prefetch(typingctx, address):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always")
+def quotient(a, inverse):
+    """a // b for 0 <= a < 2**31 and b from 1 on, inverse: 1 / b in float64. (a + 1 / 2) / b is at least 1 / (2 b) from the next whole
+    number, and off by less than a / b * 2**-51."""
+    return int32((float64(a) + 0.5) * inverse)
+
+
+def adding(lanes: int, floats: bool = False) -> Any:
+    """A function of compiled code: so many 16-bit weights at an address are added to as many 32-bit sums at another, in vectors; or
+    float64 to float64. A loop would be compiled to vectors, too, but each short run would go through its checks and its rest."""
+
+    @intrinsic
+    def add(typingctx, sums, weights):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            kinds = (ir.DoubleType(), ir.DoubleType()) if floats else (ir.IntType(32), ir.IntType(16))
+            wide, narrow = (ir.VectorType(kind, lanes) for kind in kinds)
+            to = builder.inttoptr(args[0], wide.as_pointer())
+            sums = builder.load(to, align=8 if floats else 4)
+            added = builder.load(builder.inttoptr(args[1], narrow.as_pointer()), align=8 if floats else 2)
+            total = builder.fadd(sums, added) if floats else builder.add(sums, builder.sext(added, wide))
+            builder.store(total, to, align=8 if floats else 4)
+            return context.get_dummy_value()
+
+        return types.none(types.int64, types.int64), codegen
+
+    return add
+
+
+_add_16, _add_8, _add_4 = (adding(lanes) for lanes in (16, 8, 4))
+
+
+def _firing(typingctx, membranes, thresholds, subtracting):  # type: ignore[no-untyped-def]
+    """Of 16 membranes and thresholds at two addresses: bit i is set where membrane i is above its threshold; it is reset then."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        lanes = ir.VectorType(ir.IntType(32), 16)
+        at = builder.inttoptr(args[0], lanes.as_pointer())
+        v = builder.load(at, align=4)
+        threshold = builder.load(builder.inttoptr(args[1], lanes.as_pointer()), align=4)
+        fired = builder.icmp_signed(">", v, threshold)
+        left = builder.select(args[2], builder.sub(v, threshold), ir.Constant(lanes, None))
+        builder.store(builder.select(fired, left, v), at, align=4)
+        return builder.zext(builder.bitcast(fired, ir.IntType(16)), ir.IntType(64))
+
+    return types.int64(types.int64, types.int64, types.boolean), codegen
+
+
+_fire_16: Any = intrinsic(_firing)
+
+
+def not_zero(bits: int) -> Any:
+    """A function of compiled code: of 512 / bits integers at an address, bit i is set where integer i is not 0."""
+    lanes = 512 // bits
+
+    @intrinsic
+    def mask(typingctx, address):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            kind = ir.VectorType(ir.IntType(bits), lanes)
+            found = builder.load(builder.inttoptr(args[0], kind.as_pointer()), align=bits // 8)
+            some = builder.icmp_signed("!=", found, ir.Constant(kind, None))
+            whole = builder.bitcast(some, ir.IntType(lanes))
+            return whole if lanes == 64 else builder.zext(whole, ir.IntType(64))
+
+        return types.int64(types.int64), codegen
+
+    return mask
+
+
+def _lowest(typingctx, bits):  # type: ignore[no-untyped-def]
+    """The place of the lowest bit of a number that is not 0."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
+
+
+lowest_bit: Any = intrinsic(_lowest)
+
+
+@njit(inline="always")
+def _add_run(sums, weights, n):
+    """n weights, int16 at an address, added to n sums, int32 at another."""
+    s = 0
+    while s + 16 <= n:
+        _add_16(sums + 4 * s, weights + 2 * s)
+        s += 16
+    if s + 8 <= n:
+        _add_8(sums + 4 * s, weights + 2 * s)
+        s += 8
+    if s + 4 <= n:
+        _add_4(sums + 4 * s, weights + 2 * s)
+        s += 4
+    to, ww = _int32_at(sums), _int16_at(weights)
+    for i in range(s, n):
+        to[i] = int32(to[i] + ww[i])
+
+
+@njit(inline="always")
 def _scaled(x, factor):
     """sgn(x) * ((|x| * factor) >> 12) without leaving 32 bit: |x| in a high part and the low 12 bits."""
     m = int32(x if x >= 0 else -x)
@@ -125,14 +229,23 @@ def _scaled(x, factor):
     return int32(m if x >= 0 else -m)
 
 
+@njit(inline="always")
+def _wrapped(x):
+    """A current within its 24 bits, as lava-nc wraps it: once, and 2**23 stays."""
+    down = int32(x - 2 * STATE_LIMIT) if x > STATE_LIMIT else x
+    return int32(x + 2 * STATE_LIMIT) if x <= -STATE_LIMIT else down
+
+
+@njit(inline="always")
+def _limited(x):
+    """A membrane within its limits."""
+    high = int32(STATE_LIMIT - 1) if x > STATE_LIMIT - 1 else x
+    return int32(1 - STATE_LIMIT) if high < 1 - STATE_LIMIT else high
+
+
 def cached(signature, function):  # type: ignore[no-untyped-def]
-    """Compiled once and kept on disk; in every process where there is nowhere to keep it."""
-    try:
-        return njit(signature, nogil=True, boundscheck=False, cache=True)(function)
-    except RuntimeError as error:
-        if "locator" not in str(error):
-            raise
-        return njit(signature, nogil=True, boundscheck=False)(function)
+    """Compiled at once, and kept on disk."""
+    return jit(signature, nogil=True, boundscheck=False)(function)
 
 
 def _compiled(function):  # type: ignore[no-untyped-def]
@@ -153,13 +266,10 @@ def _compiled(function):  # type: ignore[no-untyped-def]
 def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_counts):
     """Simulate one sample.
 
-    interval: steps between resets. state: addresses of the arrays below. in_ptr: (inputs, steps + 1), where
+    interval: steps between resets. state: addresses of 4095 - du, 4096 - dv, vth << 6 and bias of every neuron, of the arrays below,
+    of room for the currents of a block and for three numbers of each neuron that spiked. in_ptr: (inputs, steps + 1), where
     each step's entries lie in in_index and in_value. spike_counts, event_counts: (populations, steps).
     """
-    keep_u = _int32_at(state[0])  # 4096 - (du + 1)
-    keep_v = _int32_at(state[1])  # 4096 - dv
-    threshold = _int32_at(state[2])  # vth << 6
-    bias = _int32_at(state[3])
     outside = _int32_at(state[4])  # a neuron's number outside
     u = _int32_at(state[5])
     v = _int32_at(state[6])
@@ -167,8 +277,12 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
     index = _int32_at(state[8])  # neurons that spiked in this step
     value = _int32_at(state[9])
     staging = _int32_at(state[10])
-    in_index = _int32_at(state[11])
-    in_value = _int32_at(state[12])
+    counts = _int32_at(state[11])  # spikes of each neuron
+    in_index = _int32_at(state[12])
+    in_value = _int32_at(state[13])
+    at_channel = _int32_at(state[15])  # of the neurons that spiked, in an image
+    at_row = _int32_at(state[16])
+    at_place = _int32_at(state[17])
 
     for t in range(steps):
         for p in range(pops.shape[0]):
@@ -191,54 +305,58 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                     for i in range(first, first + size):
                         u[i] = 0
                         v[i] = 0
-                # --- current
-                decay = pops[p, P_DU]
-                shift = slot - first
-                if decay == FORGET:
-                    for i in range(first, first + size):
-                        x = int32(ring[i + shift] << INPUT_SHIFT)
-                        wrapped = int32(x - 2 * STATE_LIMIT) if x > STATE_LIMIT else x
-                        u[i] = int32(x + 2 * STATE_LIMIT) if x <= -STATE_LIMIT else wrapped
-                        ring[i + shift] = 0
-                else:
-                    for i in range(first, first + size):
-                        old = int32(_scaled(u[i], keep_u[i]))
-                        x = int32(old + int32(ring[i + shift] << INPUT_SHIFT))
-                        wrapped = int32(x - 2 * STATE_LIMIT) if x > STATE_LIMIT else x
-                        u[i] = int32(x + 2 * STATE_LIMIT) if x <= -STATE_LIMIT else wrapped
-                        ring[i + shift] = 0
-                # --- membrane
-                decay = pops[p, P_DV]
-                if decay == KEEP:
-                    for i in range(first, first + size):
-                        x = int32(int32(v[i] + u[i]) + bias[i])
-                        x = int32(STATE_LIMIT - 1) if x > STATE_LIMIT - 1 else x
-                        v[i] = int32(1 - STATE_LIMIT) if x < 1 - STATE_LIMIT else x
-                elif decay == FORGET:
-                    for i in range(first, first + size):
-                        x = int32(u[i] + bias[i])
-                        x = int32(STATE_LIMIT - 1) if x > STATE_LIMIT - 1 else x
-                        v[i] = int32(1 - STATE_LIMIT) if x < 1 - STATE_LIMIT else x
-                else:
-                    for i in range(first, first + size):
-                        x = int32(int32(_scaled(v[i], keep_v[i]) + u[i]) + bias[i])
-                        x = int32(STATE_LIMIT - 1) if x > STATE_LIMIT - 1 else x
-                        v[i] = int32(1 - STATE_LIMIT) if x < 1 - STATE_LIMIT else x
-                # --- spikes
-                if kind != INTEGRATOR:
+                # --- blocks of neurons, which stay in the nearest cache from current to spike
+                decay, leak = pops[p, P_DU], pops[p, P_DV]
+                # A current without memory is kept only where it is recorded.
+                forgotten = decay == FORGET and pops[p, P_U_AT] == 0
+                for block in range(0, size, BLOCK):
+                    m = min(BLOCK, size - block)
+                    at = 4 * (first + block)
+                    # Of neurons with the same constants the first block's are read.
+                    own = 4 * first if pops[p, P_UNIFORM] != 0 else at
+                    current = _int32_at(state[14] if forgotten else state[5] + at)
+                    membrane = _int32_at(state[6] + at)
+                    arrived = _int32_at(state[7] + 4 * (slot + block))
+                    bias = _int32_at(state[3] + own)
+                    if decay == FORGET:
+                        for i in range(m):
+                            current[i] = _wrapped(int32(arrived[i] << INPUT_SHIFT))
+                            arrived[i] = 0
+                    else:
+                        keep = _int32_at(state[0] + own)
+                        for i in range(m):
+                            old = int32(_scaled(current[i], keep[i]))
+                            current[i] = _wrapped(int32(old + int32(arrived[i] << INPUT_SHIFT)))
+                            arrived[i] = 0
+                    if leak == KEEP:
+                        for i in range(m):
+                            membrane[i] = _limited(int32(int32(membrane[i] + current[i]) + bias[i]))
+                    elif leak == FORGET:
+                        for i in range(m):
+                            membrane[i] = _limited(int32(current[i] + bias[i]))
+                    else:
+                        keep = _int32_at(state[1] + own)
+                        for i in range(m):
+                            left = int32(_scaled(membrane[i], keep[i]))
+                            membrane[i] = _limited(int32(int32(left + current[i]) + bias[i]))
+                    if kind == INTEGRATOR:
+                        continue
                     subtracting = kind == SUBTRACTING
-                    for block in range(first, first + size, _BLOCK):
-                        end = min(block + _BLOCK, first + size)
-                        fired = int32(0)
-                        for i in range(block, end):
-                            fired |= int32(v[i] > threshold[i])
-                        if fired:
-                            for i in range(block, end):
-                                if v[i] > threshold[i]:
-                                    v[i] = int32(v[i] - threshold[i]) if subtracting else int32(0)
-                                    index[n] = i - first
-                                    value[n] = 1
-                                    n += 1
+                    whole = m - m % _LANES
+                    for lane in range(0, whole, _LANES):
+                        fired = _fire_16(state[6] + at + 4 * lane, state[2] + own + 4 * lane, subtracting)
+                        while fired != 0:
+                            index[n] = block + lane + lowest_bit(fired)
+                            n += 1
+                            fired &= fired - 1
+                    threshold = _int32_at(state[2] + own)
+                    for i in range(whole, m):
+                        if membrane[i] > threshold[i]:
+                            membrane[i] = int32(membrane[i] - threshold[i]) if subtracting else int32(0)
+                            index[n] = block + i
+                            n += 1
+                for k in range(n):
+                    value[k] = 1
                 total = n
                 # --- records
                 at = t * size
@@ -246,10 +364,8 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                     spikes = _uint8_at(pops[p, P_SPIKES_AT])
                     for k in range(n):
                         spikes[at + outside[first + index[k]]] = 1
-                if pops[p, P_COUNTS_AT] != 0:
-                    counts = _int32_at(pops[p, P_COUNTS_AT])
-                    for k in range(n):
-                        counts[outside[first + index[k]]] += 1
+                for k in range(n):
+                    counts[first + index[k]] += 1
                 if pops[p, P_U_AT] != 0:
                     us = _int32_at(pops[p, P_U_AT] + 4 * at)
                     if pops[p, P_INSIDE] != 0:
@@ -269,17 +385,14 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
             spike_counts[p, t] = total
             if n == 0:
                 continue
-            # Links take neurons by their number outside.
-            for k in range(n):
-                index[k] = outside[first + index[k]]
-
             for link in range(pops[p, P_LINKS], pops[p, P_LINKS_END]):
                 target = links[link, L_TARGET]
                 n_post = pops[target, P_SIZE]
                 slots = pops[target, P_SLOTS]
                 slot = pops[target, P_RING] + ((t + links[link, L_LATENCY]) % slots) * n_post
                 staged = links[link, L_STAGED] != 0
-                acc = _int32_at(state[10]) if staged else _int32_at(state[7] + 4 * slot)
+                acc_at = state[10] if staged else state[7] + 4 * slot
+                acc = _int32_at(acc_at)
                 degree = _int32_at(links[link, L_DEGREE_AT])
                 events = 0
                 for k in range(n):
@@ -345,14 +458,22 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                     w = _int16_at(links[link, L_WEIGHT_AT])
                     ptr = _int64_at(links[link, L_PTR_AT])
                     post = _int32_at(links[link, L_POST_AT])
-                    area = height * width
+                    within, area = links[link, L_CHANNELS], height * width
+                    one_group = group_out == channels
+                    # All at once, in vectors: a table of places would not stay in the cache, and what follows branches on them.
+                    by_block = 1.0 / float64(within if within != 0 else area)
+                    by_width = 1.0 / float64(width)
+                    for k in range(n):
+                        block = quotient(index[k], by_block)
+                        rest = index[k] - block * int32(within if within != 0 else area)
+                        at_row[k] = quotient(block if within != 0 else rest, by_width)
+                        at_place[k] = block if within != 0 else rest
+                        at_channel[k] = rest if within != 0 else block
                     for k in range(n):
                         c = value[k]
-                        channel = index[k] // area
-                        place = index[k] - channel * area
-                        y = place // width
-                        x = place - y * width
-                        offset = (channel // g[G_GROUP_IN]) * group_out
+                        channel, y = int64(at_channel[k]), int64(at_row[k])
+                        x = at_place[k] - y * width
+                        offset = 0 if one_group else (channel // g[G_GROUP_IN]) * group_out
                         for yr in range(y_ptr[y], y_ptr[y + 1]):
                             row = (channel * rows + y_runs[2 * yr + 1]) * kernel_slots
                             out_row = y_runs[2 * yr] * out_width
@@ -364,8 +485,8 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                                     ww = _int16_at(links[link, L_WEIGHT_AT] + 2 * tap * group_out)
                                     to = base + offset
                                     if c == 1:
-                                        for s in range(taps * group_out):
-                                            acc[to + s] = int32(acc[to + s] + ww[s])
+                                        weights = links[link, L_WEIGHT_AT] + 2 * tap * group_out
+                                        _add_run(acc_at + 4 * to, weights, taps * group_out)
                                     else:
                                         for s in range(taps * group_out):
                                             acc[to + s] = int32(acc[to + s] + int32(ww[s] * c))

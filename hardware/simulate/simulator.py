@@ -12,6 +12,7 @@ import threading
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,7 @@ class Simulator:
         self._sizes = [math.prod(entry.shape) for entry in entries]
         self._first = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.int64)
         convolved = {p.target for p in network.projections if isinstance(p, ConvProjection)}
+        self._convolved = convolved
         order = [inside(entry.shape, entry.name in convolved) for entry in entries]
         self._outside = np.concatenate(order).astype(np.int32)
         placed = {
@@ -141,6 +143,8 @@ class Simulator:
         for i, entry in enumerate(entries):
             if isinstance(entry, Population):
                 self._bias[self._first[i] : self._first[i + 1]] <<= entry.bias_exp
+        constants = (self._du, self._dv, self._threshold, self._bias)
+        self._kinds = [self._kind(*(a[begin:end] for a in constants)) for begin, end in pairwise(self._first)]
         links = [link for projection in network.projections for link in self._links_of(projection, placed)]
         self._links = sorted(links, key=lambda link: link.source)
 
@@ -202,15 +206,14 @@ class Simulator:
                 local.state = self._state(ring_size, take)
                 local.pops = pops.copy()
             state: list[Array] = local.state
-            for array in state[:_VOLATILE]:
-                array.fill(0)
+            for i in _VOLATILE:
+                state[i].fill(0)
             for (name, variable), array in arrays.items():
                 local.pops[self._rank[name], columns[variable]] = array[b].ctypes.data
-            for name, array in counts.items():
-                local.pops[self._rank[name], kernels.P_COUNTS_AT] = array[b].ctypes.data
             in_ptr, in_index, in_value = events(rasters, b, steps, np.int32)
             constants = [self._keep_u, self._keep_v, self._threshold, self._bias, self._outside]
-            addresses = [a.ctypes.data for a in (*constants, *state, in_index, in_value)]
+            arrays_ = (*constants, *state[:_ROOM], in_index, in_value, *state[_ROOM:])
+            addresses = [a.ctypes.data for a in arrays_]
             kernels.run_sample(
                 steps,
                 reset_interval or 0,
@@ -221,6 +224,15 @@ class Simulator:
                 spike_counts[b],
                 event_counts[b],
             )
+            spikes = state[_COUNTS]
+            for name, array in counts.items():
+                rank = self._rank[name]
+                neurons = slice(self._first[rank], self._first[rank + 1])
+                if name in self._convolved:  # (row, column, channel)
+                    shape = array.shape[1:]
+                    array[b] = spikes[neurons].reshape(*shape[1:], shape[0]).transpose(2, 0, 1)
+                else:
+                    array[b] = spikes[neurons].reshape(array.shape[1:])
 
         workers = min(threads or cores(), max(batch, 1)) if memory is None else 1
         if workers == 1:
@@ -250,6 +262,12 @@ class Simulator:
 
     # --- layout --------------------------------------------------------------------------------------------
 
+    def _kind(self, du: Array, dv: Array, *others: Array) -> tuple[bool, int, int]:
+        """Of a population whether its neurons have the same constants, and the kinds of decay of u and of v."""
+        uniform = all((values == values[0]).all() for values in (du, dv, *others))
+        leak = kernels.KEEP if not dv.any() else kernels.FORGET if (dv == 4096).all() else kernels.DECAY
+        return uniform, kernels.FORGET if (du == 4095).all() else kernels.DECAY, leak
+
     def _spread(self, key: str, order: list[Array]) -> Array:
         """A parameter of all neurons, in the inside numbering; 0 for inputs."""
         values = np.zeros(self._first[-1], np.int32)
@@ -260,9 +278,9 @@ class Simulator:
         return values
 
     def _state(self, ring_size: int, take: Memory | Fresh) -> list[Array]:
-        """u, v, ring, indices and counts of the neurons that spiked, staging."""
+        """u, v, ring, indices and values of the neurons that spiked, staging, spikes of each neuron, and room."""
         neurons, most = int(self._first[-1]), max(self._sizes)
-        sizes = (neurons, neurons, ring_size, most, most, most)
+        sizes = (neurons, neurons, ring_size, most, most, most, neurons, kernels.BLOCK, most, most, most)
         return [take.zeros(("state", i), (max(size, 1),), np.int32) for i, size in enumerate(sizes)]
 
     def numbers(self, name: str) -> Array:
@@ -294,11 +312,12 @@ class Simulator:
             row[kernels.L_PTR_AT] = link.ptr.ctypes.data
             row[kernels.L_DEGREE_AT] = link.degree.ctypes.data
             row[kernels.L_GEOMETRY_AT] = link.geometry.ctypes.data
+            if conv and projection.source in self._convolved:
+                row[kernels.L_CHANNELS] = self._entries[link.source].shape[0]
         pops = np.zeros((len(self._entries), kernels.P_COLUMNS), np.int64)
         sources = np.array([link.source for link in self._links], np.int64)
         ring = 0
         for i, (row, entry) in enumerate(zip(pops, self._entries, strict=True)):
-            neurons = slice(self._first[i], self._first[i + 1])
             row[kernels.P_FIRST], row[kernels.P_SIZE] = self._first[i], self._sizes[i]
             row[kernels.P_LINKS] = np.searchsorted(sources, i)
             row[kernels.P_LINKS_END] = np.searchsorted(sources, i, side="right")
@@ -309,11 +328,7 @@ class Simulator:
             row[kernels.P_KIND] = fires if entry.spiking else kernels.INTEGRATOR
             row[kernels.P_RING], row[kernels.P_SLOTS] = ring, slots[i]
             ring += slots[i] * self._sizes[i]
-            row[kernels.P_DU] = kernels.FORGET if (self._du[neurons] == 4095).all() else kernels.DECAY
-            dv = self._dv[neurons]
-            row[kernels.P_DV] = (
-                kernels.KEEP if not dv.any() else kernels.FORGET if (dv == 4096).all() else kernels.DECAY
-            )
+            row[kernels.P_UNIFORM], row[kernels.P_DU], row[kernels.P_DV] = self._kinds[i]
             if interval is not None:
                 behind = self.depth[entry.name] if timing == "chip" else 0
                 row[kernels.P_RESET] = (behind + offset) % interval
@@ -322,11 +337,13 @@ class Simulator:
     def _links_of(self, projection: Projection, placed: dict[str, Array]) -> list[_Link]:
         source, target = self._rank[projection.source], self._rank[projection.target]
         n_pre = self._sizes[source]
+        # What is kept of each source neuron lies in the order inside.
+        order = self._outside[self._first[source] : self._first[source + 1]]
         none32, none64 = np.zeros(1, np.int32), np.zeros(1, np.int64)
 
         def link(form: int, delay: int, weight: Array, degree: Array, **more: Any) -> _Link:
             given: dict[str, Any] = {"post": none32, "ptr": none64, "geometry": none64, "reach": 0, **more}
-            return _Link(source, target, form, delay, projection, weight, degree, **given)
+            return _Link(source, target, form, delay, projection, weight, degree[order], **given)
 
         def sparse(delay: int, ptr: Array, post: Array, weight: Array) -> _Link:
             if projection.target in placed:
@@ -336,6 +353,11 @@ class Simulator:
             form = kernels.SPARSE8 if weight.dtype == np.int8 else kernels.SPARSE16
             ptr = np.ascontiguousarray(ptr, np.int64)
             degree = np.diff(ptr).astype(np.int32)
+            if projection.source in placed:
+                begin = ptr[:-1][order]
+                ptr = np.concatenate([[0], np.cumsum(degree[order], dtype=np.int64)])
+                moved = np.repeat(begin - ptr[:-1], degree[order]) + np.arange(len(post))
+                post, weight = post[moved], weight[moved]
             if post.size <= MOST_PACKED and self._sizes[target] <= kernels.MAX_PACKED_POST:
                 packed = (post.astype(np.uint32) << 16) | (weight.astype(np.int16).view(np.uint16))
                 return link(kernels.PACKED, delay, packed.view(np.int32), degree, ptr=ptr)
@@ -364,14 +386,16 @@ class Simulator:
                 continue
             if projection.target in placed:
                 weight = weight[:, np.argsort(placed[projection.target])]
-            weight = np.ascontiguousarray(weight, np.int16)
+            weight = np.ascontiguousarray(weight[order], np.int16)
             links.append(link(kernels.DENSE, int(delay), weight, synapses.astype(np.int32)))
         assert n_pre == len(links[0].degree)
         return links
 
 
-# Of the arrays that `Simulator._state` returns: u, v and ring start at zero.
-_VOLATILE = 3
+# Of the arrays that `Simulator._state` returns: u, v, ring and spikes of each neuron start at zero.
+_VOLATILE, _COUNTS = (0, 1, 2, 6), 6
+# From here on they are room.
+_ROOM = 7
 
 
 # --- what comes in -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from numba import int32, int64, uint8, void
+from numba import int32, int64, njit, uint8, void
 
 from hardware.simulate import kernels
 
@@ -17,8 +17,6 @@ Array = np.ndarray
 # Below this share of non-zero weights a kernel is run as lists of its synapses: vector instructions add many more weights
 # a second, zeros among them.
 SPARSE_KERNEL_BELOW = 0.2
-# Entries of a raster looked at together: most are zero.
-_TOGETHER = 8
 
 
 class Convolution(Protocol):
@@ -181,11 +179,13 @@ def events(rasters: Mapping[str, Array], b: int, steps: int, dtype: Any) -> tupl
     for raster in rasters.values():
         flat = raster[b].reshape(-1)
         size = flat.size // max(steps, 1)
-        if flat.dtype == np.uint8 and flat.flags.c_contiguous and flat.size:
+        if flat.dtype == bool:
+            flat = flat.view(np.uint8)
+        if flat.dtype in _LISTED and flat.flags.c_contiguous and flat.size:
             pointer, index, counts = _listed(flat.reshape(steps, size))
             pointers.append(start + pointer)
             indices.append(index)
-            values.append(counts.astype(dtype))
+            values.append(counts.astype(dtype, copy=False))
         else:
             at = np.flatnonzero(flat != 0)  # of booleans, which NumPy counts much faster
             pointers.append(start + np.searchsorted(at, np.arange(steps + 1) * size))
@@ -194,25 +194,32 @@ def events(rasters: Mapping[str, Array], b: int, steps: int, dtype: Any) -> tupl
         start += len(indices[-1])
     if not pointers:
         return np.zeros((0, steps + 1), np.int64), np.zeros(1, np.int32), np.zeros(1, dtype)
+    if len(pointers) == 1:
+        return pointers[0][None].astype(np.int64, copy=False), indices[0], values[0]
     return np.array(pointers, np.int64), np.concatenate(indices), np.concatenate(values)
 
 
 def _listed(raster: Array) -> tuple[Array, Array, Array]:
-    """Of (steps, neurons) uint8, C order, the entries that are not zero: where each step's start, neurons, counts."""
+    """Of (steps, neurons), C order, the entries that are not zero: where each step's start, neurons, counts."""
     pointer = np.empty(len(raster) + 1, np.int64)
-    count, fill = _list_kernels()
+    count, fill = _list_kernels(raster.dtype)
     count(raster, pointer)
-    room = int(pointer[-1]) + 1
-    index, value = np.empty(room, np.int32), np.empty(room, np.uint8)
-    fill(raster, index, value)
-    return pointer, index[:-1], value[:-1]
+    index, value = np.empty(pointer[-1], np.int32), np.empty(pointer[-1], raster.dtype)
+    fill(raster, raster.ctypes.data, index, value)
+    return pointer, index, value
+
+
+# Entries of other types NumPy finds.
+_LISTED: dict[Any, Any] = {np.dtype(np.uint8): uint8, np.dtype(np.int32): int32, np.dtype(np.int64): int64}
 
 
 @functools.cache
-def _list_kernels() -> tuple[Callable[..., None], Callable[..., None]]:
+def _list_kernels(dtype: Any) -> tuple[Callable[..., None], Callable[..., None]]:
+    kind = _LISTED[dtype]
+    fill = {1: _fill_bytes, 4: _fill_words, 8: _fill_longs}[dtype.itemsize]
     return (
-        kernels.cached(void(uint8[:, ::1], int64[::1]), _count_entries),
-        kernels.cached(void(uint8[:, ::1], int32[::1], uint8[::1]), _fill_entries),
+        kernels.cached(void(kind[:, ::1], int64[::1]), _count_entries),
+        kernels.cached(void(kind[:, ::1], int64, int32[::1], kind[::1]), fill),
     )
 
 
@@ -227,23 +234,42 @@ def _count_entries(raster, pointer):  # type: ignore[no-untyped-def]
     pointer[raster.shape[0]] = total
 
 
-def _fill_entries(raster, index, value):  # type: ignore[no-untyped-def]
-    """index, value: with room for one more."""
-    k = 0
-    size = raster.shape[1]
-    whole = size - size % _TOGETHER
-    for t in range(raster.shape[0]):
-        for block in range(0, whole, _TOGETHER):
-            some = uint8(0)
-            for i in range(_TOGETHER):
-                some |= raster[t, block + i]
-            if some:
-                # Written always, kept where it is not zero: no branch that is hard to foresee.
-                for i in range(block, block + _TOGETHER):
-                    x = raster[t, i]
-                    index[k], value[k] = i, x
-                    k += x != 0
-        for i in range(whole, size):
-            x = raster[t, i]
-            index[k], value[k] = i, x
-            k += x != 0
+def _filling(bits):  # type: ignore[no-untyped-def]
+    """A function that lists the entries that are not zero of a raster of so many bits each, at an address."""
+    not_zero, lanes = kernels.not_zero(bits), 512 // bits
+
+    @njit(inline="always")
+    def fill(raster, address, index, value):  # type: ignore[no-untyped-def]
+        k = 0
+        steps, size = raster.shape
+        whole = size - size % lanes
+        for t in range(steps):
+            for block in range(0, whole, lanes):
+                some = not_zero(address + (t * size + block) * (bits // 8))
+                while some != 0:
+                    i = block + kernels.lowest_bit(some)
+                    index[k], value[k] = i, raster[t, i]
+                    k += 1
+                    some &= some - 1
+            for i in range(whole, size):
+                if raster[t, i] != 0:
+                    index[k], value[k] = i, raster[t, i]
+                    k += 1
+
+    return fill
+
+
+_bytes, _words, _longs = (_filling(bits) for bits in (8, 32, 64))
+
+
+# One function each, so that each is kept on disk under its own name.
+def _fill_bytes(raster, address, index, value):  # type: ignore[no-untyped-def]
+    _bytes(raster, address, index, value)
+
+
+def _fill_words(raster, address, index, value):  # type: ignore[no-untyped-def]
+    _words(raster, address, index, value)
+
+
+def _fill_longs(raster, address, index, value):  # type: ignore[no-untyped-def]
+    _longs(raster, address, index, value)

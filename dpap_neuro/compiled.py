@@ -8,7 +8,8 @@ from functools import cache
 from typing import Any
 
 import torch
-from numba import njit
+
+from hardware.compiled import jit
 
 # Neurons that the nearest cache holds, through all steps.
 BLOCK = 1024
@@ -17,19 +18,8 @@ _EACH = 16_384
 
 
 def compiled(signature: Any = None) -> Callable[[Callable], Callable]:
-    """Compiled once and kept on disk; in every process where there is nowhere to keep it. Without a signature at the first
-    call, for its types."""
-
-    def decorate(function: Callable) -> Callable:
-        options: dict[str, Any] = {"nogil": True, "boundscheck": False, "error_model": "numpy"}
-        try:
-            return njit(signature, cache=True, **options)(function)
-        except RuntimeError as error:
-            if "locator" not in str(error):
-                raise
-            return njit(signature, **options)(function)
-
-    return decorate
+    """For loops over neurons, see `hardware.compiled.jit`."""
+    return jit(signature, nogil=True, boundscheck=False, error_model="numpy")
 
 
 def in_parts(neurons: int, work: Callable[[int, int], Any]) -> None:
