@@ -19,7 +19,7 @@ from dpap_neuro.train.checkpoint import load_checkpoint, save_checkpoint  # noqa
 GOALS = {
     "none": {},
     "dpap": {"time_bins": True},
-    "dpap-weighted": {"sparsity": 0.7},
+    "weighted": {"sparsity": 0.7},
     "magnitude": {"sparsity": 0.7},
     "random": {"sparsity": 0.7},
     "set": {"sparsity": 0.7},

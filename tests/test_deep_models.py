@@ -102,7 +102,7 @@ def small(monkeypatch):
     return ModelSettings("small", (2, 9, 9), 4, NeuronSettings(1e-3, 2e-3, v_th=0.3), "spikes", "lif")
 
 
-@pytest.mark.parametrize("pruner", ["dpap", "dpap-weighted"])
+@pytest.mark.parametrize("pruner", ["dpap", "weighted"])
 def test_a_residual_network_is_pruned_compacted_and_exported_with_equal_outputs(small, pruner):
     train, test = recordings(96, 1), recordings(32, 2)
     network = build_model(small, 0)

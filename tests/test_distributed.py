@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
     reason="torch without gloo",
 )
-GOALS = {"dpap": {"time_bins": True}, "dpap-weighted": {"sparsity": 0.7}, "rigl": {"sparsity": 0.7}}
+GOALS = {"dpap": {"time_bins": True}, "weighted": {"sparsity": 0.7}, "rigl": {"sparsity": 0.7}}
 
 
 def network():

@@ -58,7 +58,7 @@ def run(budget, pruner="dpap", model="cnn", seed=0):
         (Budget(load_chip("loihi2"), max_synapses=8_000), "dpap", "mlp"),
         (Budget(CHIP, max_synapses_per_core=4_000), "dpap", "cnn"),
         (Budget(NARROW, max_cores=1), "magnitude", "mlp"),
-        (Budget(NARROW, max_cores=2), "dpap-weighted", "mlp"),
+        (Budget(NARROW, max_cores=2), "weighted", "mlp"),
     ],
 )
 def test_what_is_exported_fits(budget, pruner, model, tmp_path):

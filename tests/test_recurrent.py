@@ -78,7 +78,7 @@ def test_the_file_does_what_the_network_did(cell, reset):
     np.testing.assert_allclose(found, expected.transpose(0, 1).numpy(), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("pruner", ["dpap", "dpap-weighted", "magnitude"])
+@pytest.mark.parametrize("pruner", ["dpap", "weighted", "magnitude"])
 def test_learns_what_lies_in_the_order_pruned_on_the_chip(pruner):
     train, test = recordings(120, seed=1), recordings(60, seed=2)
     network = build_model(SETTINGS, 0)

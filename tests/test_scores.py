@@ -301,8 +301,8 @@ def test_the_extension_without_its_parts_is_magnitude():
     masks = []
     for text in (
         "magnitude",
-        "dpap-weighted:exponent=0,regrow=0,neuron_price=false,connection_price=false",
-        "dpap-weighted",
+        "weighted:exponent=0,regrow=0,neuron_price=false,connection_price=false",
+        "weighted",
     ):
         torch.manual_seed(0)
         name, options = parse_pruner(text)
@@ -321,7 +321,7 @@ def test_a_connection_price_can_be_turned_off():
         torch.manual_seed(0)
         model, x = conv_net(neuron=lambda: Lif(0.15)), events(batch=12, steps=4)
         options = {"count": "synapses", "first_epoch": 10, "connection_price": price}
-        pruner = make_pruner("dpap-weighted", epochs=20, sparsity=0.5, **options).attach(model, x)
+        pruner = make_pruner("weighted", epochs=20, sparsity=0.5, **options).attach(model, x)
         nn.functional.cross_entropy(model(x).mean(0), LABELS).backward()
         pruner.step()
         pruner.end_epoch(0)
@@ -364,9 +364,9 @@ def test_a_saved_state_goes_on_the_same(name):
         ("magnitude:colour=red", {}, r"pruner magnitude: has no option 'colour', expected allocation, "),
         ("magnitude:score", {}, r"pruner magnitude: found 'score', expected option=value"),
         ("magnitude:score=fisher,score=taylor", {}, r"pruner magnitude: found score twice"),
-        ("dpap-weighted:exponent=big", {}, r"found exponent 'big', expected a number"),
-        ("dpap-weighted:neuron_price=maybe", {}, r"found neuron_price 'maybe', expected true or false"),
-        ("dpap-weighted:regrow=gradient", {}, r"found regrow 'gradient', expected a number"),
+        ("weighted:exponent=big", {}, r"found exponent 'big', expected a number"),
+        ("weighted:neuron_price=maybe", {}, r"found neuron_price 'maybe', expected true or false"),
+        ("weighted:regrow=gradient", {}, r"found regrow 'gradient', expected a number"),
         ("none:score=fisher", {}, r"pruner none: has no option 'score', expected none"),
         ("axe:score=fisher", {}, r"pruner: found 'axe', expected one of none"),
     ],
@@ -417,10 +417,7 @@ def test_a_pruner_says_what_is_unusual_of_it():
 
     assert said("magnitude") == "magnitude" and said("lamp") == "lamp"
     assert said("lamp", score="fisher", regrow="random") == "lamp (score fisher, regrow random)"
-    assert (
-        said("dpap-weighted", exponent=0.5, neuron_price=False)
-        == "dpap-weighted (exponent 0.5, neuron price False)"
-    )
+    assert said("weighted", exponent=0.5, neuron_price=False) == "weighted (exponent 0.5, neuron price False)"
     assert {"lamp", "erk", "granet", "taylor", "fisher", "wanda"} < set(PRUNERS)
 
 

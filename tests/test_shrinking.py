@@ -106,7 +106,7 @@ def test_cut_down_while_training_equals_left_whole(name, options):
 @pytest.mark.parametrize("name", ["sequence", "recurrent"])
 def test_the_weighted_variant_is_cut_down_alike(name):
     def make():
-        return make_pruner("dpap-weighted", epochs=6, sparsity=0.9)
+        return make_pruner("weighted", epochs=6, sparsity=0.9)
 
     whole, cut = trained(name, make, False), trained(name, make, True)
     assert len(set(whole[-1])) == 1 and cut[-1][-1] < cut[-1][0]
@@ -116,7 +116,7 @@ def test_the_weighted_variant_is_cut_down_alike(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_units_first_then_single_weights(name):
     def make():
-        return make_pruner("dpap-weighted", epochs=8, sparsity=0.8, structured=True)
+        return make_pruner("weighted", epochs=8, sparsity=0.8, structured=True)
 
     whole, cut = (trained(name, make, compact, epochs=8) for compact in (False, True))
     # A grouped convolution gives up a channel only with one of every group.
@@ -135,7 +135,7 @@ def test_the_network_cut_down_does_what_the_whole_one_does():
     torch.manual_seed(0)
     build, size = NETWORKS["sequence"]
     model, x = build().double(), events(batch=12, size=size, steps=5).double()
-    pruner = make_pruner("dpap-weighted", epochs=6, sparsity=0.8, structured=True).attach(model, x)
+    pruner = make_pruner("weighted", epochs=6, sparsity=0.8, structured=True).attach(model, x)
     optimizer, report = train(model, pruner, x, LABELS, 6)
     whole = model.eval()(x)
     assert pruner.compact(optimizer)
@@ -177,9 +177,9 @@ def test_a_goal_is_reached_by_units_alone(sparsity):
     "make",
     [
         lambda: hard(structured=True),
-        lambda: make_pruner("dpap-weighted", epochs=6, sparsity=0.8, structured=True),
+        lambda: make_pruner("weighted", epochs=6, sparsity=0.8, structured=True),
     ],
-    ids=["dpap", "dpap-weighted"],
+    ids=["dpap", "weighted"],
 )
 def test_resumed_cut_down_is_bit_for_bit(make, tmp_path):
     expected = trained("sequence", make, True, until=(tmp_path, 2))

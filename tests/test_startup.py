@@ -60,7 +60,7 @@ def files(tmp_path_factory):
         (("--help",), 0, "Usage"),
         (("--version",), 0, "dpap-neuro "),
         (("report", "{f}/m.nir", "--out", "{f}/r.png"), 2, "expected a name that ends in .html"),
-        (("train", "--help"), 0, "dpap-weighted"),
+        (("train", "--help"), 0, "weighted"),
         (("sweep", "--help"), 0, "rigl"),
         (("inspect", "{f}/m.nir"), 0, "synapses"),
         (("cores", "{f}/m.nir"), 0, "core"),

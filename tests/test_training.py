@@ -45,8 +45,8 @@ class Interrupted(Exception):
     [
         ("dpap", {}),
         ("dpap", {"sparsity": 0.7, "bins": 3}),
-        ("dpap-weighted", {"sparsity": 0.7}),
-        ("dpap-weighted", {"sparsity": 0.7, "structured": True}),
+        ("weighted", {"sparsity": 0.7}),
+        ("weighted", {"sparsity": 0.7, "structured": True}),
         ("set", {"sparsity": 0.7}),
     ],
 )
@@ -227,12 +227,12 @@ def test_a_sweep_goes_on_where_it_stopped_and_sums_up(tmp_path):
 
 def test_a_structured_sweep_says_so_and_keeps_what_is_there(tmp_path):
     table = tmp_path / "runs.csv"
-    planned = sweeps.plan(["none", "dpap-weighted"], [0.8], range(1))
+    planned = sweeps.plan(["none", "weighted"], [0.8], range(1))
     data = (recordings(), recordings(seed=5))
     settings = TrainSettings(epochs=4, batch=16, compact=True)
     first = sweeps.sweep(table, MODEL, lambda _: data, planned, settings, CPU)
     rows = sweeps.sweep(table, MODEL, lambda _: data, planned, settings, CPU, structured=True)
-    assert [r.pruner for r in rows] == ["none", "dpap-weighted structured"] and rows[0] == first[0]
+    assert [r.pruner for r in rows] == ["none", "weighted structured"] and rows[0] == first[0]
     assert sweeps.read_table(table) == [*first, rows[1]]
     assert rows[1].remaining == pytest.approx(0.2 * rows[1].parameters, rel=0.05)
 

@@ -38,7 +38,7 @@ def attached(name, dead=0.0, seed=0):
     """A pruner of a network in which a share of the units is dead, at least one of each layer alive."""
     torch.manual_seed(seed)
     build, size = NETWORKS[name]
-    pruner = make_pruner("dpap-weighted", epochs=4, sparsity=0.5).attach(build(), events(size=size, batch=2))
+    pruner = make_pruner("weighted", epochs=4, sparsity=0.5).attach(build(), events(size=size, batch=2))
     for unit in pruner.masks.units.values():
         unit[1:] = torch.rand(len(unit) - 1) >= dead
     pruner.masks.refresh()

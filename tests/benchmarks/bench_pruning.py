@@ -61,7 +61,7 @@ def epoch(model, optimizer, pruner, x, y, number, compact=False):
 def costs(names) -> None:
     x = events(steps=10, batch=640, size=34, rate=0.3)
     y = torch.arange(640) % 10
-    for name in names or ["none", "dpap", "dpap with a goal", "dpap-weighted", "magnitude"]:
+    for name in names or ["none", "dpap", "dpap with a goal", "weighted", "magnitude"]:
         kind = name.split()[0]
         goal = {} if name in ("none", "dpap") else {"sparsity": 0.9}
         models = network(), network()
@@ -94,9 +94,9 @@ def compaction(epochs, name) -> None:
     settings = ModelSettings(name, tuple(x.shape[2:]), 10, NeuronSettings(0.01, 0.02), "membrane")
     kinds = {
         "dense": None,
-        "dpap-weighted, structured, compacted": ("dpap-weighted", {"structured": True}, True),
-        "dpap-weighted, structured": ("dpap-weighted", {"structured": True}, False),
-        "dpap-weighted, compacted": ("dpap-weighted", {}, True),
+        "weighted, structured, compacted": ("weighted", {"structured": True}, True),
+        "weighted, structured": ("weighted", {"structured": True}, False),
+        "weighted, compacted": ("weighted", {}, True),
         "dpap, structured, compacted": ("dpap", {"structured": True}, True),
     }
     runs = {}
