@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -119,6 +120,7 @@ class Pruner:
                 "attach: the pruner is attached already, expected a new pruner (or detach() first)"
             )
         structure = find_structure(model, sample_input, time=time, loop=loop, ignore=ignore)
+        self._unwatch_gradients()
         self.model = model
         self.structure: Structure = structure
         self.masks = self._make_masks(structure)
@@ -153,11 +155,29 @@ class Pruner:
         """For subclasses: after attaching."""
 
     def detach(self) -> None:
-        """Stop observing; the masks, and the network's size, stay as they are."""
+        """Stop observing; the masks, and the network's size, stay as they are. Where training goes on without the pruner, what it
+        pruned comes back, which a warning says once.
+        """
         if self.statistics is not None:
             self.statistics.detach()
         self._unwatch_gradients()
         self.model = None
+        self._watch_return()
+
+    def _watch_return(self) -> None:
+        def returning(_: Tensor) -> None:
+            self._unwatch_gradients()
+            pruned = self.masks.parameters() - self.masks.remaining()
+            warnings.warn(
+                f"pruner {self.name} is detached: the {pruned:,} weights that it pruned come back as training goes on; detach it "
+                "behind the last step, and call step() after every one until then",
+                stacklevel=2,
+            )
+
+        for p in self.structure.projections.values():
+            weight = p.weight
+            if weight.requires_grad and self.masks.kept(weight) is not None:
+                self._handles.append(weight.register_post_accumulate_grad_hook(returning))
 
     def _watch_gradients(self) -> None:
         for p in self.structure.projections.values():
@@ -334,11 +354,13 @@ class Pruner:
                 self.compact(optimizer)
 
     def _fit(self, cut: Cut | None) -> None:
-        if self.model is not None:
-            self._unwatch_gradients()
-            self._watch_gradients()
+        self._unwatch_gradients()
         self.masks.cut = cut
         self.masks.refresh()
+        if self.model is not None:
+            self._watch_gradients()
+        else:
+            self._watch_return()
         if self.statistics is not None:
             self.statistics.shrink(cut)
 
