@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,6 +222,16 @@ def test_the_command_says_it_in_a_line_and_ends_with_2(tmp_path):
     assert (
         "line 7: does not run (ValueError: too bad)" in str(run.exception) and not (tmp_path / "run").exists()
     )
+
+
+def test_the_example_is_a_model():
+    name = f"{Path(__file__).parents[1] / 'examples' / 'own_network.py'}:network"
+    made = build_model(ModelSettings(name, (2, 34, 34), 10, NeuronSettings(0.01, 0.02)))
+    assert isinstance(made, Own) and made(torch.rand(2, 1, 2, 34, 34)).shape == (2, 1, 10)
+    with pytest.raises(
+        InputError, match=r"own_network.py: line \d+: network fails \(ValueError: this network is for 2x34x34"
+    ):
+        build_model(ModelSettings(name, (2, 8, 8), 10, NeuronSettings(0.01, 0.02)))
 
 
 def test_files_beside_it_can_be_imported(tmp_path):

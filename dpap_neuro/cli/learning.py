@@ -300,7 +300,9 @@ def sweep(
     dataset: Dataset = "digits",
     data_dir: DataDir = None,
     cache_dir: CacheDir = None,
-    model: Annotated[str | None, typer.Option(help=f"{either(*MODELS)}; default by data set.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help=f"{', '.join(MODELS)} or FILE.py:function; default by data set.")
+    ] = None,
     pruner: Annotated[
         list[str] | None,
         typer.Option(
