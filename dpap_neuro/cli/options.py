@@ -341,8 +341,8 @@ _COMPILING = {
 }
 
 
-# What typer calls the sources of options that the user gave.
-_TYPED = ("COMMANDLINE", "ENVIRONMENT")
+# What typer calls the sources of options that the user gave, those of a --config file too.
+_TYPED = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP")
 # Where `--help` shows them.
 _PANELS = {
     "Recordings": "dataset data_dir sensor bins bin_us clock clip downsample shift flip drop jitter keep_bins",
