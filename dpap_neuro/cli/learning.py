@@ -548,14 +548,14 @@ def sweep(
             part = planned if own is None else own.part(planned)
             rows = do(folder / "runs.csv", planned=part, others=tables)
         if own is None:
-            return _tell_sweep(out, rows, folds, against)
+            return _tell_sweep(out, dataset, rows, folds, against)
     waiting = sweeps.missing(out, planned, structured)
     if waiting:
         say(f"Shard {own} is done; {waiting} of {len(planned)} runs are not done yet.")
         return
     with locked(out):
         rows = do(out / "runs.csv", planned=planned, others=sweeps.shard_tables(out), progress=None)
-        _tell_sweep(out, rows, folds, against)
+        _tell_sweep(out, dataset, rows, folds, against)
 
 
 def _shard(text: str | None) -> Shard | None:
@@ -571,13 +571,13 @@ def _shard(text: str | None) -> Shard | None:
     return Shard(distributed.own_number() + 1, distributed.started())
 
 
-def _tell_sweep(out: Path, rows: Sequence[Row], folds: int | None, against: str | None) -> None:
+def _tell_sweep(out: Path, dataset: str, rows: Sequence[Row], folds: int | None, against: str | None) -> None:
     """The summary of a sweep that is whole: its files and its table."""
     from dpap_neuro.deploy.report import paired_table, sweep_table
     from dpap_neuro.train import paired, sweeps
 
     sweeps.write_table(sweeps.summarise(rows), out / "summary.csv")
-    sweeps.draw(rows, out / "sweep.png")
+    sweeps.draw(rows, out / "sweep.png", Path(dataset).name, "seeds" if folds is None else "folds")
     stdout.print(sweep_table(sweeps.summarise(rows)))
     files = ["runs.csv", "runs.json", "summary.csv", "sweep.png"]
     found = paired.differences(rows, folds)
