@@ -14,8 +14,11 @@ from dpap_neuro.deploy import finetuning, fitting, record
 from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SURROGATE, THRESHOLD, TrainRequest
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
+from dpap_neuro.networks import SURROGATES
 from dpap_neuro.networks.models import ModelSettings, Network
+from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.networks.own import is_own, own_function
+from dpap_neuro.networks.surrogates import Surrogate
 from dpap_neuro.precision.network import ExactNetwork, Precision
 from dpap_neuro.pruning import Pruner, PruneReport, make_pruner, parse_pruner, together, with_choices
 from dpap_neuro.train import loop, runs
@@ -25,7 +28,8 @@ from hardware.placement import budget as budgets
 from hardware.placement.budget import Budget
 
 # What a network of a `.nir` file brings.
-_OF_THE_NETWORK = ("neuron", "readout", "decay", "current_decay", "threshold", "surrogate", "surrogate_slope")
+_OF_THE_NETWORK = ("neuron", "readout", "decay", "current_decay", "threshold")
+_OF_THE_SURROGATE = ("surrogate", "surrogate_slope")
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Training:
                     self.source,
                     asked.dt,
                     asked.reset,  # type: ignore[arg-type]
+                    _surrogate(asked, self.source),
                 )
             return for_data(self.graph, shape, classes, split.dt, asked.dt, asked.reset)
         decay, threshold, slope, current_decay, reset, surrogate = _neuron(asked)
@@ -201,7 +206,8 @@ def resolve(asked: TrainRequest) -> Training:
     pruner = make_pruner(name, epochs=asked.epochs, **together(name, options, own))
     graph, source = None, None
     if asked.model is not None and (asked.model.endswith(".nir") or Path(asked.model).is_dir()):
-        for name in _OF_THE_NETWORK:
+        # A finetuned network may get another surrogate than the one it learned with.
+        for name in _OF_THE_NETWORK + (_OF_THE_SURROGATE if asked.precision is None else ()):
             if getattr(asked, name) is not None:
                 raise InputError(f"--{name.replace('_', '-')}: {asked.model} has its own; leave it out")
         graph, source = finetuning.read_source(asked.model)
@@ -234,11 +240,6 @@ def precision_of(asked: TrainRequest, binning: Binning, budget: Budget | None = 
             if value != default:
                 raise InputError(f"--{name}: is for --precision, which says whose integers are trained")
         return None
-    for name in ("surrogate", "surrogate_slope"):
-        if getattr(asked, name) is not None:
-            raise InputError(
-                f"--{name.replace('_', '-')}: --precision trains with superspike of slope 1; leave it out"
-            )
     if asked.amp is not None:
         raise InputError(
             "--amp: cannot be together with --precision, whose integers need all bits of float32"
@@ -265,6 +266,21 @@ def _neuron(asked: TrainRequest) -> tuple[float, float, float | None, float | No
         _or(asked.reset, RESET),
         _or(asked.surrogate, SURROGATE),
     )
+
+
+def _surrogate(asked: TrainRequest, source: Network | None) -> Surrogate:
+    """What is asked for; what is not, as in the network to go on from where that is a run."""
+    learned = None if source is None else source.settings.neuron
+    name = asked.surrogate or (SURROGATE if learned is None else learned.surrogate)
+    if asked.surrogate_slope is not None:
+        slope = asked.surrogate_slope
+    elif learned is not None and learned.surrogate == name:
+        slope = learned.surrogate_slope
+    else:
+        slope = SURROGATES.get(name, 1.0)
+    # Refuses what is not known, in the words of every network.
+    settings = NeuronSettings(1.0, 1.0, surrogate=name, surrogate_slope=slope)
+    return Surrogate(settings.surrogate, settings.surrogate_slope)
 
 
 def _sensor(asked: TrainRequest) -> tuple[int, int] | None:
