@@ -12,7 +12,7 @@ import json
 import statistics
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -297,18 +297,30 @@ def _check_shared(path: Path, shared: dict[str, Any]) -> None:
     """Raises InputError where the runs beside `path` are of other settings; one without the file is trusted."""
     if not path.exists():
         return
+    found = read_sealed(path, "the settings of a sweep", required=False)
     try:
-        found = read_sealed(path, "the settings of a sweep", required=False)
         # A file that is older does not say what was tested, and knows floats alone.
-        known = {"tested": shared.get("tested"), "precision": None, **found}
+        known = {"tested": shared.get("tested"), "precision": None, **_usual(), **found}
+        known["neuron"] = asdict(_model(known).neuron)
         differing = [key for key in shared if known[key] != json.loads(json.dumps(shared[key]))]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not the settings of a sweep ({type(error).__name__}: {error})") from None
     if differing:
         key = differing[0]
         raise InputError(
-            f"{path.with_suffix('.csv')}: found runs with {key} {found[key]}, expected {shared[key]} (or another folder)"
+            f"{path.with_suffix('.csv')}: found runs with {key} {known[key]}, expected {shared[key]} (or another folder)"
         )
+
+
+def _usual() -> dict[str, Any]:
+    """What settings are where a file says nothing, because the choice came after it: the defaults."""
+    kinds = (ModelSettings, loop.TrainSettings)
+    return {f.name: f.default for kind in kinds for f in fields(kind) if f.default is not MISSING}
+
+
+def _model(known: dict[str, Any]) -> ModelSettings:
+    own = {f.name: known[f.name] for f in fields(ModelSettings) if f.name != "name"}
+    return ModelSettings.from_dict({"name": known["model"], **own})
 
 
 _CHECKSUM = "checksum"
