@@ -33,7 +33,7 @@ _OF_THE_NETWORK = ("neuron", "readout", "decay", "current_decay", "threshold", "
 class Training:
     """A request with nothing left open but what only the recordings tell. graph: of the `.nir` file to go on from, None for a
     network that is made anew. budget: what the network has to fit, None for no limit. precision: of a chip's integers, None for
-    floats. source: the float network of a run folder to go on from."""
+    floats. source: the float network of a run folder to go on from. meter: measures the budget."""
 
     request: TrainRequest
     settings: loop.TrainSettings
@@ -44,6 +44,7 @@ class Training:
     defaults: Defaults
     precision: Precision | None = None
     source: Network | None = None
+    meter: fitting.BudgetMeter | None = None
 
     def load(
         self, progress: Callable[[str, int, int], None] | None = None, cache_dir: Path | None = None
@@ -108,6 +109,8 @@ class Training:
     ) -> tuple[Network, loop.History]:
         """Train; progress(batches done, batches of the run)."""
         batches = max(1, len(split.train[1]) // self.settings.batch)
+        if self.meter is not None:
+            self.meter.show(*split.train)
 
         def told(epoch: int, done: int) -> None:
             if progress is not None:
@@ -124,8 +127,8 @@ class Training:
         """Write the run's folder; what model.nir takes of the budget, None without one."""
         metadata = runs.metadata_of(split)
         fill = None
-        if self.budget is not None:
-            fill = fitting.save_fitted(out, network, history, metadata, self.budget)
+        if self.meter is not None:
+            fill = fitting.save_fitted(out, network, history, metadata, self.meter)
         else:
             runs.save_run(out, network, history, metadata)
         said = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self.request).items()}
@@ -151,16 +154,24 @@ def resolve(asked: TrainRequest) -> Training:
         seed=asked.seed,
         compact=asked.compact,
     )
-    limits = (asked.max_cores, asked.max_synapses, asked.max_synapses_per_core)
+    limits = (
+        asked.max_cores,
+        asked.max_synapses,
+        asked.max_synapses_per_core,
+        asked.max_step_us,
+        asked.max_energy_uj,
+        asked.max_events,
+    )
     budget = None
     if asked.chip is not None or any(limit is not None for limit in limits):
         budget = Budget(load_chip(asked.chip or DEFAULT), *limits)
+    meter = None if budget is None else fitting.BudgetMeter(budget)
     wanted = {
         "sparsity": asked.sparsity,
-        "count": None if asked.sparsity is None else asked.count,
+        "count": None if asked.sparsity is None and budget is None else asked.count,
         "bins": asked.keep_bins,
         "structured": asked.structured or None,
-        "meter": None if budget is None else fitting.BudgetMeter(budget),
+        "meter": meter,
     }
     options = {name: value for name, value in wanted.items() if value is not None}
     said = with_choices(asked.pruner, score=asked.score, allocation=asked.allocation, regrow=asked.regrow)
@@ -184,7 +195,7 @@ def resolve(asked: TrainRequest) -> Training:
         # The step's length is only known with the data; what is wrong at any is said before these are read.
         runs.neuron_settings(1.0, *_neuron(asked))
     precision = precision_of(asked, binning, budget)
-    return Training(asked, settings, pruner, binning, graph, budget, defaults, precision, source)
+    return Training(asked, settings, pruner, binning, graph, budget, defaults, precision, source, meter)
 
 
 def precision_of(asked: TrainRequest, binning: Binning, budget: Budget | None = None) -> Precision | None:
