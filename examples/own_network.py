@@ -2,7 +2,9 @@
 
     python examples/own_network.py            # about a minute on two cores, downloads nothing
 
-`dpap-neuro train` does all of this for the networks it knows. Here nothing of it is used but the parts: a data set, a
+    dpap-neuro train --model examples/own_network.py:network --out runs/own
+
+does all of this in one command, by the function `network` below. In `main` nothing of it is used but the parts: a data set, a
 pruner around a plain PyTorch loop, the export, and the deployment side, which reads the `.nir` file.
 """
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from dpap_neuro.data import Binning, open_dataset
 from dpap_neuro.exchange.nir_export import to_nir, write_nir
+from dpap_neuro.networks.models import ModelSettings
 from dpap_neuro.networks.neurons import LIF, NeuronSettings
 from dpap_neuro.pruning import make_pruner
 from hardware.compile.compiler import compile_graph
@@ -46,6 +49,15 @@ class Residual(nn.Module):
         x = self.first_neurons(folded(self.first, skipped))
         x = self.block_neurons(folded(self.second, x) + skipped)
         return self.readout_neurons(folded(self.readout, x))
+
+
+def network(settings: ModelSettings) -> nn.Module:
+    """For `--model FILE.py:network`: input shape, classes and neurons as the command has them."""
+    if settings.input_shape != (2, 34, 34) or settings.classes != 10:
+        raise ValueError(
+            f"this network is for 2x34x34 and 10 classes, not {settings.input_shape} and {settings.classes}"
+        )
+    return Residual(settings.neuron)
 
 
 def main(epochs: int, out: Path) -> dict[str, float]:

@@ -68,11 +68,16 @@ def launched(target, module):
 def build_exact(target):
     """Kernels of read-outs and of both resets, over whole recordings and over one step of them."""
     built = launched(target, exact_triton)
-    for spikes, subtract in ((False, False), (True, False), (True, True)):
+    surrogates = {
+        (False, False): ["superspike"],
+        (True, False): list(SURROGATES),
+        (True, True): ["superspike"],
+    }
+    for (spikes, subtract), name in ((kind, name) for kind, names in surrogates.items() for name in names):
         for shape, width, _ in CASES:
             x = torch.zeros(shape).reshape(shape[0], -1)
             own = torch.zeros(width, dtype=torch.int32)
-            integers = Integers(own, own, own, own, torch.ones(width), spikes, subtract)
+            integers = Integers(own, own, own, own, torch.ones(width), spikes, subtract, Surrogate(name, 2.0))
             state, membranes = torch.zeros(x.shape[1], dtype=torch.int32), x.int()
             for begin in {0, len(x) - 1}:
                 exact_triton.forward(x, integers, state, state, x, membranes, begin, len(x))

@@ -10,17 +10,22 @@ from hardware.network.integer import Population
 
 
 class _Spike(torch.autograd.Function):
-    """1 above zero; backward 1 / (1 + |x|)^2."""
+    """1 above zero; backward by `derivative`, a function of x."""
 
     @staticmethod
-    def forward(ctx, x, fired):
+    def forward(ctx, x, fired, derivative):
+        ctx.derivative = derivative
         ctx.save_for_backward(x)
         return fired
 
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        return grad / (1 + x.abs()) ** 2, None
+        return grad * ctx.derivative(x), None, None
+
+
+def superspike(x):
+    return 1 / (1 + x.abs()) ** 2
 
 
 def _through(value, exact):
@@ -28,11 +33,11 @@ def _through(value, exact):
     return value + (torch.as_tensor(exact, dtype=torch.float64) - value).detach()
 
 
-def loop(x, population: Population, unit: float, bias, leak, back=None):
+def loop(x, population: Population, unit: float, bias, leak, back=None, derivative=superspike):
     """Outputs (T, B, n) and membranes before a reset of integer inputs x (T, B, n), float64.
 
     Each step is `oracle_network.neuron_step` in integers; its float model, whose values are pulled to those of the
-    integers after each operation, has the gradients.
+    integers after each operation, has the gradients. derivative: of a spike, by the membrane above its threshold.
     """
     forget = (torch.as_tensor(np.asarray(population.du, float)) + 1) / 4096
     threshold = torch.as_tensor(np.asarray(population.vth, float)) * 64 / unit
@@ -59,7 +64,7 @@ def loop(x, population: Population, unit: float, bias, leak, back=None):
             state_v = before
             continue
         fired = before > np.asarray(population.vth, np.int64) * 64
-        z = _Spike.apply(v - threshold, torch.as_tensor(fired, dtype=torch.float64))
+        z = _Spike.apply(v - threshold, torch.as_tensor(fired, dtype=torch.float64), derivative)
         if population.reset == "subtract":
             v, state_v = v - z * threshold, before - fired * np.asarray(population.vth, np.int64) * 64
         else:

@@ -37,6 +37,11 @@ def network(projection, source=(2,), target=(2,), **more):
     ("make", "message"),
     [
         (lambda: Population("p", ()), "population 'p': shape is ()"),
+        (
+            lambda: Population("p", (1 << 12, 1 << 13)),
+            "shape is (4096, 8192), expected at most 16,777,216 neurons",
+        ),
+        (lambda: InputPopulation("in", (1 << 62, 8)), "expected at most 16,777,216 neurons"),
         (lambda: Population("p", (3, 0)), "shape is (3, 0), expected one positive integer per axis"),
         (lambda: InputPopulation("i", [3]), "input 'i': shape is [3]"),
         (lambda: Population("p", (3,), du=4096), "population 'p': du is 4096, expected 0 to 4095"),

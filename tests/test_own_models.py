@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,7 +159,7 @@ def test_a_network_that_no_file_can_hold_is_said_before_it_is_trained(tmp_path):
     with pytest.raises(InputError, match="is to fit on loihi1, but layer 2: MaxPool2d"):
         resolve(TrainRequest(model=name, chip="loihi1")).unwritten(training.model(split()))
     trained(name, tmp_path / "run", pruner="none")
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["run.json", "weights.safetensors"]
+    assert not (tmp_path / "run" / "model.nir").exists()
     with pytest.raises(
         InputError, match=r"its network is that of .*own.py:network, which loading does not execute"
     ):
@@ -221,6 +222,16 @@ def test_the_command_says_it_in_a_line_and_ends_with_2(tmp_path):
     assert (
         "line 7: does not run (ValueError: too bad)" in str(run.exception) and not (tmp_path / "run").exists()
     )
+
+
+def test_the_example_is_a_model():
+    name = f"{Path(__file__).parents[1] / 'examples' / 'own_network.py'}:network"
+    made = build_model(ModelSettings(name, (2, 34, 34), 10, NeuronSettings(0.01, 0.02)))
+    assert isinstance(made, Own) and made(torch.rand(2, 1, 2, 34, 34)).shape == (2, 1, 10)
+    with pytest.raises(
+        InputError, match=r"own_network.py: line \d+: network fails \(ValueError: this network is for 2x34x34"
+    ):
+        build_model(ModelSettings(name, (2, 8, 8), 10, NeuronSettings(0.01, 0.02)))
 
 
 def test_files_beside_it_can_be_imported(tmp_path):

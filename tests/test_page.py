@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import nir
 import numpy as np
 import pytest
-from command_line import fails
+from command_line import fails, run
 from graph_samples import graph, inp, lif, out
 from typer.testing import CliRunner
 
@@ -140,6 +140,16 @@ def test_shares_of_cores_are_what_is_taken_over_what_there_is(files):
     shares = shares_per_core(placement)
     assert shares["neurons"].tolist() == [n / 1024 for n in placement.neurons_per_core]
     assert fullest_per_core(placement)[0] == max(share[0] for share in shares.values())
+
+
+def test_time_and_energy_are_those_that_the_command_energy_counts(files, page):
+    shown = ["--input", str(files / "x.npz"), "--chip", "loihi2"]
+    found = run("energy", files / "dense.nir", *shown)
+    rows = re.findall(r'<th scope="row">(time|energy) per recording, u[sJ]</th><td>([^<]*)</td>', page)
+    values = {name: float(text.replace(",", "")) for name, text in rows}
+    assert values["time"] == pytest.approx(1e6 * found["latency_s"], rel=1e-3)
+    assert values["energy"] == pytest.approx(1e6 * found["energy_j"], rel=1e-3)
+    assert "Left out: static power" in page
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

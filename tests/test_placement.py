@@ -313,6 +313,7 @@ def test_a_neuron_with_too_much_fan_in_is_named():
         place(network, "loihi1")
     text = line(error)
     assert "'out', neuron 2" in text and "5000" in text and "4096" in text and "incoming axons" in text
+    assert "remove synapses" in text and "narrower layer between" in text
 
 
 def test_a_neuron_too_large_for_the_memory_is_named():

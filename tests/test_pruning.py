@@ -1,6 +1,7 @@
 """Pruners on small networks: statistics against the slow reference, goals, regrowth, time bins, bad input."""
 
 import itertools
+import warnings
 
 import numpy as np
 import oracle_dpap as oracle
@@ -918,6 +919,8 @@ def test_attached_again_a_pruner_starts_anew(name):
             pruner.detach()
         masks.append(pruner.masks.weights)
         pruner.expand(optimizer)
+        with pytest.warns(UserWarning, match="is detached"):
+            model(x).sum().backward()
         assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
     assert all(torch.equal(m[k], masks[0][k]) for m in masks for k in m)
 
@@ -1014,3 +1017,36 @@ def test_every_pruner_is_listed_under_its_name_and_says_what_it_does():
             assert cls is PRUNERS["weighted"]
             continue
         assert cls.name == name and 10 < len(first) < 110 and first.endswith(".")
+
+
+@pytest.mark.parametrize("name", ["magnitude", "weighted"])
+def test_a_pruner_detached_too_early_says_that_weights_come_back(name):
+    model, x = conv_net(channels=(2, 3), hidden=8), data()
+
+    def learn(pruner=None):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        model(x).square().sum().backward()
+        optimizer.step()
+        if pruner is not None:
+            pruner.step(optimizer)
+
+    pruner = make_pruner(name, epochs=1, first_epoch=0, sparsity=0.5).attach(model, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learn(pruner)
+        pruner.end_epoch(0)
+        learn(pruner)
+        pruner.detach()
+        with torch.no_grad():
+            model(x)
+    pruned = pruner.masks.parameters() - pruner.remaining()
+    assert pruned > 10
+    with pytest.warns(UserWarning, match=f"pruner {name} is detached: the {pruned:,} weights") as said:
+        learn()
+        learn()
+    assert len([w for w in said if "detached" in str(w.message)]) == 1
+    # Another pruner starts anew, and a network of which nothing was pruned has nothing to come back.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_pruner("none").attach(model, x).detach()
+        learn()

@@ -28,6 +28,8 @@ from dpap_neuro.files import locked, read_json, read_numpy, read_sealed, write_s
 from dpap_neuro.train import runs, sweeps
 
 HERE = Path(__file__).parent
+# FULL_DISK_EPOCHS=12: the disk is full at each of 40 writes of a training, with the others here at more than 50 in all.
+EPOCHS = int(os.environ.get("FULL_DISK_EPOCHS", "2"))
 
 
 def test_damaged_files_are_right_or_refused(tmp_path):
@@ -105,14 +107,15 @@ def weights(folder: Path) -> tuple:
 
 
 def test_a_disk_full_at_every_write_of_a_training(data, tmp_path, monkeypatch, capsys):
-    assert started(monkeypatch, capsys, *training(data, tmp_path / "whole", "--resume"))[0] == 0
+    more = ("--resume", "--epochs", EPOCHS)
+    assert started(monkeypatch, capsys, *training(data, tmp_path / "whole", *more))[0] == 0
     expected, at = weights(tmp_path / "whole"), 0
     while True:
         at += 1
         out = tmp_path / str(at)
         disk = Disk(monkeypatch)
         disk.full_at = at
-        code, said = started(monkeypatch, capsys, *training(data, out, "--resume"))
+        code, said = started(monkeypatch, capsys, *training(data, out, *more))
         monkeypatch.undo()
         if disk.writes < at:
             break
@@ -122,17 +125,17 @@ def test_a_disk_full_at_every_write_of_a_training(data, tmp_path, monkeypatch, c
         assert not [p for p in out.rglob("*") if p.name.endswith(".part")]
         if (out / "run.json").exists():
             runs.load_run(out)
-        assert started(monkeypatch, capsys, *training(data, out, "--resume"))[0] == 0
+        assert started(monkeypatch, capsys, *training(data, out, *more))[0] == 0
         assert weights(out) == expected
-    # 3 of each epoch, the weights, the record, the graph, and what was asked for.
-    assert at == 3 * 2 + 4 + 1 and code == 0
+    # 3 of each epoch, the weights, the record, the graph, config.toml, history.csv and training.png.
+    assert at == 3 * EPOCHS + 6 + 1 and code == 0
 
 
 def test_a_full_disk_keeps_what_was_there(data, tmp_path, monkeypatch, capsys):
     """Over an older run: it stays, or the new one is there; over older files of export, compile and sweep likewise."""
     run = tmp_path / "run"
     assert started(monkeypatch, capsys, *training(data, run, "--seed", 1))[0] == 0
-    old, commands = contents(run), [training(data, run)]
+    old, commands = contents(run), [training(data, run, "--force")]
     for at in (1, 2, 3):
         disk = Disk(monkeypatch)
         disk.full_at = at

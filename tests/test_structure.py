@@ -374,3 +374,49 @@ def test_an_attention_of_ones_own_is_a_layer_too():
 
     with pytest.raises(InputError, match=r"layer 0: found Attention"):
         find_structure(nn.Sequential(Attention(8, 2), nn.Linear(8, 2)), torch.rand(3, 5, 8), time=False)
+
+
+@pytest.mark.parametrize("package", ["sinabs", "rockpool"])
+def test_neurons_with_time_behind_samples_go_by_way_of_a_file(package):
+    """Told by the class that they derive from, without the framework."""
+    base = type({"sinabs": "StatefulLayer", "rockpool": "TorchModule"}[package], (nn.Module,), {})
+    base.__module__ = f"{package}.layers.somewhere"
+    neuron = type("IAF", (base,), {"forward": lambda self, x: (x > 0).float()})
+    model = nn.Sequential(nn.Linear(4, 5), neuron(), nn.Linear(5, 2))
+    with pytest.raises(
+        InputError, match=rf"layer 1: found IAF of {package}.*from_{package}.*train --model net\.nir"
+    ):
+        find_structure(model, torch.zeros(3, 2, 4))
+
+
+def test_neurons_of_another_framework_that_keep_their_state():
+    """A stand-in for snnTorch's: found as a population, silent at rest whatever it has seen, and left as it was."""
+    base = type("SpikingNeuron", (nn.Module,), {})
+    base.__module__ = "snntorch._neurons.neurons"
+
+    class Leaky(base):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mem", torch.zeros(0), persistent=False)
+
+        def reset_mem(self):
+            self.mem = torch.zeros(0)
+
+        def forward(self, x):
+            self.mem = (0 if self.mem.shape != x.shape else 0.9 * self.mem) + x
+            return (self.mem > 1).float(), self.mem
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.neurons, self.last = nn.Linear(4, 5), Leaky(), nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.last(self.neurons(self.first(x))[0])
+
+    net = Net()
+    net.neurons.mem = kept = torch.full((2, 5), 7.0)
+    found = find_structure(net, torch.ones(3, 2, 4), loop=True)
+    assert found.projections["first"].population == "neurons" and found.populations["neurons"].spiking
+    assert found.populations["neurons"].labels.tolist() == found.projections["first"].labels.tolist()
+    assert net.neurons.mem is kept and bool((kept == 7).all()) and net.training and net.neurons.training

@@ -128,5 +128,6 @@ def test_a_slope_changes_what_is_learned():
         network, _ = training.run(split(), settings, torch.device("cpu"))
         weights.add(network[1].weight.detach().numpy().tobytes())
     assert len(weights) == 4
-    with pytest.raises(InputError, match="--surrogate: --precision trains with superspike of slope 1"):
-        resolve(TrainRequest(precision="loihi", surrogate="atan"))
+    exact = resolve(TrainRequest(**options, precision="loihi", surrogate="atan")).model(split())
+    population = exact.population(exact.plan[0].key)
+    assert population.integers(None, torch.device("cpu")).surrogate == Surrogate("atan", 2.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ pytest.importorskip("norse")
 import torch
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.files import write_sealed
 from dpap_neuro.networks.models import ModelSettings, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.pruning import make_pruner
@@ -212,6 +214,19 @@ def test_a_sweep_goes_on_where_it_stopped_and_sums_up(tmp_path):
         sweeps.sweep(table, MODEL, data_of, planned, TrainSettings(epochs=4, batch=8), CPU)
     with pytest.raises(InputError, match="found runs with readout spikes, expected membrane"):
         sweeps.sweep(table, replace(MODEL, readout="membrane"), data_of, planned, settings, CPU)
+    # Settings of before a choice was there have its default, and what else they say counts.
+    said = json.loads((tmp_path / "runs.json").read_text())
+    older = {k: v for k, v in said.items() if k not in ("source", "loss", "amp", "accumulate", "checksum")}
+    older["neuron"] = {k: v for k, v in said["neuron"].items() if k != "surrogate"} | {
+        "surrogate_slope": 10.0
+    }
+    write_sealed(tmp_path / "runs.json", older, 2)
+    assert sweeps.sweep(table, MODEL, data_of, planned, settings, CPU) == rows
+    with pytest.raises(InputError, match="found runs with batch 16, expected 8"):
+        sweeps.sweep(table, MODEL, data_of, planned, TrainSettings(epochs=4, batch=8), CPU)
+    half = TrainSettings(epochs=4, batch=16, accumulate=2)
+    with pytest.raises(InputError, match="found runs with accumulate 1, expected 2"):
+        sweeps.sweep(table, MODEL, data_of, planned, half, CPU)
     (tmp_path / "runs.json").write_text("[]")
     with pytest.raises(InputError, match=r"runs.json: found format list, expected the settings of a sweep"):
         sweeps.sweep(table, MODEL, data_of, planned, settings, CPU)

@@ -205,6 +205,10 @@ def simulate(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The .npz file for output and what is recorded.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw the spikes of the first recording, input and layers (.png, .svg, .pdf)."),
+    ] = None,
     expect: Annotated[
         Path | None,
         typer.Option(
@@ -218,15 +222,21 @@ def simulate(
 
     Example: dpap-neuro simulate demo/pruned.nir --dataset digits --record 9_lif --out spikes.npz
 
+    Example: dpap-neuro simulate demo/pruned.nir --dataset digits --limit 1 --plot spikes.png
+
     Example: dpap-neuro simulate network.net --input-bias input_bias.npy --steps 15 --expect output.npy
     """
     from dpap_neuro.deploy import simulation as s
     from dpap_neuro.deploy.evaluation import check_backend
     from dpap_neuro.deploy.opening import open_model
+    from dpap_neuro.deploy.rasters import draw_spikes
+    from dpap_neuro.files import check_picture
 
     check_backend(backend, lava_python, ("fixed", "lava"))
     clock = s.Clock(timing, reset_interval, reset_offset)
     s.check_request(backend, clock, record, out, shown_to is not None, steps)
+    if plot is not None:
+        check_picture(plot)
     opened = open_model(model, options, s.input_of(input_layer, input_bias), shown_to)
     say_assumed(opened)
     network = opened.integers()
@@ -236,9 +246,16 @@ def simulate(
     counts = s.raster_of(opened, shown_to, steps)
     for note in input_notes(opened.chip, int(counts.max(initial=0))):
         say(note)
-    done = s.run(network, counts, wanted, clock, backend, lava_python, expect)
+    spiking = [p.name for p in network.populations if p.spiking]
+    shown = wanted if plot is None else s.with_spikes(wanted, spiking)
+    done = s.run(network, counts, shown, clock, backend, lava_python, expect)
     if out is not None:
         s.write_run(done.run, wanted, out)
+    if plot is not None:
+        trains = {"input": counts[0], **{name: done.run.spikes[name][0] for name in spiking}}
+        draw_spikes(
+            trains, plot, f"{model.name} on {opened.chip.name}, the first of {done.samples} recordings"
+        )
     if as_json:
         print(json.dumps(done.to_dict()))
     else:
@@ -247,8 +264,9 @@ def simulate(
             stdout.print(
                 f"values that differ between {what} and our simulator: {differing:,}", highlight=False
             )
-        if out is not None:
-            stdout.print(f"Written: {out}", highlight=False, markup=False)
+        for path in (out, plot):
+            if path is not None:
+                stdout.print(f"Written: {path}", highlight=False, markup=False)
     if any(done.compared.values()):
         raise typer.Exit(1)
 

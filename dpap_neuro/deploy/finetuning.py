@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import for_data
 from dpap_neuro.networks.models import ModelSettings, Network, SpikingNetwork, build_model
 from dpap_neuro.networks.neurons import ParametricLIF
+from dpap_neuro.networks.surrogates import Surrogate
 from dpap_neuro.precision import scratch
 from dpap_neuro.precision.network import ExactNetwork, Precision
 from dpap_neuro.train import distributed, runs
@@ -50,8 +52,11 @@ def exact_network(
     source: Network | None = None,
     dt: float | None = None,
     reset: Reset | None = None,
+    surrogate: Surrogate | None = None,
 ) -> ExactNetwork:
     """The network in integers, for data of one shape and so many classes; batch norms of `source` are folded.
+
+    surrogate: None is the source's, or without one superspike of slope 1.
 
     Raises InputError or HardwareError, naming the layer, for what the data, the chip or the training cannot take.
     """
@@ -60,7 +65,10 @@ def exact_network(
     if source is not None:
         names = [name for name, module in source.named_modules() if isinstance(module, ParametricLIF)]
         learned = {f"{name}_lif" if name.isdigit() else name.replace(".", "_") for name in names}
-    settings = imported.settings
+    neuron = imported.settings.neuron if source is None else source.settings.neuron
+    surrogate = surrogate or Surrogate(neuron.surrogate, neuron.surrogate_slope)
+    own = replace(imported.settings.neuron, surrogate=surrogate.name, surrogate_slope=surrogate.slope)
+    settings = replace(imported.settings, neuron=own)
     return ExactNetwork(graph, settings, precision, imported.dt, reset, learned_leaks=learned)
 
 

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dpap_neuro.deploy import drawings
+from dpap_neuro.deploy.charging import Charged, charge
 from dpap_neuro.deploy.comparison import recorded_accuracy
 from dpap_neuro.deploy.evaluation import Evaluation, evaluate
 from dpap_neuro.deploy.fidelity import Asked, Found, measure, raster_figure
@@ -23,12 +24,16 @@ from dpap_neuro.deploy.opening import INTEGER_FILES, CompileOptions, Model, open
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import write_text
+from hardware.chip.costs import needed
 from hardware.graph.summary import GraphSummary, describe
 from hardware.placement import Placement, place
 from hardware.placement.budget import fullest_per_core, percent, shares_per_core
+from hardware.placement.costing import LEFT_OUT
 
 # Tiles of the floor plan; a page of more is read by nobody.
 TILES = 256
+# Recordings whose time and energy are counted.
+CHARGED = 10
 # (what is being done, part done, whole)
 Progress = Callable[[str, int, int], None]
 
@@ -36,7 +41,8 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Subject:
     """One network of a page. curve: its training, None where no record lies beside it. record: that record's own words. found,
-    evaluated, shown: without recordings None. accuracy: of the record, where nothing was measured."""
+    evaluated, shown: without recordings None. charged: time and energy, None also where the chip's file has no costs. accuracy: of
+    the record, where nothing was measured."""
 
     name: str
     model: Model
@@ -48,6 +54,7 @@ class Subject:
     found: Found | None
     evaluated: Evaluation | None
     shown: np.ndarray | None
+    charged: Charged | None
     accuracy: float | None
 
 
@@ -105,12 +112,16 @@ def _gather(
 ) -> Subject:
     opened = open_model(file, options, recordings=recordings)
     assert opened.graph is not None
-    found, evaluated, shown = None, None, None
+    found, evaluated, shown, charged = None, None, None, None
     if recordings is not None:
         told = None if progress is None else lambda done, total: progress(f"comparing {name}", done, total)
         found = measure(opened, recordings, Asked(), told)
         evaluated = evaluate(opened, recordings, "fixed")
         shown = next(recordings.open(opened).parts())[0]
+        if opened.chip.costs is not None:
+            # As many recordings as `energy` takes: their mean hardly moves with more, and each is counted core by core.
+            few = replace(recordings, limit=min(CHARGED, recordings.limit or CHARGED))
+            charged = charge(opened, few, opened.chip)
     placement = place(
         opened.integers(), opened.chip, firing_rates=None if evaluated is None else evaluated.rates
     )
@@ -126,6 +137,7 @@ def _gather(
         found,
         evaluated,
         shown,
+        charged,
         recorded_accuracy(file)[0],
     )
 
@@ -175,12 +187,12 @@ def _headline(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
         if any(value is not None for value in values):
             rows.append({"label": label, "cells": [_share(v) for v in values], "ratios": [""] * len(values)})
 
-    def counts(label: str, values: list[float | None]) -> None:
+    def counts(label: str, values: list[float | None], form: str = ",.0f") -> None:
         if all(value is None for value in values):
             return
         first = values[0]
         ratios = ["" if v is None or not first else f"{v / first:.3f}" for v in values]
-        cells = ["" if v is None else f"{v:,.0f}" for v in values]
+        cells = ["" if v is None else format(v, form) for v in values]
         rows.append({"label": label, "cells": cells, "ratios": ["", *ratios[1:]]})
 
     reports = [None if s.found is None else s.found.report for s in subjects]
@@ -196,7 +208,26 @@ def _headline(subjects: Sequence[Subject]) -> list[dict[str, Any]]:
     counts("synaptic events per recording", [_events(s) for s in subjects])
     counts("neurons", [int(s.placement.neurons_per_core.sum()) for s in subjects])
     counts(f"cores of {subjects[0].placement.chip.name}", [s.placement.cores for s in subjects])
+    spent = [None if s.charged is None else s.charged.spent for s in subjects]
+    counts("time per recording, us", [None if c is None else c.latency * 1e-3 for c in spent], ",.4g")
+    counts("energy per recording, uJ", [None if c is None else c.total * 1e-6 for c in spent], ",.4g")
     return rows
+
+
+def _charged(subjects: Sequence[Subject]) -> str:
+    """What the rows of time and energy are, and what keeps them from being the chip's; empty without such rows."""
+    charged = next((s.charged for s in subjects if s.charged is not None), None)
+    if charged is None:
+        return ""
+    chip = charged.placement.chip
+    assumed = needed(chip).assumed
+    guessed = (
+        f" {len(assumed)} costs in the file of {chip.name} are assumed, not published." if assumed else ""
+    )
+    return (
+        f"Time and energy: mean of {charged.loads.samples} recordings, each as fast as the slowest core allows, by the costs in the "
+        f"chip's file.{guessed} Left out: {LEFT_OUT}."
+    )
 
 
 def _events(subject: Subject) -> float | None:
@@ -301,6 +332,8 @@ def _comparison(subjects: Sequence[Subject]) -> dict[str, Any]:
         "neurons",
         "cores",
         "memory bits",
+        "time, us",
+        "energy, uJ",
     ]
     rows = []
     for s in subjects:
@@ -320,6 +353,12 @@ def _comparison(subjects: Sequence[Subject]) -> dict[str, Any]:
         cells += [
             {"text": "" if v is None else f"{v:,.0f}", "key": "" if v is None else repr(float(v))}
             for v in counts
+        ]
+        spent = None if s.charged is None else s.charged.spent
+        costs = [None, None] if spent is None else [spent.latency * 1e-3, spent.total * 1e-6]
+        cells += [
+            {"text": "" if v is None else f"{v:,.4g}", "key": "" if v is None else repr(float(v))}
+            for v in costs
         ]
         rows.append(cells)
     return {"headings": headings, "rows": rows}
@@ -391,6 +430,7 @@ def render(subjects: Sequence[Subject], command: str = "", recordings: str = "no
         chip=subjects[0].placement.chip.name,
         names=[s.name for s in subjects],
         headline=_headline(subjects),
+        charged=_charged(subjects),
         curves=picture(partial(drawings.curves, trained)) if trained else None,
         sparsities=_sparsities(subjects),
         recording=None if shown is None else picture(partial(drawings.recording, shown)),

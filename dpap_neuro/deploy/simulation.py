@@ -114,6 +114,11 @@ def recorded_of(network: Network, texts: Iterable[str]) -> dict[str, tuple[str, 
     return wanted
 
 
+def with_spikes(record: Recorded, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """What is recorded, and the spikes of these populations besides."""
+    return {**record, **{name: tuple(dict.fromkeys((*record.get(name, ()), "spikes"))) for name in names}}
+
+
 def raster_of(model: Model, recordings: Recordings | None, steps: int | None) -> np.ndarray:
     """Counts (n, steps, *shape), checked: of recordings, or one of silence. Raises InputError or HardwareError."""
     if recordings is not None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dpap_neuro.data import Binning, Defaults, binning_of, dataset, parse_sensor
-from dpap_neuro.deploy import finetuning, fitting
+from dpap_neuro.deploy import finetuning, fitting, record
 from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SURROGATE, THRESHOLD, TrainRequest
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
+from dpap_neuro.networks import SURROGATES
 from dpap_neuro.networks.models import ModelSettings, Network
+from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.networks.own import is_own, own_function
+from dpap_neuro.networks.surrogates import Surrogate
 from dpap_neuro.precision.network import ExactNetwork, Precision
 from dpap_neuro.pruning import Pruner, PruneReport, make_pruner, parse_pruner, together, with_choices
 from dpap_neuro.train import loop, runs
@@ -26,14 +28,16 @@ from hardware.placement import budget as budgets
 from hardware.placement.budget import Budget
 
 # What a network of a `.nir` file brings.
-_OF_THE_NETWORK = ("neuron", "readout", "decay", "current_decay", "threshold", "surrogate", "surrogate_slope")
+_OF_THE_NETWORK = ("neuron", "readout", "decay", "current_decay", "threshold")
+_OF_THE_SURROGATE = ("surrogate", "surrogate_slope")
 
 
 @dataclass(frozen=True)
 class Training:
     """A request with nothing left open but what only the recordings tell. graph: of the `.nir` file to go on from, None for a
     network that is made anew. budget: what the network has to fit, None for no limit. precision: of a chip's integers, None for
-    floats. source: the float network of a run folder to go on from."""
+    floats. source: the float network of a run folder to go on from. pruning: all that the pruner was made with. meter: measures
+    the budget."""
 
     request: TrainRequest
     settings: loop.TrainSettings
@@ -44,14 +48,19 @@ class Training:
     defaults: Defaults
     precision: Precision | None = None
     source: Network | None = None
+    pruning: dict[str, Any] = field(default_factory=dict)
+    meter: fitting.BudgetMeter | None = None
 
     def load(
-        self, progress: Callable[[str, int, int], None] | None = None, cache_dir: Path | None = None
+        self,
+        progress: Callable[[str, int, int], None] | None = None,
+        cache_dir: Path | None = None,
+        workers: int | None = None,
     ) -> runs.Split:
         """Training and test recordings, see `runs.load_split`."""
         asked = self.request
         return runs.load_split(
-            asked.dataset, asked.data_dir, self.binning, progress, cache_dir, _sensor(asked)
+            asked.dataset, asked.data_dir, self.binning, progress, cache_dir, _sensor(asked), workers
         )
 
     def model(self, split: runs.Split) -> ModelSettings | ImportedNetwork | ExactNetwork:
@@ -69,6 +78,7 @@ class Training:
                     self.source,
                     asked.dt,
                     asked.reset,  # type: ignore[arg-type]
+                    _surrogate(asked, self.source),
                 )
             return for_data(self.graph, shape, classes, split.dt, asked.dt, asked.reset)
         decay, threshold, slope, current_decay, reset, surrogate = _neuron(asked)
@@ -106,32 +116,57 @@ class Training:
         on_epoch: Callable[[loop.Epoch, PruneReport], None] | None = None,
         checkpoint: Path | None = None,
         on_note: Callable[[str], None] | None = None,
+        workers: int = 0,
     ) -> tuple[Network, loop.History]:
-        """Train; progress(batches done, batches of the run). on_note: see `loop.train`."""
+        """Train; progress(batches done, batches of the run). on_note, workers: see `loop.train`."""
         batches = max(1, len(split.train[1]) // self.settings.batch)
+        if self.meter is not None:
+            self.meter.show(*split.train)
 
         def told(epoch: int, done: int) -> None:
             if progress is not None:
                 progress(epoch * batches + done, self.settings.all_epochs * batches)
 
         network, history = runs.train_run(
-            split, model, self.pruner, self.settings, device, told, on_epoch, checkpoint, on_note
+            split, model, self.pruner, self.settings, device, told, on_epoch, checkpoint, on_note, workers
         )
         return network.cpu(), history
 
     def save(
-        self, out: Path, split: runs.Split, network: Network, history: loop.History
+        self,
+        out: Path,
+        split: runs.Split,
+        network: Network,
+        history: loop.History,
+        device: torch.device = torch.device("cpu"),
+        started: str | None = None,
+        command: str = "",
     ) -> budgets.Fill | None:
-        """Write the run's folder; what model.nir takes of the budget, None without one."""
+        """Write the run's folder; what model.nir takes of the budget, None without one. device: that it was trained on; started:
+        when, see `record.now`; command: what was typed.
+        """
         metadata = runs.metadata_of(split)
+        about = {
+            "command": command,
+            "request": record.said(self.request),
+            "settings": asdict(self.settings),
+            "pruner": {"text": self.pruner.describe(), **self.pruning},
+            "data": split.record(),
+            "versions": record.versions(),
+            "machine": record.machine(device),
+            "seed": self.settings.seed,
+            "started": started or record.now(),
+            "written": record.now(),
+        }
         fill = None
-        if self.budget is not None:
-            fill = fitting.save_fitted(out, network, history, metadata, self.budget)
+        if self.meter is not None:
+            fill = fitting.save_fitted(out, network, history, metadata, self.meter, about)
         else:
-            runs.save_run(out, network, history, metadata)
-        said = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self.request).items()}
-        packages = ("dpap-neuro", "torch", "norse", "nir", "numpy")
-        runs.add_to_record(out, request=said, versions={name: version(name) for name in packages})
+            runs.save_run(out, network, history, metadata, about=about)
+        # What can be made again from run.json.
+        record.write_config(self.request, out / record.CONFIG, command)
+        record.write_history(history.epochs, out / record.HISTORY)
+        record.draw_history(history.epochs, out / record.PICTURE, f"{split.opened.name}, {self.pruner.name}")
         return fill
 
 
@@ -158,16 +193,24 @@ def resolve(asked: TrainRequest) -> Training:
         seed=asked.seed,
         compact=asked.compact,
     )
-    limits = (asked.max_cores, asked.max_synapses, asked.max_synapses_per_core)
+    limits = (
+        asked.max_cores,
+        asked.max_synapses,
+        asked.max_synapses_per_core,
+        asked.max_step_us,
+        asked.max_energy_uj,
+        asked.max_events,
+    )
     budget = None
     if asked.chip is not None or any(limit is not None for limit in limits):
         budget = Budget(load_chip(asked.chip or DEFAULT), *limits)
+    meter = None if budget is None else fitting.BudgetMeter(budget)
     wanted = {
         "sparsity": asked.sparsity,
-        "count": None if asked.sparsity is None else asked.count,
+        "count": None if asked.sparsity is None and budget is None else asked.count,
         "bins": asked.keep_bins,
         "structured": asked.structured or None,
-        "meter": None if budget is None else fitting.BudgetMeter(budget),
+        "meter": meter,
     }
     options = {name: value for name, value in wanted.items() if value is not None}
     said = with_choices(asked.pruner, score=asked.score, allocation=asked.allocation, regrow=asked.regrow)
@@ -175,7 +218,8 @@ def resolve(asked: TrainRequest) -> Training:
     pruner = make_pruner(name, epochs=asked.epochs, **together(name, options, own))
     graph, source = None, None
     if asked.model is not None and (asked.model.endswith(".nir") or Path(asked.model).is_dir()):
-        for name in _OF_THE_NETWORK:
+        # A finetuned network may get another surrogate than the one it learned with.
+        for name in _OF_THE_NETWORK + (_OF_THE_SURROGATE if asked.precision is None else ()):
             if getattr(asked, name) is not None:
                 raise InputError(f"--{name.replace('_', '-')}: {asked.model} has its own; leave it out")
         graph, source = finetuning.read_source(asked.model)
@@ -191,7 +235,19 @@ def resolve(asked: TrainRequest) -> Training:
         # The step's length is only known with the data; what is wrong at any is said before these are read.
         runs.neuron_settings(1.0, *_neuron(asked))
     precision = precision_of(asked, binning, budget)
-    return Training(asked, settings, pruner, binning, graph, budget, defaults, precision, source)
+    return Training(
+        asked,
+        settings,
+        pruner,
+        binning,
+        graph,
+        budget,
+        defaults,
+        precision,
+        source,
+        pruner.description(),
+        meter,
+    )
 
 
 def precision_of(asked: TrainRequest, binning: Binning, budget: Budget | None = None) -> Precision | None:
@@ -206,11 +262,6 @@ def precision_of(asked: TrainRequest, binning: Binning, budget: Budget | None = 
             if value != default:
                 raise InputError(f"--{name}: is for --precision, which says whose integers are trained")
         return None
-    for name in ("surrogate", "surrogate_slope"):
-        if getattr(asked, name) is not None:
-            raise InputError(
-                f"--{name.replace('_', '-')}: --precision trains with superspike of slope 1; leave it out"
-            )
     if asked.amp is not None:
         raise InputError(
             "--amp: cannot be together with --precision, whose integers need all bits of float32"
@@ -237,6 +288,21 @@ def _neuron(asked: TrainRequest) -> tuple[float, float, float | None, float | No
         _or(asked.reset, RESET),
         _or(asked.surrogate, SURROGATE),
     )
+
+
+def _surrogate(asked: TrainRequest, source: Network | None) -> Surrogate:
+    """What is asked for; what is not, as in the network to go on from where that is a run."""
+    learned = None if source is None else source.settings.neuron
+    name = asked.surrogate or (SURROGATE if learned is None else learned.surrogate)
+    if asked.surrogate_slope is not None:
+        slope = asked.surrogate_slope
+    elif learned is not None and learned.surrogate == name:
+        slope = learned.surrogate_slope
+    else:
+        slope = SURROGATES.get(name, 1.0)
+    # Refuses what is not known, in the words of every network.
+    settings = NeuronSettings(1.0, 1.0, surrogate=name, surrogate_slope=slope)
+    return Surrogate(settings.surrogate, settings.surrogate_slope)
 
 
 def _sensor(asked: TrainRequest) -> tuple[int, int] | None:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import nir
 import numpy as np
@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_export import fused
 from dpap_neuro.exchange.nir_nodes import SYNAPSES, Shape, full
+from dpap_neuro.networks.foreign import unchanged
 from dpap_neuro.networks.kinds import nearest
 from hardware.graph.graph import Graph
 from hardware.graph.parsing import from_nir
@@ -121,7 +122,7 @@ def installed(package: str) -> Any:
         return importlib.import_module(package)
     except ImportError:
         own = package.split(".")[0]
-        if own in ("sinabs", "rockpool"):  # Sinabs pins an older NIR than this project reads
+        if own == "sinabs":  # pins an older NIR than this project reads
             how = f"pip install {own}, then pip install 'nir>=1.0.8'"
         else:
             how = "pip install 'dpap-neuro[interop]'"
@@ -139,7 +140,8 @@ def read(framework: Framework, model: nn.Module, sample: Tensor, dt: float) -> G
     if not isinstance(model, nn.Module):
         raise InputError(f"model: found a {type(model).__name__}, expected a torch module")
     watch = _Watch(framework, model, dt)
-    with _unchanged(model), torch.no_grad(), watch.hooked(), watch:
+    # Rockpool has a `modules` of its own.
+    with unchanged(nn.Module.modules(model)), torch.no_grad(), watch.hooked(), watch:
         watch.raw(sample)
         try:
             result = model(sample)
@@ -150,30 +152,6 @@ def read(framework: Framework, model: nn.Module, sample: Tensor, dt: float) -> G
             shape = tuple(sample.shape)
             raise InputError(f"model: does not take a sample of shape {shape}: {reason}") from None
     return watch.graph(result)
-
-
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Run in evaluation mode from rest, and put back what the run changed."""
-    saved = []
-    for module in nn.Module.modules(model):  # Rockpool has a `modules` of its own
-        own = {key: dict(getattr(module, key)) for key in ("_buffers", "_memories") if key in vars(module)}
-        clones = {k: v.clone() if isinstance(v, Tensor) else v for k, v in own["_buffers"].items()}
-        saved.append((module, dict(vars(module)), {**own, "_buffers": clones}))
-    model.eval()
-    for module in nn.Module.modules(model):  # Rockpool has a `modules` of its own
-        if "_memories" in vars(module):
-            cast(Any, module).reset()  # SpikingJelly's states
-    try:
-        yield
-    finally:
-        for module, values, own in saved:
-            for key in set(vars(module)) - set(values):
-                del vars(module)[key]
-            vars(module).update(values)
-            for key, entries in own.items():
-                getattr(module, key).clear()
-                getattr(module, key).update(entries)
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def _forward(x, constants, out, membranes, drives, first, last, current, leak, s
 
 
 @njit(inline="always")
-def _flatness(x, surrogate, inner, outer, one):
+def flatness(x, surrogate, inner, outer, one):
     """`Surrogate.flatness`, with the same operations."""
     reach = abs(x) * inner
     if surrogate == ATAN:
@@ -144,7 +144,7 @@ def _backward(
                         a = above * g_v[k] + given[k]
                     elif resets:
                         a = g_v[k] * v_reset[k] + given[k]
-                    a = (a - g_v[k] * membrane[k]) / _flatness(above, surrogate, inner, outer, one)
+                    a = (a - g_v[k] * membrane[k]) / flatness(above, surrogate, inner, outer, one)
                     # What is subtracted does not depend on the membrane, so that all of its gradient passes.
                     z = one if membrane[k] > v_th[k] else one - one
                     g_v[k] = g_v[k] + a if subtracts else (g_v[k] - z * g_v[k]) + a

@@ -76,25 +76,25 @@ def forward_kernel(
 
 
 @triton.jit
-def _over(a, b):
+def over(a, b):
     # In float32 Triton's plain division is not the nearest number; in float64 it is.
     return tl.div_rn(a, b) if b.dtype == tl.float32 else a / b
 
 
 @triton.jit
-def _flatness(x, SURROGATE: tl.constexpr, INNER: tl.constexpr, OUTER: tl.constexpr):
+def flatness(x, SURROGATE: tl.constexpr, INNER: tl.constexpr, OUTER: tl.constexpr):
     """`Surrogate.flatness`, with the same operations."""
     reach = tl.abs(x) * INNER
     if SURROGATE == 1:
-        flatness = (reach * reach + 1.0) * OUTER
+        found = (reach * reach + 1.0) * OUTER
     elif SURROGATE == 2:
         e = tl.exp(-reach)
-        flatness = _over((e + 1.0) * (e + 1.0), e) * OUTER
+        found = over((e + 1.0) * (e + 1.0), e) * OUTER
     elif SURROGATE == 3:
-        flatness = _over(tl.full(x.shape, 1.0, x.dtype), tl.maximum(1.0 - reach, 0.0)) * OUTER
+        found = over(tl.full(x.shape, 1.0, x.dtype), tl.maximum(1.0 - reach, 0.0)) * OUTER
     else:
-        flatness = (reach + 1.0) * (reach + 1.0)
-    return flatness
+        found = (reach + 1.0) * (reach + 1.0)
+    return found
 
 
 @triton.jit(do_not_specialize=["steps"])
@@ -147,10 +147,10 @@ def backward_kernel(
             v = tl.load(membranes + here, mask=inside, other=0.0)
             beyond = v - v_th
             z = (beyond > 0).to(v.dtype)
-            flatness = _flatness(beyond, SURROGATE, INNER, OUTER)
+            flat = flatness(beyond, SURROGATE, INNER, OUTER)
             g_v = g_v - g_leaked
             g_z = g_out + g_v * (beyond if SUBTRACTS else v_reset) - g_v * v
-            g_beyond = _over(g_z, flatness)
+            g_beyond = over(g_z, flat)
             if LEARNED:
                 g_th -= g_beyond
                 if SUBTRACTS:

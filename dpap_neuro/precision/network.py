@@ -266,7 +266,10 @@ class ExactNetwork(Network):
             self.constants[constants[-1]] = Constant(grid, own, each, self._late(path, name), path.latency)
         if drive is not None and first is not None and first.bias is None and _by_channel(drive, each):
             first.bias, drive, biased = nn.Parameter(_tensor(drive[::each])), None, True
-        settings = NeuronSettings(self.dt, self.dt)
+        learns = self.settings.neuron
+        settings = NeuronSettings(
+            self.dt, self.dt, surrogate=learns.surrogate, surrogate_slope=learns.surrogate_slope
+        )
         population = ExactNeuron(
             settings,
             neurons,
@@ -368,6 +371,9 @@ class ExactNetwork(Network):
     def traced(self, x: Tensor, trace: dict[str, Tensor] | None) -> Tensor:
         """As a call; a trace is filled with the spikes (float32) or integer membranes (int32) of every population."""
         check_precision(x.device)
+        if self.training:
+            # Events that were moved at random can meet: more of them than the clip lets through, and than a chip is given.
+            x = x.clamp(max=self.max_count)
         self._check_input(x)
         values = {self.input_name: x}
         for layer in self.plan:

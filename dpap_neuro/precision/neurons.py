@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.networks.neurons import Neuron, NeuronSettings
+from dpap_neuro.networks.surrogates import Surrogate
 from dpap_neuro.precision.scan import Integers, scan
 from dpap_neuro.precision.synapses import Grid, rounded, zeros_held
 from hardware.chip.chips import NeuronModel
@@ -124,7 +125,8 @@ class ExactNeuron(Neuron):
         keep_u, keep_v, threshold, drive, unit = (
             torch.from_numpy(np.ascontiguousarray(t)).to(device) for t in tensors
         )
-        return Integers(keep_u, keep_v, threshold, drive, unit, self.spikes, self.subtract)
+        surrogate = Surrogate(self.settings.surrogate, self.settings.surrogate_slope)
+        return Integers(keep_u, keep_v, threshold, drive, unit, self.spikes, self.subtract, surrogate)
 
     def forward(self, x: Tensor, bias: Tensor | None = None, always: Tensor | None = None) -> Tensor:
         """x: synaptic input (T, B, ...), float32 of whole numbers. bias: (neurons,) or (1,), constant drive of the float model.

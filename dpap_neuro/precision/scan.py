@@ -2,8 +2,8 @@
 
 Forward, `hardware.network.integer`'s arithmetic to the last bit: 24-bit current and membrane, truncating decays, wrap and
 clip. Backward, what `dpap_neuro.networks.scan` computes for the float neuron, in the units of its membrane: rounding,
-truncation, wrap and clip pass gradients straight through, a spike has SuperSpike's 1 / (1 + |v - v_th|)^2 (Zenke and Ganguli
-2018, doi 10.1162/neco_a_01086), and the reset its gradient. On a CPU compiled by numba (`scan_cpu`), on a GPU one kernel each
+truncation, wrap and clip pass gradients straight through, a spike has that of its surrogate (`networks.surrogates`), and the
+reset its gradient. On a CPU compiled by numba (`scan_cpu`), on a GPU one kernel each
 way in Triton (`scan_triton`); both give the same integers.
 
 Training on integer dynamics is lava-dl SLAYER's since 2021, for its own blocks (github.com/lava-nc/lava-dl).
@@ -11,7 +11,7 @@ Training on integer dynamics is lava-dl SLAYER's since 2021, for its own blocks 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from dpap_neuro.networks.surrogates import Surrogate
 from dpap_neuro.precision import scan_cpu
 
 
@@ -28,7 +29,8 @@ class Integers:
 
     keep_u, keep_v: 4096 - (du + 1) and 4096 - dv. threshold: vth * 64. bias: bias_mant * 2**bias_exp. unit: float32
     (width,), integer units of the membrane per unit of the float model's. spikes: False for a read-out, whose output is
-    its membrane. subtract: a spike takes the threshold from the membrane instead of setting it to zero.
+    its membrane. subtract: a spike takes the threshold from the membrane instead of setting it to zero. surrogate: of the membrane
+    in units of the float model.
     """
 
     keep_u: Tensor
@@ -38,6 +40,7 @@ class Integers:
     unit: Tensor
     spikes: bool = True
     subtract: bool = False
+    surrogate: Surrogate = field(default_factory=Surrogate)
 
     @property
     def width(self) -> int:

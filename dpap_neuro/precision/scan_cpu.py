@@ -9,6 +9,7 @@ from numba import boolean, float32, int32, int64, njit, void
 from torch import Tensor
 
 from dpap_neuro.compiled import BLOCK, compiled, in_parts
+from dpap_neuro.networks.scan_cpu import flatness
 
 if TYPE_CHECKING:
     from dpap_neuro.precision.scan import Integers
@@ -112,6 +113,8 @@ def _forward(
         _float_grid,
         *(int64,) * 4,
         *(boolean,) * 2,
+        int64,
+        *(float32,) * 2,
     )
 )
 def _backward(
@@ -132,6 +135,9 @@ def _backward(
     last,
     spikes,
     subtract,
+    surrogate,
+    inner,
+    outer,
 ):
     width = len(keep_u)
     th = np.empty(BLOCK, np.int32)
@@ -156,12 +162,13 @@ def _backward(
             if spikes:
                 for i in range(n):
                     level = float32(kept[i]) * per[i]
-                    away = abs(float32(int32(kept[i] - th[i])) * per[i]) + float32(1.0)
+                    above = float32(int32(kept[i] - th[i])) * per[i]
+                    flat = flatness(above, surrogate, inner, outer, float32(1.0))
                     lost = float32(th[i]) * per[i] if subtract else level
                     stays = float32(1.0)
                     if not subtract and kept[i] > th[i]:
                         stays = float32(0.0)
-                    gv[i] = gv[i] * stays + (row[i] - gv[i] * lost) / (away * away)
+                    gv[i] = gv[i] * stays + (row[i] - gv[i] * lost) / flat
             else:
                 for i in range(n):  # what a read-out gives is its membrane in integer units
                     gv[i] += row[i] / per[i]
@@ -206,5 +213,6 @@ def backward(
     constants = (integers.keep_u, integers.keep_v, integers.threshold, integers.unit)
     tensors = (grad, *constants, membranes, g_u, g_v, g_bias, g_leak, grad_x)
     arrays = [tensor.numpy() for tensor in tensors]
-    flags = (integers.spikes, integers.subtract)
+    inner, outer = (np.float32(factor) for factor in integers.surrogate.factors)
+    flags = (integers.spikes, integers.subtract, integers.surrogate.number, inner, outer)
     in_parts(len(g_u), lambda first, last: _backward(*arrays, begin, end, first, last, *flags))

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dpap_neuro.networks.scan_triton import flatness
+
 if TYPE_CHECKING:
     from dpap_neuro.precision.scan import Integers
 
@@ -93,6 +95,9 @@ def backward_kernel(
     width,
     SPIKES: tl.constexpr,
     SUBTRACT: tl.constexpr,
+    SURROGATE: tl.constexpr,
+    INNER: tl.constexpr,
+    OUTER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     neuron = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -112,11 +117,11 @@ def backward_kernel(
         row = tl.load(grad + here, mask=inside, other=0.0)
         if SPIKES:
             v = tl.load(membranes + here, mask=inside, other=0)
-            away = tl.abs((v - th).to(tl.float32) * per) + 1.0
+            flat = flatness((v - th).to(tl.float32) * per, SURROGATE, INNER, OUTER)
             if SUBTRACT:
-                gv += tl.div_rn(row - gv * (th.to(tl.float32) * per), away * away)
+                gv += tl.div_rn(row - gv * (th.to(tl.float32) * per), flat)
             else:
-                through = tl.div_rn(row - gv * (v.to(tl.float32) * per), away * away)
+                through = tl.div_rn(row - gv * (v.to(tl.float32) * per), flat)
                 gv = tl.where(v > th, 0.0, gv) + through
         else:
             gv += row * units
@@ -160,10 +165,14 @@ def backward(
     """As `scan_cpu.backward`, on a GPU."""
     constants = (integers.keep_u, integers.keep_v, integers.threshold, integers.unit)
     tensors = (grad, *constants, membranes, g_u, g_v, g_bias, g_leak, grad_x)
-    _launch(backward_kernel, tensors, integers, begin, end)
+    inner, outer = integers.surrogate.factors
+    kind = {"SURROGATE": integers.surrogate.number, "INNER": inner, "OUTER": outer}
+    _launch(backward_kernel, tensors, integers, begin, end, **kind)
 
 
-def _launch(kernel: Any, tensors: tuple[Tensor, ...], integers: Integers, begin: int, end: int) -> None:
+def _launch(
+    kernel: Any, tensors: tuple[Tensor, ...], integers: Integers, begin: int, end: int, **kind: float
+) -> None:
     """Run a kernel over all neurons of its first tensor (T, neurons), on that tensor's device."""
     size = tensors[0].shape[1]
     with torch.cuda.device_of(tensors[0]):
@@ -175,6 +184,7 @@ def _launch(kernel: Any, tensors: tuple[Tensor, ...], integers: Integers, begin:
             integers.width,
             SPIKES=integers.spikes,
             SUBTRACT=integers.subtract,
+            **kind,
             BLOCK=BLOCK,
             enable_fp_fusion=False,
         )

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.networks.foreign import STEPS_FIRST, framework_of, unchanged
 from dpap_neuro.networks.kinds import CONVOLUTIONS, NORMS, RECTIFIERS, is_neuron
 from dpap_neuro.networks.neurons import Scale
 from dpap_neuro.pruning.labels import ALIVE, Labeller, Labels, tensors
@@ -104,6 +105,7 @@ class _Finder:
         for name, module in self.model.named_modules():
             if name in ignored or any(name.startswith(f"{i}.") for i in ignored):
                 continue
+            _check_followed(name, module)
             leave = self._kind(module)
             if leave is not None:
                 self._handles.append(module.register_forward_pre_hook(self._enter))
@@ -125,7 +127,7 @@ class _Finder:
             return self._leave_synapse
         if isinstance(module, NORMS):
             return self._leave_norm
-        return self._leave_neurons if is_neuron(module) else None
+        return self._leave_neurons if is_neuron(module) or framework_of(module) else None
 
     def run(self, sample: Tensor, loop: bool, shape: tuple[int, ...], expected: str) -> None:
         """Run the network; shape: of the sample as it was given, expected: its axes in words."""
@@ -192,7 +194,9 @@ class _Finder:
         if not self._leave():
             return
         x = next(tensors((args, kwargs)))
-        name, channels = self.names[module], self.tracer.channels(x, 1)
+        # SpikingJelly's of step mode "m" takes (steps, samples, channels, ...).
+        axis = 2 if getattr(module, "step_mode", "s") == "m" else 1
+        name, channels = self.names[module], self.tracer.channels(x, axis)
         if name in self.norms:
             self.norms[name].labels = self.table.combine("or", self.norms[name].labels, channels)
         else:
@@ -260,7 +264,8 @@ class _Finder:
         """Whether a population answers a silent input (then a channel without input is not silent)."""
         if module not in self._restless:
             self._enter(module, ())
-            out = next(tensors(module.forward(torch.zeros_like(x))))
+            with unchanged([module] if framework_of(module) else []):
+                out = next(tensors(module.forward(torch.zeros_like(x))))
             self._restless[module] = bool((out != 0).any())
             self._leave()
         return self._restless[module]
@@ -362,6 +367,17 @@ class _Finder:
                 if min(channels) >= 0:
                     p.population, p.post = name, torch.tensor(channels)
                     break
+
+
+def _check_followed(name: str, module: nn.Module) -> None:
+    """Raises InputError for neurons of a framework whose tensors are not laid out as here."""
+    package = framework_of(module)
+    if package is not None and package not in STEPS_FIRST:
+        raise InputError(
+            f"layer {name or 'model'}: found {type(module).__name__} of {package}, whose time is the second axis, expected steps "
+            f"first; prune it by way of a file: write_nir(as_nir(from_{package}(model, ...)), 'net.nir'), then "
+            "dpap-neuro train --model net.nir"
+        )
 
 
 def _is_unknown_layer(module: nn.Module) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dpap_neuro.networks.foreign import framework_of, unchanged
 from dpap_neuro.pruning.labels import Labels
 
 
@@ -189,20 +190,23 @@ class Structure:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """A network in evaluation mode for a while."""
+    """A network in evaluation mode for a while; neurons of other frameworks keep the states that they had."""
     modes = {m: m.training for m in model.modules()}
     model.eval()
     try:
-        yield
+        with unchanged([m for m in modes if framework_of(m) is not None]):
+            yield
     finally:
         for m, mode in modes.items():
             m.training = mode
 
 
 def call_network(model: nn.Module, sample: Tensor, loop: bool) -> Any:
-    """Run a network on a sample; `loop`: it takes one time step at a time and returns (output, state)."""
+    """Run a network on a sample; `loop`: it takes one time step at a time and returns (output, state), or keeps its state."""
     if not loop:
         return model(sample)
+    if any(framework_of(m) is not None for m in model.modules()):
+        return [model(x) for x in sample]
     outputs, state = [], None
     for x in sample:
         result = model(x, state) if state is not None else model(x)

@@ -91,14 +91,15 @@ class Step:
             self.pruner.last_part = number == len(parts) - 1
             with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
                 output = self.model(own)
-            loss = self.loss_of(output.float(), wanted) * (own.shape[1] / total)
+            output = output if self.half is None else output.float()
+            loss = self.loss_of(output, wanted) * (own.shape[1] / total)
             if self.scaler is None:
                 loss.backward()
             else:
                 self.pruner.gradient_scale = self.scaler.get_scale()
                 self.scaler.scale(loss).backward()
             losses += loss.detach()
-            activity += output.detach().float().abs().sum()
+            activity += output.detach().abs().sum()
         distributed.sum_gradients(self.model)
         if self.scaler is None:
             self.optimizer.step()

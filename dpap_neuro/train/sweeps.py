@@ -12,7 +12,7 @@ import json
 import statistics
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ import torch
 
 from dpap_neuro.data import every_nth
 from dpap_neuro.data.binning import only_bins
+from dpap_neuro.data.stored import Rasters, chosen
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, read_bytes, read_sealed, write_picture, write_sealed, write_text
 from dpap_neuro.networks.models import ModelSettings, Network, build_model
@@ -31,7 +32,7 @@ from dpap_neuro.train import loop
 if TYPE_CHECKING:
     from dpap_neuro.train.paired import Difference
 
-Data = tuple[np.ndarray, np.ndarray]
+Data = tuple[Rasters, np.ndarray]
 # A run: pruner, sparsity, seed.
 Planned = tuple[str, float, int]
 
@@ -116,6 +117,14 @@ def shard_tables(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard-*-of-*/runs.csv"))
 
 
+def remove(folder: Path) -> None:
+    """The tables of a sweep and of its shards, so that it begins anew."""
+    for table in (folder / "runs.csv", *shard_tables(folder)):
+        # The table first: without it the settings beside it mean nothing.
+        for path in (table, table.with_suffix(".json")):
+            path.unlink(missing_ok=True)
+
+
 def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
     """Training and test part of a cross-validation: every folds-th recording of each class is tested, from `number` on.
 
@@ -125,7 +134,7 @@ def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
         raise InputError(f"folds: found fold {number} of {folds}, expected 0 to folds - 1 of at least 2")
     x, y = data
     tested = every_nth(y, number, folds)
-    return (x[~tested], y[~tested]), (x[tested], y[tested])
+    return (chosen(x, ~tested), y[~tested]), (chosen(x, tested), y[tested])
 
 
 def inner(
@@ -251,9 +260,9 @@ def sweep(
         network = build_model(model, seed) if network_of is None else network_of(seed, train_data)
         history = loop.train(network, pruner, train_data, None, own, device)
         last = history.epochs[-1]
-        tested = only_bins(test_data[0], history.kept_bins)
-        correct = int((loop.predict(network, tested, device) == test_data[1]).sum())
-        parts = (tested[i : i + TESTED] for i in range(0, len(tested), TESTED))
+        kept, tested = history.kept_bins, test_data[0]
+        correct = int((loop.predict(network, tested, device, shown=kept) == test_data[1]).sum())
+        parts = (only_bins(tested[i : i + TESTED], kept) for i in range(0, len(tested), TESTED))
         shown = ((loop.as_input(part, device), len(part)) for part in parts)
         events = synaptic_events(network, pruner.structure, shown)
         row = Row(
@@ -270,7 +279,7 @@ def sweep(
             last.remaining,
             last.synapses,
             last.synapses_remaining,
-            tested.shape[1],
+            tested.shape[1] if kept is None else len(kept),
             round(history.seconds, 1),
             round(events, 1),
         )
@@ -288,18 +297,30 @@ def _check_shared(path: Path, shared: dict[str, Any]) -> None:
     """Raises InputError where the runs beside `path` are of other settings; one without the file is trusted."""
     if not path.exists():
         return
+    found = read_sealed(path, "the settings of a sweep", required=False)
     try:
-        found = read_sealed(path, "the settings of a sweep", required=False)
         # A file that is older does not say what was tested, and knows floats alone.
-        known = {"tested": shared.get("tested"), "precision": None, **found}
+        known = {"tested": shared.get("tested"), "precision": None, **_usual(), **found}
+        known["neuron"] = asdict(_model(known).neuron)
         differing = [key for key in shared if known[key] != json.loads(json.dumps(shared[key]))]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not the settings of a sweep ({type(error).__name__}: {error})") from None
     if differing:
         key = differing[0]
         raise InputError(
-            f"{path.with_suffix('.csv')}: found runs with {key} {found[key]}, expected {shared[key]} (or another folder)"
+            f"{path.with_suffix('.csv')}: found runs with {key} {known[key]}, expected {shared[key]} (or another folder)"
         )
+
+
+def _usual() -> dict[str, Any]:
+    """What settings are where a file says nothing, because the choice came after it: the defaults."""
+    kinds = (ModelSettings, loop.TrainSettings)
+    return {f.name: f.default for kind in kinds for f in fields(kind) if f.default is not MISSING}
+
+
+def _model(known: dict[str, Any]) -> ModelSettings:
+    own = {f.name: known[f.name] for f in fields(ModelSettings) if f.name != "name"}
+    return ModelSettings.from_dict({"name": known["model"], **own})
 
 
 _CHECKSUM = "checksum"
@@ -421,32 +442,87 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     return result
 
 
-def draw(rows: Sequence[Row], path: str | Path) -> None:
-    """Accuracy against remaining synapses and parameters, a line per pruner, bars: standard deviation over seeds."""
+# A marker and a colour for each method, told apart without red and green (Okabe and Ito 2008) and in print without colour.
+_MARKERS = "osD^vP*X<>hp8"
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+
+
+def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "seeds") -> None:
+    """Accuracy against parameters, synapses and synaptic events that are left, a line and a marker per pruner.
+
+    Bars: standard deviation over seeds, or over folds (unit). Events are left out where a run does not have them.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2, sharey=True)
     found = summarise(rows)
-    for axis, key, label in (
-        (axes[0], "remaining", "parameters left, %"),
-        (axes[1], "synapses_remaining", "synapses left, %"),
-    ):
-        for name in dict.fromkeys(s.pruner for s in found):
-            own = sorted((s for s in found if s.pruner == name), key=lambda s: getattr(s, key))
-            x, y = [100 * getattr(s, key) for s in own], [100 * s.accuracy for s in own]
-            if name == "none":
-                axis.axhline(y[0], color="tab:gray", linestyle="--", label="dense")
-            else:
-                axis.errorbar(x, y, [100 * s.spread for s in own], marker="o", capsize=3, label=name)
-        axis.set(xscale="log", xlabel=label)
-        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter(NullFormatter())
+    names = [name for name in dict.fromkeys(s.pruner for s in found) if name != "none"]
+    dense = next((s for s in found if s.pruner == "none"), None)
+    panels: list[tuple[str, Callable[[Summary], float]]] = [
+        ("parameters left, %", lambda s: 100 * s.remaining),
+        ("synapses left, %", lambda s: 100 * s.synapses_remaining),
+    ]
+    if all(s.events is not None for s in found):
+        panels.append(("synaptic events per recording", lambda s: s.events or 0.0))
+    figure = Figure(figsize=(1.2 + 4.2 * len(panels), 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for axis, (label, value) in zip(axes, panels, strict=True):
+        if dense is not None:
+            axis.axhline(
+                100 * dense.accuracy,
+                color="0.4",
+                linestyle="--",
+                linewidth=1,
+                label=f"dense, {dense.accuracy:.1%}",
+            )
+        for number, name in enumerate(names):
+            own = sorted((s for s in found if s.pruner == name), key=value)
+            axis.errorbar(
+                [value(s) for s in own],
+                [100 * s.accuracy for s in own],
+                [100 * s.spread for s in own],
+                marker=_MARKERS[number % len(_MARKERS)],
+                color=_COLOURS[number % len(_COLOURS)],
+                markersize=5,
+                linewidth=1.2,
+                capsize=3,
+                label=name,
+            )
+        axis.set_xlabel(label)
+        _readable(axis, [value(s) for s in found if s.pruner != "none"])
         axis.grid(alpha=0.3)
-    axes[0].set(ylabel="test accuracy, %")
-    axes[1].legend(frameon=False)
+    axes[0].set_ylabel("test accuracy, %")
+    handles, labels = axes[0].get_legend_handles_labels()
+    legend = figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    runs = sorted({s.runs for s in found})
+    many = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
+    bars = f"means of {many} {unit}; bars: standard deviation over {unit}" if runs[-1] > 1 else "one run each"
+    figure.suptitle(f"{dataset}: {bars}" if dataset else bars, fontsize=11, parse_math=False)
     write_picture(figure, path)
+
+
+def _readable(axis: Any, values: Sequence[float]) -> None:
+    """A logarithmic axis whose every span has at least three ticks, written as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+    low, high = min(values, default=1.0), max(values, default=1.0)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+    if low <= 0:
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        return
+    axis.set(xscale="log", xlim=(low / 1.25, high * 1.25))
+    # In a span of less than a decade and a half 1, 2 and 5 alone are two ticks or one.
+    close = high / low < 30
+    axis.xaxis.set_major_locator(
+        MaxNLocator(5, steps=[1, 2, 5, 10])
+        if high / low < 4
+        else LogLocator(subs=(1, 2, 3, 5) if close else (1, 2, 5))
+    )
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_minor_formatter(NullFormatter())

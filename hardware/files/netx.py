@@ -515,7 +515,9 @@ class _Layer:
     def shape(self) -> tuple[int, ...]:
         value = self.integers("shape").reshape(-1)
         if value.size > 3 or value.min() < 1 or math.prod(value.tolist()) > MAX_NEURONS:
-            raise HardwareError(f"{self.where}: shape {value[:4].tolist()}, expected one to three sizes")
+            raise HardwareError(
+                f"{self.where}: shape {value[:4].tolist()}, expected one to three sizes, {MAX_NEURONS:,} neurons at most"
+            )
         return tuple(value.tolist())
 
     def group(self, key: str) -> _Layer:

@@ -24,9 +24,6 @@ from hardware.network.integer import RESETS, Reset
 Array = np.ndarray
 Shape = tuple[int, ...]
 
-# Values of one node. A Loihi 2 holds a million neurons: what declares more than sixteen chips of them in one
-# population is refused before anything of that size is made.
-MAX_NEURONS = 1 << 24
 # Values of all nodes together.
 MAX_VALUES = 1 << 26
 # Entries of one weight array, which the file holds in full.

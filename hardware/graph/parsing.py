@@ -29,7 +29,6 @@ from hardware.graph.cycles import (
 )
 from hardware.graph.graph import (
     MAX_AXES,
-    MAX_NEURONS,
     MAX_WEIGHTS,
     PER_NEURON,
     STATEFUL,
@@ -38,6 +37,7 @@ from hardware.graph.graph import (
     Shape,
 )
 from hardware.graph.shapes import check_shape, infer_shapes, spread
+from hardware.network.integer import MAX_NEURONS
 
 _FIELDS: dict[type, tuple[str, ...]] = {
     nir.Input: ("shape",),

@@ -16,8 +16,9 @@ from hardware.graph.cycles import (
     Edge,
     successors,
 )
-from hardware.graph.graph import MAX_AXES, MAX_NEURONS, MAX_VALUES, PER_NEURON, Shape, axes_of, padding_of
+from hardware.graph.graph import MAX_AXES, MAX_VALUES, PER_NEURON, Shape, axes_of, padding_of
 from hardware.network.geometry import positions, reaches
+from hardware.network.integer import MAX_NEURONS
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,9 @@ MIN_BIAS, MAX_BIAS = -(2**12), 2**12 - 1
 MAX_BIAS_EXP = 7
 MIN_WEIGHT_EXP, MAX_WEIGHT_EXP = -8, 7
 MAX_DELAY = 63
-# Of a graph or a file; more is a mistake or an attack.
-MAX_NEURONS = 1 << 28
+# Of one population, in a graph or in a file. A Loihi 2 holds a million neurons: what declares more than sixteen chips of them is
+# refused before anything of that size is made.
+MAX_NEURONS = 1 << 24
 MAX_SYNAPSES = 1 << 28
 
 SignMode = Literal["mixed", "excitatory", "inhibitory"]
@@ -282,6 +283,8 @@ def _check_shape(shape: Any, label: str) -> None:
         or any(not isinstance(n, int | np.integer) or n < 1 for n in shape)
     ):
         raise HardwareError(f"{label}: shape is {_brief(shape)}, expected one positive integer per axis")
+    if math.prod(int(n) for n in shape) > MAX_NEURONS:
+        raise HardwareError(f"{label}: shape is {_brief(shape)}, expected at most {MAX_NEURONS:,} neurons")
 
 
 def _check_range(value: Any, low: int, high: int, what: str, scalar: bool = False) -> None:

@@ -250,6 +250,14 @@ def _spread(cores: Cores, name: str, order: np.ndarray, spread: int) -> np.ndarr
     return np.concatenate(left)
 
 
+# What may be done where one neuron hears too much. Relay neurons are none of it: a partial sum is no spike.
+_TOO_WIDE = (
+    "; remove synapses (a pruner with this chip as its budget goes on until they fit), pool or stride before the layer, or put a "
+    "narrower layer between"
+)
+_REMEDIES = {"bits of memory": _TOO_WIDE, "incoming axons": _TOO_WIDE}
+
+
 def _check_possible(problem: Problem, name: str, neuron: int) -> None:
     """Raises HardwareError with the limit that one neuron breaks on a core of its own, however others are placed."""
     chip = problem.chip
@@ -265,5 +273,5 @@ def _check_possible(problem: Problem, name: str, neuron: int) -> None:
         if need > room:
             raise HardwareError(
                 f"population {name!r}, neuron {neuron}: its {fan_in} synapses alone take {need:g} {label}; "
-                f"a core of {chip.name} has {room:g}"
+                f"a core of {chip.name} has {room:g}{_REMEDIES.get(label, '')}"
             )

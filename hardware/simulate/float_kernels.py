@@ -25,7 +25,6 @@ from hardware.simulate.kernels import (
     G_GROUP_OUT,
     G_HEAD,
     G_HEIGHT,
-    G_OUT_WIDTH,
     G_ROWS,
     G_SLOTS,
     G_WIDTH,
@@ -301,7 +300,7 @@ def run_sample(
                 else:
                     g = _int64_at(nodes[p, N_GEOMETRY_AT])
                     height, width = g[G_HEIGHT], g[G_WIDTH]
-                    out_width, channels = g[G_OUT_WIDTH], g[G_CHANNELS]
+                    channels = g[G_CHANNELS]
                     rows, slots = g[G_ROWS], g[G_SLOTS]
                     group_out = g[G_GROUP_OUT]
                     y_ptr = _int64_at(nodes[p, N_GEOMETRY_AT] + 8 * G_HEAD)
@@ -323,11 +322,12 @@ def run_sample(
                         channel, row_in = int64(room[0, k]), int64(room[2, k])
                         column_in = room[1, k] - row_in * width
                         offset = 0 if one_group else (channel // g[G_GROUP_IN]) * group_out
+                        first_tap = channel * rows * slots
                         for yr in range(y_ptr[row_in], y_ptr[row_in + 1]):
-                            row = (channel * rows + y_runs[2 * yr + 1]) * slots
-                            out_row = y_runs[2 * yr] * out_width
+                            row = first_tap + y_runs[2 * yr + 1]
+                            out_row = first + y_runs[2 * yr]
                             for xr in range(x_ptr[column_in], x_ptr[column_in + 1]):
-                                base = first + (out_row + x_runs[3 * xr]) * channels
+                                base = out_row + x_runs[3 * xr]
                                 tap = row + x_runs[3 * xr + 1]
                                 taps = x_runs[3 * xr + 2]
                                 if form == CONV:

@@ -67,7 +67,6 @@ MAX_PACKED_POST = 2**16
 (
     G_HEIGHT,
     G_WIDTH,
-    G_OUT_WIDTH,
     G_CHANNELS,
     G_GROUP_IN,
     G_GROUP_OUT,
@@ -76,7 +75,7 @@ MAX_PACKED_POST = 2**16
     G_YRUNS,
     G_XRUNS,
     G_HEAD,
-) = range(11)
+) = range(10)
 
 # Neurons that are taken from current to spike together, and those whose spikes are looked for at once.
 BLOCK = 256
@@ -448,7 +447,7 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                 else:
                     g = _int64_at(links[link, L_GEOMETRY_AT])
                     height, width = g[G_HEIGHT], g[G_WIDTH]
-                    out_width, channels = g[G_OUT_WIDTH], g[G_CHANNELS]
+                    channels = g[G_CHANNELS]
                     rows, kernel_slots = g[G_ROWS], g[G_SLOTS]
                     group_out = g[G_GROUP_OUT]
                     y_ptr = _int64_at(links[link, L_GEOMETRY_AT] + 8 * G_HEAD)
@@ -474,11 +473,12 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
                         channel, y = int64(at_channel[k]), int64(at_row[k])
                         x = at_place[k] - y * width
                         offset = 0 if one_group else (channel // g[G_GROUP_IN]) * group_out
+                        first_tap = channel * rows * kernel_slots
                         for yr in range(y_ptr[y], y_ptr[y + 1]):
-                            row = (channel * rows + y_runs[2 * yr + 1]) * kernel_slots
-                            out_row = y_runs[2 * yr] * out_width
+                            row = first_tap + y_runs[2 * yr + 1]
+                            out_row = y_runs[2 * yr]
                             for xr in range(x_ptr[x], x_ptr[x + 1]):
-                                base = (out_row + x_runs[3 * xr]) * channels
+                                base = out_row + x_runs[3 * xr]
                                 tap = row + x_runs[3 * xr + 1]
                                 taps = x_runs[3 * xr + 2]
                                 if form == CONV:

@@ -94,7 +94,8 @@ def conv_tables(
     rows, _ = _reach(source[1], target[1], height_k, 0, projection)
     columns, slot_order = _reach(source[2], target[2], width_k, 1, projection)
     one_run = projection.groups == 1
-    y_runs = [[(o, k) for o, k, _ in runs] for runs in rows]
+    # Of a row of the source: where what it adds to begins, and its taps; of a column: how far from there, which tap, how many.
+    y_runs = [[(o * target[2] * out, k * width_k) for o, k, _ in runs] for runs in rows]
     x_runs = []
     for runs in columns:
         merged: list[list[int]] = []
@@ -104,7 +105,7 @@ def conv_tables(
                 last[2] += 1
             else:
                 merged.append([o, slot, 1])
-        x_runs.append(merged)
+        x_runs.append([(o * out, slot, taps) for o, slot, taps in merged])
     by_slot = weight[:, :, :, slot_order]
 
     # Synapses of each input neuron.
@@ -125,7 +126,7 @@ def conv_tables(
 
     y_ptr, y_flat = table(y_runs, 2)
     x_ptr, x_flat = table(x_runs, 3)
-    head = [source[1], source[2], target[2], out, per_group, group_out, height_k, width_k]
+    head = [source[1], source[2], out, per_group, group_out, height_k, width_k]
     y_at = kernels.G_HEAD + len(y_ptr) + len(x_ptr)
     geometry = np.concatenate(
         [head, [y_at, y_at + y_flat.size], y_ptr, x_ptr, y_flat.ravel(), x_flat.ravel()]
