@@ -253,9 +253,8 @@ def simulate(
         s.write_run(done.run, wanted, out)
     if plot is not None:
         trains = {"input": counts[0], **{name: done.run.spikes[name][0] for name in spiking}}
-        draw_spikes(
-            trains, plot, f"{model.name} on {opened.chip.name}, the first of {done.samples} recordings"
-        )
+        which = f", the first of {done.samples} recordings" if done.samples > 1 else ""
+        draw_spikes(trains, plot, f"{model.name} on {opened.chip.name}{which}")
     if as_json:
         print(json.dumps(done.to_dict()))
     else:
