@@ -27,6 +27,7 @@ except ImportError:  # Windows
 
 __all__ = [
     "check_folder",
+    "check_new",
     "check_output",
     "check_picture",
     "locked",
@@ -213,6 +214,13 @@ def check_folder(path: str | Path) -> None:
     there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise InputError(f"{path}: cannot be written, expected {there} to be a folder open for writing")
+
+
+def check_new(folder: str | Path, name: str, how: str) -> None:
+    """Raise InputError where a folder holds results already, which writing would replace. name: of the file that tells; how: what
+    else can be done."""
+    if os.path.lexists(Path(folder) / name):
+        raise InputError(f"{folder}: holds results already ({name}), expected a new folder, or {how}")
 
 
 @contextlib.contextmanager

@@ -128,7 +128,13 @@ def test_the_artificial_twin_is_pruned_alike_and_not_exported(folder, tmp_path):
         assert 1 - sum((v != 0).sum() for v in dense) / sum(v.size for v in dense) == pytest.approx(
             0.7, abs=0.05
         )
-    assert sorted(p.name for p in (tmp_path / "relu").iterdir()) == ["run.json", "weights.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "relu").iterdir()) == [
+        "config.toml",
+        "history.csv",
+        "run.json",
+        "training.png",
+        "weights.safetensors",
+    ]
     values = json.loads((tmp_path / "relu" / "run.json").read_text())
     assert values["history"][-1]["loss"] < values["history"][0]["loss"] and values["model"]["cell"] == "relu"
 

@@ -176,7 +176,8 @@ def test_train_command_fits_and_says_when_not(tmp_path, monkeypatch):
     from dpap_neuro.train import runs
 
     data = recordings()
-    opened = type("Opened", (), {"classes": tuple("abc"), "duration_us": 60_000.0, "name": "bars"})()
+    about = {"duration_us": 60_000.0, "name": "bars", "folder": None, "sensor_size": data[0].shape[:1:-1]}
+    opened = type("Opened", (), {"classes": tuple("abc"), **about})()
     split = runs.Split(opened, data, data, runs.Binning(bins=6))
     monkeypatch.setattr(runs, "load_split", lambda *_: split)
     (tmp_path / "chip.toml").write_text(chip_text(CHIP))

@@ -124,15 +124,15 @@ def test_a_disk_full_at_every_write_of_a_training(data, tmp_path, monkeypatch, c
             runs.load_run(out)
         assert started(monkeypatch, capsys, *training(data, out, "--resume"))[0] == 0
         assert weights(out) == expected
-    # 3 of each epoch, the weights, the record, the graph, and what was asked for.
-    assert at == 3 * 2 + 4 + 1 and code == 0
+    # 3 of each epoch, the weights, the record, the graph, config.toml, history.csv and training.png.
+    assert at == 3 * 2 + 6 + 1 and code == 0
 
 
 def test_a_full_disk_keeps_what_was_there(data, tmp_path, monkeypatch, capsys):
     """Over an older run: it stays, or the new one is there; over older files of export, compile and sweep likewise."""
     run = tmp_path / "run"
     assert started(monkeypatch, capsys, *training(data, run, "--seed", 1))[0] == 0
-    old, commands = contents(run), [training(data, run)]
+    old, commands = contents(run), [training(data, run, "--force")]
     for at in (1, 2, 3):
         disk = Disk(monkeypatch)
         disk.full_at = at

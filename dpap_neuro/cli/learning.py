@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -17,20 +18,24 @@ from dpap_neuro.cli.options import (
     Bins,
     CacheDir,
     Compact,
+    Config,
     Count,
     DataDir,
     Dataset,
     Device,
     Downsample,
     Epochs,
+    Force,
     KeepBins,
     LearningRate,
+    Log,
     Precision,
     Regrow,
     Score,
     Seed,
     Structured,
     WeightBits,
+    Workers,
     command,
     either,
 )
@@ -48,6 +53,7 @@ from dpap_neuro.cli.shared import (
     stdout,
 )
 from dpap_neuro.data import dataset as known_dataset
+from dpap_neuro.data.parallel import check_workers
 from dpap_neuro.deploy.recipes import RECIPES, differing
 from dpap_neuro.deploy.request import TrainRequest
 from dpap_neuro.networks import MODELS
@@ -55,8 +61,7 @@ from dpap_neuro.pruning import PRUNERS, with_choices
 from hardware.chip.chips import BUILT_IN
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from dpap_neuro.data import Rasters
     from dpap_neuro.pruning import PruneReport
     from dpap_neuro.train.loop import Epoch
     from dpap_neuro.train.sweeps import Row, Shard
@@ -73,6 +78,7 @@ def demo(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    force: Force = False,
 ) -> None:
     """Learn, prune, export, run on a simulated Loihi: the whole road on embedded data.
 
@@ -82,10 +88,12 @@ def demo(
     from dpap_neuro.deploy.demo import run_demo
     from dpap_neuro.deploy.report import core_table, demo_table
     from dpap_neuro.errors import InputError
-    from dpap_neuro.files import locked
+    from dpap_neuro.files import check_new, locked
     from dpap_neuro.train import distributed
     from hardware.chip.chips import load_chip
 
+    if not force:
+        check_new(out, "summary.json", "--force to replace them")
     if distributed.started() > 1:
         raise InputError(
             f"demo: found {distributed.started()} processes, expected one (start it without torchrun)"
@@ -123,13 +131,17 @@ def demo(
 def train(
     out: Annotated[Path, typer.Option(help="Folder for the run; made if missing.")],
     asked: TrainRequest,
+    config: Config = None,
     cache_dir: CacheDir = None,
+    workers: Workers = None,
+    force: Force = False,
+    log: Log = None,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume",
             help="Keep a checkpoint in the folder and go on from it; refused for a run of other settings or data. --device, the "
-            "number of processes, --cache-dir and --more-epochs may differ.",
+            "number of processes and of workers, --cache-dir and --more-epochs may differ.",
         ),
     ] = False,
     device: Device = "auto",
@@ -149,9 +161,11 @@ def train(
 
     Example: dpap-neuro train --recipe dpap-cifar10 --data-dir data --out runs/paper
 
+    Example: dpap-neuro train --config runs/first/config.toml --seed 1 --out runs/second
+
     On several GPUs or machines: torchrun --nproc-per-node 2 -m dpap_neuro.cli train ... (--batch is that of all together)
     """
-    _learn(out, asked, cache_dir, resume, device)
+    _learn(out, asked, cache_dir, resume, device, force, log, workers)
 
 
 @command(pruner="none", epochs=5, learning_rate=1e-3, precision="loihi")
@@ -163,6 +177,9 @@ def finetune(
     out: Annotated[Path, typer.Option(help="Folder for the run; made if missing.")],
     asked: TrainRequest,
     cache_dir: CacheDir = None,
+    workers: Workers = None,
+    force: Force = False,
+    log: Log = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep a checkpoint in the folder and go on from it, see train.")
     ] = False,
@@ -183,22 +200,42 @@ def finetune(
         raise InputError(f"--model: {source} is the network to finetune; leave it out")
     if source.suffix != ".nir" and not source.is_dir():
         raise InputError(f"{source}: not found, expected a run folder or a .nir file")
-    _learn(out, replace(asked, model=str(source)), cache_dir, resume, device)
+    _learn(out, replace(asked, model=str(source)), cache_dir, resume, device, force, log, workers)
 
 
-def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool, device: str) -> None:
+def _learn(
+    out: Path,
+    asked: TrainRequest,
+    cache_dir: Path | None,
+    resume: bool,
+    device: str,
+    force: bool,
+    log: str | None,
+    workers: int | None,
+) -> None:
     known_dataset(asked.dataset)
+    from dpap_neuro.deploy import record
     from dpap_neuro.deploy.training import resolve
     from dpap_neuro.errors import InputError
-    from dpap_neuro.files import check_folder, locked
+    from dpap_neuro.files import check_folder, check_new, locked
     from dpap_neuro.train import distributed, loop
     from hardware.graph.graph import time_constants
 
+    check_workers(workers)
     training = resolve(asked)
     if asked.more_epochs and not resume:
         raise InputError("--more-epochs: goes with --resume")
+    if log not in (None, "tensorboard"):
+        raise InputError(f"--log: found {log!r}, expected tensorboard")
+    if force and resume:
+        raise InputError("--force: begins anew, expected it without --resume, which goes on")
+    kept = out / "checkpoint"
+    if not force and not (resume and (kept / "checkpoint.json").exists()):
+        check_new(out, "run.json", "--force to replace them")
     check_folder(out)
-    going_on = f"the same command goes on behind the last whole epoch, kept in {out / 'checkpoint'}"
+    logged = record.Tensorboard(out) if log else None
+    started = record.now()
+    going_on = f"the same command goes on behind the last whole epoch, kept in {kept}"
     with (
         interruptible(going_on if resume else "nothing is kept; with --resume every epoch is"),
         distributed.joined(loop.choose_device(device)) as chosen,
@@ -206,7 +243,9 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
         locked(out) if distributed.rank() == 0 else nullcontext(),
     ):
         with progress() as tell:
-            split = training.load(lambda what, a, b: tell(f"reading {what}", a, b), cache_folder(cache_dir))
+            split = training.load(
+                lambda what, a, b: tell(f"reading {what}", a, b), cache_folder(cache_dir), workers
+            )
             if split.held_out:
                 say("No recordings for testing: every fifth of each class is held out.")
             if training.graph is not None:
@@ -224,20 +263,38 @@ def _learn(out: Path, asked: TrainRequest, cache_dir: Path | None, resume: bool,
                 say(f"No model.nir will be written: {reason}")
             _say_recipe(asked)
             say(training.pruner.describe())
+            say(record.repeatable(asked.seed, chosen))
+
+            def told(epoch: Epoch, report: PruneReport) -> None:
+                say(_epoch(epoch, report))
+                if logged is not None and distributed.rank() == 0:
+                    logged(epoch)
+
             network, history = training.run(
                 split,
                 model,
                 chosen,
                 lambda done, total: tell("training", done, total),
-                lambda epoch, report: say(_epoch(epoch, report)),
-                out / "checkpoint" if resume else None,
+                told,
+                kept if resume else None,
                 say,
+                workers or 0,
             )
         if distributed.rank() > 0:
             return
-        fill = training.save(out, split, network, history)
+        fill = training.save(out, split, network, history, chosen, started, command_line())
+        if not resume:
+            # That of the run that was replaced: going on from it would be another run.
+            shutil.rmtree(kept, ignore_errors=True)
+        if logged is not None:
+            logged.close()
         written = "model.nir, " if reason is None else ""
-        stdout.print(plain(f"Written to {out}: {written}weights.safetensors, run.json"), highlight=False)
+        stdout.print(
+            plain(
+                f"Written to {out}: {written}weights.safetensors, run.json, history.csv, training.png, config.toml"
+            ),
+            highlight=False,
+        )
         if reason is not None:
             stdout.print(plain(f"No model.nir: {reason}"), highlight=False)
         if fill is not None:
@@ -257,7 +314,7 @@ def _say_recipe(asked: TrainRequest) -> None:
         say(f"differs: {line}")
 
 
-def _say_proof(network: Any, rasters: np.ndarray) -> None:
+def _say_proof(network: Any, rasters: Rasters) -> None:
     """Whether the simulator does on some recordings what the trained forward pass does; exit status 1 where not."""
     from dpap_neuro.deploy.proof import PROVED, prove
 
@@ -352,7 +409,9 @@ def sweep(
     shard: Annotated[
         str | None, typer.Option(help="Only the second of eight parts: 2/8. Parts may run at once.")
     ] = None,
+    workers: Workers = None,
     device: Device = "auto",
+    force: Force = False,
 ) -> None:
     """Compare pruners at equal sparsity: pruners x sparsities x seeds, as a table and a picture.
 
@@ -406,6 +465,9 @@ def sweep(
             f"against: found {against!r}, expected one of the pruners compared: {', '.join(names)}"
         )
     own = _shard(shard)
+    check_workers(workers)
+    if force and own is not None:
+        raise InputError("--force: begins anew, expected one process and no --shard")
     chosen = distributed.own_device(loop.choose_device(device))
     # Of several processes under torchrun the first one speaks for all.
     with (
@@ -413,10 +475,18 @@ def sweep(
         speaking(shard is not None or own is None or own.number == 1),
         locked(out if own is None else own.folder(out)) as folder,
     ):
+        if force:
+            sweeps.remove(out)
         with progress() as tell:
             if folds is None:
                 split = runs.load_split(
-                    dataset, data_dir, binning, lambda what, a, b: tell(f"reading {what}", a, b), cache
+                    dataset,
+                    data_dir,
+                    binning,
+                    lambda what, a, b: tell(f"reading {what}", a, b),
+                    cache,
+                    None,
+                    workers,
                 )
                 data_of = lambda _: (split.train, split.test)  # noqa: E731
                 trained, number = len(split.train[1]), len(split.test[1])
@@ -427,7 +497,7 @@ def sweep(
                 )
             else:
                 opened = sets.open_dataset(dataset, data_dir, "train")
-                rasters = opened.rasters(binning, lambda a, b: tell("reading", a, b), cache)
+                rasters = opened.stored(binning, cache, lambda a, b: tell("reading", a, b), workers)
                 data = (rasters, opened.recordings.labels)
                 split = runs.Split(opened, data, data, binning)
                 data_of = lambda seed: sweeps.fold(data, seed % folds, folds)  # noqa: E731

@@ -20,7 +20,15 @@ from dpap_neuro.data import DATASETS, SPLITS
 from dpap_neuro.deploy.opening import CompileOptions
 from dpap_neuro.deploy.recipes import RECIPES, with_recipe
 from dpap_neuro.deploy.recordings import Recordings
-from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SURROGATE, THRESHOLD, TrainRequest
+from dpap_neuro.deploy.request import (
+    DECAY,
+    NEURON,
+    RESET,
+    SURROGATE,
+    THRESHOLD,
+    TrainRequest,
+    read_config,
+)
 from dpap_neuro.networks import CELLS, MODELS, RELU, SURROGATES
 from dpap_neuro.pruning import PRUNERS
 from dpap_neuro.train.settings import AMP, LOSSES
@@ -51,6 +59,34 @@ CacheDir = Annotated[
 Downsample = Annotated[int | None, typer.Option(help="Pixels per side that become one.")]
 Seed = Annotated[int, typer.Option(help="Makes the run repeatable on one machine.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes that turn recordings into counts, and read batches ahead. Default: one per core, and none."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the results that the folder holds.")]
+Log = Annotated[
+    str | None, typer.Option(help="tensorboard: every epoch's numbers in the folder's tensorboard, too.")
+]
+
+
+def _configured(context: typer.Context, file: Path | None) -> Path | None:
+    """The file's values as defaults, so that the command line goes over it."""
+    if file is not None:
+        values = read_config(file, ("cache_dir", "device", "workers"))
+        context.default_map = {**(context.default_map or {}), **values}
+    return file
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        callback=_configured,
+        is_eager=True,
+        help="A TOML file of these options, as every run has one (config.toml); what the command line says goes before it.",
+    ),
+]
 Budgets = Annotated[int | None, typer.Option(help="Budget; exit status 3 where it does not suffice.")]
 LavaPython = Annotated[
     str | None, typer.Option(help="A Python 3.10 with lava-nc 0.10.0, where this one has none.")

@@ -15,10 +15,11 @@ import numpy as np
 
 from dpap_neuro.data import digits, local, motion
 from dpap_neuro.data.binning import Binning, Recordings, SensorSize, binning_of, rasters
-from dpap_neuro.data.cache import cached_rasters, kept_rasters
+from dpap_neuro.data.cache import cached_rasters, kept_rasters, stored_rasters
 from dpap_neuro.data.folder import Folder, FolderSettings, parse_sensor
 from dpap_neuro.data.objects import Wrapped
 from dpap_neuro.data.splits import LabelledRecordings, Selection, every_nth
+from dpap_neuro.data.stored import Rasters, Stored
 from dpap_neuro.errors import InputError, NoRecordings
 
 SPLITS = ("train", "test", "all")
@@ -143,7 +144,8 @@ def spread(n: int, limit: int | None = None) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Opened:
-    """Recordings of a data set. split: which. duration_us: nominal length of a recording. both(): both splits of it."""
+    """Recordings of a data set. split: which. duration_us: nominal length of a recording. both(): both splits of it.
+    folder: where it lies, None of one that is computed."""
 
     name: str
     split: str
@@ -152,22 +154,36 @@ class Opened:
     classes: tuple[str, ...]
     duration_us: float
     both: Callable[[], Both] | None = field(default=None, repr=False, compare=False)
+    folder: Path | None = None
 
     def rasters(
         self,
         binning: Binning,
         progress: Callable[[int, int], None] | None = None,
         cache_dir: str | Path | None = None,
+        workers: int | None = None,
     ) -> np.ndarray:
         """Counts (n, steps, polarity, y, x), uint8, of the time bins that `binning` keeps: in memory, or of all bins a memory
-        map of a file in `cache_dir`, see `cache`."""
+        map of a file in `cache_dir`, see `cache`. workers: processes that make them, as many as is good where None."""
         if cache_dir is None:
-            found = rasters(self.recordings, binning, self.sensor_size, progress)
+            found = rasters(self.recordings, binning, self.sensor_size, progress, workers)
         else:
             found = cached_rasters(
-                cache_dir, self._entry, self.recordings, binning, self.sensor_size, progress
+                cache_dir, self._entry, self.recordings, binning, self.sensor_size, progress, workers
             )
         return binning.shown(found)
+
+    def stored(
+        self,
+        binning: Binning,
+        cache_dir: str | Path,
+        progress: Callable[[int, int], None] | None = None,
+        workers: int | None = None,
+    ) -> Stored:
+        """As `rasters`, but read from the file in `cache_dir` when they are asked for: more than memory holds."""
+        return stored_rasters(
+            cache_dir, self._entry, self.recordings, binning, self.sensor_size, progress, workers
+        )
 
     def chosen(self, limit: int | None = None) -> np.ndarray:
         """Indices of all recordings, or of `limit` of them, spread evenly. Raises InputError for a limit below 1."""
@@ -320,7 +336,14 @@ def open_dataset(
         known.classes,
         known.duration_us,
         lambda: open_both(name, data_dir, sensor),
+        _where(name, data_dir),
     )
+
+
+def _where(name: str | Path | DataSet, data_dir: str | Path | None) -> Path | None:
+    if not isinstance(name, DataSet) and str(name) not in DATASETS:
+        return Path(name)
+    return None if data_dir is None else Path(data_dir)
 
 
 def open_both(
@@ -363,7 +386,9 @@ __all__ = [
     "FolderSettings",
     "LabelledRecordings",
     "Opened",
+    "Rasters",
     "Recordings",
+    "Stored",
     "binning_of",
     "check_split",
     "dataset",

@@ -6,10 +6,12 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
+from dpap_neuro.data.parallel import in_order, workers_for
 from dpap_neuro.errors import InputError
 
 SensorSize = tuple[int, int, int]
@@ -187,25 +189,35 @@ def frames(
     binning: Binning,
     sensor_size: SensorSize,
     progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Each recording as uint8 counts (steps, polarity, y, x).
+    """Each recording as uint8 counts (steps, polarity, y, x), made in `workers` processes, see `parallel.workers_for`.
 
     All time bins: which are shown is another matter (`Binning.shown`). progress(done, total) is called now and then. Warns, once, where counts above 255 were cut without a `clip`.
     """
-    limit = MAX_COUNT if binning.clip is None else min(MAX_COUNT, binning.clip)
-    warned = False
-    for index in range(len(dataset)):
-        events, _ = dataset[index]
-        frame = counted(events, binning, sensor_size, _name(dataset, index))
-        if binning.clip is None and not warned and frame.max(initial=0) > MAX_COUNT:
+    n, warned = len(dataset), False
+    make = partial(_frame, dataset, binning, sensor_size)
+    for index, (frame, most) in enumerate(in_order(make, n, workers_for(dataset, workers))):
+        if most > MAX_COUNT and not warned:
             warned = True
             warnings.warn(
-                f"{_name(dataset, index)}: {frame.max():,} events of one pixel in one step; counts above {MAX_COUNT} are cut",
+                f"{_name(dataset, index)}: {most:,} events of one pixel in one step; counts above {MAX_COUNT} are cut",
                 stacklevel=2,
             )
-        yield np.minimum(frame, limit).astype(np.uint8)
-        if progress is not None and (index % 16 == 15 or index + 1 == len(dataset)):
-            progress(index + 1, len(dataset))
+        yield frame
+        if progress is not None and (index % 16 == 15 or index + 1 == n):
+            progress(index + 1, n)
+
+
+def _frame(
+    dataset: Recordings, binning: Binning, sensor_size: SensorSize, index: int
+) -> tuple[np.ndarray, int]:
+    """Counts of one recording, and the highest of them before they are cut where nobody asked for that."""
+    events, _ = dataset[index]
+    frame = counted(events, binning, sensor_size, _name(dataset, index))
+    most = int(frame.max(initial=0)) if binning.clip is None else 0
+    limit = MAX_COUNT if binning.clip is None else min(MAX_COUNT, binning.clip)
+    return np.minimum(frame, limit).astype(np.uint8), most
 
 
 def _name(dataset: Recordings, index: int) -> object:
@@ -218,12 +230,13 @@ def rasters(
     binning: Binning,
     sensor_size: SensorSize,
     progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
 ) -> np.ndarray:
     """All recordings as uint8 counts (n, steps, polarity, y, x), in memory.
 
-    Recordings of unequal length (with bin_us) end in silent steps. progress: see `frames`.
+    Recordings of unequal length (with bin_us) end in silent steps. progress, workers: see `frames`.
     """
-    parts = list(frames(dataset, binning, sensor_size, progress))
+    parts = list(frames(dataset, binning, sensor_size, progress, workers))
     shape = (len(parts), max(len(f) for f in parts), *binning.shape(sensor_size))
     out = np.zeros(shape, dtype=np.uint8)
     for index, frame in enumerate(parts):

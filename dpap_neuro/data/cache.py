@@ -10,12 +10,13 @@ again.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
+import os
 import struct
-import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -25,6 +26,7 @@ from numpy.lib.format import write_array_header_1_0
 
 from dpap_neuro.data.binning import Binning, Recordings, SensorSize, frames
 from dpap_neuro.data.splits import LabelledRecordings
+from dpap_neuro.data.stored import Stored
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, write_stream
 
@@ -36,6 +38,7 @@ def cached_rasters(
     binning: Binning,
     sensor_size: SensorSize,
     progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
 ) -> np.ndarray:
     """What `rasters` returns, from `folder` where it is there already; changes to the array never reach the disk.
 
@@ -49,11 +52,26 @@ def cached_rasters(
     step = binning.shape(sensor_size)
     found = _opened(path, len(recordings), step)
     if found is None:
-        write_stream(path, lambda file: _write(file, path.parent, recordings, binning, sensor_size, progress))
+        write_stream(path, lambda file: _write(file, recordings, binning, sensor_size, progress, workers))
         found = _opened(path, len(recordings), step)
         if found is None:
             raise InputError(f"{path}: cannot be read back")
     return found
+
+
+def stored_rasters(
+    folder: str | Path,
+    name: str,
+    recordings: LabelledRecordings,
+    binning: Binning,
+    sensor_size: SensorSize,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+) -> Stored:
+    """What `cached_rasters` returns, of the time bins that `binning` keeps, read from its file when it is asked for."""
+    found = cached_rasters(folder, name, recordings, binning, sensor_size, progress, workers)
+    assert isinstance(found, np.memmap)
+    return Stored(str(found.filename), found.shape, found.offset, bins=binning.kept_bins)
 
 
 def kept_rasters(
@@ -99,56 +117,80 @@ def _opened(path: Path, n: int, step: tuple[int, int, int]) -> np.ndarray | None
     return found if whole and len(found) == n and found.shape[2:] == step else None
 
 
-# Behind the array, where NumPy does not look: a mark and the CRC-32 of all before.
+# Behind the array, where NumPy does not look: a mark, and the CRC-32 of those of the header and of each recording, so that
+# a recording's own can be made before the number of steps is known.
 _END = struct.Struct("<8sI")
-_MARK = b"dpapcrc1"
+_MARK = b"dpapcrc2"
 _CHUNK = 1 << 22
 
 
 def _undamaged(path: Path) -> bool:
-    left = path.stat().st_size - _END.size
-    crc = 0
     with open(path, "rb") as file:
-        while left > 0 and (part := file.read(min(left, _CHUNK))):
-            crc = zlib.crc32(part, crc)
-            left -= len(part)
-        return left == 0 and file.read() == _END.pack(_MARK, crc)
+        if np.lib.format.read_magic(file) != (1, 0):
+            return False
+        shape = np.lib.format.read_array_header_1_0(file)[0]
+        start, size = file.tell(), math.prod(shape[1:])
+        if path.stat().st_size != start + shape[0] * size + _END.size:
+            return False
+        file.seek(0)
+        sums = [zlib.crc32(file.read(start))]
+        for _ in range(shape[0]):
+            crc, left = 0, size
+            while left:
+                part = file.read(min(left, _CHUNK))
+                if not part:
+                    return False
+                crc = zlib.crc32(part, crc)
+                left -= len(part)
+            sums.append(crc)
+        return file.read() == _end(sums)
 
 
-class _Summed:
-    """A file that keeps the CRC-32 of what is written."""
+def _end(sums: Sequence[int]) -> bytes:
+    return _END.pack(_MARK, zlib.crc32(struct.pack(f"<{len(sums)}I", *sums)))
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.crc = 0
 
-    def write(self, data: bytes) -> int:
-        self.crc = zlib.crc32(data, self.crc)
-        return self._file.write(data)
+def _header(n: int, steps: int, step: tuple[int, int, int]) -> bytes:
+    memory = io.BytesIO()
+    write_array_header_1_0(memory, {"descr": "|u1", "fortran_order": False, "shape": (n, steps, *step)})
+    return memory.getvalue()
 
 
 def _write(
-    target: IO[bytes],
-    folder: Path,
+    file: IO[bytes],
     recordings: Recordings,
     binning: Binning,
     sensor_size: SensorSize,
     progress: Callable[[int, int], None] | None,
+    workers: int | None,
 ) -> None:
-    """Recordings are spooled first: with bin_us the longest decides the number of steps."""
+    """Recordings one behind another; where, with bin_us, they differ in length, they are then moved apart from the last on, in the
+    same file, so that writing takes no more of the disk than the file itself."""
     step = binning.shape(sensor_size)
-    size = math.prod(step)
-    file = _Summed(target)
-    with tempfile.TemporaryFile(dir=folder) as spool:
-        lengths = []
-        for frame in frames(recordings, binning, sensor_size, progress):
-            spool.write(frame.tobytes())
-            lengths.append(len(frame))
-        spool.seek(0)
-        steps = max(lengths)
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(lengths), steps, *step)}
-        write_array_header_1_0(file, header)
-        for length in lengths:
-            file.write(spool.read(length * size))
-            file.write(bytes((steps - length) * size))
-    target.write(_END.pack(_MARK, file.crc))
+    size, n = math.prod(step), len(recordings)
+    lengths: list[int] = []
+    sums: list[int] = []
+    packed = 0
+    for frame in frames(recordings, binning, sensor_size, progress, workers):
+        if not lengths:
+            packed = file.write(_header(n, len(frame), step))
+        file.write(frame.data)
+        lengths.append(len(frame))
+        sums.append(zlib.crc32(frame.data))
+    steps = max(lengths)
+    header = _header(n, steps, step)
+    if min(lengths) < steps:
+        sources = packed + size * np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        for index in range(n - 1, -1, -1):
+            file.seek(int(sources[index]))
+            frame_bytes = file.read(lengths[index] * size)
+            silent = bytes((steps - lengths[index]) * size)
+            # Never before its source: what is still to be moved lies in front of both.
+            file.seek(len(header) + index * steps * size)
+            file.write(frame_bytes)
+            file.write(silent)
+            sums[index] = zlib.crc32(silent, sums[index])
+        file.seek(0)
+        file.write(header)
+    file.seek(0, os.SEEK_END)
+    file.write(_end([zlib.crc32(header), *sums]))

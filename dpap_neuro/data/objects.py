@@ -18,6 +18,9 @@ class Wrapped:
     Labels come from its `targets` or `labels` where it has them, otherwise every item is read once.
     """
 
+    # What somebody's object has open is not shared unasked.
+    one_process = True
+
     def __init__(self, recordings: Recordings, sensor_size: SensorSize, classes: int) -> None:
         self.recordings, self.sensor_size, self.classes = recordings, sensor_size, classes
         self.sources: tuple[Path, ...] = ()

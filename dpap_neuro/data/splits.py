@@ -27,6 +27,7 @@ class Selection:
     def __init__(self, *parts: tuple[LabelledRecordings, np.ndarray]) -> None:
         self.items = [(recordings, int(number)) for recordings, numbers in parts for number in numbers]
         self.labels = np.concatenate([recordings.labels[numbers] for recordings, numbers in parts])
+        self.one_process = any(getattr(recordings, "one_process", False) for recordings, _ in parts)
         self.sources = [source for recordings, _ in parts for source in recordings.sources]
 
     def __len__(self) -> int:

@@ -57,9 +57,9 @@ class Deployed:
     full_per_core: dict[str, list[float]]
 
 
-def deploy(path: Path, data: tuple[np.ndarray, np.ndarray], chips: tuple[Chip, ...]) -> Deployed:
+def deploy(path: Path, data: runs.Data, chips: tuple[Chip, ...]) -> Deployed:
     """Read a `.nir` file, run it in float and in the integers of the first chip on the same rasters, and place these on each."""
-    rasters, labels = data
+    rasters, labels = np.asarray(data[0]), data[1]
     graph = read_graph(path)
     network, _ = compile_graph(graph, chips[0])
     names = [p.name for p in network.populations if p.spiking]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -64,12 +65,14 @@ def save_fitted(
     metadata: dict[str, Any],
     budget: Budget,
     effort: float | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> budgets.Fill:
     """`runs.save_run` without dead units; run.json also says the budget, and what model.nir itself takes of it.
+    about: see there.
 
     Placed is the file as it was written, by the same path as in `dpap-neuro cores`; effort: as the meter's.
     """
-    runs.save_run(folder, network, history, metadata, compact=True)
+    runs.save_run(folder, network, history, metadata, compact=True, about=about)
     found = budgets.fill(
         open_model(Path(folder) / "model.nir", CompileOptions(budget.chip)).integers(), budget, effort=effort
     )

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
+
+from dpap_neuro.errors import InputError
+from dpap_neuro.files import read_bytes
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 # Of a network that is made anew; one of a `.nir` file has its own.
 NEURON, DECAY, THRESHOLD, SURROGATE, RESET = "lif", 0.5, 0.5, "superspike", "zero"
@@ -65,3 +77,39 @@ class TrainRequest:
     timing: str = "zero_delay"
     scales: str = "fixed"
     netx: bool = False
+
+
+_MOST_CONFIG = 1 << 20
+
+
+def read_config(path: str | Path, also: Iterable[str] = ()) -> dict[str, Any]:
+    """Options of `train` from a TOML file, by their names with underscores or dashes; also: names of options that are no part of a
+    request, taken as they are. Raises InputError, naming the file and the key, for an unknown one or a value of another type.
+    """
+    try:
+        table = tomllib.loads(read_bytes(path, _MOST_CONFIG).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read as TOML ({' '.join(str(error).split())[:120]})") from None
+    kinds = typing.get_type_hints(TrainRequest)
+    known = {field.name: kinds[field.name] for field in fields(TrainRequest)} | dict.fromkeys(also, Any)
+    found = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise InputError(
+                f"{path}: unknown key {key[:40]!r}, expected options of train such as {', '.join(list(known)[:4])}"
+            )
+        wanted = [kind for kind in (typing.get_args(known[name]) or (known[name],)) if kind is not type(None)]
+        taken = {Path: (str,), float: (int, float)}.get(wanted[0], (wanted[0],))
+        if wanted[0] is not Any and type(value) not in taken:
+            what = " or ".join(
+                {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[t]
+                for t in taken[-1:]
+            )
+            raise InputError(f"{path}: {key} is {str(value)[:60]!r}, expected {what}")
+        if isinstance(value, dict | list):
+            raise InputError(f"{path}: {key} is a {type(value).__name__}, expected one value")
+        found[name] = value
+    return found

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dpap_neuro.data import Binning, Defaults, binning_of, dataset, parse_sensor
-from dpap_neuro.deploy import finetuning, fitting
+from dpap_neuro.deploy import finetuning, fitting, record
 from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SURROGATE, THRESHOLD, TrainRequest
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
@@ -33,7 +32,7 @@ _OF_THE_NETWORK = ("neuron", "readout", "decay", "current_decay", "threshold", "
 class Training:
     """A request with nothing left open but what only the recordings tell. graph: of the `.nir` file to go on from, None for a
     network that is made anew. budget: what the network has to fit, None for no limit. precision: of a chip's integers, None for
-    floats. source: the float network of a run folder to go on from."""
+    floats. source: the float network of a run folder to go on from. pruning: all that the pruner was made with."""
 
     request: TrainRequest
     settings: loop.TrainSettings
@@ -44,14 +43,18 @@ class Training:
     defaults: Defaults
     precision: Precision | None = None
     source: Network | None = None
+    pruning: dict[str, Any] = field(default_factory=dict)
 
     def load(
-        self, progress: Callable[[str, int, int], None] | None = None, cache_dir: Path | None = None
+        self,
+        progress: Callable[[str, int, int], None] | None = None,
+        cache_dir: Path | None = None,
+        workers: int | None = None,
     ) -> runs.Split:
         """Training and test recordings, see `runs.load_split`."""
         asked = self.request
         return runs.load_split(
-            asked.dataset, asked.data_dir, self.binning, progress, cache_dir, _sensor(asked)
+            asked.dataset, asked.data_dir, self.binning, progress, cache_dir, _sensor(asked), workers
         )
 
     def model(self, split: runs.Split) -> ModelSettings | ImportedNetwork | ExactNetwork:
@@ -106,8 +109,9 @@ class Training:
         on_epoch: Callable[[loop.Epoch, PruneReport], None] | None = None,
         checkpoint: Path | None = None,
         on_note: Callable[[str], None] | None = None,
+        workers: int = 0,
     ) -> tuple[Network, loop.History]:
-        """Train; progress(batches done, batches of the run). on_note: see `loop.train`."""
+        """Train; progress(batches done, batches of the run). on_note, workers: see `loop.train`."""
         batches = max(1, len(split.train[1]) // self.settings.batch)
 
         def told(epoch: int, done: int) -> None:
@@ -115,23 +119,45 @@ class Training:
                 progress(epoch * batches + done, self.settings.all_epochs * batches)
 
         network, history = runs.train_run(
-            split, model, self.pruner, self.settings, device, told, on_epoch, checkpoint, on_note
+            split, model, self.pruner, self.settings, device, told, on_epoch, checkpoint, on_note, workers
         )
         return network.cpu(), history
 
     def save(
-        self, out: Path, split: runs.Split, network: Network, history: loop.History
+        self,
+        out: Path,
+        split: runs.Split,
+        network: Network,
+        history: loop.History,
+        device: torch.device,
+        started: str,
+        command: str = "",
     ) -> budgets.Fill | None:
-        """Write the run's folder; what model.nir takes of the budget, None without one."""
+        """Write the run's folder; what model.nir takes of the budget, None without one. device: that it was trained on; started:
+        when, see `record.now`; command: what was typed.
+        """
         metadata = runs.metadata_of(split)
+        about = {
+            "command": command,
+            "request": record.said(self.request),
+            "settings": asdict(self.settings),
+            "pruner": {"text": self.pruner.describe(), **self.pruning},
+            "data": split.record(),
+            "versions": record.versions(),
+            "machine": record.machine(device),
+            "seed": self.settings.seed,
+            "started": started,
+            "written": record.now(),
+        }
         fill = None
         if self.budget is not None:
-            fill = fitting.save_fitted(out, network, history, metadata, self.budget)
+            fill = fitting.save_fitted(out, network, history, metadata, self.budget, about=about)
         else:
-            runs.save_run(out, network, history, metadata)
-        said = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self.request).items()}
-        packages = ("dpap-neuro", "torch", "norse", "nir", "numpy")
-        runs.add_to_record(out, request=said, versions={name: version(name) for name in packages})
+            runs.save_run(out, network, history, metadata, about=about)
+        # What can be made again from run.json.
+        record.write_config(self.request, out / record.CONFIG, command)
+        record.write_history(history.epochs, out / record.HISTORY)
+        record.draw_history(history.epochs, out / record.PICTURE, f"{split.opened.name}, {self.pruner.name}")
         return fill
 
 
@@ -191,7 +217,9 @@ def resolve(asked: TrainRequest) -> Training:
         # The step's length is only known with the data; what is wrong at any is said before these are read.
         runs.neuron_settings(1.0, *_neuron(asked))
     precision = precision_of(asked, binning, budget)
-    return Training(asked, settings, pruner, binning, graph, budget, defaults, precision, source)
+    return Training(
+        asked, settings, pruner, binning, graph, budget, defaults, precision, source, pruner.description()
+    )
 
 
 def precision_of(asked: TrainRequest, binning: Binning, budget: Budget | None = None) -> Precision | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from dpap_neuro.data.stored import Rasters
 from dpap_neuro.networks.models import Network
 from dpap_neuro.precision.network import ExactNetwork
 from dpap_neuro.pruning import Pruner
@@ -23,9 +25,11 @@ from dpap_neuro.train.settings import TrainSettings
 
 # Those whose numbers are in the weights.
 _PACKAGES = ("dpap-neuro", "torch", "norse", "numpy")
-_PART = 256
+# Bytes at a time.
+_PART = 1 << 26
+TRAINED, TESTED = "recordings (SHA-256)", "test recordings (SHA-256)"
 
-Data = tuple[np.ndarray, np.ndarray]
+Data = tuple[Rasters, np.ndarray]
 
 
 def describe_run(
@@ -36,7 +40,8 @@ def describe_run(
     settings: TrainSettings,
     origin: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Of a run before its first step, the pruner not attached yet; values as JSON gives them back. origin: where the data are from."""
+    """Of a run before its first step, the pruner not attached yet; values as JSON gives them back. origin: where the data are from,
+    and their digests where these are known."""
     values: dict[str, Any] = {key: value for key, value in asdict(settings).items() if key != "more_epochs"}
     values |= _flat(origin)
     values |= _flat({"network": model.settings.to_dict(), "pruner": pruner.description()})
@@ -44,8 +49,9 @@ def describe_run(
         values |= _flat({"precision": model.precision.to_dict()})
     values |= {"version of " + name: _version(name) for name in _PACKAGES}
     values["shape of the recordings"] = list(train_data[0].shape)
-    values["recordings (SHA-256)"] = _of_data(train_data)
-    values["test recordings (SHA-256)"] = None if test_data is None else _of_data(test_data)
+    for what, data in ((TRAINED, train_data), (TESTED, test_data)):
+        if what not in values:  # else of `origin`, which has it already
+            values[what] = None if data is None else digest(data)
     values["first weights (SHA-256)"] = _of_weights(model)
     return dict(json.loads(json.dumps(values)))
 
@@ -82,12 +88,13 @@ def _version(name: str) -> str:
         return "unknown"
 
 
-def _of_data(data: Data) -> str:
-    """A part at a time: rasters may be larger than memory."""
+def digest(data: Data) -> str:
+    """SHA-256 of rasters and labels. A part at a time: rasters may be larger than memory."""
     rasters, labels = data
     digest = hashlib.sha256(f"{rasters.dtype.str} {rasters.shape}".encode())
-    for begin in range(0, len(rasters), _PART):
-        digest.update(np.ascontiguousarray(rasters[begin : begin + _PART]).data)
+    at_once = max(1, _PART // max(1, rasters.dtype.itemsize * math.prod(rasters.shape[1:])))
+    for begin in range(0, len(rasters), at_once):
+        digest.update(np.ascontiguousarray(rasters[begin : begin + at_once]).data)
     digest.update(np.ascontiguousarray(labels, dtype=np.int64).data)
     return digest.hexdigest()
 

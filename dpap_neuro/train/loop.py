@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 
 from dpap_neuro.data.augmentation import augment
 from dpap_neuro.data.binning import only_bins
+from dpap_neuro.data.stored import Rasters, chosen
 from dpap_neuro.errors import InputError
 from dpap_neuro.networks.models import Network, logits
 from dpap_neuro.pruning import Pruner, PruneReport
 from dpap_neuro.pruning.masks import count
 from dpap_neuro.pruning.statistics import reduce_over_ranks
 from dpap_neuro.train import distributed
+from dpap_neuro.train.batches import Batches
 from dpap_neuro.train.checkpoint import load_checkpoint, peek, save_checkpoint
 from dpap_neuro.train.description import describe_run, difference
 from dpap_neuro.train.memory import keep_freed
@@ -30,6 +33,11 @@ from dpap_neuro.train.steps import FIRST_BATCHES, Listener, Step, scores
 
 # Epochs in a row in which the read-out may be silent: surrogate gradients can wake it.
 PATIENCE = 3
+# Input values that are shown at once in a test: of most data sets 128 recordings have fewer.
+MOST_VALUES = 1 << 26
+
+
+Data = tuple[Rasters, np.ndarray]
 
 
 @dataclass
@@ -79,26 +87,27 @@ def as_input(rasters: np.ndarray | Tensor, device: torch.device) -> Tensor:
 @torch.no_grad()
 def predict(
     model: Network,
-    rasters: np.ndarray,
+    rasters: Rasters,
     device: torch.device,
     batch: int = 128,
-    shown: list[int] | None = None,
+    shown: Sequence[int] | None = None,
 ) -> np.ndarray:
     """The class of each recording, (n,) int64: the highest count or membrane, the first where several are.
 
-    shown: the time bins that the network sees, all where None.
+    batch: recordings at once, fewer where they are large. shown: the time bins that the network sees, all where None.
     """
     model.eval()
     parts = []
+    batch = max(1, min(batch, MOST_VALUES // max(1, math.prod(rasters.shape[1:]))))
     for i in range(0, len(rasters), batch):
         part = as_input(only_bins(rasters[i : i + batch], shown), device)
         parts.append(logits(model(part)).argmax(1).cpu().numpy())
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
-def check_data(rasters: np.ndarray, labels: np.ndarray, classes: int) -> None:
+def check_data(rasters: Rasters, labels: np.ndarray, classes: int) -> None:
     """Raises InputError where there is nothing to learn from: too few recordings, one class only, no event."""
-    if rasters.dtype.kind == "f" and not np.isfinite(rasters).all():
+    if isinstance(rasters, np.ndarray) and rasters.dtype.kind == "f" and not np.isfinite(rasters).all():
         raise InputError("training data: found NaN or infinite values, expected event counts")
     if len(rasters) < 2:
         raise InputError(f"training data: found {len(rasters)} recordings, expected at least 2")
@@ -118,8 +127,8 @@ def check_data(rasters: np.ndarray, labels: np.ndarray, classes: int) -> None:
 def train(
     model: Network,
     pruner: Pruner,
-    train_data: tuple[np.ndarray, np.ndarray],
-    test_data: tuple[np.ndarray, np.ndarray] | None,
+    train_data: Data,
+    test_data: Data | None,
     settings: TrainSettings,
     device: torch.device,
     on_batch: Callable[[int, int], None] | None = None,
@@ -127,6 +136,7 @@ def train(
     checkpoint: str | Path | None = None,
     origin: Mapping[str, Any] | None = None,
     on_note: Callable[[str], None] | None = None,
+    workers: int = 0,
 ) -> History:
     """Train `model` in place, pruning it with `pruner` (not attached yet).
 
@@ -134,7 +144,7 @@ def train(
     layers that are silent after the first batches.
     checkpoint: folder written after every epoch; where it holds one already, the run goes on from there, bit for bit
     on the CPU, where everything that shapes it is the same (see `train.description`). origin: where the data are from and how
-    they were made, for that comparison. Time bins that the pruner has dropped are shown no more, in training and in testing.
+    they were made, for that comparison. workers: processes that read batches ahead, 0 for none; the numbers are the same. Time bins that the pruner has dropped are shown no more, in training and in testing.
     Repeatable on one machine: everything random comes from settings.seed. In several processes (`distributed.joined`)
     each takes its part of every batch, all prune the same, and the first one writes the checkpoint.
     Raises InputError for data that cannot be learned from, a network that never spikes, a loss that is not finite, or a
@@ -168,14 +178,15 @@ def train(
             checkpoint,
             described,
             on_note,
+            workers,
         )
 
 
 def _train(
     model: Network,
     pruner: Pruner,
-    train_data: tuple[np.ndarray, np.ndarray],
-    test_data: tuple[np.ndarray, np.ndarray] | None,
+    train_data: Data,
+    test_data: Data | None,
     settings: TrainSettings,
     device: torch.device,
     on_batch: Callable[[int, int], None] | None,
@@ -183,6 +194,7 @@ def _train(
     checkpoint: str | Path | None,
     described: dict[str, Any] | None,
     on_note: Callable[[str], None] | None,
+    workers: int,
 ) -> History:
     rasters, labels = train_data
     if device.type == "cpu":
@@ -190,12 +202,11 @@ def _train(
     model.to(device)
     generator = torch.Generator().manual_seed(settings.seed)
     targets = torch.as_tensor(labels)
-    inputs = torch.as_tensor(rasters)
-    pruner.attach(model, as_input(inputs[:2], device))
+    pruner.attach(model, as_input(rasters[:2], device))
     optimizer = torch.optim.AdamW(
         model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
     )
-    batches = max(1, len(inputs) // settings.batch)
+    batches = max(1, len(rasters) // settings.batch)
     total, warmup = settings.all_epochs * batches, max(1, round(settings.warmup * batches))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -217,18 +228,18 @@ def _train(
         )
     shown, silent = _kept(pruner), 0
     listener = Listener(pruner) if on_note is not None and not history.epochs else None
+    read = Batches(rasters, workers)
     begin = time.perf_counter()
     for epoch in range(len(history.epochs), settings.all_epochs):
         epoch_begin = time.perf_counter()
         model.train()
-        order = torch.randperm(len(inputs), generator=generator)
+        order = torch.randperm(len(rasters), generator=generator)[: batches * settings.batch]
         losses, spikes = torch.zeros((), device=device), torch.zeros((), device=device)
-        for number in range(batches):
-            chosen = order[number * settings.batch : (number + 1) * settings.batch]
-            recordings = only_bins(inputs[chosen], shown)
-            own = distributed.own_part(len(chosen))
+        for number, (numbers, counts) in enumerate(read.in_turn(order.split(settings.batch))):
+            recordings = only_bins(counts, shown)
+            own = distributed.own_part(len(numbers))
             x = as_input(_augmented(recordings, settings, generator)[own], device)
-            loss, activity = step(x, targets[chosen[own]].to(device), len(chosen))
+            loss, activity = step(x, targets[numbers[own]].to(device), len(numbers))
             scheduler.step()
             pruner.step(optimizer)
             losses += loss
@@ -260,7 +271,7 @@ def _train(
         accuracy = None
         if test_data is not None:
             own = distributed.own_part(len(test_data[1]))
-            predicted = predict(model, test_data[0][own], device, shown=shown)
+            predicted = predict(model, chosen(test_data[0], own), device, shown=shown)
             correct = torch.tensor((predicted == test_data[1][own]).sum()).to(device)
             accuracy = int(reduce_over_ranks(correct)) / len(test_data[1])
         history.epochs.append(
@@ -340,7 +351,7 @@ def _resumed(extra: Mapping[str, Any], expected: Mapping[str, Any], where: str |
 def overhead(
     model: Network,
     make: Callable[[], Pruner],
-    data: tuple[np.ndarray, np.ndarray],
+    data: Data,
     settings: TrainSettings,
     device: torch.device,
     rounds: int = 10,

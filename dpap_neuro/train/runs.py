@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from dpap_neuro.data import Binning, Opened, binning_of, open_both
+from dpap_neuro.data import Binning, Opened, Rasters, binning_of, open_both
+from dpap_neuro.data.stored import chosen
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_export import encoded_metadata, nir_bytes, to_nir, without_dead_units
 from dpap_neuro.exchange.nir_import import IMPORTED, ImportedNetwork, from_file
@@ -39,9 +41,10 @@ from dpap_neuro.networks.own import is_own, located
 from dpap_neuro.precision import export
 from dpap_neuro.precision.network import ExactNetwork, from_run
 from dpap_neuro.pruning import Pruner, PruneReport
+from dpap_neuro.train.description import TESTED, TRAINED, digest
 from dpap_neuro.train.loop import Epoch, History, TrainSettings, train
 
-Data = tuple[np.ndarray, np.ndarray]
+Data = tuple[Rasters, np.ndarray]
 _RECORD, _WEIGHTS, _GRAPH = "run.json", "weights.safetensors", "model.nir"
 
 
@@ -61,6 +64,37 @@ class Split:
     def dt(self) -> float:
         return self.binning.seconds(self.opened.duration_us)
 
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of what the network is shown and of its labels, by the names that `train.description` has for them."""
+        return {TRAINED: digest(self.train), TESTED: digest(self.test)}
+
+    def record(self) -> dict[str, Any]:
+        """What run.json says of the data."""
+        classes = self.opened.classes
+
+        def part(data: Data, sha256: str) -> dict[str, Any]:
+            counts = np.bincount(data[1], minlength=len(classes)).tolist()
+            return {
+                "recordings": len(data[1]),
+                "of_class": dict(zip(classes, counts, strict=True)),
+                "sha256": sha256,
+            }
+
+        return {
+            "name": self.opened.name,
+            "folder": None if self.opened.folder is None else str(Path(self.opened.folder).resolve()),
+            "sensor_size": list(self.opened.sensor_size),
+            "duration_us": self.opened.duration_us,
+            "binning": self.binning.to_dict(),
+            "shape": list(self.train[0].shape[1:]),
+            "train": part(self.train, self.digests[TRAINED]),
+            "test": part(self.test, self.digests[TESTED]),
+            "held_out": len(self.test[1]) / (len(self.train[1]) + len(self.test[1]))
+            if self.held_out
+            else 0.0,
+        }
+
 
 def load_split(
     dataset: str,
@@ -69,8 +103,10 @@ def load_split(
     progress: Callable[[str, int, int], None] | None = None,
     cache_dir: str | Path | None = None,
     sensor: tuple[int, int] | None = None,
+    workers: int | None = None,
 ) -> Split:
-    """Both splits as rasters, see `Opened.rasters`. Without test recordings every fifth of each class is held out.
+    """Both splits as rasters, in memory, or read from a file of `cache_dir` when they are asked for, see `Opened.stored`; workers:
+    processes that make them. Without test recordings every fifth of each class is held out.
 
     Raises InputError for an unknown data set, a missing folder, or a time bin to keep that is not there.
     """
@@ -83,8 +119,15 @@ def load_split(
             if done > n:
                 progress("test", done - n, total - n)
 
-    x = both.opened.rasters(binning, told, cache_dir)
-    return Split(both.opened, (x[:n], labels[:n]), (x[n:], labels[n:]), binning, both.held_out)
+    x: Rasters
+    if cache_dir is None:
+        x = both.opened.rasters(binning, told, workers=workers)
+    else:
+        x = both.opened.stored(binning, cache_dir, told, workers)
+    trained, tested = slice(None, n), slice(n, None)
+    return Split(
+        both.opened, (chosen(x, trained), labels[:n]), (chosen(x, tested), labels[n:]), binning, both.held_out
+    )
 
 
 def model_settings(
@@ -141,9 +184,10 @@ def train_run(
     on_epoch: Callable[[Epoch, PruneReport], None] | None = None,
     checkpoint: str | Path | None = None,
     on_note: Callable[[str], None] | None = None,
+    workers: int = 0,
 ) -> tuple[Network, History]:
     """Build a network from the seed, or take one of a file, and train it; or go on from `checkpoint` (see
-    `training.train`)."""
+    `loop.train`)."""
     network = build_model(model, settings.seed) if isinstance(model, ModelSettings) else model
     history = train(
         network,
@@ -155,8 +199,9 @@ def train_run(
         on_batch,
         on_epoch,
         checkpoint,
-        metadata_of(split),
+        metadata_of(split) if checkpoint is None else {**metadata_of(split), **split.digests},
         on_note,
+        workers,
     )
     return network, history
 
@@ -195,10 +240,11 @@ def save_run(
     history: History,
     metadata: dict[str, Any],
     compact: bool = False,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the folder's files, each whole or not at all; what was there stays until the new weights and record are on the disk.
 
-    compact: leave neurons that pruning silenced out of model.nir.
+    compact: leave neurons that pruning silenced out of model.nir. about: what run.json says besides, in plain values.
     """
     folder = make_folder(folder)
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in network.state_dict().items()}
@@ -210,6 +256,7 @@ def save_run(
         exported = without_dead_units(network, network.settings.input_shape) if compact else network
         files[_GRAPH] = nir_bytes(graph_of(exported, metadata))
     record = {
+        **(about or {}),
         "model": network.settings.to_dict(),
         "metadata": metadata,
         "history": [asdict(e) for e in history.epochs],

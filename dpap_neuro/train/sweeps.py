@@ -21,6 +21,7 @@ import torch
 
 from dpap_neuro.data import every_nth
 from dpap_neuro.data.binning import only_bins
+from dpap_neuro.data.stored import Rasters, chosen
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import make_folder, read_bytes, read_sealed, write_picture, write_sealed, write_text
 from dpap_neuro.networks.models import ModelSettings, Network, build_model
@@ -31,7 +32,7 @@ from dpap_neuro.train import loop
 if TYPE_CHECKING:
     from dpap_neuro.train.paired import Difference
 
-Data = tuple[np.ndarray, np.ndarray]
+Data = tuple[Rasters, np.ndarray]
 # A run: pruner, sparsity, seed.
 Planned = tuple[str, float, int]
 
@@ -116,6 +117,14 @@ def shard_tables(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard-*-of-*/runs.csv"))
 
 
+def remove(folder: Path) -> None:
+    """The tables of a sweep and of its shards, so that it begins anew."""
+    for table in (folder / "runs.csv", *shard_tables(folder)):
+        # The table first: without it the settings beside it mean nothing.
+        for path in (table, table.with_suffix(".json")):
+            path.unlink(missing_ok=True)
+
+
 def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
     """Training and test part of a cross-validation: every folds-th recording of each class is tested, from `number` on.
 
@@ -125,7 +134,7 @@ def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
         raise InputError(f"folds: found fold {number} of {folds}, expected 0 to folds - 1 of at least 2")
     x, y = data
     tested = every_nth(y, number, folds)
-    return (x[~tested], y[~tested]), (x[tested], y[tested])
+    return (chosen(x, ~tested), y[~tested]), (chosen(x, tested), y[tested])
 
 
 def inner(
@@ -251,9 +260,9 @@ def sweep(
         network = build_model(model, seed) if network_of is None else network_of(seed, train_data)
         history = loop.train(network, pruner, train_data, None, own, device)
         last = history.epochs[-1]
-        tested = only_bins(test_data[0], history.kept_bins)
-        correct = int((loop.predict(network, tested, device) == test_data[1]).sum())
-        parts = (tested[i : i + TESTED] for i in range(0, len(tested), TESTED))
+        kept, tested = history.kept_bins, test_data[0]
+        correct = int((loop.predict(network, tested, device, shown=kept) == test_data[1]).sum())
+        parts = (only_bins(tested[i : i + TESTED], kept) for i in range(0, len(tested), TESTED))
         shown = ((loop.as_input(part, device), len(part)) for part in parts)
         events = synaptic_events(network, pruner.structure, shown)
         row = Row(
@@ -270,7 +279,7 @@ def sweep(
             last.remaining,
             last.synapses,
             last.synapses_remaining,
-            tested.shape[1],
+            tested.shape[1] if kept is None else len(kept),
             round(history.seconds, 1),
             round(events, 1),
         )

@@ -47,7 +47,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
 
 
 def write_stream(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, renamed when it is whole and on the disk; nothing is left over otherwise.
+    """Let `write` fill a temporary file beside `path`, open for reading too, renamed when it is whole and on the disk; nothing is left over otherwise.
 
     The file gets the mode of any new file (the umask's). Raises HardwareError where it cannot be written; errors of `write` that
     are not the disk's pass through.
@@ -88,7 +88,7 @@ def _part(path: Path, write: Callable[[IO[bytes]], object]) -> str:
     """A temporary file beside `path`, on the disk and with its mode. Raises OSError, having removed it."""
     handle, part = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
