@@ -227,7 +227,7 @@ def test_braille_by_name():
         assert np.array_equal(rasters[index, :steps, 0, 0], spikes[index, :steps])
 
 
-def test_nmnist_in_six_formats_gives_the_same_rasters(tmp_path):
+def test_nmnist_in_six_formats_gives_the_same_rasters_and_trains_to_the_same_weights(tmp_path):
     if not SHARED.is_dir():
         pytest.skip(f"no N-MNIST recordings at {SHARED}")
     whole = open_dataset("nmnist", SHARED, "all").recordings
@@ -261,3 +261,23 @@ def test_nmnist_in_six_formats_gives_the_same_rasters(tmp_path):
         )
         assert found[kind][0].sum() > 1000
         assert all(np.array_equal(a, b) for a, b in zip(found[kind], found["npy"], strict=True)), kind
+    pytest.importorskip("norse")
+    import torch
+
+    from dpap_neuro.pruning import make_pruner
+    from dpap_neuro.train import runs
+    from dpap_neuro.train.loop import TrainSettings
+
+    weights = {}
+    for kind in found:
+        split = runs.load_split(
+            str(tmp_path / kind), None, Binning(bins=5, downsample=3), None, tmp_path / "cache", (34, 34), 2
+        )
+        model = runs.model_settings(split, "mlp", "spikes", 0.5, 0.2)
+        pruner = make_pruner("dpap", epochs=2, sparsity=0.5)
+        network, history = runs.train_run(
+            split, model, pruner, TrainSettings(epochs=2, batch=3, drop=0.1), torch.device("cpu")
+        )
+        assert 0 < history.epochs[-1].remaining < history.epochs[-1].parameters
+        weights[kind] = {name: value.numpy().tobytes() for name, value in network.state_dict().items()}
+    assert all(own == weights["npy"] for own in weights.values())
