@@ -265,7 +265,7 @@ def test_commands(tmp_path):
     assert all(p["active"] for p in values["populations"][:1])
     more = ("--dataset", "digits", "--epochs", "1", "--batch", "128", "--pruner", "none")
     for source in (tmp_path / "new", tmp_path / "new" / "model.nir"):
-        done = run("finetune", source, *more, "--weight-bits", "3", "--out", tmp_path / "fine")
+        done = run("finetune", source, *more, "--weight-bits", "3", "--force", "--out", tmp_path / "fine")
         assert done.exit_code == 0, done.output
         assert "0 of " in done.output
         assert json.loads((tmp_path / "fine" / "run.json").read_text())["precision"]["weight_bits"] == 3

@@ -342,8 +342,8 @@ _COMPILING = {
 }
 
 
-# What typer calls the sources of options that the user gave.
-_TYPED = ("COMMANDLINE", "ENVIRONMENT")
+# What typer calls the sources of options that the user gave, those of a --config file too.
+_TYPED = ("COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP")
 
 
 def _train_request(said: frozenset[str], **values: Any) -> TrainRequest:

@@ -129,8 +129,8 @@ class Training:
         split: runs.Split,
         network: Network,
         history: loop.History,
-        device: torch.device,
-        started: str,
+        device: torch.device = torch.device("cpu"),
+        started: str | None = None,
         command: str = "",
     ) -> budgets.Fill | None:
         """Write the run's folder; what model.nir takes of the budget, None without one. device: that it was trained on; started:
@@ -146,7 +146,7 @@ class Training:
             "versions": record.versions(),
             "machine": record.machine(device),
             "seed": self.settings.seed,
-            "started": started,
+            "started": started or record.now(),
             "written": record.now(),
         }
         fill = None
