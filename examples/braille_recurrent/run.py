@@ -124,7 +124,9 @@ def draw(summary: list[dict], path: Path) -> None:
         axis.text(
             66, place_ + 0.2, f"{line['remaining']:,} parameters", va="center", color="white", fontsize=8
         )
-    axis.set_yticks(places + 0.2, [line["network"] for line in summary])
+    most = max(line["folds"] for line in summary)
+    parts = ["" if line["folds"] == most else f"\n({line['folds']} of {most} folds)" for line in summary]
+    axis.set_yticks(places + 0.2, [line["network"] + part for line, part in zip(summary, parts, strict=True)])
     axis.invert_yaxis()
     axis.set_xlim(65, 100)
     axis.set_xlabel("recordings told right, %; bars: standard deviation between folds")
