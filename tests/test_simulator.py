@@ -22,9 +22,9 @@ from hardware.network.integer import (
     SparseProjection,
     conv_output_shape,
 )
-from hardware.simulate.kernels import quotient
 from hardware.simulate.simulator import Simulator, simulate
 from hardware.simulate.tables import Memory, events
+from hardware.simulate.vectors import quotient
 
 EXAMPLES = settings(
     max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

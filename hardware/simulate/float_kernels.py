@@ -32,6 +32,7 @@ from hardware.simulate.kernels import (
     G_YRUNS,
     SPARSE16,
 )
+from hardware.simulate.vectors import adding, cast_to, lowest_bit, quotient
 
 # Columns of the table of nodes. Addresses end in _AT; 0: there is none.
 (
@@ -86,13 +87,13 @@ C_SHARE, C_R, C_LEAK, C_THRESHOLD, C_RESET, C_SYN_SHARE, C_W_IN, C_ROWS = range(
 
 # Neurons whose spikes are looked for at once.
 _LANES = 8
-_float64_at = kernels.cast_to(types.float64)
-_uint8_at = kernels.cast_to(types.uint8)
-_int32_at = kernels.cast_to(types.int32)
-_int64_at = kernels.cast_to(types.int64)
+_float64_at = cast_to(types.float64)
+_uint8_at = cast_to(types.uint8)
+_int32_at = cast_to(types.int32)
+_int64_at = cast_to(types.int64)
 
 
-_add_8, _add_4 = (kernels.adding(lanes, floats=True) for lanes in (8, 4))
+_add_8, _add_4 = (adding(lanes, floats=True) for lanes in (8, 4))
 
 
 def _firing(typingctx, membranes, thresholds, resets, subtracting):  # type: ignore[no-untyped-def]
@@ -314,9 +315,9 @@ def run_sample(
                     by_area, by_width = 1.0 / float64(area), 1.0 / float64(width)
                     one_group = group_out == channels
                     for k in range(m):  # all at once, in vectors: what follows branches on them
-                        outer = kernels.quotient(index[at + k], by_area)
+                        outer = quotient(index[at + k], by_area)
                         room[0, k], room[1, k] = outer, index[at + k] - outer * area
-                        room[2, k] = kernels.quotient(room[1, k], by_width)
+                        room[2, k] = quotient(room[1, k], by_width)
                     for k in range(m):
                         c = value[at + k]
                         channel, row_in = int64(room[0, k]), int64(room[2, k])
@@ -391,7 +392,7 @@ def run_sample(
                         own = 8 * (first if nodes[p, N_UNIFORM] != 0 else block)
                         fired = _fire_8(v_at + 8 * block, threshold_at + own, reset_at + own, subtracting)
                         while fired != 0:
-                            index[first + n] = block + kernels.lowest_bit(fired)
+                            index[first + n] = block + lowest_bit(fired)
                             n += 1
                             fired &= fired - 1
                     for i in range(first + whole, first + size):

@@ -12,6 +12,7 @@ import numpy as np
 from numba import int32, int64, njit, uint8, void
 
 from hardware.simulate import kernels
+from hardware.simulate.vectors import lowest_bit, not_zero
 
 Array = np.ndarray
 # Below this share of non-zero weights a kernel is run as lists of its synapses: vector instructions add many more weights
@@ -237,7 +238,7 @@ def _count_entries(raster, pointer):  # type: ignore[no-untyped-def]
 
 def _filling(bits):  # type: ignore[no-untyped-def]
     """A function that lists the entries that are not zero of a raster of so many bits each, at an address."""
-    not_zero, lanes = kernels.not_zero(bits), 512 // bits
+    some_of, lanes = not_zero(bits), 512 // bits
 
     @njit(inline="always")
     def fill(raster, address, index, value):  # type: ignore[no-untyped-def]
@@ -246,9 +247,9 @@ def _filling(bits):  # type: ignore[no-untyped-def]
         whole = size - size % lanes
         for t in range(steps):
             for block in range(0, whole, lanes):
-                some = not_zero(address + (t * size + block) * (bits // 8))
+                some = some_of(address + (t * size + block) * (bits // 8))
                 while some != 0:
-                    i = block + kernels.lowest_bit(some)
+                    i = block + lowest_bit(some)
                     index[k], value[k] = i, raster[t, i]
                     k += 1
                     some &= some - 1
