@@ -71,9 +71,6 @@ class Counted:
     def __init__(self, synapses):
         self.synapses = synapses
 
-    def synapse_count(self):
-        return self.synapses
-
     def neuron_count(self):
         return 7
 
@@ -90,7 +87,7 @@ def test_a_budget_is_approached_on_the_schedule_of_all_goals():
         return Reading({"synapses": over} if over > 1 else {}, f"{over:.0%}")
 
     for epoch in range(7):
-        reading = approach(measure, masks, masks.reduce, epoch, (2, 5))
+        reading = approach(measure, masks, masks.reduce, epoch, (2, 5), lambda: masks.synapses)
         found.append(masks.synapses)
     goal = Goal(sparsity=0.8, epochs=7, first_epoch=2, reach=0.86)
     assert goal.schedule() == (2, 5) and reading.fits

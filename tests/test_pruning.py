@@ -19,7 +19,8 @@ from dpap_neuro.pruning import DPAP, PRUNERS, Pruner, SurvivalSettings, make_pru
 
 LABELS = torch.arange(12) % 3
 
-WITH_A_GOAL = [name for name in PRUNERS if name not in ("none", "dpap-published")]
+# `dpap-weighted` is another name for `weighted`.
+WITH_A_GOAL = [name for name in PRUNERS if name not in ("none", "dpap-published", "dpap-weighted")]
 
 
 def data(**kwargs):

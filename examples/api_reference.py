@@ -1,4 +1,4 @@
-"""The API reference as HTML pages: `python docs/api.py FOLDER` (extra `docs`).
+"""The API reference as HTML pages: `python examples/api_reference.py FOLDER` (extra `docs`).
 
 Ends with an error at the first warning of pdoc: a name of `__all__` that does not exist, an annotation that does not resolve.
 """
@@ -50,5 +50,5 @@ def main(out: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python docs/api.py FOLDER")
+        sys.exit("usage: python examples/api_reference.py FOLDER")
     main(Path(sys.argv[1]))
