@@ -66,7 +66,7 @@ def test_what_is_exported_fits(budget, pruner, model, tmp_path):
     fills = [epoch.fill for epoch in history.epochs]
     assert not fills[0]["fits"] and fills[-1]["fits"]
     assert max(fills[0]["shares"].values()) > 1.0 >= max(fills[-1]["shares"].values())
-    found = fitting.save_fitted(tmp_path, network, history, METADATA, budget, effort=0.005)
+    found = fitting.save_fitted(tmp_path, network, history, METADATA, fitting.BudgetMeter(budget, 0.005))
     assert found.fits
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["budget"]["fits"] and record["budget"]["synapses"] == found.placement.synapses
@@ -150,7 +150,7 @@ def test_a_pruner_that_cannot_free_the_scarce_resource_says_so(tmp_path):
     budget = Budget(CHIP, max_cores=4)
     network, history, _ = run(budget, "magnitude")
     assert not history.epochs[-1].fill["fits"]
-    found = fitting.save_fitted(tmp_path, network, history, METADATA, budget)
+    found = fitting.save_fitted(tmp_path, network, history, METADATA, fitting.BudgetMeter(budget))
     assert not found.fits and "256 neurons" in found.explain()
     assert json.loads((tmp_path / "run.json").read_text())["budget"]["broken"] == [str(found.broken[0])]
 

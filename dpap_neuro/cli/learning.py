@@ -339,6 +339,14 @@ def _say_fit(pruner: str, found: Fill) -> None:
         f"model.nir: {placement.synapses:,} synapses on {placement.cores} cores of {plain(found.budget.chip.name)}",
         highlight=False,
     )
+    if found.charged:
+        from dpap_neuro.deploy.fitting import charges
+
+        assumed = found.budget.chip.costs is not None and found.budget.chip.costs.assumed
+        stdout.print(
+            f"on training recordings: {charges(found)}{' (costs assumed)' if assumed else ''}",
+            highlight=False,
+        )
     for broken in found.broken:
         say(f"does not fit: {broken}")
     if not found.fits:
@@ -373,7 +381,7 @@ def sweep(
     sparsity: Annotated[
         list[float] | None, typer.Option(help="Share of the parameters to remove; give it several times.")
     ] = None,
-    count: Count = "parameters",
+    count: Count = None,
     structured: Structured = False,
     compact: Compact = False,
     seeds: Annotated[
@@ -529,7 +537,7 @@ def sweep(
                     highlight=False,
                 ),
                 keep_bins=keep_bins,
-                count=count,
+                count=count or "parameters",
                 structured=structured,
                 origin={
                     "dataset": dataset,

@@ -94,7 +94,14 @@ LavaPython = Annotated[
 Sparsity = Annotated[
     float | None, typer.Option(help="Share of the parameters to remove; dpap finds its own without.")
 ]
-Count = Annotated[str, typer.Option(help="What --sparsity is a share of: parameters or synapses.")]
+Count = Annotated[
+    str | None,
+    typer.Option(
+        help="What --sparsity is a share of, and what is counted on the way to a budget: parameters, synapses, or events (a weight "
+        "then pays for its connections times its source's measured rate).",
+        show_default="parameters; of a budget events where it limits them, energy or time, else synapses",
+    ),
+]
 Structured = Annotated[
     bool,
     typer.Option(
@@ -221,6 +228,14 @@ _TRAINING = {
     "max_synapses_per_core": Annotated[
         int | None, typer.Option(help="Synapses that the fullest core may have.")
     ],
+    "max_step_us": Annotated[
+        float | None,
+        typer.Option(help="Microseconds that a mean step may take on the chip (slowest core and barrier)."),
+    ],
+    "max_energy_uj": Annotated[
+        float | None, typer.Option(help="Microjoules that the chip may be charged for a recording.")
+    ],
+    "max_events": Annotated[float | None, typer.Option(help="Synaptic events that a recording may make.")],
     "epochs": Epochs,
     "more_epochs": Annotated[
         int, typer.Option(help="Passes to add to a run of so many epochs that --resume goes on from.")

@@ -35,7 +35,7 @@ class TrainRequest:
     allocation: str | None = None
     regrow: str | None = None
     sparsity: float | None = None
-    count: str = "parameters"
+    count: str | None = None
     structured: bool = False
     compact: bool = False
     keep_bins: int | None = None
@@ -43,6 +43,9 @@ class TrainRequest:
     max_cores: int | None = None
     max_synapses: int | None = None
     max_synapses_per_core: int | None = None
+    max_step_us: float | None = None
+    max_energy_uj: float | None = None
+    max_events: float | None = None
     epochs: int = 24
     more_epochs: int = 0
     batch: int = 64

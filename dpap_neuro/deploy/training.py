@@ -36,7 +36,8 @@ _OF_THE_SURROGATE = ("surrogate", "surrogate_slope")
 class Training:
     """A request with nothing left open but what only the recordings tell. graph: of the `.nir` file to go on from, None for a
     network that is made anew. budget: what the network has to fit, None for no limit. precision: of a chip's integers, None for
-    floats. source: the float network of a run folder to go on from. pruning: all that the pruner was made with."""
+    floats. source: the float network of a run folder to go on from. pruning: all that the pruner was made with. meter: measures
+    the budget."""
 
     request: TrainRequest
     settings: loop.TrainSettings
@@ -48,6 +49,7 @@ class Training:
     precision: Precision | None = None
     source: Network | None = None
     pruning: dict[str, Any] = field(default_factory=dict)
+    meter: fitting.BudgetMeter | None = None
 
     def load(
         self,
@@ -118,6 +120,8 @@ class Training:
     ) -> tuple[Network, loop.History]:
         """Train; progress(batches done, batches of the run). on_note, workers: see `loop.train`."""
         batches = max(1, len(split.train[1]) // self.settings.batch)
+        if self.meter is not None:
+            self.meter.show(*split.train)
 
         def told(epoch: int, done: int) -> None:
             if progress is not None:
@@ -155,8 +159,8 @@ class Training:
             "written": record.now(),
         }
         fill = None
-        if self.budget is not None:
-            fill = fitting.save_fitted(out, network, history, metadata, self.budget, about=about)
+        if self.meter is not None:
+            fill = fitting.save_fitted(out, network, history, metadata, self.meter, about)
         else:
             runs.save_run(out, network, history, metadata, about=about)
         # What can be made again from run.json.
@@ -189,16 +193,24 @@ def resolve(asked: TrainRequest) -> Training:
         seed=asked.seed,
         compact=asked.compact,
     )
-    limits = (asked.max_cores, asked.max_synapses, asked.max_synapses_per_core)
+    limits = (
+        asked.max_cores,
+        asked.max_synapses,
+        asked.max_synapses_per_core,
+        asked.max_step_us,
+        asked.max_energy_uj,
+        asked.max_events,
+    )
     budget = None
     if asked.chip is not None or any(limit is not None for limit in limits):
         budget = Budget(load_chip(asked.chip or DEFAULT), *limits)
+    meter = None if budget is None else fitting.BudgetMeter(budget)
     wanted = {
         "sparsity": asked.sparsity,
-        "count": None if asked.sparsity is None else asked.count,
+        "count": None if asked.sparsity is None and budget is None else asked.count,
         "bins": asked.keep_bins,
         "structured": asked.structured or None,
-        "meter": None if budget is None else fitting.BudgetMeter(budget),
+        "meter": meter,
     }
     options = {name: value for name, value in wanted.items() if value is not None}
     said = with_choices(asked.pruner, score=asked.score, allocation=asked.allocation, regrow=asked.regrow)
@@ -224,7 +236,17 @@ def resolve(asked: TrainRequest) -> Training:
         runs.neuron_settings(1.0, *_neuron(asked))
     precision = precision_of(asked, binning, budget)
     return Training(
-        asked, settings, pruner, binning, graph, budget, defaults, precision, source, pruner.description()
+        asked,
+        settings,
+        pruner,
+        binning,
+        graph,
+        budget,
+        defaults,
+        precision,
+        source,
+        pruner.description(),
+        meter,
     )
 
 

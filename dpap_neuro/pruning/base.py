@@ -19,8 +19,9 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.budget import approach, check_possible
 from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.pruning.goal import Goal, Meter, Reading
-from dpap_neuro.pruning.masks import LayerCount, Masks, clear
+from dpap_neuro.pruning.masks import LayerCount, Masks, clear, count
 from dpap_neuro.pruning.plasticity import DELTA
+from dpap_neuro.pruning.pricing import MeasuredRates, weight_events
 from dpap_neuro.pruning.shrinking import Cut, Shrunk, check_moments, cut_of_dead, put
 from dpap_neuro.pruning.statistics import Statistics, average_over_ranks, check_finite, finite_or
 from dpap_neuro.pruning.structure import Projection, Structure, call_network, evaluating
@@ -65,6 +66,8 @@ class Pruner:
     name = "pruner"
     # Why it cannot prune towards a budget; empty where it can.
     no_budget = ""
+    # What its goal may be of, see `Goal`.
+    counts: tuple[str, ...] = ("parameters", "synapses")
     needs_statistics = False
     needs_gradients = False
     # Whether a recording's place in its batch matters, so that a batch cannot run in parts.
@@ -78,15 +81,26 @@ class Pruner:
         *,
         sparsity: float | None = None,
         remaining: int | None = None,
-        count: str = "parameters",
+        count: str | None = None,
         epochs: int | None = None,
         first_epoch: int | None = None,
         reach: float = 0.7,
         seed: int = 0,
         meter: Meter | None = None,
     ) -> None:
+        if count is None and (usual := getattr(meter, "count", None)) in self.counts:
+            count = usual
         self.goal = Goal(sparsity, remaining, count, epochs, first_epoch, reach, meter)
+        if self.goal.is_given and self.goal.count not in self.counts:
+            raise InputError(
+                f"pruner {self.name}: found count {self.goal.count!r}, expected {' or '.join(map(repr, self.counts))}"
+            )
         self.targets: dict[str, int] = {}
+        # Of a goal of events: what each projection reads per recording, and the events before the first weight goes.
+        self.rates: dict[str, Tensor] = {}
+        self._measured: MeasuredRates | None = None
+        self._prices: dict[str, Tensor] = {}
+        self._events_at_first = 0.0
         self.generator = torch.Generator().manual_seed(seed)
         self.model: nn.Module | None = None
         self.statistics: Statistics | None = None
@@ -137,6 +151,8 @@ class Pruner:
                 self.statistics = self._make_statistics(structure, loop, time)
                 self.statistics.attach(model)
             self._watch_gradients()
+            if self.goal.is_given and self.goal.count == "events":
+                self._measured = MeasuredRates(model, structure, time=time, loop=loop, steps=self.steps)
             self._attached()
             if self.goal.meter is not None:
                 check_possible(model, self.masks, self.goal.meter)
@@ -160,6 +176,8 @@ class Pruner:
         """
         if self.statistics is not None:
             self.statistics.detach()
+        if self._measured is not None:
+            self._measured.detach()
         self._unwatch_gradients()
         self.model = None
         self._watch_return()
@@ -245,6 +263,8 @@ class Pruner:
         for name, gradient in self.gradients.items():
             # What the hooks saw is each rank's own gradient, before it was averaged.
             self.gradients[name] = average_over_ranks(gradient)
+        if self._measured is not None:
+            self._take_rates(self._measured, epoch)
         reading = None
         if self.goal.meter is None:
             self.observe(epoch)
@@ -270,7 +290,7 @@ class Pruner:
             self.targets = targets
             self.prune_now(epoch)
 
-        return approach(partial(meter, self.model), self.masks, reduce, epoch, schedule)
+        return approach(partial(meter, self.model), self.masks, reduce, epoch, schedule, self.left)
 
     def prune_now(self, epoch: int) -> None:
         """Change the masks, and set what they removed to zero."""
@@ -363,6 +383,8 @@ class Pruner:
             self._watch_return()
         if self.statistics is not None:
             self.statistics.shrink(cut)
+        if self._measured is not None:
+            self._measured.cut = cut
 
     def _check_attached(self, *, ever: bool = False) -> None:
         """ever: what was detached again has its masks still."""
@@ -405,15 +427,50 @@ class Pruner:
 
     # goals
 
+    def _take_rates(self, measured: MeasuredRates, epoch: int) -> None:
+        """What weights are charged for from now on: the rates of the epoch that ends."""
+        self.rates = measured.take()
+        self._prices = {
+            name: weight_events(p, self.rates[name]) for name, p in self.structure.projections.items()
+        }
+        if not self._events_at_first and epoch >= self.goal.schedule()[0]:
+            self._events_at_first = float(self.left())
+
+    def sizes(self, p: Projection) -> Tensor:
+        """What each weight of a projection takes of what the goal counts; broadcasts to the weight."""
+        if self.goal.count == "events":
+            return self._prices[p.name]
+        return p.connections() if self.goal.count == "synapses" else torch.ones(1, 1, dtype=torch.long)
+
+    def left(self, masks: dict[str, Tensor] | None = None) -> int:
+        """How much of what the goal counts the (given) masks of weights leave, rounded up."""
+        masks = self.masks.weights if masks is None else masks
+        if self.goal.count == "synapses":
+            return self.masks.synapse_count(masks)
+        if self.goal.count == "parameters":
+            return sum(count(mask) for mask in masks.values())
+        events = 0.0
+        for name, p in self.structure.projections.items():
+            price = self.sizes(p)
+            # Rows that are charged alike are counted first.
+            mask = masks[name].cpu()
+            events += float(
+                (mask.sum(0, keepdim=True) if price.shape[0] == 1 else mask).double().mul(price).sum()
+            )
+        return math.ceil(events)
+
     def total(self) -> int:
-        """Parameters (or synapses) of the whole network."""
+        """Parameters (or synapses) of the whole network; events before the first weight goes."""
+        if self.goal.count == "events":
+            return max(1, math.ceil(self._events_at_first))
         if self.goal.count == "synapses":
             return sum(layer.synapses for layer in self.masks.layers())
         return self.masks.parameters()
 
     def _check_goal(self) -> None:
         goal = self.goal
-        if not goal.is_number:
+        if not goal.is_number or goal.count == "events":
+            # How often the read-out's inputs will spike, nobody knows yet.
             return
         wanted = goal.at_end(self.total())
         least = sum(
@@ -446,6 +503,8 @@ class Pruner:
         if self.statistics is not None:
             state.update({f"statistics/{k}": v for k, v in self.statistics.state_dict().items()})
         state.update({f"gradients/{k}": v.clone() for k, v in self.gradients.items()})
+        if self._events_at_first:
+            state["events"] = torch.tensor(self._events_at_first, dtype=torch.float64)
         state["generator"] = self.generator.get_state()
         if self.kept_bins is not None:
             state["kept_bins"] = self.kept_bins.clone()
@@ -475,6 +534,7 @@ class Pruner:
             k: v.to(self.structure.projections[k].weight.device, copy=True) for k, v in gradients.items()
         }
         self.generator.set_state(state["generator"])
+        self._events_at_first = float(state.get("events", 0.0))
         self._load_bins(state.get("kept_bins"))
         self._before = self.masks.remaining()
 

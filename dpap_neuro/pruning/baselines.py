@@ -107,13 +107,12 @@ class Rewiring(SingleWeights):
     """
 
     no_budget = "its layers are sparse from the start"
+    counts = ("parameters",)
 
     def __init__(self, *, fraction: float = 0.3, **goal: Any) -> None:
         super().__init__(**goal)
         if not 0.0 <= fraction < 1.0:
             raise InputError(f"fraction: found {fraction}, expected 0 to below 1")
-        if self.goal.count != "parameters":
-            raise InputError(f"pruner {self.name}: found count {self.goal.count!r}, expected 'parameters'")
         self.fraction = fraction
 
     def _attached(self) -> None:

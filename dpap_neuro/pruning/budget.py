@@ -28,12 +28,18 @@ def approach(
     reduce: Callable[[dict[str, int]], None],
     epoch: int,
     schedule: tuple[int, int],
+    left: Callable[[], int],
 ) -> Reading:
     """Prune after `epoch` of the schedule (its first and last) towards what is measured; what was measured last.
 
-    reduce(targets): change the masks so that at most so many "neurons" and "synapses" are left.
+    reduce(targets): change the masks so that at most so many "neurons", and of what the pruner counts so many "synapses", are left.
+    left(): how many the latter are now.
     """
     first, last = schedule
+
+    def sizes() -> dict[str, int]:
+        return {"neurons": masks.neuron_count(), "synapses": left()}
+
     reading = measure()
     if epoch < first:
         return reading
@@ -41,21 +47,17 @@ def approach(
     for _ in range(TRIES if epoch >= last else 1):
         if reading.fits:
             break
-        before = _sizes(masks)
+        before = sizes()
         reduce(
             {
                 key: max(1, math.floor(before[key] * (1.0 - share * (1.0 - 1.0 / factor))))
                 for key, factor in reading.excess.items()
             }
         )
-        if before == _sizes(masks):
+        if before == sizes():
             break
         reading = measure()
     return reading
-
-
-def _sizes(masks: Masks) -> dict[str, int]:
-    return {"neurons": masks.neuron_count(), "synapses": masks.synapse_count()}
 
 
 def _share(epoch: int, first: int, last: int) -> float:

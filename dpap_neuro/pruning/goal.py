@@ -12,6 +12,9 @@ from torch import nn
 from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.survival import gradual_share
 
+# What a goal may be of.
+COUNTS = ("parameters", "synapses", "events")
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -39,8 +42,8 @@ class Goal:
     """What a pruner is to reach in a run of `epochs`; without sparsity, remaining and meter nothing is asked for.
 
     sparsity: share of all weights to have removed at the end (0 to below 1). remaining: the same as a count of what is
-    left. count: what the two are of, "parameters" (weights) or "synapses" (connections of the unrolled network); a
-    meter's is always of synapses. first_epoch: where the schedule begins (None: after a tenth of the run). reach: share
+    left. count: what the two are of, "parameters" (weights), "synapses" (connections of the unrolled network) or "events"
+    (synaptic events per recording; a sparsity is of those before the first weight goes); None: parameters, or of a meter synapses. first_epoch: where the schedule begins (None: after a tenth of the run). reach: share
     of the run after which the goal is reached. meter: prune until the network fits what it measures.
 
     Raises InputError for what is outside its range, for two goals at once, and for one without `epochs`.
@@ -48,7 +51,7 @@ class Goal:
 
     sparsity: float | None = None
     remaining: int | None = None
-    count: str = "parameters"
+    count: str | None = None
     epochs: int | None = None
     first_epoch: int | None = None
     reach: float = 0.7
@@ -64,8 +67,10 @@ class Goal:
             raise InputError("goal: found both sparsity and remaining, expected one of them")
         if remaining is not None and (remaining < 1 or remaining % 1):
             raise InputError(f"remaining: found {remaining}, expected a whole number of at least 1")
-        if self.count not in ("parameters", "synapses"):
-            raise InputError(f"count: found {self.count!r}, expected 'parameters' or 'synapses'")
+        if self.count is None:
+            object.__setattr__(self, "count", "parameters" if self.meter is None else "synapses")
+        if self.count not in COUNTS:
+            raise InputError(f"count: found {self.count!r}, expected {', '.join(map(repr, COUNTS))}")
         if epochs is not None and epochs < 1:
             raise InputError(f"epochs: found {epochs}, expected at least 1")
         if first is not None and not 0 <= first < (epochs or math.inf):
@@ -80,8 +85,6 @@ class Goal:
             raise InputError(
                 "epochs: found none, expected the length of the run (a goal is approached gradually)"
             )
-        if self.meter is not None:
-            object.__setattr__(self, "count", "synapses")
 
     @property
     def is_given(self) -> bool:

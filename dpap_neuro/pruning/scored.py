@@ -16,8 +16,10 @@ from torch.optim import Optimizer
 from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.allocation import ALLOCATIONS
 from dpap_neuro.pruning.base import Pruner
+from dpap_neuro.pruning.goal import COUNTS
 from dpap_neuro.pruning.inputs import energy, watch_inputs
 from dpap_neuro.pruning.plasticity import DELTA
+from dpap_neuro.pruning.pricing import paid
 from dpap_neuro.pruning.regrowth import REGROWTHS, exchange
 from dpap_neuro.pruning.scores import SCORES, Measure, add_squares
 from dpap_neuro.pruning.statistics import check_finite, is_finite, reduce_over_ranks
@@ -138,6 +140,8 @@ class Scored(Traced):
     in the first epochs, falling with a cosine to 0 when the goal is reached; of each layer so that regrowth moves nothing between
     them. Raises InputError for names that are not known and for choices that do not go together.
     """
+
+    counts = COUNTS
 
     usual: ClassVar[dict[str, Any]] = {
         "score": "magnitude",
@@ -279,14 +283,26 @@ class Scored(Traced):
         self.masks.refresh()
 
     def _keep(self, scores: dict[str, Tensor], wanted: int) -> dict[str, Tensor]:
-        """Keep the best weights so that, with the read-out, `wanted` parameters (or synapses) are left."""
+        """Keep the best weights so that, with the read-out, `wanted` parameters (or synapses, or events) are left.
+
+        With a goal of events a weight pays for what it makes: its score is divided by the square root of these.
+        """
         projections, sizes = self.structure.projections, None
-        if self.goal.count == "synapses":
-            sizes = {n: projections[n].connections().to(s.device) for n, s in scores.items()}
-            fixed = sum(layer.synapses for layer in self.masks.layers() if layer.name not in scores)
-        else:
-            fixed = sum(math.prod(p.shape) for p in projections.values() if p.name not in scores)
-        return ALLOCATIONS[self.allocation](scores, wanted - fixed, sizes)
+        fixed = sum(
+            float(self.sizes(p).expand(p.shape).sum()) for p in projections.values() if p.name not in scores
+        )
+        if self.goal.count != "parameters":
+            sizes = {n: self.sizes(projections[n]).to(s.device) for n, s in scores.items()}
+        if self.goal.count == "events":
+            assert sizes is not None
+            scores = {n: torch.where(s < 0, s, s / paid(sizes[n]).to(s)) for n, s in scores.items()}
+        masks = ALLOCATIONS[self.allocation](scores, math.floor(wanted - fixed), sizes)
+        if self.goal.count == "events":
+            # As rates change there may be room again, and what never spikes costs nothing: neither lets the pruned return.
+            masks = {
+                n: kept if (kept := mask & (scores[n] >= 0)).any() else mask for n, mask in masks.items()
+            }
+        return masks
 
     def _appeal(self, name: str, mask: Tensor) -> Tensor:
         """Of a projection's weights: the pruned ones with the largest are regrown."""

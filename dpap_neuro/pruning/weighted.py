@@ -8,7 +8,8 @@ exponent between |w| alone and |w| F^(1/2), the square root of what removing a w
 1989, with the empirical Fisher information for the curvature).
 
 With a goal of synapses a weight pays for the c connections that it makes (`connection_price`): its importance is divided by
-sqrt(c).
+sqrt(c). With a goal of events c is what the weight makes of these: its connections times the rates of their sources, as
+measured in the epoch (`pricing`).
 
 A neuron that the read-out reads costs its read-out weights, which are never pruned one by one (`neuron_price`): it lives while
 the importance of its synapses above the threshold exceeds threshold times cost, as the Lagrangian of "most importance within
@@ -37,7 +38,9 @@ import torch
 from torch import Tensor
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.pruning.goal import COUNTS
 from dpap_neuro.pruning.plasticity import DELTA
+from dpap_neuro.pruning.pricing import LEAST, NeuronPrices, neuron_costs, paid
 from dpap_neuro.pruning.regrowth import exchange
 from dpap_neuro.pruning.scored import Traced, check_exponent, check_share
 from dpap_neuro.pruning.scores import weighted
@@ -77,6 +80,7 @@ class WeightedDPAP(Traced):
 
     name = "dpap-weighted"
     needs_gradients = True
+    counts = COUNTS
 
     def __init__(
         self,
@@ -144,6 +148,8 @@ class WeightedDPAP(Traced):
             score = weighted(self._whole(p.name, p.weight.detach()), self.traces[p.name], self.exponent)
             if self.connection_price and self.goal.count == "synapses":
                 score = score / p.connections().to(score).clamp_min(1.0).sqrt()
+            elif self.connection_price and self.goal.count == "events":
+                score = score / paid(self.sizes(p) / self._usual_price()).to(score)
             result[p.name] = torch.where(self.masks.weights[p.name], score, torch.full_like(score, -1.0))
         return result
 
@@ -169,7 +175,7 @@ class WeightedDPAP(Traced):
 
         Above rung i are at most rungs - 1 - i weights; each layer may keep one more, and so may its units.
         """
-        if self.goal.count == "synapses":
+        if self.goal.count != "parameters":
             return rungs
         unpruned = sum(math.prod(p.shape) for p in self.structure.projections.values() if p.readout)
         spare = len(self.structure.prunable) + len(self.masks.units)
@@ -182,13 +188,18 @@ class WeightedDPAP(Traced):
             return costs
         for p in self.structure.projections.values():
             if p.readout:
-                sizes = (
-                    p.connections() if self.goal.count == "synapses" else torch.ones(1, 1, dtype=torch.long)
-                )
-                per_input = (torch.ones(p.shape) * sizes).flatten(1).sum(0)
+                per_input = (torch.ones(p.shape) * self.sizes(p)).flatten(1).sum(0)
                 per_input = per_input.reshape(p.shape[1], -1).sum(1)
-                costs.index_add_(0, p.pre, per_input.repeat(p.groups))
+                costs.index_add_(0, p.pre, per_input.float().repeat(p.groups))
+        if self.goal.count == "events":
+            prices = getattr(self.goal.meter, "neuron_prices", NeuronPrices())
+            costs = (costs + neuron_costs(self.structure, self.rates, prices)).float() / self._usual_price()
         return costs
+
+    def _usual_price(self) -> float:
+        """Events of a mean weight that is not of the read-out: importance is compared with cost, whatever the rates."""
+        sizes = [self.sizes(p).expand(p.shape).mean() * math.prod(p.shape) for p in self.structure.prunable]
+        return max(LEAST, float(sum(sizes)) / sum(math.prod(p.shape) for p in self.structure.prunable))
 
     def _above(
         self, scores: dict[str, Tensor], threshold: Tensor, costs: Tensor
@@ -219,9 +230,7 @@ class WeightedDPAP(Traced):
 
     def _left(self, units: dict[str, Tensor], synapses: dict[str, Tensor]) -> int:
         masks, _ = self.masks.weight_masks(units, synapses)
-        if self.goal.count == "synapses":
-            return self.masks.synapse_count(masks)
-        return sum(int(m.sum()) for m in masks.values())
+        return self.left(masks)
 
 
 def _sorted(values: Tensor) -> Tensor:

@@ -1,18 +1,21 @@
-"""A budget of cores and synapses: what of it a placed network takes, and what would have to shrink for it to fit."""
+"""A budget of cores, synapses, events, time or energy: what of it a placed network takes, and what would have to shrink for it to fit."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from hardware.chip.chips import Chip
+from hardware.chip.costs import needed
 from hardware.errors import HardwareError
 from hardware.network.integer import Network
 from hardware.placement import Broken, Placement, Rates, place
+from hardware.placement.costing import spent
 from hardware.placement.layers import MEMORIES
+from hardware.placement.loads import count, spike_trains
 
 # Where no sum over all cores exceeds the budget, only the cut into cores does not fit: shrink a little and look again.
 _PACKING = 1.02
@@ -27,6 +30,9 @@ RESOURCES = {
 _NAMES = {
     "synapses": "synapses",
     "synapses_per_core": "synapses on one core",
+    "events": "events",
+    "energy_uj": "energy",
+    "step_us": "time per step",
     "neurons_per_core": "neurons",
     "memory_bits_per_core": "bits of memory",
     "axons_in_per_core": "incoming axons",
@@ -38,20 +44,36 @@ _NAMES = {
 class Budget:
     """What a network may take of a chip. max_cores: None stands for all cores of one chip.
 
-    max_synapses, max_synapses_per_core: non-zero connections of the unrolled network, None: no limit.
-    Raises HardwareError for a limit below 1.
+    max_synapses, max_synapses_per_core: non-zero connections of the unrolled network, None: no limit. max_events, max_energy_uj:
+    synaptic events and microjoules per recording, max_step_us: microseconds of a mean step, by the costs in the chip's file; they need
+    recordings.
+    Raises HardwareError for a limit of cores or synapses below 1, another that is not finite and above 0, or no costs in the chip's file.
     """
 
     chip: Chip
     max_cores: int | None = None
     max_synapses: int | None = None
     max_synapses_per_core: int | None = None
+    max_step_us: float | None = None
+    max_energy_uj: float | None = None
+    max_events: float | None = None
 
     def __post_init__(self) -> None:
         for key in ("max_cores", "max_synapses", "max_synapses_per_core"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise HardwareError(f"{key} is {value}; expected at least 1")
+        for key in ("max_step_us", "max_energy_uj", "max_events"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < math.inf:
+                raise HardwareError(f"{key} is {value}; expected a finite number above 0")
+        if self.max_step_us is not None or self.max_energy_uj is not None:
+            needed(self.chip)
+
+    @property
+    def is_charged(self) -> bool:
+        """Whether it limits what only recordings tell: events, energy or time."""
+        return any(x is not None for x in (self.max_step_us, self.max_energy_uj, self.max_events))
 
     @property
     def cores(self) -> float:
@@ -63,6 +85,13 @@ class Budget:
         for key in ("max_synapses", "max_synapses_per_core"):
             if (limit := getattr(self, key)) is not None:
                 text += f", at most {limit:,} {key[4:].replace('_', ' ')}"
+        for key, unit in (
+            ("max_step_us", "us per step"),
+            ("max_energy_uj", "uJ per recording"),
+            ("max_events", "events per recording"),
+        ):
+            if (limit := getattr(self, key)) is not None:
+                text += f", at most {limit:,g} {unit}"
         return text
 
 
@@ -73,12 +102,14 @@ class Fill:
     shares: what the network takes over what the budget allows, of "cores", of each limited resource (the sum over all
         cores over what the budget's cores hold) and of "synapses" and "synapses_per_core" (the fullest core's) where they are limited.
     broken: the limits that do not hold, those of the budget first.
+    charged: "events" and, where the chip's file has costs, "energy_uj" per recording and "step_us" of a mean step; empty where nothing was run.
     """
 
     budget: Budget
     placement: Placement
     shares: dict[str, float]
     broken: tuple[Broken, ...]
+    charged: dict[str, float] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool:
@@ -94,6 +125,7 @@ class Fill:
             "broken": [str(broken) for broken in self.broken],
             "budget": limits,
             "shares": dict(self.shares),
+            **({"charged": dict(self.charged)} if self.charged else {}),
         }
 
     def excess(self) -> dict[str, float]:
@@ -106,6 +138,11 @@ class Fill:
         neurons = self.shares.get("neurons_per_core", 0.0)
         others = ("axons_in_per_core", "axons_out_per_core", "synapses", "synapses_per_core")
         synapses = max(self.shares.get(key, 0.0) for key in others)
+        # Updates of neurons, and barriers, stay as they are: events have to shrink by more.
+        dear = max(self.shares.get("energy_uj", 0.0), self.shares.get("step_us", 0.0))
+        synapses = max(
+            synapses, self.shares.get("events", 0.0), max(dear**2, _PACKING) if dear > 1.0 else 0.0
+        )
         share = self.shares.get("memory_bits_per_core", 0.0)
         if share:
             used = float(self.placement.memory_bits_per_core.sum())
@@ -195,8 +232,22 @@ def fill(
     effort: float | None = None,
     objective: str = "cores",
     steps: float = 1.0,
+    raster: np.ndarray | None = None,
 ) -> Fill:
-    """Place `network` and compare it with `budget`; arguments and errors of `hardware.placement.place`."""
+    """Place `network` and compare it with `budget`; arguments and errors of `hardware.placement.place`.
+
+    raster: recordings (n, steps, *shape), which a budget of events, energy or time needs: their spikes are what is placed for
+    (instead of `rates` and `steps`; where time is limited, for time) and charged. Raises HardwareError where they are missing.
+    """
+    trains = None
+    if budget.is_charged:
+        if raster is None or not len(raster):
+            raise HardwareError(f"budget of {budget.describe()}: found no recordings, expected some to run")
+        trains = spike_trains(network, raster)
+        rates = {name: (each != 0).sum(axis=1).mean(axis=0) for name, each in trains.items()}
+        steps = next(iter(trains.values())).shape[1]
+        if budget.max_step_us is not None:
+            objective = "time"
     placement = place(
         network,
         budget.chip,
@@ -208,11 +259,20 @@ def fill(
         objective=objective,
         steps=steps,
     )
-    return compare(placement, budget)
+    return compare(placement, budget, {} if trains is None else _charged(network, placement, trains))
 
 
-def compare(placement: Placement, budget: Budget) -> Fill:
-    """A placement against a budget of its chip (made with the budget's `max_cores`)."""
+def _charged(network: Network, placement: Placement, trains: dict[str, np.ndarray]) -> dict[str, float]:
+    found = count(network, placement, trains)
+    charged = {"events": float(found.events.sum()) / found.samples}
+    if placement.chip.costs is not None:
+        bill = spent(found, placement.chip)
+        charged |= {"energy_uj": bill.total * 1e-6, "step_us": float(bill.step.mean()) * 1e-3}
+    return charged
+
+
+def compare(placement: Placement, budget: Budget, charged: dict[str, float] | None = None) -> Fill:
+    """A placement against a budget of its chip (made with the budget's `max_cores`). charged: see `Fill`."""
     shares: dict[str, float] = {}
     if not math.isinf(budget.cores):
         shares["cores"] = placement.cores / budget.cores
@@ -229,4 +289,10 @@ def compare(placement: Placement, budget: Budget) -> Fill:
             shares[key] = used / allowed
             if used > allowed:
                 broken.append(Broken(key, where, used, allowed))
-    return Fill(budget, placement, shares, tuple(broken))
+    for key, value in (charged or {}).items():
+        most = getattr(budget, f"max_{key}")
+        if most is not None:
+            shares[key] = value / most
+            if value > most:
+                broken.append(Broken(key, "network", value, most))
+    return Fill(budget, placement, shares, tuple(broken), charged or {})
