@@ -280,3 +280,36 @@ def test_commands(tmp_path):
     ):
         failed = run(*arguments, "--out", tmp_path / "x")
         assert isinstance(failed.exception, BadInput) and message in str(failed.exception), failed.output
+
+
+def test_events_that_jitter_moves_together_are_clipped_and_recordings_beyond_the_clip_refused():
+    x, y = recordings()
+    settings = TrainSettings(epochs=1, batch=16, shift=0, jitter=0.9)
+
+    def trained(rasters):
+        train(exact(), make_pruner("none", epochs=1), (rasters, y), None, settings, CPU)
+
+    trained(np.minimum(x, 1))
+    with pytest.raises(InputError, match="input: found counts from 0 to 3, expected 0 to 1"):
+        trained(np.minimum(x, 1) * np.uint8(3))
+
+
+def test_a_finetuned_network_learns_with_the_surrogate_of_its_run(tmp_path):
+    runner = CliRunner()
+    short = ["--epochs", "1", "--shift", "0", "--pruner", "none"]
+    first = ["--model", "mlp", "--surrogate", "atan", "--surrogate-slope", "3"]
+    result = runner.invoke(app, ["train", *short, *first, "--out", str(tmp_path / "float")])
+    assert result.exit_code == 0, result.output
+    for given, name, slope in (
+        ([], "atan", 3.0),
+        (["--surrogate-slope", "5"], "atan", 5.0),
+        (["--surrogate", "sigmoid"], "sigmoid", 4.0),
+    ):
+        out = tmp_path / f"{name}{slope}"
+        result = runner.invoke(
+            app, ["finetune", str(tmp_path / "float"), *short[:4], *given, "--out", str(out)]
+        )
+        assert result.exit_code == 0, result.output
+        neuron = json.loads((out / "run.json").read_text())["model"]["neuron"]
+        assert (neuron["surrogate"], neuron["surrogate_slope"]) == (name, slope)
+        assert runs.load_run(out)[0].settings.neuron.surrogate == name

@@ -57,6 +57,8 @@ class Network(nn.Module):
     """What can be trained: (T, B, *input shape) to (T, B, classes), as its settings say."""
 
     settings: ModelSettings
+    # The largest count of an input spike; None for any.
+    max_count: int | None = None
 
     def stored(self) -> dict[str, Tensor] | None:
         """Of every weight, by its name in the state dict, whether a chip stores it; None where all floats count as stored."""

@@ -152,6 +152,8 @@ class ExactNetwork(Network):
     graph_output, input_name: as the graph called its nodes. metadata: the graph's.
     """
 
+    max_count: int
+
     def __init__(
         self,
         graph: Graph,
@@ -371,9 +373,6 @@ class ExactNetwork(Network):
     def traced(self, x: Tensor, trace: dict[str, Tensor] | None) -> Tensor:
         """As a call; a trace is filled with the spikes (float32) or integer membranes (int32) of every population."""
         check_precision(x.device)
-        if self.training:
-            # Events that were moved at random can meet: more of them than the clip lets through, and than a chip is given.
-            x = x.clamp(max=self.max_count)
         self._check_input(x)
         values = {self.input_name: x}
         for layer in self.plan:

@@ -238,7 +238,7 @@ def _train(
         for number, (numbers, counts) in enumerate(read.in_turn(order.split(settings.batch))):
             recordings = only_bins(counts, shown)
             own = distributed.own_part(len(numbers))
-            x = as_input(_augmented(recordings, settings, generator)[own], device)
+            x = as_input(_augmented(recordings, settings, generator, model.max_count)[own], device)
             loss, activity = step(x, targets[numbers[own]].to(device), len(numbers))
             scheduler.step()
             pruner.step(optimizer)
@@ -323,10 +323,15 @@ def _as_stored(report: PruneReport, pruner: Pruner, model: Network) -> PruneRepo
     return replace(report, remaining=remaining, synapses_remaining=pruner.masks.synapse_count(masks))
 
 
-def _augmented(x: Tensor, settings: TrainSettings, generator: torch.Generator) -> Tensor:
-    return augment(
+def _augmented(x: Tensor, settings: TrainSettings, generator: torch.Generator, most: int | None) -> Tensor:
+    """Recordings changed at random. most: the largest count that the network takes; events that jitter moves together do not
+    pass it, recordings that do so by themselves are left for the network to refuse."""
+    changed = augment(
         x, generator, shift=settings.shift, flip=settings.flip, drop=settings.drop, jitter=settings.jitter
     )
+    if most is None or not settings.jitter:
+        return changed
+    return changed.clamp(max=max(most, int(x.max())))
 
 
 def _kept(pruner: Pruner) -> list[int] | None:

@@ -53,21 +53,26 @@ def one_fold(split: runs.Split, seed: int, settings: loop.TrainSettings, finetun
     model = runs.model_settings(split, "cnn-wide", "membrane", 0.5, 0.5)
     pruner = make_pruner("magnitude", epochs=settings.epochs, sparsity=SPARSITY)
     network, _ = runs.train_run(split, model, pruner, replace(settings, seed=seed), CPU)
-    graph = from_nir(runs.graph_of(network.eval(), runs.metadata_of(split)))
     own = replace(settings, epochs=finetune, learning_rate=5e-4, seed=seed)
+    return widths(split, network, own)
+
+
+def widths(split: runs.Split, network: Network, own: loop.TrainSettings) -> list[dict]:
+    """Rows of a trained network, one per width; own: settings of what is trained on, as many epochs for floats as for integers."""
+    graph = from_nir(runs.graph_of(network.eval(), runs.metadata_of(split)))
     rows, longer = [], longer_in_float(network, split, own)
     for bits in BITS:
         precision = Precision(weight_bits=bits, max_count=split.binning.clip)
         shape, classes = split.train[0].shape[2:], len(split.opened.classes)
         exact = exact_network(graph, precision, shape, classes, split.dt, network)
         row = {
-            "fold": seed,
+            "fold": own.seed,
             "bits": bits,
             "float": accuracy(network, split.test),
             "float_longer": accuracy(longer, split.test),
             "rounded": accuracy(exact, split.test),
         }
-        none = make_pruner("none", epochs=finetune)
+        none = make_pruner("none", epochs=own.epochs)
         history = loop.train(exact, none, split.train, None, own, CPU)
         proof = prove(exact, [split.test[0][i : i + 50] for i in range(0, len(split.test[0]), 50)])
         row |= {"finetuned": accuracy(exact, split.test), "parameters": history.epochs[-1].remaining}
@@ -83,7 +88,7 @@ def write(rows: list[dict], path: Path) -> None:
         writer.writerows(rows)
 
 
-def draw(rows: list[dict], path: Path) -> None:
+def draw(rows: list[dict], path: Path, what: str) -> None:
     """Accuracy by width: means over folds, and a dot per fold."""
     import matplotlib
 
@@ -107,10 +112,20 @@ def draw(rows: list[dict], path: Path) -> None:
     axes.set_xlim(-0.4, len(BITS) - 0.6)
     folds = len({row["fold"] for row in rows})
     axes.set(xlabel="bits of a weight", ylabel="test accuracy (%)")
-    axes.set_title(f"N-MNIST, {SPARSITY:.0%} of the parameters removed; dots: {folds} folds")
+    axes.set_title(f"{what}; dots: {folds} folds")
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
+
+
+def gather(out: Path, what: str) -> None:
+    """All folds that are there in one table and one picture."""
+    rows = []
+    for path in sorted(out.glob("fold-*.csv")):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows += list(csv.DictReader(file))
+    write(rows, out / "bits.csv")
+    draw(rows, out / "bits.png", what)
 
 
 def main() -> None:
@@ -132,12 +147,7 @@ def main() -> None:
         train, test = sweeps.fold(everything, seed, given.folds)
         rows = one_fold(runs.Split(opened, train, test, binning), seed, settings, given.finetune)
         write(rows, given.out / f"fold-{seed}.csv")
-    rows = []
-    for path in sorted(given.out.glob("fold-*.csv")):
-        with path.open(newline="", encoding="utf-8") as file:
-            rows += list(csv.DictReader(file))
-    write(rows, given.out / "bits.csv")
-    draw(rows, given.out / "bits.png")
+    gather(given.out, f"N-MNIST, {SPARSITY:.0%} of the parameters removed")
     print(asdict(settings))
 
 
