@@ -23,7 +23,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -318,7 +318,8 @@ def _of_runs(root: Path) -> list[Loader]:
         for name in ("dpap", "magnitude") for seed in range(3)
     ]  # fmt: skip
     sweeps.write_table(rows, root / "runs.csv")
-    shared = {"model": "mlp", "batch": 8, "neuron": {"v_th": 0.5}}
+    model = asdict(ModelSettings("mlp", (2, 4, 4), 3, NeuronSettings(0.01, 0.02)))
+    shared = {"model": model.pop("name"), "batch": 8, **model}
     sweeps.write_sealed(root / "runs.json", shared, 2)
     weights, training = (next((root / "kept").glob(f"{name}-*")) for name in ("weights", "training"))
     make_pruner("none")
