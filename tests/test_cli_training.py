@@ -442,3 +442,21 @@ def test_a_sweep_in_a_chips_integers_says_so_and_counts_what_is_stored(folder, t
             CliRunner().invoke(app, other, catch_exceptions=False)
     with pytest.raises(InputError, match="--compact: cannot be together with --precision"):
         CliRunner().invoke(app, [*bits, "2", "--compact"], catch_exceptions=False)
+
+
+def test_a_sweep_trains_the_neurons_it_is_asked_for(folder, tmp_path):
+    asked = [
+        *("sweep", "--dataset", "nmnist", "--data-dir", str(folder), "--out", str(tmp_path / "out"), "--model", "mlp"),
+        *("--pruner", "none", "--seeds", "1", "--epochs", "1", "--batch", "4", "--surrogate", "atan", "--surrogate-slope", "3"),
+        *("--neuron", "cubalif", "--decay", "0.2", "--current-decay", "0.25", "--threshold", "0.75", "--reset", "subtract"),
+    ]  # fmt: skip
+    done = CliRunner().invoke(app, asked, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    model = json.loads((tmp_path / "out" / "runs.json").read_text())
+    neuron = model["neuron"]
+    dt = neuron["dt"]
+    assert model["cell"] == "cubalif" and neuron["v_th"] == 0.75 and neuron["reset"] == "subtract"
+    assert neuron["surrogate"] == "atan" and neuron["surrogate_slope"] == 3
+    assert neuron["tau_mem"] == pytest.approx(dt / 0.2) and neuron["tau_syn"] == pytest.approx(dt / 0.25)
+    with pytest.raises(InputError, match=r"decay: found 2\.0"):
+        CliRunner().invoke(app, [*asked, "--decay", "2"], catch_exceptions=False)

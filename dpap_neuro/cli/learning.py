@@ -55,7 +55,7 @@ from dpap_neuro.cli.shared import (
 from dpap_neuro.data import dataset as known_dataset
 from dpap_neuro.data.parallel import check_workers
 from dpap_neuro.deploy.recipes import RECIPES, differing
-from dpap_neuro.deploy.request import TrainRequest
+from dpap_neuro.deploy.request import NEURON, NeuronRequest, TrainRequest
 from dpap_neuro.networks import MODELS
 from dpap_neuro.pruning import PRUNERS, with_choices
 from hardware.chip.chips import BUILT_IN
@@ -410,6 +410,7 @@ def sweep(
     epochs: Epochs = 24,
     batch: Batch = 64,
     learning_rate: LearningRate = 3e-3,
+    neurons: NeuronRequest = NeuronRequest(),
     readout: Annotated[str, typer.Option(help="spikes or membrane.")] = "spikes",
     keep_bins: KeepBins = None,
     bins: Bins = None,
@@ -523,7 +524,9 @@ def sweep(
                 )
             say(f"{tested[0].upper()}{tested[1:]}.")
             name = defaults.model if model is None else model
-            description = runs.model_settings(split, name, readout, decay=0.5, v_th=0.5)
+            description = runs.model_settings(
+                split, name, readout, *neurons.neuron_settings(), cell=neurons.neuron or NEURON
+            )
             do = functools.partial(
                 sweeps.sweep,
                 model=description,

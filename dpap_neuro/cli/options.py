@@ -26,6 +26,7 @@ from dpap_neuro.deploy.request import (
     RESET,
     SURROGATE,
     THRESHOLD,
+    NeuronRequest,
     TrainRequest,
     read_config,
 )
@@ -388,6 +389,7 @@ class _Group:
 _GROUPS = {
     Recordings: _Group(_RECORDINGS, _recordings, ("dataset", "file")),
     TrainRequest: _Group(_TRAINING, _train_request, told=True),
+    NeuronRequest: _Group({f.name: _TRAINING[f.name] for f in fields(NeuronRequest)}, NeuronRequest),
     CompileOptions: _Group(_COMPILING, CompileOptions),
 }
 

@@ -22,7 +22,31 @@ NEURON, DECAY, THRESHOLD, SURROGATE, RESET = "lif", 0.5, 0.5, "superspike", "zer
 
 
 @dataclass(frozen=True)
-class TrainRequest:
+class NeuronRequest:
+    """What a user says of a new network's neurons; None is nothing said. The names are those of the options of `dpap-neuro train`."""
+
+    neuron: str | None = None
+    decay: float | None = None
+    current_decay: float | None = None
+    threshold: float | None = None
+    surrogate: str | None = None
+    surrogate_slope: float | None = None
+    reset: str | None = None
+
+    def neuron_settings(self) -> tuple[float, float, float | None, float | None, str, str]:
+        """decay, v_th, slope, current_decay, reset and surrogate, as `train.runs.neuron_settings` takes them."""
+        return (
+            DECAY if self.decay is None else self.decay,
+            THRESHOLD if self.threshold is None else self.threshold,
+            self.surrogate_slope,
+            self.current_decay,
+            self.reset or RESET,
+            self.surrogate or SURROGATE,
+        )
+
+
+@dataclass(frozen=True)
+class TrainRequest(NeuronRequest):
     """What a user says of a run; None is nothing said. The names are those of the options of `dpap-neuro train`."""
 
     recipe: str | None = None
@@ -65,14 +89,7 @@ class TrainRequest:
     flip: bool | None = None
     drop: float | None = None
     jitter: float | None = None
-    neuron: str | None = None
     readout: str | None = None
-    decay: float | None = None
-    current_decay: float | None = None
-    threshold: float | None = None
-    surrogate: str | None = None
-    surrogate_slope: float | None = None
-    reset: str | None = None
     dt: float | None = None
     seed: int = 0
     precision: str | None = None

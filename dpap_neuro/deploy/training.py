@@ -11,7 +11,7 @@ import torch
 
 from dpap_neuro.data import Binning, Defaults, binning_of, dataset, parse_sensor
 from dpap_neuro.deploy import finetuning, fitting, record
-from dpap_neuro.deploy.request import DECAY, NEURON, RESET, SURROGATE, THRESHOLD, TrainRequest
+from dpap_neuro.deploy.request import NEURON, SURROGATE, TrainRequest
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
 from dpap_neuro.networks import SURROGATES
@@ -81,18 +81,12 @@ class Training:
                     _surrogate(asked, self.source),
                 )
             return for_data(self.graph, shape, classes, split.dt, asked.dt, asked.reset)
-        decay, threshold, slope, current_decay, reset, surrogate = _neuron(asked)
         settings = runs.model_settings(
             split,
             _or(asked.model, self.defaults.model),
             asked.readout,
-            decay,
-            threshold,
-            slope,
-            _or(asked.neuron, NEURON),
-            current_decay,
-            reset,
-            surrogate,
+            *asked.neuron_settings(),
+            cell=_or(asked.neuron, NEURON),
         )
         if precision is None:
             return settings
@@ -233,7 +227,7 @@ def resolve(asked: TrainRequest) -> Training:
         if is_own(_or(asked.model, "")):
             own_function(asked.model or "")
         # The step's length is only known with the data; what is wrong at any is said before these are read.
-        runs.neuron_settings(1.0, *_neuron(asked))
+        runs.neuron_settings(1.0, *asked.neuron_settings())
     precision = precision_of(asked, binning, budget)
     return Training(
         asked,
@@ -277,17 +271,6 @@ def precision_of(asked: TrainRequest, binning: Binning, budget: Budget | None = 
     chip = finetuning.chip_of(asked.precision)
     load_chip(chip)
     return Precision(chip, asked.weight_bits, binning.clip, asked.timing, asked.scales, asked.netx)  # type: ignore[arg-type]
-
-
-def _neuron(asked: TrainRequest) -> tuple[float, float, float | None, float | None, str, str]:
-    return (
-        _or(asked.decay, DECAY),
-        _or(asked.threshold, THRESHOLD),
-        asked.surrogate_slope,
-        asked.current_decay,
-        _or(asked.reset, RESET),
-        _or(asked.surrogate, SURROGATE),
-    )
 
 
 def _surrogate(asked: TrainRequest, source: Network | None) -> Surrogate:

@@ -137,10 +137,10 @@ def model_settings(
     decay: float,
     v_th: float,
     slope: float | None = None,
-    cell: str = "lif",
     current_decay: float | None = None,
     reset: str = "zero",
     surrogate: str = "superspike",
+    cell: str = "lif",
 ) -> ModelSettings:
     """Settings for this data. decay: share of the membrane lost in a step, dt / tau_mem; current_decay: the same of the
     synaptic current of "cubalif" (None: as the membrane). reset, surrogate: see `NeuronSettings`. slope: of the surrogate,

@@ -27,7 +27,7 @@ from dpap_neuro.train import loop, runs, sweeps
 def one_fold(split: runs.Split, seed: int, epochs: int, finetune: int) -> list[dict]:
     """Rows of one fold, one per width."""
     model = runs.model_settings(
-        split, "recurrent", "membrane", 0.07, 0.5, 10.0, "cubalif", current_decay=0.2, reset="subtract"
+        split, "recurrent", "membrane", 0.07, 0.5, 10.0, 0.2, "subtract", cell="cubalif"
     )
     settings = loop.TrainSettings(epochs=epochs, shift=0, jitter=0.3, drop=0.3, seed=seed)
     network, _ = runs.train_run(split, model, make_pruner("none", epochs=epochs), settings, CPU)

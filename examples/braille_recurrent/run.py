@@ -53,7 +53,7 @@ def one(split: runs.Split, fold: int, network: tuple[str, str, str, float], epoc
     """A row: recordings told right by the trained network, by its file in floats, and by the chip's integers."""
     name, model, method, sparsity = network
     model_settings = runs.model_settings(
-        split, model, "membrane", 0.07, 0.5, 10.0, "cubalif", current_decay=0.2, reset="subtract"
+        split, model, "membrane", 0.07, 0.5, 10.0, 0.2, "subtract", cell="cubalif"
     )
     options = {} if method == "none" else {"sparsity": sparsity}
     pruner = make_pruner(method, epochs=epochs, **options)
