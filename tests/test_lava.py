@@ -390,6 +390,18 @@ def test_run_elsewhere():
         same_run(run, simulator.simulate(network, raster, "chip", record, None, interval, 1))
     refused("record", lava.run_elsewhere, OTHER, network, raster, ["m"])
     refused("two synapses", lava.run_elsewhere, OTHER, TWICE, ONE)
+    # What is always on is made over there: nobody gives it.
+    network = Network(
+        (InputPopulation("in", (3,)), InputPopulation("on", (1,), 1)),
+        (Population("out", (2,), vth=40),),
+        (
+            DenseProjection("in", "out", 2 * rng.integers(-9, 99, (2, 3))),
+            DenseProjection("on", "out", np.array([[4], [6]])),
+        ),
+        ("out",),
+    )
+    run = lava.run_elsewhere(OTHER, network, {"in": raster}, names(network))
+    same_run(run, simulator.simulate(network, {"in": raster}, "chip", names(network)))
 
 
 @needs_other

@@ -43,7 +43,9 @@ def run_elsewhere(
         path = os.pathsep.join([_package_alone(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
         files = [str(Path(folder) / name) for name in ("network.h5", "raster.npz", "out.npz")]
         save(network, files[0])
-        _save_arrays(files[1], {(name, "raster"): array for name, array in rasters.items()})
+        # Those that are always on are made over there as well.
+        given = {i.name for i in network.inputs if not i.constant}
+        _save_arrays(files[1], {(name, "raster"): rasters[name] for name in rasters if name in given})
         command = [
             os.fspath(python),
             "-m",
