@@ -71,7 +71,9 @@ if TYPE_CHECKING:
 @command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results; made if missing.")] = Path("demo"),
-    epochs: Annotated[int, typer.Option(help="Epochs of each of the two trainings.")] = 24,
+    epochs: Annotated[
+        int, typer.Option(help="Epochs of each training; the chip's integers get a quarter of them.")
+    ] = 24,
     chip: Annotated[
         str | None,
         typer.Option(help=f"{', '.join(BUILT_IN)}, or the TOML file of a chip; loihi1 and loihi2 without."),
@@ -90,7 +92,6 @@ def demo(
     from dpap_neuro.errors import InputError
     from dpap_neuro.files import check_new, locked
     from dpap_neuro.train import distributed
-    from hardware.chip.chips import load_chip
 
     if not force:
         check_new(out, "summary.json", "--force to replace them")
@@ -107,7 +108,7 @@ def demo(
             device,
             tell,
             lambda line: stderr.print(line, highlight=False),
-            None if chip is None else load_chip(chip),
+            chip,
             command_line(),
         )
     stdout.print(demo_table(summary))
@@ -115,14 +116,13 @@ def demo(
         stdout.print(
             core_table(
                 plain(name),
-                summary["synapses_per_core_dense"][name],
-                summary["synapses_per_core_pruned"][name],
+                {network: summary[f"synapses_per_core_{network}"][name] for network in summary["networks"]},
             )
         )
     stdout.print(
         f"DPAP's share of a training step: {summary['dpap_overhead']:.0%}. "
         f"All of it took {summary['seconds']:.0f} s. Results in {plain(str(out))}: "
-        "dense.nir, pruned.nir, summary.json, demo.png, report.html",
+        f"{', '.join(f'{name}.nir' for name in summary['networks'])}, summary.json, demo.png, report.html",
         highlight=False,
     )
 

@@ -34,6 +34,8 @@ from hardware.placement.costing import LEFT_OUT
 TILES = 256
 # Recordings whose time and energy are counted.
 CHARGED = 10
+# Networks of a demo, in the order of their columns.
+DEMO = ("dense", "pruned", "weighted", "exact")
 # (what is being done, part done, whole)
 Progress = Callable[[str, int, int], None]
 
@@ -70,14 +72,14 @@ def check(out: Path) -> None:
 
 
 def networks_of(paths: Sequence[Path]) -> list[Path]:
-    """`.nir` files, and of folders those in them: `model.nir` of a run, `dense.nir` and `pruned.nir` of a demo.
+    """`.nir` files, and of folders those in them: `model.nir` of a run, `dense.nir`, `pruned.nir`, ... of a demo.
 
     Raises InputError for a folder without, and for a file of integers.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = [path / name for name in ("model.nir", "dense.nir", "pruned.nir")]
+            inside = [path / name for name in ("model.nir", *(f"{name}.nir" for name in DEMO))]
             there = [file for file in inside if file.is_file()]
             if not there:
                 raise InputError(

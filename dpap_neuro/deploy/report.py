@@ -20,35 +20,38 @@ if TYPE_CHECKING:
 
 
 def demo_table(summary: dict[str, Any]) -> Table:
-    """Dense and pruned side by side."""
+    """The networks side by side; of counts also what is left of the dense one's."""
+    names = summary["networks"]
     table = Table(title=f"{summary['dataset']}, {summary['n_test']} test recordings", title_justify="left")
-    for heading in ("", "dense", "pruned", "left"):
+    for heading in ("", *names):
         table.add_column(heading, justify="left" if heading == "" else "right")
 
     def counts(label: str, key: str) -> None:
-        a, b = summary[f"{key}_dense"], summary[f"{key}_pruned"]
-        table.add_row(label, f"{a:,}", f"{b:,}", f"{b / a:.1%}")
+        dense = summary[f"{key}_dense"]
+        found = [summary[f"{key}_{name}"] for name in names]
+        table.add_row(label, *(f"{n:,}" + ("" if n == dense else f"\n{n / dense:.1%}") for n in found))
 
-    def shares(label: str, a: float, b: float) -> None:
-        table.add_row(label, f"{a:.2%}", f"{b:.2%}", "")
+    def shares(label: str, key: str) -> None:
+        table.add_row(label, *(f"{summary[key.format(name)]:.2%}" for name in names))
 
-    shares("accuracy, float", summary["accuracy_dense"], summary["accuracy_pruned"])
-    shares("accuracy, chip's integers", summary["accuracy_dense_fixed"], summary["accuracy_pruned_fixed"])
-    shares("spikes alike, float and chip", summary["spike_agreement_dense"], summary["spike_agreement"])
+    shares("accuracy as trained", "accuracy_{}")
+    shares("accuracy on the chip", "accuracy_{}_fixed")
+    shares("spikes alike in both", "spike_agreement_{}")
     counts("parameters", "parameters")
     counts("synapses", "synapses")
-    for chip, cores in summary["cores_dense"].items():
-        table.add_row(escape(f"cores, {chip}"), str(cores), str(summary["cores_pruned"][chip]), "")
+    for chip in summary["cores_dense"]:
+        cores = [str(summary[f"cores_{name}"][chip]) for name in names]
+        table.add_row(escape(f"cores, {chip}"), *cores)
     return table
 
 
-def core_table(chip: str, dense: list[int], pruned: list[int]) -> Table:
-    """Synapses on each core of a chip, dense and pruned side by side."""
+def core_table(chip: str, synapses: dict[str, list[int]]) -> Table:
+    """Synapses on each core of a chip, by network, side by side."""
     table = Table(title=f"synapses per core, {chip}", title_justify="left")
-    for heading in ("core", "dense", "pruned"):
+    for heading in ("core", *synapses):
         table.add_column(heading, justify="right")
-    for core in range(max(len(dense), len(pruned))):
-        cells = [f"{counts[core]:,}" if core < len(counts) else "" for counts in (dense, pruned)]
+    for core in range(max(len(counts) for counts in synapses.values())):
+        cells = [f"{counts[core]:,}" if core < len(counts) else "" for counts in synapses.values()]
         table.add_row(str(core), *cells)
     return table
 
@@ -148,41 +151,47 @@ def compare_table(networks: list[Compared], names: list[str], chip: str, unit: s
 
 
 def draw_demo(summary: dict[str, Any], path: str | Path) -> None:
-    """One picture: accuracy and remaining synapses per epoch; how full each core is, dense against pruned, the fullest first."""
+    """One picture: accuracy and remaining synapses per epoch; how full each core is, network by network, the fullest first."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     chips = list(summary["cores_dense"])
-    colours = {"dense": "tab:gray", "pruned": "tab:blue"}
+    names = summary["networks"]
+    colours = dict(zip(names, ("tab:gray", "tab:blue", "tab:green", "tab:purple"), strict=False))
     figure = Figure(figsize=(4.8 + 3.7 * len(chips), 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 1 + len(chips), width_ratios=[1.4, *[1] * len(chips)])
     left = axes[0]
     for name, colour in colours.items():
         history = summary["history"][name]
-        epochs = [e["epoch"] + 1 for e in history]
+        # What was trained on begins where the other ended.
+        first = 1 if name != "exact" else summary["epochs"] + 1
+        epochs = [e["epoch"] + first for e in history]
         label = f"accuracy, {name}: {summary[f'accuracy_{name}']:.1%}, on the chip {summary[f'accuracy_{name}_fixed']:.1%}"
         left.plot(epochs, [100 * e["accuracy"] for e in history], color=colour, label=label)
-    history = summary["history"]["pruned"]
-    left.plot(
-        [e["epoch"] + 1 for e in history],
-        [100 * e["synapses_remaining"] / e["synapses"] for e in history],
-        color="tab:orange",
-        linestyle="--",
-        label=f"synapses left, pruned: {1 - summary['sparsity']:.1%}",
-    )
+    for name in ("pruned", "weighted"):
+        history = summary["history"][name]
+        left.plot(
+            [e["epoch"] + 1 for e in history],
+            [100 * e["synapses_remaining"] / e["synapses"] for e in history],
+            color=colours[name],
+            linestyle="--",
+            label=f"synapses left, {name}: {summary[f'synapses_{name}'] / summary['synapses_dense']:.1%}",
+        )
     left.set(xlabel="epoch", ylabel="%", ylim=(0, 102), title="Learning while pruning")
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), frameon=False, fontsize=9)
     for axis, chip in zip(axes[1:], chips, strict=True):
-        for name, shift in (("dense", -0.2), ("pruned", 0.2)):
+        width = 0.8 / len(names)
+        for number, name in enumerate(names):
+            shift = (number - (len(names) - 1) / 2) * width
             full = sorted(summary[f"full_per_core_{name}"][chip], reverse=True)
             cores = summary[f"cores_{name}"][chip]
             axis.bar(
                 [i + 1 + shift for i in range(len(full))],
                 [100 * share for share in full],
-                0.4,
+                width,
                 color=colours[name],
                 label=f"{name}: {summary[f'synapses_{name}']:,} synapses, {cores} core{'s' if cores > 1 else ''}",
             )
