@@ -13,7 +13,7 @@ _HEAD = """# Networks to and from other frameworks, spike for spike
 
 Written by `tests/interop/table.py` from runs in each framework's own environment; 4 recordings of 30 steps, random weights.
 
-- **equal**: no spike differs. **converted**: none does with `dpap-neuro export --for PEER`.
+- **equal**: no spike differs. **converted**: none does with `dpap-neuro export --for PEER`; a plain `export` prints a line that names the frameworks to which its file is another network.
 - **said**: spikes differ, and every command prints a line that says what was assumed and what follows.
 - **refused**: with one line that says why, given below the table.
 
