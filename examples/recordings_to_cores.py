@@ -1,6 +1,6 @@
 """From recordings to cores: a folder of recordings, a network that learns them and is pruned, the chip's integers, the cores.
 
-    python examples/recordings_to_cores.py            # half a minute on one core, downloads nothing
+    python examples/recordings_to_cores.py            # half a minute, downloads nothing
 
 Every step is a command that you can type yourself; this script types them, and says what to look at. With recordings of your own, leave
 out step 1 and give their folder: python examples/recordings_to_cores.py --recordings FOLDER --sensor 346x260 --epochs 24
@@ -56,41 +56,42 @@ if recordings is None:
 data = f"--dataset {shlex.quote(str(recordings))} --sensor {given.sensor}"
 run, chip = shlex.quote(str(given.out / "run")), "--chip loihi1"
 
-# 2. Learn, and prune while learning. A fifth of the recordings is held out and never trained on.
+# 2. Learn, and prune while learning. A fifth of the recordings is held out and never trained on. --clip 1: a pixel spikes or does not,
+#    as the chip's inputs do; without it a pixel counts its events in a step, which Loihi 2 takes and Loihi 1 does not.
 step(
     "learn, and remove nine weights of ten on the way",
-    f"train {data} --bins 10 --model mlp --pruner weighted --sparsity 0.9 --epochs {given.epochs} --batch 16 --force --out {run}",
-    "'left' counts down to a tenth of the weights while 'test' must not: if it does, train for longer, or prune less.",
+    f"train {data} --bins 10 --clip 1 --model mlp --pruner weighted --sparsity 0.9 --epochs {given.epochs} --batch 16 --force --out {run}",
+    "parameters go down to a tenth, test accuracy must not: where it does, train for longer, or prune less.",
 )
 
 # 3. One file that holds the network: weights, time constants, the step, the reset, how recordings are to be binned.
 step(
     "the network as a file",
     f"export {run} --out {given.out}/network.nir",
-    "the line says who reads this file as it is. Opening it elsewhere, say for whom: --for snntorch.",
+    "a line says which frameworks read this file as it is. For another one, name it: --for snntorch.",
 )
 
-# 4. Integers: weights of 8 bits, thresholds of 17, decays of 12. The recordings choose the scales.
+# 4. Integers: weights of 8 bits, thresholds of 17, decays of 12.
 step(
     "the chip's integers",
-    f"compile {given.out}/network.nir {chip} --calibrate {shlex.quote(str(recordings))} {data} --out {given.out}/network.h5",
-    "each row is a population. 'saturated' above 0 would mean weights that did not fit, 'rounding' how far the others moved.",
+    f"compile {given.out}/network.nir {chip} --out {given.out}/network.h5",
+    "how far weights, thresholds and decays moved when they were rounded, and how many weights became 0. That is not yet what it costs:",
 )
 
 # 5. Does the chip decide as the trained network does? Spike by spike, on the recordings that were held out.
 step(
     "what rounding costs",
     f"fidelity {given.out}/network.nir {data} {chip}",
-    "'agreement' is the share of spikes that both fire, in the same neuron and step; accuracy counts decisions. Where agreement is low, "
-    "try --pairs auto; where it stays low, train the chip's integers: examples/chip_exact.py.",
+    "'alike': of all spikes of either, those that both fire, in the same neuron and step; accuracy counts decisions. Where spikes part, "
+    "try --weight-bits, --pairs auto or compile --calibrate; where they still do, train the chip's integers: examples/chip_exact.py.",
 )
 
 # 6. Which neuron sits where?
 step(
     "cores",
     f"cores {given.out}/network.nir {chip}",
-    "the fullest resource limits how few cores do. Exit status 3 says that a network does not fit, and --max-cores 4 asks for four; "
-    "`train --max-cores 4` prunes until it does.",
+    "the 'tight' resource is what a larger network would run out of first. Exit status 3 says that a network does not fit; "
+    "`train --chip loihi1 --max-cores 4` prunes until it fits on four.",
 )
 
 # 7. All of it on a page.
