@@ -268,7 +268,7 @@ def test_a_plain_export_names_who_reads_another_network(node, same, changed):
 
 def test_what_no_framework_takes_and_what_all_take():
     assert read_plainly(network(lif(v_reset=-0.1, v_leak=0.1))).line() == (
-        "in NIR's own units: read as it is by no framework; not for norse, snntorch, spikingjelly, sinabs, rockpool, where --for "
+        "in NIR's own units: read as it is by no framework; not for norse, snntorch, spikingjelly, sinabs, rockpool, spyx, where --for "
         "says why"
     )
     matrix = from_nir(graph({"i": inp(N), "w": nir.Linear(np.eye(N)), "o": out(N)}))

@@ -339,6 +339,7 @@ def _rockpool_neuron(node: Any, name: str, dt: float) -> nir.NIRNode:
 
 
 _SNNTORCH_LOOP = "its reader leads the input of a recurrent layer to its recurrent weights"
+_SPYX = "its neurons spike a step after their membrane crosses the threshold, so that the biases of later layers come too early"
 PEERS: dict[str, Peer] = {
     "norse": Peer(
         "norse",
@@ -406,5 +407,13 @@ PEERS: dict[str, Peer] = {
             nir.IF: "it has no IF",
         },
         by_hand="its reader makes neurons that may spike several times a step: set max_spikes_per_dt = torch.tensor(1.0) of each",
+    ),
+    "spyx": Peer(
+        "spyx",
+        "1.0.0",
+        {},
+        zero=_SPYX,
+        subtract=_SPYX,
+        instead={nir.Conv2d: "it takes images with their channels last"},
     ),
 }
