@@ -88,6 +88,7 @@ def test_cores_that_do_not_suffice_exit_with_3(run_folder):
 def test_export_writes_what_training_wrote(run_folder, tmp_path):
     result = CliRunner().invoke(app, ["export", str(run_folder), "--out", str(tmp_path / "b.nir")])
     assert result.exit_code == 0
+    assert "read as it is by norse" in " ".join(result.stderr.split())
     import nir
 
     a, b = nir.read(run_folder / "model.nir"), nir.read(tmp_path / "b.nir")

@@ -117,3 +117,14 @@ def test_export_for_another_framework(tmp_path):
         )
     refused = CliRunner().invoke(app, ["export", str(tmp_path / "a.nir"), "--out", str(tmp_path / "c.nir")])
     assert refused.exit_code != 0 and "--for" in str(refused.exception)
+
+
+@pytest.mark.parametrize(("said", "lines"), [({"reset_delay": 1}, 1), ({}, 0)])
+def test_a_reset_that_no_chip_has_is_said_by_commands_that_run_integers(tmp_path, said, lines):
+    nodes = {"input": inp(3), "n": lif(3), "output": out(3)}
+    nir.write(tmp_path / "a.nir", graph(nodes, dt=1e-3, reset="subtract", **said))
+    np.save(tmp_path / "x.npy", np.ones((2, 6, 3), np.uint8))
+    text = " ".join(run("cores", tmp_path / "a.nir", "--chip", "loihi2").stderr.split())
+    assert text.count("one step late (reset_delay)") == lines
+    shown = run("simulate", tmp_path / "a.nir", "--input", tmp_path / "x.npy", "--chip", "loihi2")
+    assert " ".join(shown.stderr.split()).count("one step late (reset_delay)") == lines

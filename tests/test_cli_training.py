@@ -323,6 +323,47 @@ def test_a_sweep_for_choosing_settings_says_so_and_compares_run_by_run(folder, t
         CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
+def test_a_folder_that_does_not_say_its_sensor_goes_the_whole_road(tmp_path):
+    rng = np.random.default_rng(0)
+    for label in ("left", "right"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(6):
+            events = np.zeros(80, [("t", "<i8"), ("x", "<i2"), ("y", "<i2"), ("p", "?")])
+            events["t"], events["y"] = np.sort(rng.integers(0, 9000, 80)), rng.integers(0, 6, 80)
+            events["x"] = rng.integers(0, 4, 80) + (4 if label == "right" else 0)
+            np.save(tmp_path / "data" / label / f"{number}.npy", events)
+    data = ["--dataset", str(tmp_path / "data"), "--sensor", "9x7"]
+
+    def run(*arguments: object):
+        return CliRunner().invoke(app, [*map(str, arguments)])
+
+    short = ["--model", "mlp", "--epochs", 1, "--bins", 3]
+    trained = run("train", *data, *short, "--pruner", "none", "--out", tmp_path / "run")
+    assert trained.exit_code == 0, trained.output
+    swept = run(
+        "sweep",
+        *data,
+        *short,
+        "--pruner",
+        "magnitude",
+        "--seeds",
+        1,
+        "--sparsity",
+        0.5,
+        "--out",
+        tmp_path / "s",
+    )
+    assert swept.exit_code == 0, swept.output
+    file = tmp_path / "run" / "model.nir"
+    assert nir.read(file).nodes["input"].input_type["input"].tolist() == [2, 7, 9]
+    made = run("compile", file, "--chip", "loihi2", *data, "--pairs", "auto", "--out", tmp_path / "a.h5")
+    assert made.exit_code == 0, made.output
+    assert run("fidelity", file, *data).exit_code in (0, 3)
+    for command in (["train", "--out", tmp_path / "b"], ["sweep", "--out", tmp_path / "b"]):
+        unsaid = run(*command, *data[:2])
+        assert unsaid.exit_code != 0 and "--sensor" in str(unsaid.exception)
+
+
 def test_score_allocation_and_regrowth_reach_the_pruner(folder, tmp_path):
     arguments = options(folder, tmp_path / "out", "--pruner", "magnitude", "--sparsity", "0.5")
     done = CliRunner().invoke(

@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.dialects import PEERS, as_nir, for_peer
+from dpap_neuro.exchange.plain import read_plainly
 from hardware.graph.parsing import from_nir
 from hardware.simulate.reference import simulate
 
@@ -237,6 +238,41 @@ def test_a_late_subtraction_and_loops_are_refused():
         with pytest.raises(InputError, match=PEERS[peer].recurrent[:20]):
             for_peer(g, peer)
     assert set(for_peer(g, "spikingjelly")[0].edges) == set(g.edges)
+
+
+@pytest.mark.parametrize(
+    ("node", "same", "changed"),
+    [
+        (lif(), ("norse", "spikingjelly"), ("snntorch", "sinabs")),
+        (integrate(1.0), ("norse",), ("snntorch", "spikingjelly", "sinabs")),
+        # In the form that everybody reads, as this project exports it.
+        (cuba(r=7.0, w_in=2.0), ("norse", "spikingjelly"), ("snntorch",)),
+    ],
+)
+def test_a_plain_export_names_who_reads_another_network(node, same, changed):
+    g = network(node)
+    found = read_plainly(g)
+    assert (found.same, found.changed) == (same, changed)
+    assert {*found.refused} == {*PEERS} - {*same, *changed}
+    written = from_nir(as_nir(g)).nodes["n"]
+    here = simulate(g, stimulus()).output
+    for peer in same:
+        step, at_least = READS[peer](written, DT)
+        assert np.array_equal(run(step, stimulus(), "zero", at_least), here), peer
+        assert f"{peer} (give it dt=0.001)" in found.line()
+    if isinstance(node, nir.LIF):
+        step, at_least = READS["sinabs"](written, DT)
+        assert not np.array_equal(run(step, stimulus(), "zero", at_least), here)
+    assert "another network in " + ", ".join(changed) + " unless written with --for PEER" in found.line()
+
+
+def test_what_no_framework_takes_and_what_all_take():
+    assert read_plainly(network(lif(v_reset=-0.1, v_leak=0.1))).line() == (
+        "in NIR's own units: read as it is by no framework; not for norse, snntorch, spikingjelly, sinabs, rockpool, spyx, where --for "
+        "says why"
+    )
+    matrix = from_nir(graph({"i": inp(N), "w": nir.Linear(np.eye(N)), "o": out(N)}))
+    assert read_plainly(matrix).line().startswith("in NIR's own units: read as it is by norse")
 
 
 def test_our_own_form_goes_through_a_file(tmp_path):

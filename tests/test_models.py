@@ -19,6 +19,7 @@ from dpap_neuro.data import Binning, open_dataset
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_export import to_nir, write_nir
 from dpap_neuro.files import write_sealed
+from dpap_neuro.networks import NEURONS
 from dpap_neuro.networks.models import ModelSettings, SpikingNetwork, build_model, logits
 from dpap_neuro.networks.neurons import LI, LIF, NeuronSettings
 from dpap_neuro.pruning import make_pruner
@@ -249,3 +250,22 @@ def test_device_that_is_not_there():
 def test_bad_neuron_settings(values):
     with pytest.raises(InputError, match=next(iter(values))):
         NeuronSettings(**{"dt": 0.01, "tau_mem": 0.03, **values})
+
+
+def test_a_neuron_registered_from_outside_is_built_and_exported(tmp_path, monkeypatch):
+    class High(LIF):
+        """A LIF of a fixed threshold."""
+
+        def __init__(self, settings, **changed):
+            super().__init__(settings, **{"v_th": 0.75, **changed})
+
+    monkeypatch.setitem(NEURONS, "high", High)
+    settings = ModelSettings("mlp", (2, 4, 4), 3, SETTINGS, cell="high")
+    network = build_model(settings).eval()
+    assert any(isinstance(module, High) for module in network.modules())
+    write_nir(to_nir(network, (2, 4, 4), SETTINGS.dt), tmp_path / "a.nir")
+    graph = read_graph(tmp_path / "a.nir")
+    thresholds = {float(n.v_threshold.flat[0]) for n in graph.nodes.values() if isinstance(n, nir.LIF)}
+    assert thresholds == {0.75}
+    with pytest.raises(InputError, match=r"'low'.*expected one of lif, .*high, relu"):
+        build_model(ModelSettings("mlp", (2, 4, 4), 3, SETTINGS, cell="low"))

@@ -39,6 +39,7 @@ def export(
     from dpap_neuro.errors import InputError
     from dpap_neuro.exchange.dialects import for_peer
     from dpap_neuro.exchange.nir_export import without_dead_units, write_nir
+    from dpap_neuro.exchange.plain import read_plainly
     from hardware.graph.parsing import from_nir, read_graph
 
     if run.suffix == ".nir":
@@ -56,12 +57,13 @@ def export(
         if compact or is_compact(run):
             network = without_dead_units(network, network.settings.input_shape)
         written = graph_of(network, metadata)
-        if peer is not None:
-            graph = from_nir(written)
+        graph = from_nir(written)
     if peer is not None:
         written, notes = for_peer(graph, peer, dt)
         for line in notes:
             say(line)
+    elif line := read_plainly(graph, dt).line():
+        say(line)
     write_nir(written, out)
     stdout.print(f"Written: {plain(str(out))}", highlight=False)
 

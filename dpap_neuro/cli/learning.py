@@ -33,6 +33,7 @@ from dpap_neuro.cli.options import (
     Regrow,
     Score,
     Seed,
+    Sensor,
     Structured,
     WeightBits,
     Workers,
@@ -213,7 +214,7 @@ def _learn(
     log: str | None,
     workers: int | None,
 ) -> None:
-    known_dataset(asked.dataset)
+    known_dataset(asked.dataset, asked.sensor_size)
     from dpap_neuro.deploy import record
     from dpap_neuro.deploy.training import resolve
     from dpap_neuro.errors import InputError
@@ -364,6 +365,7 @@ def sweep(
     ],
     dataset: Dataset = "digits",
     data_dir: DataDir = None,
+    sensor: Sensor = None,
     cache_dir: CacheDir = None,
     model: Annotated[
         str | None, typer.Option(help=f"{', '.join(MODELS)} or FILE.py:function; default by data set.")
@@ -438,7 +440,8 @@ def sweep(
     On several GPUs: torchrun --nproc-per-node 2 -m dpap_neuro.cli sweep ... (each process takes whole runs); on a cluster, as many
     jobs as wanted with --shard 1/8 to --shard 8/8 and one --out: the last one puts the tables together.
     """
-    defaults = known_dataset(dataset).defaults
+    size = TrainRequest(sensor=sensor).sensor_size
+    defaults = known_dataset(dataset, size).defaults
     from dpap_neuro import data as sets
     from dpap_neuro.deploy.finetuning import new_network
     from dpap_neuro.deploy.training import precision_of
@@ -496,7 +499,7 @@ def sweep(
                     binning,
                     lambda what, a, b: tell(f"reading {what}", a, b),
                     cache,
-                    None,
+                    size,
                     workers,
                 )
                 data_of = lambda _: (split.train, split.test)  # noqa: E731
@@ -507,7 +510,7 @@ def sweep(
                     else f"tested on the {number} recordings of the test split, trained on the {trained} of the train split"
                 )
             else:
-                opened = sets.open_dataset(dataset, data_dir, "train")
+                opened = sets.open_dataset(dataset, data_dir, "train", size)
                 rasters = opened.stored(binning, cache, lambda a, b: tell("reading", a, b), workers)
                 data = (rasters, opened.recordings.labels)
                 split = runs.Split(opened, data, data, binning)

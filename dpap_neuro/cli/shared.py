@@ -173,7 +173,16 @@ def say_reset(graph: Graph, reset: str | None = None) -> None:
 
 
 def say_assumed(model: Model) -> None:
-    """What is assumed of a `.nir` file that does not say: time step and reset."""
-    if model.graph is not None:
-        say_time_step(model.graph, model.options.dt)
-        say_reset(model.graph, model.options.reset)
+    """What is assumed of a `.nir` file that does not say, time step and reset; and a reset that no chip has."""
+    from hardware.graph.graph import reset_of
+
+    if model.graph is None:
+        return
+    say_time_step(model.graph, model.options.dt)
+    say_reset(model.graph, model.options.reset)
+    subtracts = reset_of(model.graph, model.options.reset)[0] == "subtract"
+    if subtracts and model.graph.metadata.get("reset_delay"):
+        say(
+            "the file's resets come one step late (reset_delay), as snnTorch's do: so they do in floats here; a chip subtracts at "
+            "once, and its spikes part from them beyond what rounding does"
+        )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from dpap_neuro.data import parse_sensor
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import read_bytes
 
@@ -97,6 +98,11 @@ class TrainRequest(NeuronRequest):
     timing: str = "zero_delay"
     scales: str = "fixed"
     netx: bool = False
+
+    @property
+    def sensor_size(self) -> tuple[int, int] | None:
+        """(columns, rows) of a folder of recordings that does not say. Raises InputError for another text."""
+        return None if self.sensor is None else parse_sensor(self.sensor)
 
 
 _MOST_CONFIG = 1 << 20

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dpap_neuro.data import Binning, Defaults, binning_of, dataset, parse_sensor
+from dpap_neuro.data import Binning, Defaults, binning_of, dataset
 from dpap_neuro.deploy import finetuning, fitting, record
 from dpap_neuro.deploy.request import NEURON, SURROGATE, TrainRequest
 from dpap_neuro.errors import InputError
@@ -60,7 +60,7 @@ class Training:
         """Training and test recordings, see `runs.load_split`."""
         asked = self.request
         return runs.load_split(
-            asked.dataset, asked.data_dir, self.binning, progress, cache_dir, _sensor(asked), workers
+            asked.dataset, asked.data_dir, self.binning, progress, cache_dir, asked.sensor_size, workers
         )
 
     def model(self, split: runs.Split) -> ModelSettings | ImportedNetwork | ExactNetwork:
@@ -168,7 +168,7 @@ def resolve(asked: TrainRequest) -> Training:
     """What is to be done, with the data set's defaults where nothing is said; a `.nir` file brings its neurons, its read-out
     and, where it says so, its binning. Raises InputError or HardwareError for what cannot be done, before data are read.
     """
-    defaults = dataset(asked.dataset, _sensor(asked)).defaults
+    defaults = dataset(asked.dataset, asked.sensor_size).defaults
     settings = loop.TrainSettings(
         epochs=asked.epochs,
         more_epochs=asked.more_epochs,
@@ -286,10 +286,6 @@ def _surrogate(asked: TrainRequest, source: Network | None) -> Surrogate:
     # Refuses what is not known, in the words of every network.
     settings = NeuronSettings(1.0, 1.0, surrogate=name, surrogate_slope=slope)
     return Surrogate(settings.surrogate, settings.surrogate_slope)
-
-
-def _sensor(asked: TrainRequest) -> tuple[int, int] | None:
-    return None if asked.sensor is None else parse_sensor(asked.sensor)
 
 
 def _or(value: Any, default: Any) -> Any:

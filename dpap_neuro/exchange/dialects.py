@@ -29,7 +29,7 @@ class Peer:
     version: that the tests compare with. convert: for each type of node that it takes, the change of units, from
     (node, name, dt) to the node in its form; raises InputError for what it cannot take. pool: "sum" or "average", the
     pooling that it knows ("" both). recurrent, subtract, zero: why it cannot take recurrent edges and these resets, empty where
-    it can. dt: the step that it fixes. by_hand: what its user must set after reading.
+    it can. dt: the step that it fixes. unsaid_dt: its user gives it dt. by_hand: what its user must set after reading.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Peer:
     subtract: str = ""
     zero: str = ""
     dt: float | None = None
+    unsaid_dt: bool = False
     by_hand: str = ""
     instead: dict[type, str] = field(default_factory=dict)
 
@@ -85,7 +86,7 @@ def for_peer(graph: Graph, peer: str, dt: float | None = None) -> tuple[nir.NIRG
         hand = "reset_fn=MembraneReset()" if reset == "zero" else "reset_fn=MembraneSubtract()"
         notes.append(f"{peer} {table.version}: {table.by_hand.format(reset=hand)}")
     metadata = {**graph.metadata, "dt": table.dt or step, "reset": reset, "writer": f"dpap-neuro for {peer}"}
-    if peer in ("spikingjelly", "norse"):
+    if table.unsaid_dt:
         notes.append(f"{peer} reads no dt: give it dt={step:g}")
     written = nir.NIRGraph(made, list(graph.edges), metadata=encoded_metadata(metadata), type_check=False)
     for name, node in made.items():
@@ -338,6 +339,7 @@ def _rockpool_neuron(node: Any, name: str, dt: float) -> nir.NIRNode:
 
 
 _SNNTORCH_LOOP = "its reader leads the input of a recurrent layer to its recurrent weights"
+_SPYX = "its neurons spike a step after their membrane crosses the threshold, so that the biases of later layers come too early"
 PEERS: dict[str, Peer] = {
     "norse": Peer(
         "norse",
@@ -349,6 +351,7 @@ PEERS: dict[str, Peer] = {
         },
         pool="sum",
         subtract="its reader resets to 0",
+        unsaid_dt=True,
     ),
     "snntorch": Peer(
         "snntorch",
@@ -373,6 +376,7 @@ PEERS: dict[str, Peer] = {
         },
         pool="average",
         subtract="its reader makes neurons that reset to v_reset",
+        unsaid_dt=True,
     ),
     "sinabs": Peer(
         "sinabs",
@@ -403,5 +407,13 @@ PEERS: dict[str, Peer] = {
             nir.IF: "it has no IF",
         },
         by_hand="its reader makes neurons that may spike several times a step: set max_spikes_per_dt = torch.tensor(1.0) of each",
+    ),
+    "spyx": Peer(
+        "spyx",
+        "1.0.0",
+        {},
+        zero=_SPYX,
+        subtract=_SPYX,
+        instead={nir.Conv2d: "it takes images with their channels last"},
     ),
 }

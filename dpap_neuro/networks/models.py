@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.networks import CELLS, MODELS, NEURONS, RELU
+from dpap_neuro.networks import MODELS, NEURONS, RELU
 from dpap_neuro.networks.neurons import LI, CubaLI, Neuron, NeuronSettings, Recurrent
 from dpap_neuro.networks.own import check_runs, is_own, own_layers
 
@@ -195,8 +195,8 @@ def build_model(settings: ModelSettings, seed: int = 0) -> SpikingNetwork | Own:
     """A network with random weights from `seed`. Raises InputError for an unknown name, cell or read-out, and for what is wrong
     in the user's own file, which is executed."""
     layers = None if is_own(settings.name) else MODELS[settings.name]
-    if settings.cell not in CELLS:
-        raise InputError(f"neuron: found {settings.cell!r}, expected one of {', '.join(CELLS)}")
+    if settings.spiking and settings.cell not in NEURONS:
+        raise InputError(f"neuron: found {settings.cell!r}, expected one of {', '.join((*NEURONS, RELU))}")
     readouts = ("spikes", "membrane") if settings.spiking else ("mean",)
     if settings.readout not in readouts:
         raise InputError(

@@ -13,6 +13,8 @@ PEERS: dict[str, tuple[str, ...]] = {
     "sinabs": ("sinabs==3.1.3",),
     "rockpool": ("rockpool==3.1.0",),
 }
+# Run by hand where something changes, since JAX is large: what was found is kept beside this file, as NAME.json.
+BY_HAND: dict[str, tuple[str, ...]] = {"spyx": ("spyx==1.0.0",)}
 
 if __name__ == "__main__":
     for name, packages in PEERS.items():

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import nir
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -59,6 +60,12 @@ def rockpool(path: Path, x: Tensor, dt: float, reset: str) -> Tensor:
     return (out[0] if isinstance(out, tuple) else out).transpose(0, 1)
 
 
+def spyx(path: Path, x: Tensor, dt: float, reset: str) -> Tensor:
+    jnp, exchange = importlib.import_module("jax.numpy"), importlib.import_module("spyx.nir")
+    _, out = exchange.from_nir(nir.read(path), jnp.asarray(x.numpy()), dt)
+    return torch.tensor(np.asarray(out))
+
+
 def _by_step(network: nn.Module, x: Tensor) -> Tensor:
     """Step by step, with the state that the network returned."""
     state, out = None, []
@@ -75,4 +82,5 @@ READERS: dict[str, Callable[[Path, Tensor, float, str], Tensor]] = {
     "spikingjelly": spikingjelly,
     "sinabs": sinabs,
     "rockpool": rockpool,
+    "spyx": spyx,
 }

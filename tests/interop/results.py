@@ -2,7 +2,7 @@
 
 Three ways: this project's file read there, a live network of theirs read here, a file by their own exporter read here. Each ends as
 
-- equal: no spike differs; converted: none does with `export --for`;
+- equal: no spike differs; converted: none does with `export --for`, and a plain `export` prints a line that names the framework;
 - said: spikes differ, and a line that every command prints says what was assumed;
 - refused: by one line of ours (`why`), or by their exporter or reader;
 - silent: spikes differ without a word. Then this ends with status 1.
@@ -30,6 +30,7 @@ from readers import READERS
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.dialects import as_nir, for_peer
 from dpap_neuro.exchange.nir_export import write_nir
+from dpap_neuro.exchange.plain import read_plainly
 from hardware.errors import HardwareError
 from hardware.graph.assumed import assumptions
 from hardware.graph.parsing import read_graph
@@ -67,9 +68,11 @@ def to_them(peer: str, name: str, reset: str, folder: Path) -> Result:
     here = ours.spikes(graph, x)
     total = int(here.sum())
     assert total > 0, row
+    as_it_is = read_plainly(graph)
     try:
         made, _ = for_peer(graph, peer)
     except InputError as error:
+        assert peer in as_it_is.refused
         return Result(peer, "to them", row, "refused", 0, total, str(error))
     found = {}
     for way, written in (("converted", made), ("equal", as_nir(graph))):
@@ -84,6 +87,10 @@ def to_them(peer: str, name: str, reset: str, folder: Path) -> Result:
                     peer, "to them", row, "silent", total, total, f"{type(error).__name__}: {error}"
                 )
     result = "equal" if found.get("equal") == 0 else "converted" if found["converted"] == 0 else "silent"
+    if (result == "converted" and peer not in as_it_is.changed) or (
+        found.get("equal") != 0 and peer in as_it_is.same
+    ):
+        result = "silent"
     return Result(peer, "to them", row, result, found["converted"], total)
 
 

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from peers import PEERS
+from peers import BY_HAND, PEERS
 
 _HEAD = """# Networks to and from other frameworks, spike for spike
 
 Written by `tests/interop/table.py` from runs in each framework's own environment; 4 recordings of 30 steps, random weights.
 
-- **equal**: no spike differs. **converted**: none does with `dpap-neuro export --for PEER`.
+- **equal**: no spike differs. **converted**: none does with `dpap-neuro export --for PEER`; a plain `export` prints a line that names the frameworks to which its file is another network.
 - **said**: spikes differ, and every command prints a line that says what was assumed and what follows.
 - **refused**: with one line that says why, given below the table.
 
@@ -29,6 +29,15 @@ _WAYS = (
     ),
     ("from them, by file", "A file by their own exporter, read here", "Files say less than live networks."),
 )
+_BESIDE = """
+## Beside NIR
+
+| framework | way | result |
+|---|---|---|
+| lava-dl 0.6.0 | our network in its NETX loader: `dpap-neuro compile FILE.nir --out FILE.net` | equal: no spike differs from our integer simulator, chains of all kinds, N-MNIST networks and 40 random ones (`tests/lavadl`, in CI); what NETX cannot hold, such as a reset by subtraction, is refused |
+| lava-dl | its NETX files here: `simulate`, `cores`, `inspect` | equal: its recorded Loihi 2 run without a difference (`simulate network.net --input-bias input_bias.npy --steps 15 --expect output.npy`); sigma-delta networks are refused by that name |
+| Nengo 4.1.0, NengoLoihi 1.1.0 | both ways | not tested: neither package reads or writes NIR; the memory format of `loihi1.toml` is NengoLoihi's |
+"""
 
 
 def table(found: list[dict[str, Any]]) -> str:
@@ -36,12 +45,17 @@ def table(found: list[dict[str, Any]]) -> str:
     versions = ", ".join(
         packages[0].replace("==", " ") if packages else f"{name} 1.1.0" for name, packages in PEERS.items()
     )
-    parts = [_HEAD + f"Versions: {versions}.\n"]
+    by_hand = ", ".join(packages[0].replace("==", " ") for packages in BY_HAND.values())
+    parts = [
+        _HEAD
+        + f"Versions: {versions}. By hand and not in CI: {by_hand}; `python tests/interop/results.py spyx "
+        "tests/interop/spyx.json`, in an environment that has it, makes its rows again.\n"
+    ]
     for way, title, how in _WAYS:
         rows = [r for r in found if r["way"] == way]
         parts.append(f"\n## {title}\n\n{how}\n")
         parts.append(_grid(rows) if way == "to them" else _lists(rows))
-    return "".join(parts)
+    return "".join([*parts, _BESIDE])
 
 
 def _grid(rows: list[dict[str, Any]]) -> str:
@@ -74,5 +88,6 @@ def _reason(why: str) -> str:
 
 if __name__ == "__main__":
     out, *files = sys.argv[1:]
+    files += [str(Path(__file__).with_name(f"{name}.json")) for name in BY_HAND]
     results = [r for file in files for r in json.loads(Path(file).read_text())]
     Path(out).write_text(table(results))

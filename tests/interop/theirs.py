@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from ours import DT, STEPS, recordings
 from torch import Tensor, nn
 
+from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.norse import from_norse
 from dpap_neuro.exchange.rockpool import from_rockpool
 from dpap_neuro.exchange.sinabs import from_sinabs
@@ -280,10 +282,42 @@ def rockpool() -> Iterator[Row]:
         yield Row(name, x, run, lambda net=net: from_rockpool(net), export)
 
 
+def spyx() -> Iterator[Row]:
+    jnp, nnx = importlib.import_module("jax.numpy"), importlib.import_module("flax.nnx")
+    snn, exchange = importlib.import_module("spyx.nn"), importlib.import_module("spyx.nir")
+    makes = {
+        "LIF": lambda n, rngs: snn.LIF((n,), threshold=0.4, rngs=rngs),
+        "LIF, one beta": lambda n, rngs: snn.LIF((n,), 0.8, 0.4, rngs=rngs),
+        "IF": lambda n, rngs: snn.IF((n,), 0.4),
+        "CuBaLIF": lambda n, rngs: snn.CuBaLIF((n,), threshold=0.4, rngs=rngs),
+        "PSU_LIF": lambda n, rngs: snn.PSU_LIF((n,), threshold=0.4, rngs=rngs),
+        "RLIF": lambda n, rngs: snn.RLIF((n,), threshold=0.4, rngs=rngs),
+    }
+    x = recordings(*VECTOR)
+
+    def no_reader() -> Graph:
+        raise InputError("its live networks have no reader here, its files have")
+
+    for name, make in makes.items():
+        rngs = nnx.Rngs(0)
+        net = snn.Sequential(
+            nnx.Linear(12, 20, rngs=rngs), make(20, rngs), nnx.Linear(20, 6, rngs=rngs), make(6, rngs)
+        )
+
+        def run(net: Any = net) -> Tensor:
+            return torch.tensor(np.asarray(snn.run(net, jnp.asarray(x.numpy()))[0]))
+
+        def export(net: Any = net) -> Any:
+            return exchange.to_nir(net, {"input": np.array(VECTOR)}, {"output": np.array([6])}, dt=DT)
+
+        yield Row(name, x, run, no_reader, export)
+
+
 ROWS: dict[str, Callable[[], Iterator[Row]]] = {
     "norse": norse,
     "snntorch": snntorch,
     "spikingjelly": spikingjelly,
     "sinabs": sinabs,
     "rockpool": rockpool,
+    "spyx": spyx,
 }
