@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dpap_neuro.data import digits, local, motion, stills
+from dpap_neuro.data import digits, local, motion, original, stills
 from dpap_neuro.data.binning import Binning, Recordings, SensorSize, binning_of, rasters
 from dpap_neuro.data.cache import cached_rasters, kept_rasters, stored_rasters
 from dpap_neuro.data.coding import parse_code
@@ -126,11 +126,19 @@ DATASETS = {
         Defaults(bins=20),
     ),
     "nmnist": _local(local.NMNIST, local.DIGITS, 310_000, Defaults()),
-    "dvsgesture": _local(
-        local.DVSGESTURE, local.GESTURES, 6_000_000, Defaults(bins=20, clip=16, downsample=4, drop=0.1)
+    "dvsgesture": DataSet(
+        original.gestures,
+        original.SENSOR_SIZE,
+        local.GESTURES,
+        6_000_000,
+        Defaults(bins=20, clip=16, downsample=4, drop=0.1),
     ),
-    "cifar10dvs": _local(
-        local.CIFAR10DVS, local.CIFAR10, 1_300_000, Defaults(downsample=2, flip=True, drop=0.1)
+    "cifar10dvs": DataSet(
+        original.cifar10_dvs,
+        original.SENSOR_SIZE,
+        local.CIFAR10,
+        1_300_000,
+        Defaults(downsample=2, flip=True, drop=0.1),
     ),
     "mnist": _stills(stills.MNIST, stills.GREY, local.DIGITS, Defaults()),
     "fashionmnist": _stills(stills.FASHION_MNIST, stills.GREY, stills.FASHION, Defaults(flip=True)),

@@ -151,7 +151,7 @@ class LocalRecordings:
             file for folder in dict.fromkeys(folders) for file in sorted(folder.glob(layout.pattern))
         ]
         if not official and split != "all":
-            self.sources = [file for file in self.sources if _is_test(file) == (split == "test")]
+            self.sources = [file for file in self.sources if is_test(file) == (split == "test")]
         if not self.sources:
             looked = " and ".join(str(folder / layout.pattern) for folder in dict.fromkeys(folders))
             raise NoRecordings(f"{layout.root}: found no {split} recording at {looked}; {how}")
@@ -284,7 +284,8 @@ def _chosen(splits: tuple[str, str], split: str) -> tuple[str, ...]:
     return {"train": splits[:1], "test": splits[1:], "all": splits}[split]
 
 
-def _is_test(file: Path) -> bool:
+def is_test(file: Path) -> bool:
+    """Whether the number that ends a recording's name ends in 4 or 9."""
     number = re.search(r"(\d+)$", file.stem)
     if number is None:
         raise InputError(
