@@ -81,7 +81,7 @@ def test_the_folder_itself_may_be_given(name, tmp_path):
 
 @pytest.mark.parametrize("name", ON_DISK)
 def test_a_missing_folder_names_what_was_looked_for_and_how_to_get_it(name, tmp_path):
-    with pytest.raises(NoRecordings, match=rf"tonic\.datasets\.{TONIC[name].__name__}\(") as error:
+    with pytest.raises(NoRecordings, match=rf"dpap-neuro data get {name} --data-dir DIR") as error:
         open_dataset(name, tmp_path)
     assert str(tmp_path / TONIC[name].__name__) in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(InputError, match="--data-dir DIR"):

@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from typing import Any, NoReturn
 
-# What the extras of this project install, by the names under which it is imported: pictures of every command, and learning.
+# What the extras of this project install, by the names under which it is imported: pictures of every command, learning, and downloads.
 _EXTRAS = {
     "pictures": ("matplotlib", "jinja2"),
     "learn": ("torch", "norse", "tonic", "sklearn", "safetensors"),
+    "download": ("pooch", "requests"),
 }
 
 

@@ -10,6 +10,7 @@ from dpap_neuro.cli import running  # noqa: F401
 from dpap_neuro.cli import measuring  # noqa: F401
 from dpap_neuro.cli import placing  # noqa: F401
 from dpap_neuro.cli import reporting  # noqa: F401
+from dpap_neuro.cli import data  # noqa: F401
 # isort: on
 
 __all__ = ["app"]

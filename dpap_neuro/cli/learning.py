@@ -17,6 +17,7 @@ from dpap_neuro.cli.options import (
     Batch,
     Bins,
     CacheDir,
+    Code,
     Compact,
     Config,
     Count,
@@ -416,6 +417,7 @@ def sweep(
     readout: Annotated[str, typer.Option(help="spikes or membrane.")] = "spikes",
     keep_bins: KeepBins = None,
     bins: Bins = None,
+    code: Code = None,
     downsample: Downsample = None,
     precision: Precision = None,
     weight_bits: WeightBits = None,
@@ -459,7 +461,7 @@ def sweep(
         jitter=defaults.jitter,
         compact=compact,
     )
-    binning = defaults.binning(bins, downsample=downsample)
+    binning = defaults.binning(bins, downsample=downsample, code=code)
     integers = precision_of(
         TrainRequest(precision=precision, weight_bits=weight_bits, compact=compact), binning
     )

@@ -150,6 +150,13 @@ Clock = Annotated[
         help="Time begins with the first-event, or with the recording at 0; default by file or data set."
     ),
 ]
+Code = Annotated[
+    str | None,
+    typer.Option(
+        help="How still images become counts: constant (brightest pixel 255, or N of constant:N), rate (rate:SEED) or latency.",
+        show_default="by file or data set",
+    ),
+]
 Precision = Annotated[
     str | None,
     typer.Option(
@@ -169,6 +176,7 @@ _RECORDINGS = {
     "bins": Annotated[int | None, typer.Option(help="Time steps per recording.")],
     "bin_us": Annotated[float | None, typer.Option(help="Microseconds per time step.")],
     "clock": Clock,
+    "code": Code,
     "clip": Annotated[int | None, typer.Option(help="Counts above are cut to it.")],
     "polarity": Annotated[
         str | None,
@@ -258,6 +266,7 @@ _TRAINING = {
     "bins": Bins,
     "bin_us": Annotated[float | None, typer.Option(help="Microseconds per time step, instead of --bins.")],
     "clock": Clock,
+    "code": Code,
     "clip": Annotated[
         int | None, typer.Option(help="Event counts above are cut to this; default by data set.")
     ],

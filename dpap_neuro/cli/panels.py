@@ -7,7 +7,7 @@ import inspect
 # Options of every command by their parameter's name, in the order in which --help shows the panels; others are in the last.
 PANELS = {
     "Data": (
-        "dataset data_dir split calibrate file sensor bins bin_us clock clip polarity scale downsample limit steps cache_dir "
+        "dataset data_dir split calibrate file sensor bins bin_us clock code clip polarity scale downsample limit steps cache_dir "
         "shift flip drop jitter folds"
     ),
     "Network": (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from dpap_neuro.cli.options import DataDir, Json, LavaPython, Model, Sensor, command
+from dpap_neuro.cli.options import Code, DataDir, Json, LavaPython, Model, Sensor, command
 from dpap_neuro.cli.shared import plain, progress, say, say_assumed, say_reset, say_time_step, stdout
 from dpap_neuro.deploy.opening import CompileOptions
 from dpap_neuro.deploy.recordings import Recordings, input_notes
@@ -43,6 +43,7 @@ def compile_(
     split: Annotated[str, typer.Option(help="train, test or all.")] = "train",
     bins: Annotated[int | None, typer.Option(help="Time steps per recording.")] = None,
     bin_us: Annotated[float | None, typer.Option(help="Microseconds per time step.")] = None,
+    code: Code = None,
     limit: Annotated[
         int, typer.Option(help="Recordings, spread evenly; every second one is held out to report on.")
     ] = 20,
@@ -74,7 +75,7 @@ def compile_(
     shown_to = calibrate or dataset
     recordings = None
     if shown_to is not None:
-        recordings = Recordings(shown_to, data_dir, split, bins, bin_us, limit, sensor=sensor)
+        recordings = Recordings(shown_to, data_dir, split, bins, bin_us, limit, sensor=sensor, code=code)
     wish = Wish(recordings, calibrate is not None, exponents, min_agreement, max_synapses)
     graph = read_graph(model)
     say_time_step(graph, options.dt)

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from dpap_neuro.data import digits, local, motion
+from dpap_neuro.data import digits, local, motion, original, stills
 from dpap_neuro.data.binning import Binning, Recordings, SensorSize, binning_of, rasters
 from dpap_neuro.data.cache import cached_rasters, kept_rasters, stored_rasters
+from dpap_neuro.data.coding import parse_code
 from dpap_neuro.data.folder import Folder, FolderSettings, parse_sensor
 from dpap_neuro.data.objects import Wrapped
 from dpap_neuro.data.splits import LabelledRecordings, Selection, every_nth
@@ -35,6 +36,7 @@ class Defaults:
     sizes, not tuned.
 
     model: see `networks.MODELS`. bins, bin_us, clip, downsample, clock: see `Binning`; bin_us goes before bins. shift, flip, drop, jitter: see `augmentation`.
+    code: of still images, see `coding`; None of events.
     """
 
     model: str = "cnn"
@@ -47,6 +49,7 @@ class Defaults:
     jitter: float = 0.0
     bin_us: float | None = None
     clock: str = "first-event"
+    code: str | None = None
 
     def binning(
         self,
@@ -55,16 +58,25 @@ class Defaults:
         clip: int | None = None,
         downsample: int | None = None,
         clock: str | None = None,
+        code: str | None = None,
     ) -> Binning:
-        """What is said, and these where nothing is."""
+        """What is said, and these where nothing is. Raises InputError for a code of events, which have none."""
+        if code is not None and self.code is None:
+            raise InputError(
+                f"code: found {code!r}, which is for still images; these are recordings of events"
+            )
+        code = self.code if code is None else code
+        # No count is higher, and a network that computes in integers is told so.
+        highest = self.clip if code is None else parse_code(code).most
         if bins is None and bin_us is None:
             bins, bin_us = (self.bins, None) if self.bin_us is None else (None, self.bin_us)
         return Binning(
             bins,
             bin_us,
-            self.clip if clip is None else clip,
+            highest if clip is None else clip,
             self.downsample if downsample is None else downsample,
             clock or self.clock,
+            code=code,
         )
 
 
@@ -90,6 +102,18 @@ def _local(layout: local.Layout, classes: tuple[str, ...], duration_us: float, d
     )
 
 
+def _stills(
+    source: stills.Source, sensor_size: SensorSize, classes: tuple[str, ...], defaults: Defaults
+) -> DataSet:
+    return DataSet(
+        lambda data_dir, split: stills.Stills(source, data_dir, split),
+        sensor_size,
+        classes,
+        stills.DURATION_US,
+        replace(defaults, code="constant"),
+    )
+
+
 DATASETS = {
     "digits": DataSet(
         lambda _, split: digits.Digits(split), digits.SENSOR_SIZE, digits.CLASSES, digits.DURATION_US
@@ -102,12 +126,23 @@ DATASETS = {
         Defaults(bins=20),
     ),
     "nmnist": _local(local.NMNIST, local.DIGITS, 310_000, Defaults()),
-    "dvsgesture": _local(
-        local.DVSGESTURE, local.GESTURES, 6_000_000, Defaults(bins=20, clip=16, downsample=4, drop=0.1)
+    "dvsgesture": DataSet(
+        original.gestures,
+        original.SENSOR_SIZE,
+        local.GESTURES,
+        6_000_000,
+        Defaults(bins=20, clip=16, downsample=4, drop=0.1),
     ),
-    "cifar10dvs": _local(
-        local.CIFAR10DVS, local.CIFAR10, 1_300_000, Defaults(downsample=2, flip=True, drop=0.1)
+    "cifar10dvs": DataSet(
+        original.cifar10_dvs,
+        original.SENSOR_SIZE,
+        local.CIFAR10,
+        1_300_000,
+        Defaults(downsample=2, flip=True, drop=0.1),
     ),
+    "mnist": _stills(stills.MNIST, stills.GREY, local.DIGITS, Defaults()),
+    "fashionmnist": _stills(stills.FASHION_MNIST, stills.GREY, stills.FASHION, Defaults(flip=True)),
+    "cifar10": _stills(stills.CIFAR10, stills.COLOUR, local.CIFAR10, Defaults(shift=4, flip=True)),
     "ncaltech101": _local(
         local.NCALTECH101, local.CALTECH101, 300_000, Defaults(downsample=4, flip=True, drop=0.1)
     ),

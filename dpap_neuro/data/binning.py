@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dpap_neuro.data.coding import parse_code
 from dpap_neuro.data.parallel import in_order, workers_for
 from dpap_neuro.errors import InputError
 
@@ -29,7 +30,7 @@ MAX_COUNT = 255
 
 
 class Recordings(Protocol):
-    """Events and label by number."""
+    """Events and label by number. One whose attribute `stills` is true has images in place of events, and `counts`, see `stills`."""
 
     def __len__(self) -> int: ...
 
@@ -43,6 +44,7 @@ class Binning:
     clip: counts above are cut to it (None: to 255, with a warning). downsample: pixels per side that become one; their
     events add up. clock: time begins with the "first-event", or with the "recording", at 0 microseconds, so that a late
     first event leaves silent steps before it. kept_bins: rising indices of the time bins that a network is shown, None: all.
+    code: how still images are shown, see `coding.parse_code`; None for events.
     Raises InputError where not exactly one of `bins` and `bin_us` is given, or for a number that is not above 0.
     """
 
@@ -52,6 +54,7 @@ class Binning:
     downsample: int = 1
     clock: str = "first-event"
     kept_bins: tuple[int, ...] | None = None
+    code: str | None = None
 
     def __post_init__(self) -> None:
         if (self.bins is None) == (self.bin_us is None):
@@ -68,6 +71,8 @@ class Binning:
                 raise InputError(f"{name}: found {value:.12g}, expected a whole number from 1 to {most:,}")
         if self.clock not in CLOCKS:
             raise InputError(f"clock: found {self.clock!r}, expected one of {', '.join(CLOCKS)}")
+        if self.code is not None:
+            parse_code(self.code)
 
     def seconds(self, duration_us: float) -> float:
         """Length of a step, for a recording of `duration_us`."""
@@ -92,9 +97,11 @@ class Binning:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As metadata and records hold it; without `kept_bins` where all are kept."""
+        """As metadata and records hold it; without `kept_bins` where all are kept, without `code` where events are counted."""
         values = asdict(self)
         kept = values.pop("kept_bins")
+        if self.code is None:
+            del values["code"]
         return values if kept is None else {**values, "kept_bins": list(kept)}
 
 
@@ -119,9 +126,11 @@ def binning_of(
     downsample: int | None = None,
     clock: str | None = None,
     clip: int | None = None,
+    code: str | None = None,
 ) -> Binning:
     """What was asked for, else what a file's metadata says. Raises InputError where neither tells."""
     clip, kept = metadata.get("clip") if clip is None else clip, metadata.get("kept_bins")
+    code = metadata.get("code") if code is None else code
     began = clock or metadata.get("clock") or "first-event"
     if downsample is None:
         downsample = int(metadata.get("downsample") or 1)
@@ -131,7 +140,14 @@ def binning_of(
             raise InputError(
                 "binning: the file does not say how events become steps; give --bins N or --bin-us T"
             )
-    return Binning(bins, bin_us, None if clip is None else int(clip), downsample, began).keeping(kept)
+    cut = None if clip is None else int(clip)
+    return Binning(bins, bin_us, cut, downsample, began, code=code).keeping(kept)
+
+
+def check_values(values: int, what: str) -> None:
+    """Raises InputError, saying what, where a recording would have more values than fit `MAX_VALUES`."""
+    if values > MAX_VALUES:
+        raise InputError(f"{what}: {values:,} counts, expected at most {MAX_VALUES:,}; give fewer steps")
 
 
 def steps_of(t: np.ndarray, binning: Binning) -> tuple[np.ndarray, int]:
@@ -196,6 +212,10 @@ def frames(
     All time bins: which are shown is another matter (`Binning.shown`). progress(done, total) is called now and then. Warns, once, where counts above 255 were cut without a `clip`.
     """
     n, warned = len(dataset), False
+    if binning.code is not None and not getattr(dataset, "stills", False):
+        raise InputError(
+            f"code: found {binning.code}, which is for still images; these are recordings of events"
+        )
     make = partial(_frame, dataset, binning, sensor_size)
     for index, (frame, most) in enumerate(in_order(make, n, workers_for(dataset, workers))):
         if most > MAX_COUNT and not warned:
@@ -213,8 +233,10 @@ def _frame(
     dataset: Recordings, binning: Binning, sensor_size: SensorSize, index: int
 ) -> tuple[np.ndarray, int]:
     """Counts of one recording, and the highest of them before they are cut where nobody asked for that."""
-    events, _ = dataset[index]
-    frame = counted(events, binning, sensor_size, _name(dataset, index))
+    if getattr(dataset, "stills", False):
+        frame = dataset.counts(index, binning)  # type: ignore[attr-defined]
+    else:
+        frame = counted(dataset[index][0], binning, sensor_size, _name(dataset, index))
     most = int(frame.max(initial=0)) if binning.clip is None else 0
     limit = MAX_COUNT if binning.clip is None else min(MAX_COUNT, binning.clip)
     return np.minimum(frame, limit).astype(np.uint8), most

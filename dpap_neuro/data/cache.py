@@ -53,7 +53,7 @@ def cached_rasters(
     found = _opened(path, len(recordings), step)
     if found is None:
         write_stream(path, lambda file: _write(file, recordings, binning, sensor_size, progress, workers))
-        found = _opened(path, len(recordings), step)
+        found = _opened(path, len(recordings), step, just_written=True)
         if found is None:
             raise InputError(f"{path}: cannot be read back")
     return found
@@ -89,9 +89,19 @@ def _entry(
 
 
 def _digest(name: str, recordings: LabelledRecordings, binning: Binning, sensor_size: SensorSize) -> str:
+    folders: dict[str, str] = {}
+
     def state(file: Path) -> list:
-        status = file.stat()
-        return [str(file.resolve()), status.st_size, status.st_mtime_ns]
+        # Text and not paths, each folder resolved once: of thousands of files that took as long as binning them.
+        text = str(file)
+        status = os.stat(text)
+        parent, name = os.path.split(text)
+        if parent not in folders:
+            folders[parent] = os.path.realpath(parent)
+        where = os.path.join(folders[parent], name)
+        if os.path.islink(where):
+            where = os.path.realpath(where)
+        return [where, status.st_size, status.st_mtime_ns]
 
     key = {
         "name": name,
@@ -104,10 +114,10 @@ def _digest(name: str, recordings: LabelledRecordings, binning: Binning, sensor_
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
 
 
-def _opened(path: Path, n: int, step: tuple[int, int, int]) -> np.ndarray | None:
-    """None where there is no such file, or not an undamaged one of n recordings."""
+def _opened(path: Path, n: int, step: tuple[int, int, int], just_written: bool = False) -> np.ndarray | None:
+    """None where there is no such file, or not an undamaged one of n recordings. just_written: its checksum need not be read back."""
     try:
-        if not path.is_file() or not _undamaged(path):
+        if not path.is_file() or not (just_written or _undamaged(path)):
             return None
         # Copy on write: torch takes no read-only array.
         found = np.load(path, mmap_mode="c", allow_pickle=False)

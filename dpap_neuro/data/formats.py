@@ -359,7 +359,11 @@ def _evt3(raw: bytes, at: int, file: Path, size: tuple[int, int] | None) -> RawE
 
 
 def _aedat(file: Path, layout: Layout) -> RawEvents:
-    raw = file.read_bytes()
+    return read_aedat(file.read_bytes(), file)
+
+
+def read_aedat(raw: bytes, file: Path) -> RawEvents:
+    """What an AEDAT 2.0 or 3.1 file holds; file: its name, for messages. Raises InputError."""
     version = re.match(rb"#!AER-DAT(\d)\.(\d)", raw)
     if version is None or version[1] not in (b"2", b"3"):
         found = version[0].decode() if version else "another beginning"

@@ -144,14 +144,14 @@ class LocalRecordings:
     def __init__(self, layout: Layout, data_dir: str | Path | None, split: str = "train") -> None:
         self.layout = layout
         official = layout.splits[0] != layout.splits[1]
-        how = _help(layout.root, split if official else None)
+        how = _help(layout.root)
         root = _root(layout.root, data_dir, layout.splits[0], how)
         folders = [root / name for name in _chosen(layout.splits, split)]
         self.sources = [
             file for folder in dict.fromkeys(folders) for file in sorted(folder.glob(layout.pattern))
         ]
         if not official and split != "all":
-            self.sources = [file for file in self.sources if _is_test(file) == (split == "test")]
+            self.sources = [file for file in self.sources if is_test(file) == (split == "test")]
         if not self.sources:
             looked = " and ".join(str(folder / layout.pattern) for folder in dict.fromkeys(folders))
             raise NoRecordings(f"{layout.root}: found no {split} recording at {looked}; {how}")
@@ -183,7 +183,7 @@ class Cochlea:
 
     def __init__(self, name: str, classes: int, data_dir: str | Path | None, split: str = "train") -> None:
         low = name.lower()
-        how = _help(name, split)
+        how = _help(name)
         root = _root(name, data_dir, f"{low}_train.h5", how)
         wanted = [root / file for file in _chosen((f"{low}_train.h5", f"{low}_test.h5"), split)]
         self.sources = [file for file in wanted if file.is_file()]
@@ -284,7 +284,8 @@ def _chosen(splits: tuple[str, str], split: str) -> tuple[str, ...]:
     return {"train": splits[:1], "test": splits[1:], "all": splits}[split]
 
 
-def _is_test(file: Path) -> bool:
+def is_test(file: Path) -> bool:
+    """Whether the number that ends a recording's name ends in 4 or 9."""
     number = re.search(r"(\d+)$", file.stem)
     if number is None:
         raise InputError(
@@ -293,10 +294,8 @@ def _is_test(file: Path) -> bool:
     return int(number[1]) % 5 == 4
 
 
-def _help(name: str, split: str | None) -> str:
-    """How to get a data set; split: where it has an official one."""
-    part = "" if split is None else f", train={split != 'test'}"
-    return f"to get it: python -c \"import tonic; tonic.datasets.{name}('DIR'{part})\", then --data-dir DIR"
+def _help(name: str) -> str:
+    return f"to get it: dpap-neuro data get {name.lower()} --data-dir DIR"
 
 
 def _line(error: Exception) -> str:

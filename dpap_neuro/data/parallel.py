@@ -6,6 +6,9 @@ many-th part and sends it through a pipe of its own, which holds it back until i
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
 import multiprocessing
 import os
 import pickle
@@ -19,6 +22,9 @@ from typing import Any
 
 import numpy as np
 
+if sys.platform == "linux":
+    import fcntl
+
 from dpap_neuro.errors import InputError
 
 # Recordings that a process makes before it hands them over.
@@ -26,6 +32,10 @@ PART = 8
 # Fewer are not worth a process.
 _LEAST = 64
 _USUALLY, MOST = 8, 1024
+# Bytes that a process sends at once, when it has so many, and those that wait in a pipe.
+_AT_ONCE, _PIPE = 1 << 18, 1 << 20
+# Where arrays begin in what is sent, in bytes: no kind of number needs more.
+_ALIGNED = 16
 
 Make = Callable[[int], tuple[np.ndarray, Any]]
 
@@ -81,8 +91,11 @@ def in_order(make: Make, n: int, workers: int) -> Iterator[tuple[np.ndarray, Any
             started.append((process, here))
         for part in range(-(-n // PART)):
             process, pipe = started[part % workers]
-            for _ in range(part * PART, min(n, (part + 1) * PART)):
-                yield _received(pipe, process)
+            left = min(n, (part + 1) * PART) - part * PART
+            while left:
+                for found in _received(pipe, process):
+                    left -= 1
+                    yield found
     finally:
         for process, pipe in started:
             pipe.close()
@@ -91,45 +104,69 @@ def in_order(make: Make, n: int, workers: int) -> Iterator[tuple[np.ndarray, Any
             process.join()
 
 
-def _received(pipe: Connection, process: Any) -> tuple[np.ndarray, Any]:
+def _received(pipe: Connection, process: Any) -> Iterator[tuple[np.ndarray, Any]]:
+    """What one call of `_send` has sent."""
     try:
-        error, shape, dtype, beside = pipe.recv()
-        if error is not None:
-            raise error
-        found = np.empty(shape, dtype)
-        if found.nbytes:
-            pipe.recv_bytes_into(found.reshape(-1).view(np.uint8).data)
-        return found, beside
+        error, made = pipe.recv()
+        packed = pipe.recv_bytes() if made else b""
     except EOFError:
         process.join()
         raise InputError(
             f"workers: one of the processes that read recordings ended (exit status {process.exitcode}); it may have lacked memory: "
             "fewer --workers need less"
         ) from None
+    at = 0
+    for shape, dtype, beside in made:
+        count = math.prod(shape)
+        yield np.frombuffer(packed, dtype, count, at).reshape(shape), beside
+        at += -(-count * dtype.itemsize // _ALIGNED) * _ALIGNED
+    if error is not None:
+        raise error
 
 
 def _serve(make: Make, n: int, number: int, workers: int, pipe: Connection) -> None:
     """What a process does: its parts, one after another."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    _widen(pipe)
     try:
         for part in range(number, -(-n // PART), workers):
+            made: list[tuple[np.ndarray, Any]] = []
             for index in range(part * PART, min(n, (part + 1) * PART)):
                 try:
                     found, beside = make(index)
                 except Exception as error:
-                    pipe.send((_sendable(error), None, None, None))
+                    _send(pipe, made, _sendable(error))
                     return
-                found = np.ascontiguousarray(found)
-                pipe.send((None, found.shape, found.dtype, beside))
-                if found.nbytes:
-                    pipe.send_bytes(found.reshape(-1).view(np.uint8).data)
+                made.append((np.ascontiguousarray(found), beside))
+                if sum(array.nbytes for array, _ in made) >= _AT_ONCE:
+                    _send(pipe, made)
+                    made = []
+            if made:
+                _send(pipe, made)
         pipe.close()
     except OSError:  # nobody listens any more
         pass
     finally:
         # Without the end that a fork has in common with its parent: its streams, its threads' locks.
         os._exit(0)
+
+
+def _send(pipe: Connection, made: list[tuple[np.ndarray, Any]], error: Exception | None = None) -> None:
+    """Arrays and what is beside them, in one go: a message for each costs as much as a small recording takes to be made."""
+    pipe.send((error, [(array.shape, array.dtype, beside) for array, beside in made]))
+    if made:
+        padded = (
+            (array.reshape(-1).view(np.uint8).data, bytes(-array.nbytes % _ALIGNED)) for array, _ in made
+        )
+        pipe.send_bytes(b"".join(itertools.chain.from_iterable(padded)))
+
+
+def _widen(pipe: Connection) -> None:
+    """A pipe of Linux holds 64 KiB, which is three recordings of N-MNIST: a process would stand still until its turn comes."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # of a system that allows less
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE)
 
 
 def _sendable(error: Exception) -> Exception:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dpap_neuro.data.binning import Recordings
+from dpap_neuro.data.binning import Binning, Recordings
 
 
 class LabelledRecordings(Recordings, Protocol):
@@ -28,6 +28,7 @@ class Selection:
         self.items = [(recordings, int(number)) for recordings, numbers in parts for number in numbers]
         self.labels = np.concatenate([recordings.labels[numbers] for recordings, numbers in parts])
         self.one_process = any(getattr(recordings, "one_process", False) for recordings, _ in parts)
+        self.stills = any(getattr(recordings, "stills", False) for recordings, _ in parts)
         self.sources = [source for recordings, _ in parts for source in recordings.sources]
 
     def __len__(self) -> int:
@@ -36,6 +37,11 @@ class Selection:
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         recordings, number = self.items[index]
         return recordings[number]
+
+    def counts(self, index: int, binning: Binning) -> np.ndarray:
+        """Of still images, see `stills.Stills`."""
+        recordings, number = self.items[index]
+        return recordings.counts(number, binning)  # type: ignore[attr-defined]
 
 
 def every_nth(labels: np.ndarray, first: int = 4, n: int = 5) -> np.ndarray:

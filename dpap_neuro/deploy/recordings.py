@@ -56,7 +56,7 @@ class Shown:
 class Recordings:
     """Which recordings, before it is known which network sees them.
 
-    dataset: its name or a folder (of sensor, columns x rows), with data_dir, split, bins, bin_us, clock, clip, downsample (None: as the network's file says), cache_dir (see
+    dataset: its name or a folder (of sensor, columns x rows), with data_dir, split, bins, bin_us, clock, code, clip, downsample (None: as the network's file says), cache_dir (see
     `data.cache`). As another project trained its network: polarity, "off-on" (this project's order, None) or "on-off"; scale, by
     which every count is multiplied. file: instead, an `.npy` file of counts or an `.npz` file with `input` and, for accuracies, `labels`; shown
     as they are. limit: only so many, spread evenly. Raises InputError where not exactly one of the two is given, or for an
@@ -77,6 +77,7 @@ class Recordings:
     clip: int | None = None
     polarity: str | None = None
     scale: float | None = None
+    code: str | None = None
 
     def __post_init__(self) -> None:
         if self.polarity not in (None, *POLARITIES):
@@ -89,7 +90,17 @@ class Recordings:
             dataset(self.dataset, self._size)
             check_split(self.split)
         if self.file is not None:
-            for name in ("data_dir", "bins", "bin_us", "downsample", "sensor", "clock", "clip", "polarity"):
+            for name in (
+                "data_dir",
+                "bins",
+                "bin_us",
+                "downsample",
+                "sensor",
+                "clock",
+                "clip",
+                "polarity",
+                "code",
+            ):
                 if getattr(self, name) is not None:
                     raise InputError(
                         f"--{name.replace('_', '-')}: is for a data set, found --input {self.file}"
@@ -112,8 +123,14 @@ class Recordings:
         """
         if self.file is not None:
             return self._of_file(self.file, model, classes)
-        binning = binning_of(model.metadata, self.bins, self.bin_us, self.downsample, self.clock, self.clip)
+        binning = binning_of(
+            model.metadata, self.bins, self.bin_us, self.downsample, self.clock, self.clip, self.code
+        )
         opened = open_dataset(str(self.dataset), self.data_dir, self.split, self._size)
+        if self.polarity is not None and opened.sensor_size[2] > 2:
+            raise InputError(
+                f"polarity: found {self.polarity}, but {opened.name} has {opened.sensor_size[2]} channels, not two"
+            )
         check_shape(f"{opened.name}: its recordings have", binning.shape(opened.sensor_size), model)
         if classes:
             _check_classes(opened, model)

@@ -84,6 +84,7 @@ class TrainRequest(NeuronRequest):
     bins: int | None = None
     bin_us: float | None = None
     clock: str | None = None
+    code: str | None = None
     clip: int | None = None
     downsample: int | None = None
     shift: int | None = None

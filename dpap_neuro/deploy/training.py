@@ -217,13 +217,17 @@ def resolve(asked: TrainRequest) -> Training:
             if getattr(asked, name) is not None:
                 raise InputError(f"--{name.replace('_', '-')}: {asked.model} has its own; leave it out")
         graph, source = finetuning.read_source(asked.model)
-        binning = binning_of(graph.metadata, asked.bins, asked.bin_us, asked.downsample, asked.clock)
+        binning = binning_of(
+            graph.metadata, asked.bins, asked.bin_us, asked.downsample, asked.clock, code=asked.code
+        )
         if asked.clip is not None:
             binning = replace(binning, clip=asked.clip)
     else:
         if asked.dt is not None:
             raise InputError("--dt: is for a .nir file, a new network takes the length of its time bins")
-        binning = defaults.binning(asked.bins, asked.bin_us, asked.clip, asked.downsample, asked.clock)
+        binning = defaults.binning(
+            asked.bins, asked.bin_us, asked.clip, asked.downsample, asked.clock, asked.code
+        )
         if is_own(_or(asked.model, "")):
             own_function(asked.model or "")
         # The step's length is only known with the data; what is wrong at any is said before these are read.

@@ -22,7 +22,18 @@ from hardware.compile import pins, quantise
 
 Array = np.ndarray
 # What a network carries on from its source about how to feed it; the rest of the metadata is written anew.
-_CARRIED = ("bins", "bin_us", "clip", "downsample", "kept_bins", "class_names", "dataset", "readout")
+_CARRIED = (
+    "bins",
+    "bin_us",
+    "clip",
+    "clock",
+    "code",
+    "downsample",
+    "kept_bins",
+    "class_names",
+    "dataset",
+    "readout",
+)
 
 
 @torch.no_grad()

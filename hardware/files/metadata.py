@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +81,11 @@ def _clock(value: Any) -> str | None:
     return value if isinstance(value, str) and value in ("first-event", "recording") else None
 
 
+def _code(value: Any) -> str | None:
+    found = isinstance(value, str) and re.fullmatch(r"(constant|rate|latency)(:\d{1,10})?", value)
+    return value if found else None
+
+
 def _reset(value: Any) -> str | None:
     return value if isinstance(value, str) and value in RESETS else None
 
@@ -100,6 +106,7 @@ _KNOWN: dict[str, tuple[Callable[[Any], Any], str]] = {
     "downsample": (_whole_above_zero, "a whole number above 0"),
     "clip": (_whole_above_zero, "a whole number above 0"),
     "clock": (_clock, "'first-event' or 'recording'"),
+    "code": (_code, "'constant', 'rate' or 'latency', with a number behind a colon"),
     "kept_bins": (_indices, "increasing indices of time bins"),
     "class_names": (_names, "a JSON list of strings"),
     "readout": (_readout, "'spikes' or 'membrane'"),
