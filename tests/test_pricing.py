@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,19 +13,24 @@ pytest.importorskip("norse")
 
 import torch
 from test_fitting import CPU, EPOCHS, METADATA, recordings
+from test_steps import data as small_recordings
 from torch import nn
 
 from dpap_neuro.deploy import fitting
 from dpap_neuro.errors import InputError
-from dpap_neuro.networks.models import ModelSettings, build_model
-from dpap_neuro.networks.neurons import NeuronSettings
+from dpap_neuro.networks.models import ModelSettings, SpikingNetwork, build_model
+from dpap_neuro.networks.neurons import LI, LIF, NeuronSettings
 from dpap_neuro.pruning import make_pruner
 from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.pruning.pricing import weight_events
+from dpap_neuro.train import runs
 from dpap_neuro.train.loop import TrainSettings, train
 from hardware.chip.chips import load_chip
+from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
+from hardware.graph.parsing import from_nir
 from hardware.placement.budget import Budget, fill
+from hardware.simulate.simulator import simulate
 
 LOIHI1 = load_chip("loihi1")
 
@@ -50,7 +58,8 @@ def run(budget, pruner, count=None):
     meter = fitting.BudgetMeter(budget, effort=0.005)
     meter.show(*recordings())
     method = make_pruner(pruner, epochs=EPOCHS, meter=meter, **({} if count is None else {"count": count}))
-    settings = TrainSettings(epochs=EPOCHS, batch=16)
+    # Many batches: running means of batch norms keep up with what is pruned.
+    settings = TrainSettings(epochs=EPOCHS, batch=4)
     return network, train(network, method, recordings(), None, settings, CPU), method, meter
 
 
@@ -72,6 +81,65 @@ def test_what_is_charged_fits(budget, pruner, count, tmp_path):
     assert not history.epochs[0].fill["fits"]
     # What the last measurement of training said is what the written file takes.
     assert history.epochs[-1].fill["charged"]["events"] == pytest.approx(found.charged["events"])
+    record = json.loads((tmp_path / "run.json").read_text())["budget"]
+    assert record["silent"] == found.silent == history.epochs[-1].fill["silent"]
+
+
+def plain_network():
+    """Without batch norms, whose running means lag behind what is pruned."""
+    torch.manual_seed(0)
+    neuron = NeuronSettings(dt=1e-3, tau_mem=2e-3, v_th=0.2)
+    first, second, readout = nn.Linear(12, 16), nn.Linear(16, 12), nn.Linear(12, 3)
+    model = SpikingNetwork(nn.Flatten(), first, LIF(neuron), second, LIF(neuron), readout, LI(neuron))
+    model.settings = ModelSettings("made", (1, 3, 4), 3, neuron, "membrane")
+    return model
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_pruning_by_events_silences_no_layer(guarded):
+    meter = fitting.BudgetMeter(Budget(LOIHI1, max_events=30), effort=0.005)
+    meter.show(*small_recordings())
+    seen = []
+
+    def measure(model):
+        reading = meter(model)
+        seen.append(reading)
+        return reading if guarded else replace(reading, silent=None)
+
+    measure.count = "events"
+    method = make_pruner("magnitude", epochs=8, meter=measure)
+    settings, said = TrainSettings(epochs=8, batch=8, shift=0, learning_rate=0.02), []
+    network = plain_network()
+    on_epoch = lambda _, report: said.append(report.reading)  # noqa: E731
+    train(network, method, small_recordings(), None, settings, CPU, on_epoch=on_epoch)
+    last, found = said[-1], meter(network)
+    assert found.values == last.values
+    if not guarded:
+        assert last.fits and found.silent and found.silent == tuple(found.values["silent"])
+        (name, number), *_ = found.values["silent"].items()
+        assert f"layer {name} never spikes in {number} of 32 recordings" in last.text
+        return
+    # Reductions that silence a layer were tried and undone: what is left is what was measured last.
+    assert any(reading.silent for reading in seen[1:]) and not found.silent
+    assert not last.fits and "pruned no further: that would silence layer" in last.text
+
+
+def test_silence_is_counted_recording_by_recording():
+    network = plain_network().eval()
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+    integers = compile_graph(from_nir(runs.graph_of(network, {})), LOIHI1)[0]
+    raster = small_recordings()[0][:9].copy()
+    raster[[0, 2, 3, 5, 8]] = 0
+    found = fill(integers, Budget(LOIHI1, max_events=1e9), effort=0.005, raster=raster)
+    counts = simulate(integers, raster).counts
+    quiet = {name: int((c.reshape(9, -1).sum(1) == 0).sum()) for name, c in counts.items()}
+    expected = {n: quiet[n] for n in quiet if n not in integers.outputs and quiet[n] > 4}
+    assert expected and found.silent == expected and found.fits
+    assert "in 5 of 9 recordings" in found.silence()
+    loud = fill(integers, Budget(LOIHI1, max_events=1e9), effort=0.005, raster=raster[[1, 4, 6, 7, 0]])
+    assert loud.silent == {} and loud.silence() == "" and loud.to_dict()["silent"] == {}
 
 
 def test_a_share_of_events_is_of_those_before_the_first_weight_goes():

@@ -81,7 +81,8 @@ def test_history_as_table_and_picture(run):
     history = runs.read_record(run)["history"]
     for row, epoch in zip(rows, history, strict=True):
         assert {key: float(value) for key, value in row.items()} == {
-            key: value for key, value in epoch.items() if key != "fill"
+            **{key: value for key, value in epoch.items() if key not in ("fill", "rates")},
+            **{f"rate_{layer}": rate for layer, rate in epoch["rates"].items()},
         }
     assert (run / "training.png").read_bytes().startswith(b"\x89PNG")
 

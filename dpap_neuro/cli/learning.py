@@ -31,6 +31,8 @@ from dpap_neuro.cli.options import (
     LearningRate,
     Log,
     Precision,
+    RateTarget,
+    RateWeight,
     Regrow,
     Score,
     Seed,
@@ -331,6 +333,9 @@ def _epoch(epoch: Epoch, report: PruneReport) -> str:
         f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}, test accuracy {epoch.accuracy:.2%}, "
         f"{epoch.remaining:,} of {epoch.parameters:,} parameters"
     )
+    if epoch.rates:
+        rates = ", ".join(f"{name} {rate:.3f}" for name, rate in epoch.rates.items())
+        line += f"; spikes per neuron and step {rates}"
     return line if report.reading is None else f"{line}; {report.reading.text}"
 
 
@@ -349,6 +354,8 @@ def _say_fit(pruner: str, found: Fill) -> None:
             f"on training recordings: {charges(found)}{' (costs assumed)' if assumed else ''}",
             highlight=False,
         )
+    if found.silent:
+        say(f"warning: {found.silence()}; it costs next to nothing, and does as much")
     for broken in found.broken:
         say(f"does not fit: {broken}")
     if not found.fits:
@@ -413,6 +420,8 @@ def sweep(
     epochs: Epochs = 24,
     batch: Batch = 64,
     learning_rate: LearningRate = 3e-3,
+    rate_target: RateTarget = 0.0,
+    rate_weight: RateWeight = 0.0,
     neurons: NeuronRequest = NeuronRequest(),
     readout: Annotated[str, typer.Option(help="spikes or membrane.")] = "spikes",
     keep_bins: KeepBins = None,
@@ -455,6 +464,8 @@ def sweep(
         epochs=epochs,
         batch=batch,
         learning_rate=learning_rate,
+        rate_target=rate_target,
+        rate_weight=rate_weight,
         shift=defaults.shift,
         flip=defaults.flip,
         drop=defaults.drop,

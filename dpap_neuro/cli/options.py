@@ -122,6 +122,16 @@ KeepBins = Annotated[
 Epochs = Annotated[int, typer.Option(help="Passes over the training recordings.")]
 Batch = Annotated[int, typer.Option(help="Recordings per step.")]
 LearningRate = Annotated[float, typer.Option(help="AdamW's, at the top of its cosine.")]
+RateTarget = Annotated[
+    float,
+    typer.Option(help="Spikes per neuron and step that a layer may have for free, see --rate-weight."),
+]
+RateWeight = Annotated[
+    float,
+    typer.Option(
+        help="What a spike per neuron and step above --rate-target adds to the loss of a recording, layer by layer."
+    ),
+]
 Bins = Annotated[int | None, typer.Option(help="Time steps per recording; default by data set.")]
 Pruner = Annotated[
     str,
@@ -263,6 +273,8 @@ _TRAINING = {
     "accumulate": Annotated[
         int, typer.Option(help="Parts that a batch runs in, one after the other, for less memory.")
     ],
+    "rate_target": RateTarget,
+    "rate_weight": RateWeight,
     "bins": Bins,
     "bin_us": Annotated[float | None, typer.Option(help="Microseconds per time step, instead of --bins.")],
     "clock": Clock,

@@ -14,7 +14,7 @@ PANELS = {
         "model neuron readout decay current_decay threshold surrogate surrogate_slope reset dt input_layer input_bias peer"
     ),
     "Training": (
-        "recipe epochs more_epochs batch learning_rate loss label_smoothing weight_decay warmup amp accumulate precision scales netx"
+        "recipe epochs more_epochs batch learning_rate loss label_smoothing weight_decay warmup amp accumulate rate_target rate_weight precision scales netx"
     ),
     "Pruning": "pruner score allocation regrow sparsity count structured compact keep_bins",
     "Chip": (

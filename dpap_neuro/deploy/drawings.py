@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import nir
@@ -28,32 +29,46 @@ _WEIGHTED = (nir.Conv1d, nir.Conv2d, nir.Affine, nir.Linear)
 
 @dataclass(frozen=True)
 class Curve:
-    """One network's training: (epochs,) accuracies and shares of the synapses left, in percent; None where not known."""
+    """One network's training: (epochs,) accuracies and shares of the synapses left, in percent; None where not known.
+
+    rates: of every layer the spikes per neuron and step, (epochs,); empty where not known.
+    """
 
     name: str
     epochs: tuple[int, ...]
     accuracy: tuple[float | None, ...]
     left: tuple[float, ...]
+    rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def curves(found: Sequence[Curve]) -> Any:
-    """Accuracy above, synapses left below, by epoch."""
+    """Accuracy above, synapses left below, and where they are known a line for the rate of every layer, by epoch."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(5.2, 4.2)
-    above, below = figure.subplots(2, 1, sharex=True)
+    rows = 3 if any(curve.rates for curve in found) else 2
+    figure = _figure(5.2, 0.6 + 1.8 * rows)
+    axes = figure.subplots(rows, 1, sharex=True)
+    above, below = axes[:2]
     for number, curve in enumerate(found):
         colour = COLOURS[number % len(COLOURS)]
         values = [np.nan if a is None else a for a in curve.accuracy]
         above.plot(curve.epochs, values, ".-", color=colour, label=curve.name)
         below.plot(curve.epochs, curve.left, ".-", color=colour)
+        for layer, style in zip(curve.rates, cycle(("-", "--", ":", "-.")), strict=False):
+            axes[2].plot(curve.epochs, curve.rates[layer], style, color=colour, label=layer)
     above.set_ylabel("accuracy, %")
     below.set_ylabel("synapses left, %")
     below.set_ylim(0, 103)
-    below.set_xlabel("epoch")
-    below.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for text in above.legend(frameon=False, loc="lower right").get_texts():
-        text.set_parse_math(False)
+    legends = [above.legend(frameon=False, loc="lower right")]
+    if rows == 3:
+        axes[2].set_ylabel("spikes per\nneuron and step")
+        axes[2].set_ylim(0, None)
+        legends.append(axes[2].legend(frameon=False, ncols=4, fontsize="x-small"))
+    axes[-1].set_xlabel("epoch")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for legend in legends:
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     return figure
 
 

@@ -94,7 +94,9 @@ class BudgetMeter:
             text += f", {charges(found)}"
         if found.broken:
             text += f"; {found.broken[0]}"
-        return Reading(found.excess(), text, values_of(found))
+        if found.silent:
+            text += f"; {found.silence()}"
+        return Reading(found.excess(), text, values_of(found), tuple(found.silent) if found.charged else None)
 
 
 def save_fitted(

@@ -172,9 +172,13 @@ def _curve(name: str, file: Path, record: dict[str, Any]) -> drawings.Curve | No
         accuracy = tuple(None if e["accuracy"] is None else 100.0 * float(e["accuracy"]) for e in epochs)
         left = tuple(100.0 * float(e["synapses_remaining"]) / float(e["synapses"]) for e in epochs)
         numbers = tuple(int(e["epoch"]) + 1 for e in epochs)
-    except (LookupError, TypeError, ValueError, ZeroDivisionError):
+        # Runs of older versions do not have them.
+        known = all(e.get("rates") for e in epochs)
+        layers = list(epochs[0]["rates"]) if known else []
+        rates = {str(name): tuple(float(e["rates"][name]) for e in epochs) for name in layers}
+    except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError):
         return None
-    return drawings.Curve(name, numbers, accuracy, left) if numbers else None
+    return drawings.Curve(name, numbers, accuracy, left, rates) if numbers else None
 
 
 def _share(value: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -96,12 +97,13 @@ def _toml(value: Any) -> str:
 
 
 def write_history(epochs: Sequence[Epoch], path: Path) -> None:
-    """A row per epoch: the fields of `Epoch`, and of a budget the numbers behind `budget_`."""
-    names = [f.name for f in fields(Epoch) if f.name != "fill"]
+    """A row per epoch: the fields of `Epoch`, of a budget the numbers behind `budget_`, and every layer's rate behind `rate_`."""
+    names = [f.name for f in fields(Epoch) if f.name not in ("fill", "rates")]
     rows = []
     for epoch in epochs:
         row = {name: getattr(epoch, name) for name in names}
         row |= {f"budget_{k}": v for k, v in (epoch.fill or {}).items() if isinstance(v, int | float | str)}
+        row |= {f"rate_{name}": rate for name, rate in (epoch.rates or {}).items()}
         rows.append(row)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)) or names)
@@ -111,14 +113,18 @@ def write_history(epochs: Sequence[Epoch], path: Path) -> None:
 
 
 def draw_history(epochs: Sequence[Epoch], path: Path, title: str = "") -> None:
-    """Loss, test accuracy, and what is left of parameters and synapses, by epoch."""
+    """Loss, test accuracy, what is left of parameters and synapses, and every layer's rate, by epoch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(6.4, 6.4), layout="constrained")
+    rates = [epoch.rates or {} for epoch in epochs]
+    layers = list(dict.fromkeys(name for found in rates for name in found))
+    rows = 4 if layers else 3
+    figure = Figure(figsize=(6.4, 2 + 1.5 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    loss, accuracy, left = figure.subplots(3, 1, sharex=True)
+    axes = figure.subplots(rows, 1, sharex=True)
+    loss, accuracy, left = axes[:3]
     number = [epoch.epoch + 1 for epoch in epochs]
     loss.plot(number, [epoch.loss for epoch in epochs], ".-", color="tab:blue")
     loss.set(ylabel="training loss")
@@ -131,10 +137,17 @@ def draw_history(epochs: Sequence[Epoch], path: Path, title: str = "") -> None:
     ):
         share = [100 * getattr(epoch, key) / max(1, getattr(epoch, of)) for epoch in epochs]
         left.plot(number, share, style, label=of)
-    left.set(ylabel="left, %", xlabel="epoch", ylim=(0, 103))
+    left.set(ylabel="left, %", ylim=(0, 103))
     left.legend(frameon=False)
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axis in (loss, accuracy, left):
+    for layer in layers:
+        axes[3].plot(number, [found.get(layer, math.nan) for found in rates], ".-", label=layer)
+    if layers:
+        axes[3].set(ylabel="spikes per\nneuron and step", ylim=(0, None))
+        for text in axes[3].legend(frameon=False, ncols=4, fontsize="small").get_texts():
+            text.set_parse_math(False)
+    axes[-1].set(xlabel="epoch")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axis in axes:
         axis.grid(alpha=0.3)
     loss.set_title(title, fontsize="medium").set_parse_math(False)
     write_picture(figure, path)
@@ -173,5 +186,6 @@ def scalars(epoch: Epoch) -> dict[str, float]:
         "parameters left": epoch.remaining / max(1, epoch.parameters),
         "synapses left": epoch.synapses_remaining / max(1, epoch.synapses),
         "seconds per epoch": epoch.seconds,
+        **{f"spikes per neuron and step/{name}": rate for name, rate in (epoch.rates or {}).items()},
     }
     return {name: value for name, value in found.items() if value is not None}

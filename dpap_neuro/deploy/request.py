@@ -81,6 +81,8 @@ class TrainRequest(NeuronRequest):
     warmup: float = 1.0
     amp: str | None = None
     accumulate: int = 1
+    rate_target: float = 0.0
+    rate_weight: float = 0.0
     bins: int | None = None
     bin_us: float | None = None
     clock: str | None = None

@@ -180,6 +180,8 @@ def resolve(asked: TrainRequest) -> Training:
         warmup=asked.warmup,
         amp=asked.amp,
         accumulate=asked.accumulate,
+        rate_target=asked.rate_target,
+        rate_weight=asked.rate_weight,
         shift=_or(asked.shift, defaults.shift),
         flip=_or(asked.flip, defaults.flip),
         drop=_or(asked.drop, defaults.drop),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial
@@ -290,7 +290,22 @@ class Pruner:
             self.targets = targets
             self.prune_now(epoch)
 
-        return approach(partial(meter, self.model), self.masks, reduce, epoch, schedule, self.left)
+        return approach(
+            partial(meter, self.model), self.masks, reduce, epoch, schedule, self.left, self._keep_all
+        )
+
+    def _keep_all(self) -> Callable[[], None]:
+        """Remember weights and masks; what is returned brings them back."""
+        model = self.model
+        assert model is not None
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        masks = self.masks.state_dict()
+
+        def back() -> None:
+            self.masks.load_state_dict(masks)
+            model.load_state_dict(weights)
+
+        return back
 
     def prune_now(self, epoch: int) -> None:
         """Change the masks, and set what they removed to zero."""

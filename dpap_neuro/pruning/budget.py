@@ -2,13 +2,15 @@
 
 A meter says by which factors neurons and synapses should shrink. The goal is estimated anew after every epoch and
 approached on the gradual schedule of all goals; at its end the pruner reduces and measures until the network fits.
-What fits is not pruned any more, unless learning makes it outgrow the budget again.
+What fits is not pruned any more, unless learning makes it outgrow the budget again. Where the meter runs recordings, no reduction
+may silence a layer: a network that does nothing costs nothing, and would fit.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -20,6 +22,8 @@ from dpap_neuro.pruning.survival import gradual_share
 
 # Reductions at the end of the schedule before an epoch gives up.
 TRIES = 40
+# Of a reduction that silences a layer this part is tried last.
+GENTLEST = 1 / 16
 
 
 def approach(
@@ -29,11 +33,13 @@ def approach(
     epoch: int,
     schedule: tuple[int, int],
     left: Callable[[], int],
+    keep: Callable[[], Callable[[], None]],
 ) -> Reading:
     """Prune after `epoch` of the schedule (its first and last) towards what is measured; what was measured last.
 
     reduce(targets): change the masks so that at most so many "neurons", and of what the pruner counts so many "synapses", are left.
-    left(): how many the latter are now.
+    left(): how many the latter are now. keep(): remember the network and its masks; what it returns brings them back. That is done with
+    a reduction that silences a layer, and half of it is tried.
     """
     first, last = schedule
 
@@ -43,11 +49,12 @@ def approach(
     reading = measure()
     if epoch < first:
         return reading
-    share = _share(epoch, first, last)
-    for _ in range(TRIES if epoch >= last else 1):
-        if reading.fits:
+    whole = share = _share(epoch, first, last)
+    lost: set[str] = set()
+    for _ in range(TRIES):
+        if reading.fits or share < GENTLEST * whole:
             break
-        before = sizes()
+        before, undo = sizes(), None if reading.silent is None else keep()
         reduce(
             {
                 key: max(1, math.floor(before[key] * (1.0 - share * (1.0 - 1.0 / factor))))
@@ -56,7 +63,18 @@ def approach(
         )
         if before == sizes():
             break
-        reading = measure()
+        now = measure()
+        silenced = set(now.silent or ()) - set(reading.silent or ())
+        if undo is not None and silenced:
+            undo()
+            lost, share = silenced, share / 2
+            continue
+        reading = now
+        if epoch < last:
+            break
+    if lost and not reading.fits:
+        names = ", ".join(sorted(lost))
+        return replace(reading, text=f"{reading.text}; pruned no further: that would silence layer {names}")
     return reading
 
 

@@ -21,12 +21,14 @@ class Reading:
     """What a network takes of a budget.
 
     excess: factors above 1 by which "neurons" and "synapses" should shrink, empty where the network fits.
-    text: one line; values: plain numbers and strings for a record of the run.
+    text: one line; values: plain numbers and strings for a record of the run. silent: layers that do next to nothing on the recordings
+    that were run, None where none were: a budget of what recordings cost is kept too when a layer dies.
     """
 
     excess: Mapping[str, float]
     text: str
     values: Mapping[str, Any] = field(default_factory=dict)
+    silent: tuple[str, ...] | None = None
 
     @property
     def fits(self) -> bool:

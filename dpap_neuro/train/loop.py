@@ -43,7 +43,8 @@ Data = tuple[Rasters, np.ndarray]
 @dataclass
 class Epoch:
     """What happened in one epoch. accuracy: on the test recordings, None where there were none. fill: what the network
-    takes of its budget, None without one."""
+    takes of its budget, None without one. rates: spikes per neuron and step of every layer in training, the read-out apart.
+    loss: with the price of spikes, where there is one."""
 
     epoch: int
     loss: float
@@ -54,6 +55,7 @@ class Epoch:
     synapses: int
     seconds: float
     fill: dict[str, Any] | None = None
+    rates: dict[str, float] | None = None
 
 
 @dataclass
@@ -285,6 +287,7 @@ def _train(
                 report.synapses,
                 seconds,
                 None if report.reading is None else dict(report.reading.values),
+                step.rates.epoch(),
             )
         )
         history.kept_bins = report.kept_bins
@@ -294,6 +297,7 @@ def _train(
                 save_checkpoint(checkpoint, model, optimizer, scheduler, pruner, epoch, generators, extra)
         if on_epoch is not None:
             on_epoch(history.epochs[-1], report)
+    step.rates.detach()
     pruner.expand(optimizer)
     pruner.detach()
     model.eval()

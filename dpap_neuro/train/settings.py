@@ -23,7 +23,8 @@ class TrainSettings:
     behind its epochs: the learning rate goes on along the cosine of the longer run, the pruner keeps to its own schedule.
 
     loss: one of `LOSSES`, see `steps.loss_function`; label_smoothing: of cross-entropy. amp: None, or one of `AMP`, in which synapses
-    compute. accumulate: parts that a batch runs in, for less memory.
+    compute. accumulate: parts that a batch runs in, for less memory. rate_weight: of a term in the loss, the sum over layers of a
+    recording's spikes per neuron and step above rate_target, see `activity.too_much`; 0: without.
 
     shift, flip, drop, jitter: see `data.augmentation`. Raises InputError for a number outside its range.
     """
@@ -44,6 +45,8 @@ class TrainSettings:
     loss: str = "cross-entropy"
     amp: str | None = None
     accumulate: int = 1
+    rate_target: float = 0.0
+    rate_weight: float = 0.0
 
     @property
     def all_epochs(self) -> int:
@@ -65,11 +68,15 @@ class TrainSettings:
             raise InputError(f"shift: found {self.shift}, expected at least 0 pixels")
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"learning_rate: found {self.learning_rate}, expected a finite number above 0")
-        for name in ("weight_decay", "warmup"):
+        for name in ("weight_decay", "warmup", "rate_target", "rate_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(
                     f"{name}: found {getattr(self, name)}, expected a finite number of at least 0"
                 )
+        if self.rate_target and not self.rate_weight:
+            raise InputError(
+                f"rate_target: found {self.rate_target} without rate_weight, expected what a spike above it costs"
+            )
         for name in ("drop", "jitter", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}: found {getattr(self, name)}, expected 0 to below 1")

@@ -13,6 +13,7 @@ from dpap_neuro.networks.models import Network, logits
 from dpap_neuro.pruning import Pruner
 from dpap_neuro.pruning.labels import tensors
 from dpap_neuro.train import distributed
+from dpap_neuro.train.activity import Activity, too_much
 from dpap_neuro.train.settings import TrainSettings
 
 # Scores of spike counts: with hundreds of steps the loss would be decided by a single recording.
@@ -57,7 +58,9 @@ class Step:
     Returns the loss, summed over parts, and the activity of the read-out. With `settings.accumulate` a batch runs in so many parts,
     whose gradients add up to those of the whole (but for the statistics of batch norms, which are those of each part); pruners see one
     step. With `settings.amp` synapses compute in half precision; membranes, loss, weights, masks and statistics stay in float32, and the
-    gradients that pruners see are those without the loss's scale. Raises InputError for a pruner that needs whole batches.
+    gradients that pruners see are those without the loss's scale. With `settings.rate_weight` the loss has a price of spikes too, of
+    every recording by itself. `rates` has the layers' rates. Raises InputError for a pruner that needs whole batches, and for a price
+    of spikes where nothing but the read-out spikes.
     """
 
     def __init__(
@@ -81,6 +84,13 @@ class Step:
             torch.amp.GradScaler(device.type, init_scale=_FIRST_SCALE) if self.half is torch.float16 else None
         )
         self.loss_of = loss_function(settings, model.settings.readout)
+        self.rates = Activity(pruner.structure)
+        self.rate_weight, self.rate_target = settings.rate_weight, settings.rate_target
+        if self.rate_weight and not self.rates.layers:
+            self.rates.detach()
+            raise InputError(
+                f"rate_weight: found {self.rate_weight}, expected 0 for a network in which no layer before the read-out spikes"
+            )
 
     def __call__(self, x: Tensor, targets: Tensor, total: int) -> tuple[Tensor, Tensor]:
         self.optimizer.zero_grad(set_to_none=True)
@@ -89,10 +99,14 @@ class Step:
         for number, part in enumerate(parts):
             own, wanted = (x, targets) if part is None else (x[:, part], targets[part])
             self.pruner.last_part = number == len(parts) - 1
+            self.rates.expect(*own.shape[:2])
             with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
                 output = self.model(own)
             output = output if self.half is None else output.float()
-            loss = self.loss_of(output, wanted) * (own.shape[1] / total)
+            loss, rates = self.loss_of(output, wanted), self.rates.take()
+            if self.rate_weight:
+                loss = loss + self.rate_weight * too_much(rates, self.rate_target)
+            loss = loss * (own.shape[1] / total)
             if self.scaler is None:
                 loss.backward()
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,8 @@ class Fill:
         cores over what the budget's cores hold) and of "synapses" and "synapses_per_core" (the fullest core's) where they are limited.
     broken: the limits that do not hold, those of the budget first.
     charged: "events" and, where the chip's file has costs, "energy_uj" per recording and "step_us" of a mean step; empty where nothing was run.
+    silent: of every layer before the outputs that does not spike at all in most recordings, in how many of the `recordings` that were
+        run: what does nothing costs little, and fits.
     """
 
     budget: Budget
@@ -110,6 +112,8 @@ class Fill:
     shares: dict[str, float]
     broken: tuple[Broken, ...]
     charged: dict[str, float] = field(default_factory=dict)
+    silent: dict[str, int] = field(default_factory=dict)
+    recordings: int = 0
 
     @property
     def fits(self) -> bool:
@@ -125,7 +129,7 @@ class Fill:
             "broken": [str(broken) for broken in self.broken],
             "budget": limits,
             "shares": dict(self.shares),
-            **({"charged": dict(self.charged)} if self.charged else {}),
+            **({"charged": dict(self.charged), "silent": dict(self.silent)} if self.charged else {}),
         }
 
     def excess(self) -> dict[str, float]:
@@ -165,6 +169,13 @@ class Fill:
         limited = [key for key in _NAMES if key in self.shares]
         key = max(limited, key=lambda k: self.shares[k], default=None)
         return None if key is None else (_NAMES[key], self.shares[key])
+
+    def silence(self) -> str:
+        """Which layers do nothing, in words; empty where none is silent."""
+        return ", ".join(
+            f"layer {name} never spikes in {number} of {self.recordings} recordings"
+            for name, number in self.silent.items()
+        )
 
     def explain(self) -> str:
         """One line: what keeps a network from the budget's cores; empty where their number suffices."""
@@ -259,7 +270,22 @@ def fill(
         objective=objective,
         steps=steps,
     )
-    return compare(placement, budget, {} if trains is None else _charged(network, placement, trains))
+    if trains is None:
+        return compare(placement, budget)
+    found = compare(placement, budget, _charged(network, placement, trains))
+    return replace(found, silent=_silent(network, trains), recordings=len(next(iter(trains.values()))))
+
+
+def _silent(network: Network, trains: dict[str, np.ndarray]) -> dict[str, int]:
+    """Layers without a spike in more than half of the recordings, and in how many."""
+    found = {}
+    for population in network.populations:
+        if population.name in trains and population.name not in network.outputs:
+            spikes = trains[population.name]
+            quiet = int((~spikes.reshape(len(spikes), -1).any(1)).sum())
+            if 2 * quiet > len(spikes):
+                found[population.name] = quiet
+    return found
 
 
 def _charged(network: Network, placement: Placement, trains: dict[str, np.ndarray]) -> dict[str, float]:
