@@ -123,9 +123,12 @@ def test_drawing(tmp_path):
     assert text.startswith("digraph") and "conv -> lif" in text and 'label="conv\nConv2d\n4x3x3"' in text
     with pytest.raises(HardwareError, match=r"\.svg"):
         draw(from_nir(mixed()), tmp_path / "x.gif")
-    with pytest.raises(HardwareError, match="cannot write"):
+    with pytest.raises(HardwareError, match="cannot be written"):
         draw(from_nir(mixed()), tmp_path / "none" / "x.dot")
-    assert [path.name for path in tmp_path.iterdir()] == ["x.dot"]
+    (tmp_path / "link.dot").symlink_to(tmp_path / "elsewhere.dot")
+    with pytest.raises(HardwareError, match=r"link\.dot: found a link"):
+        draw(from_nir(mixed()), tmp_path / "link.dot")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.dot", "x.dot"]
 
 
 def test_drawn_names_move_no_cursor(tmp_path):

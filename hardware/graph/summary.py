@@ -17,6 +17,7 @@ import nir
 import numpy as np
 
 from hardware.errors import HardwareError
+from hardware.files.whole import check_output, write_bytes
 from hardware.graph.assumed import assumptions
 from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, padding_of, time_step
 from hardware.network.geometry import positions
@@ -131,6 +132,7 @@ def draw(graph: Graph, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.suffix not in (".svg", ".png", ".dot"):
         raise HardwareError(f"cannot draw to {path}: expected a name that ends in .svg, .png or .dot")
+    check_output(path)
     try:
         import graphviz
         import nirviz
@@ -155,13 +157,7 @@ def draw(graph: Graph, path: str | os.PathLike[str]) -> None:
         ) from None
     except graphviz.CalledProcessError as error:
         raise HardwareError(f"cannot draw to {path}: dot ended with status {error.returncode}") from None
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise HardwareError(f"cannot write {path}: {error.strerror}") from None
+    write_bytes(path, data)
 
 
 def _describe(graph: Graph, name: str) -> NodeSummary:
