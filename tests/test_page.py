@@ -21,6 +21,7 @@ pytest.importorskip("jinja2")
 
 from dpap_neuro.cli import app
 from dpap_neuro.deploy import drawings
+from dpap_neuro.deploy.page import _curve
 from hardware.graph.parsing import read_graph
 from hardware.network.integer import Network
 from hardware.placement import place
@@ -62,7 +63,8 @@ def files(tmp_path_factory):
         {"epoch": e, "accuracy": 0.5 + 0.1 * e, "synapses_remaining": 100 - 30 * e, "synapses": 100}
         for e in range(3)
     ]
-    record = {"history": {"dense": epochs, "pruned": epochs}, "seed": 7, "pruner": f"dpap {EVIL}"}
+    layered = [{**e, "layers": {EVIL: [50 - 10 * e["epoch"], 50], "fc": [50, 50]}} for e in epochs]
+    record = {"history": {"dense": epochs, "pruned": layered}, "seed": 7, "pruner": f"dpap {EVIL}"}
     (folder / "summary.json").write_text(json.dumps(record))
     return folder
 
@@ -108,6 +110,20 @@ def test_it_says_what_the_commands_say(page, files):
         assert f"{placed['synapses']:,}" in seen
     for part in ("seed 7", "sha256", "Training", "Comparison", "core 0"):
         assert part in seen
+
+
+def test_parameters_removed_by_layer_and_epoch(page, files):
+    assert page.count("Parameters removed by layer and epoch in pruned") == 1
+    assert "by layer and epoch in dense" not in page
+    history = json.loads((files / "summary.json").read_text())["history"]
+    found = {name: _curve("x", files / f"{name}.nir", {"history": history}) for name in history}
+    assert found["dense"].layers == {}
+    named = _curve("x", files / "pruned.nir", {"history": history}, ["fc_linear", "fcc"])
+    assert list(named.layers) == [EVIL, "fc_linear"]
+    assert found["pruned"].layers == {EVIL: pytest.approx((0, 20, 40)), "fc": (0, 0, 0)}
+    for broken in ({"fc": [1, 0]}, {"fc": 3}, {"fc": ["a", 2]}):
+        epochs = [{**e, "layers": broken} for e in history["dense"]]
+        assert _curve("x", files / "dense.nir", {"history": {"dense": epochs}}) is None
 
 
 def test_without_recordings_and_with_one_network(files, tmp_path):

@@ -80,10 +80,14 @@ def test_history_as_table_and_picture(run):
     rows = list(csv.DictReader((run / "history.csv").open()))
     history = runs.read_record(run)["history"]
     for row, epoch in zip(rows, history, strict=True):
+        layers = {f"left_{name}": left for name, (left, _) in epoch["layers"].items()}
         assert {key: float(value) for key, value in row.items()} == {
-            **{key: value for key, value in epoch.items() if key not in ("fill", "rates")},
+            **{key: value for key, value in epoch.items() if key not in ("fill", "rates", "layers")},
             **{f"rate_{layer}": rate for layer, rate in epoch["rates"].items()},
+            **layers,
         }
+        assert sum(layers.values()) == epoch["remaining"] and len(layers) > 1
+        assert sum(of for _, of in epoch["layers"].values()) == epoch["parameters"]
     assert (run / "training.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -31,7 +31,8 @@ _WEIGHTED = (nir.Conv1d, nir.Conv2d, nir.Affine, nir.Linear)
 class Curve:
     """One network's training: (epochs,) accuracies and shares of the synapses left, in percent; None where not known.
 
-    rates: of every layer the spikes per neuron and step, (epochs,); empty where not known.
+    rates: of every layer the spikes per neuron and step, (epochs,). layers: of each the share of its parameters removed, in percent.
+    Both are empty where not known.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Curve:
     accuracy: tuple[float | None, ...]
     left: tuple[float, ...]
     rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    layers: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def curves(found: Sequence[Curve]) -> Any:
@@ -69,6 +71,23 @@ def curves(found: Sequence[Curve]) -> Any:
     for legend in legends:
         for text in legend.get_texts():
             text.set_parse_math(False)
+    return figure
+
+
+def layers(curve: Curve) -> Any:
+    """Of each layer the share of its parameters removed, by epoch."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(5.2, 2.5 + 0.18 * -(-len(curve.layers) // 3))
+    axis = figure.subplots()
+    for number, (name, removed) in enumerate(curve.layers.items()):
+        style = ".-" if number < len(COLOURS) else ".--"
+        axis.plot(curve.epochs, removed, style, color=COLOURS[number % len(COLOURS)], label=name)
+    axis.set(xlabel="epoch", ylabel="parameters removed, %", ylim=(-3, 103))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    legend = figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure
 
 

@@ -128,13 +128,14 @@ def _gather(
         opened.integers(), opened.chip, firing_rates=None if evaluated is None else evaluated.rates
     )
     record = _record(file)
+    summary = describe(opened.graph, options.dt)
     return Subject(
         name,
         opened,
         hashlib.sha256(file.read_bytes()).hexdigest(),
-        describe(opened.graph, options.dt),
+        summary,
         placement,
-        _curve(name, file, record),
+        _curve(name, file, record, [node.name for node in summary.nodes if node.sparsity is not None]),
         record,
         found,
         evaluated,
@@ -164,7 +165,8 @@ def _record(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _curve(name: str, file: Path, record: dict[str, Any]) -> drawings.Curve | None:
+def _curve(name: str, file: Path, record: dict[str, Any], nodes: Sequence[str] = ()) -> drawings.Curve | None:
+    """nodes: names of the file's layers with weights, which are those of the record's modules and what they are."""
     try:
         epochs = record["history"]
         if file.name != "model.nir":
@@ -174,11 +176,27 @@ def _curve(name: str, file: Path, record: dict[str, Any]) -> drawings.Curve | No
         numbers = tuple(int(e["epoch"]) + 1 for e in epochs)
         # Runs of older versions do not have them.
         known = all(e.get("rates") for e in epochs)
-        layers = list(epochs[0]["rates"]) if known else []
-        rates = {str(name): tuple(float(e["rates"][name]) for e in epochs) for name in layers}
+        named = list(epochs[0]["rates"]) if known else []
+        rates = {str(name): tuple(float(e["rates"][name]) for e in epochs) for name in named}
+        layers = _removed(epochs, nodes)
     except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError):
         return None
-    return drawings.Curve(name, numbers, accuracy, left, rates) if numbers else None
+    return drawings.Curve(name, numbers, accuracy, left, rates, layers) if numbers else None
+
+
+def _removed(epochs: list[dict[str, Any]], nodes: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Of each layer the share of its parameters removed by epoch, in percent; empty of older records and where nothing was."""
+    if not all(e.get("layers") for e in epochs):
+        return {}
+    found = {}
+    for name in epochs[-1]["layers"]:
+        module = str(name).replace(".", "_")
+        same = [node for node in nodes if node == module or node.startswith(f"{module}_")]
+        counts = [e["layers"][name] for e in epochs]
+        found[same[0] if len(same) == 1 else str(name)] = tuple(
+            100.0 * (1 - int(left) / int(of)) for left, of in counts
+        )
+    return found if any(map(any, found.values())) else {}
 
 
 def _share(value: float | None) -> str:
@@ -438,6 +456,11 @@ def render(subjects: Sequence[Subject], command: str = "", recordings: str = "no
         headline=_headline(subjects),
         charged=_charged(subjects),
         curves=picture(partial(drawings.curves, trained)) if trained else None,
+        by_epoch=[
+            {"name": curve.name, "drawn": picture(partial(drawings.layers, curve))}
+            for curve in trained
+            if curve.layers
+        ],
         sparsities=_sparsities(subjects),
         recording=None if shown is None else picture(partial(drawings.recording, shown)),
         panels=panels,

@@ -97,13 +97,15 @@ def _toml(value: Any) -> str:
 
 
 def write_history(epochs: Sequence[Epoch], path: Path) -> None:
-    """A row per epoch: the fields of `Epoch`, of a budget the numbers behind `budget_`, and every layer's rate behind `rate_`."""
-    names = [f.name for f in fields(Epoch) if f.name not in ("fill", "rates")]
+    """A row per epoch: the fields of `Epoch`, of a budget the numbers behind `budget_`, and of every layer its rate behind `rate_` and
+    the parameters left behind `left_`."""
+    names = [f.name for f in fields(Epoch) if f.name not in ("fill", "rates", "layers")]
     rows = []
     for epoch in epochs:
         row = {name: getattr(epoch, name) for name in names}
         row |= {f"budget_{k}": v for k, v in (epoch.fill or {}).items() if isinstance(v, int | float | str)}
         row |= {f"rate_{name}": rate for name, rate in (epoch.rates or {}).items()}
+        row |= {f"left_{name}": counts[0] for name, counts in (epoch.layers or {}).items()}
         rows.append(row)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)) or names)

@@ -44,7 +44,8 @@ Data = tuple[Rasters, np.ndarray]
 class Epoch:
     """What happened in one epoch. accuracy: on the test recordings, None where there were none. fill: what the network
     takes of its budget, None without one. rates: spikes per neuron and step of every layer in training, the read-out apart.
-    loss: with the price of spikes, where there is one."""
+    loss: with the price of spikes, where there is one.
+    layers: of each layer's parameters those that are left and all, None in older records."""
 
     epoch: int
     loss: float
@@ -56,6 +57,7 @@ class Epoch:
     seconds: float
     fill: dict[str, Any] | None = None
     rates: dict[str, float] | None = None
+    layers: dict[str, list[int]] | None = None
 
 
 @dataclass
@@ -288,6 +290,7 @@ def _train(
                 seconds,
                 None if report.reading is None else dict(report.reading.values),
                 step.rates.epoch(),
+                {layer.name: [layer.remaining, layer.parameters] for layer in report.layers},
             )
         )
         history.kept_bins = report.kept_bins
@@ -323,8 +326,15 @@ def _as_stored(report: PruneReport, pruner: Pruner, model: Network) -> PruneRepo
         for p in pruner.structure.projections.values()
         if (kept := stored.get(p.parameter_name)) is not None
     }
-    remaining = sum(count(mask) for mask in masks.values())
-    return replace(report, remaining=remaining, synapses_remaining=pruner.masks.synapse_count(masks))
+    counts = {name: count(mask) for name, mask in masks.items()}
+    return replace(
+        report,
+        remaining=sum(counts.values()),
+        synapses_remaining=pruner.masks.synapse_count(masks),
+        layers=tuple(
+            replace(layer, remaining=counts[layer.name]) for layer in report.layers if layer.name in counts
+        ),
+    )
 
 
 def _augmented(x: Tensor, settings: TrainSettings, generator: torch.Generator, most: int | None) -> Tensor:
