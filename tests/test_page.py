@@ -64,7 +64,12 @@ def files(tmp_path_factory):
         for e in range(3)
     ]
     layered = [{**e, "layers": {EVIL: [50 - 10 * e["epoch"], 50], "fc": [50, 50]}} for e in epochs]
-    record = {"history": {"dense": epochs, "pruned": layered}, "seed": 7, "pruner": f"dpap {EVIL}"}
+    record = {
+        "history": {"dense": epochs, "pruned": layered},
+        "seed": 7,
+        "pruner": {"text": f"dpap {EVIL}", "goal": {}},
+        "command": "dpap-neuro x",
+    }
     (folder / "summary.json").write_text(json.dumps(record))
     return folder
 
@@ -108,7 +113,7 @@ def test_it_says_what_the_commands_say(page, files):
         assert f"{found['accuracy_fixed']:.2%}" in seen and f"{found['agreement']:.2%}" in seen
         placed = json.loads(CliRunner().invoke(app, ["cores", model, "--json"]).stdout)
         assert f"{placed['synapses']:,}" in seen
-    for part in ("seed 7", "sha256", "Training", "Comparison", "core 0"):
+    for part in ("seed 7; pruner dpap", "dpap-neuro x", "sha256", "Training", "Comparison", "core 0"):
         assert part in seen
 
 

@@ -399,6 +399,10 @@ def _origin(subjects: Sequence[Subject], command: str, recordings: str) -> list[
             rows.append((f"{s.name}, trained with", ", ".join(f"{k} {v}" for k, v in versions.items())))
         asked = s.record.get("request")
         said = {**(asked if isinstance(asked, dict) else {}), **s.record}
+        if isinstance(pruner := said.get("pruner"), dict):
+            said["pruner"] = pruner.get("text", pruner.get("name", ""))
+        if isinstance(made := s.record.get("command"), str):
+            rows.append((f"{s.name}, made by", made))
         known = [f"{key} {said[key]}" for key in ("seed", "dataset", "epochs", "pruner") if key in said]
         if known:
             rows.append((f"{s.name}, training", "; ".join(known)))
