@@ -153,6 +153,7 @@ def draw_trade_off(points: Sequence[Placement], path: str | Path) -> None:
     """Cores against time per step, and the bound. Raises InputError as `draw_floorline`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     check_picture(Path(path))
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
@@ -166,6 +167,15 @@ def draw_trade_off(points: Sequence[Placement], path: str | Path) -> None:
         axis.plot(cores, values, style, label=label, markersize=4, linewidth=1)
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
+    # Numbers as they are, not as powers: at most eight of cores, and six of a decade.
+    shown = sorted(set(cores))
+    axis.set_xticks(shown[:: -(-len(shown) // 8)])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    for scale in (axis.xaxis, axis.yaxis):
+        scale.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_title("Time of a step by cores", fontsize=10)
     axis.set(xlabel=f"cores of {points[0].chip.name}", ylabel="time per step, us")
     axis.legend(frameon=False)
     write_picture(figure, path)
