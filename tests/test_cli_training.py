@@ -415,7 +415,7 @@ def test_a_checkpoint_of_another_run_is_one_line(folder, tmp_path, monkeypatch, 
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (("--threshold", "1e6"), "never spiked"),
+        (("--threshold", "1e6"), "neurons that spike (lower their threshold)"),
         (("--threshold", "1e6", "--pruner", "none"), "never spiked"),
         (("--neuron", "gif"), "found 'gif', expected one of lif, cubalif, if, plif, relu"),
         (("--neuron", "relu", "--readout", "spikes"), "expected mean"),

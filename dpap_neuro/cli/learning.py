@@ -159,9 +159,9 @@ def train(
     --model FILE.nir goes on with a network from here or elsewhere; its neurons, read-out and, where it says so, binning are the
     file's. With --chip or a limit the pruner removes what it must for the network to fit, and no more; exit status 3 where that fails.
 
-    Example: dpap-neuro train --dataset nmnist --data-dir data --pruner dpap --out runs/first
+    Example: dpap-neuro train --dataset nmnist --data-dir data --sparsity 0.95 --out runs/first
 
-    Example: dpap-neuro train --pruner dpap --chip loihi1 --max-cores 4 --out runs/small
+    Example: dpap-neuro train --chip loihi1 --max-cores 4 --out runs/small
 
     Example: dpap-neuro train --recipe dpap-cifar10 --data-dir data --out runs/paper
 

@@ -23,7 +23,10 @@ from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.deploy.request import (
     DECAY,
     NEURON,
+    OF_UNITS,
+    PRUNER,
     RESET,
+    SPARSITY,
     SURROGATE,
     THRESHOLD,
     NeuronRequest,
@@ -134,9 +137,10 @@ RateWeight = Annotated[
 ]
 Bins = Annotated[int | None, typer.Option(help="Time steps per recording; default by data set.")]
 Pruner = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help=f"{either(*PRUNERS)}; options of its own behind a colon, such as weighted:exponent=0.5,regrow=0."
+        help=f"{either(*PRUNERS)}; options of its own behind a colon, such as weighted:exponent=0.5,regrow=0.",
+        show_default=f"{PRUNER}, to {SPARSITY:.0%} of the parameters removed where no goal is given; {OF_UNITS} with --keep-bins or a budget of cores or synapses",
     ),
 ]
 Score = Annotated[

@@ -20,6 +20,10 @@ else:
 
 # Of a network that is made anew; one of a `.nir` file has its own.
 NEURON, DECAY, THRESHOLD, SURROGATE, RESET = "lif", 0.5, 0.5, "superspike", "zero"
+# Of a run that says of neither, or of no goal.
+PRUNER, SPARSITY = "weighted", 0.8
+# The only one that prunes time bins; and what frees neurons for a budget of cores.
+OF_UNITS = "dpap"
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class TrainRequest(NeuronRequest):
     data_dir: Path | None = None
     sensor: str | None = None
     model: str | None = None
-    pruner: str = "dpap"
+    pruner: str | None = None
     score: str | None = None
     allocation: str | None = None
     regrow: str | None = None

@@ -11,7 +11,7 @@ import torch
 
 from dpap_neuro.data import Binning, Defaults, binning_of, dataset
 from dpap_neuro.deploy import finetuning, fitting, record
-from dpap_neuro.deploy.request import NEURON, SURROGATE, TrainRequest
+from dpap_neuro.deploy.request import NEURON, OF_UNITS, PRUNER, SPARSITY, SURROGATE, TrainRequest
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
 from dpap_neuro.networks import SURROGATES
@@ -201,15 +201,22 @@ def resolve(asked: TrainRequest) -> Training:
     if asked.chip is not None or any(limit is not None for limit in limits):
         budget = Budget(load_chip(asked.chip or DEFAULT), *limits)
     meter = None if budget is None else fitting.BudgetMeter(budget)
+    sparsity, chosen = asked.sparsity, asked.pruner
+    if chosen is None:
+        # Cores may be short of neurons, which dpap frees; rates are what `weighted` can pay for.
+        charged = any(limit is not None for limit in limits[3:])
+        chosen = OF_UNITS if asked.keep_bins is not None or (budget is not None and not charged) else PRUNER
+        if chosen == PRUNER and budget is None and sparsity is None:
+            sparsity = SPARSITY
     wanted = {
-        "sparsity": asked.sparsity,
-        "count": None if asked.sparsity is None and budget is None else asked.count,
+        "sparsity": sparsity,
+        "count": None if sparsity is None and budget is None else asked.count,
         "bins": asked.keep_bins,
         "structured": asked.structured or None,
         "meter": meter,
     }
     options = {name: value for name, value in wanted.items() if value is not None}
-    said = with_choices(asked.pruner, score=asked.score, allocation=asked.allocation, regrow=asked.regrow)
+    said = with_choices(chosen, score=asked.score, allocation=asked.allocation, regrow=asked.regrow)
     name, own = parse_pruner(said)
     pruner = make_pruner(name, epochs=asked.epochs, **together(name, options, own))
     graph, source = None, None
