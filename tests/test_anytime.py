@@ -135,6 +135,25 @@ def test_table_json_and_picture(tmp_path):
     json.dumps(bare)
 
 
+def test_evaluate_says_rates_and_silence(tmp_path):
+    path, file, counts, labels = written(tmp_path)
+    found = run("evaluate", path, "--input", file, "--backend", "fixed")
+    network = open_model(path).integers()
+    spikes = simulate(network, counts).counts
+    rates = {name: spikes[name].sum() / (24 * 8 * spikes[name][0].size) for name in ("n1", "n2")}
+    rates = {"n1": rates["n1"], "n2": rates["n2"], "input": np.count_nonzero(counts) / counts.size}
+    assert found["spikes_per_neuron_and_step"] == pytest.approx(rates)
+    said = CliRunner().invoke(app, ["evaluate", str(path), "--input", str(file), "--backend", "fixed"]).output
+    assert f"n1 {rates['n1']:.4f}" in said and "synaptic operations" in said and "never spikes" not in said
+    np.savez(tmp_path / "dark.npz", input=np.zeros_like(counts), labels=labels)
+    quiet, _, _, _ = written(tmp_path, bias=0.0)
+    for backend in ("float", "fixed"):
+        dark = run("evaluate", quiet, "--input", tmp_path / "dark.npz", "--backend", backend)
+        assert any(
+            "layer n1, n2 never spikes on these recordings: all of them get" in n for n in dark["notes"]
+        )
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

@@ -364,6 +364,9 @@ def evaluate(
     step = "" if result.dt is None else f" of {result.dt:g} s"
     table.add_row("time steps", f"{result.steps:,}{step}")
     table.add_row("spikes", f"{result.spikes:,}")
+    rates = "\n".join(f"{plain(name)} {rate:.4f}" for name, rate in result.layer_rates.items())
+    table.add_row("per neuron and step", rates)
+    table.add_row("synaptic operations", f"{result.operations:,.0f} per recording")
     table.add_row("seconds", f"{result.seconds:.1f}")
     stdout.print(table)
 
@@ -396,7 +399,7 @@ def _anytime(
     if as_json:
         print(json.dumps({"model": str(model), **found.to_dict(margin)}))
         return
-    stdout.print(_by_step(f"{model} on {found.chip}: {found.n:,} recordings", found))
+    stdout.print(_by_step(f"{model.name} on {found.chip}, {found.n:,} recordings", found))
     stops = found.levels() if margin is None else [found.stop(margin)]
     stdout.print(_by_margin(found, stops))
     if found.labels is None:
