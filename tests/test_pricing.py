@@ -150,6 +150,20 @@ def test_nothing_is_pruned_while_a_layer_is_silent(silent):
     assert reading.text == "100; nothing is pruned while a layer is silent"
 
 
+@pytest.mark.parametrize("pruner", ["weighted", "magnitude"])
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_share_of_events_waits_for_a_layer_that_no_spike_leaves(silent, pruner):
+    network = plain_network()
+    if silent:
+        nn.init.constant_(network[3].bias, -50.0)
+    method = make_pruner(pruner, epochs=4, sparsity=0.6, count="events")
+    settings = TrainSettings(epochs=4, batch=16, shift=0, learning_rate=1e-4)
+    history = train(network, method, small_recordings(), None, settings, CPU)
+    last = history.epochs[-1]
+    assert (last.rates["4"] == 0.0) == silent
+    assert (last.remaining == last.parameters) == silent
+
+
 def test_silence_is_counted_recording_by_recording():
     network = plain_network().eval()
     for module in network.modules():
