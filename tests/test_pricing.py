@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from dpap_neuro.deploy import fitting
 from dpap_neuro.errors import InputError
 from dpap_neuro.networks.models import ModelSettings, SpikingNetwork, build_model
 from dpap_neuro.networks.neurons import LI, LIF, NeuronSettings
-from dpap_neuro.pruning import make_pruner
+from dpap_neuro.pruning import Reading, make_pruner
+from dpap_neuro.pruning.budget import approach
 from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.pruning.pricing import weight_events
 from dpap_neuro.train import runs
@@ -122,6 +124,44 @@ def test_pruning_by_events_silences_no_layer(guarded):
     # Reductions that silence a layer were tried and undone: what is left is what was measured last.
     assert any(reading.silent for reading in seen[1:]) and not found.silent
     assert not last.fits and "pruned no further: that would silence layer" in last.text
+
+
+@pytest.mark.parametrize("silent", [(), ("1",)])
+def test_nothing_is_pruned_while_a_layer_is_silent(silent):
+    size, reduced = [100], []
+
+    def measure():
+        factor = size[0] / 50
+        return Reading({"synapses": factor} if factor > 1 else {}, f"{size[0]}", silent=silent)
+
+    def reduce(targets):
+        reduced.append(targets["synapses"])
+        size[0] = targets["synapses"]
+
+    def keep():
+        return lambda: size.__setitem__(0, 100)
+
+    masks = SimpleNamespace(neuron_count=lambda: 9)
+    reading = approach(measure, masks, reduce, 5, (1, 4), lambda: size[0], keep)
+    if not silent:
+        assert reading.fits and reduced == [50]
+        return
+    assert not reading.fits and reduced == []
+    assert reading.text == "100; nothing is pruned while a layer is silent"
+
+
+@pytest.mark.parametrize("pruner", ["weighted", "magnitude"])
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_share_of_events_waits_for_a_layer_that_no_spike_leaves(silent, pruner):
+    network = plain_network()
+    if silent:
+        nn.init.constant_(network[3].bias, -50.0)
+    method = make_pruner(pruner, epochs=4, sparsity=0.6, count="events")
+    settings = TrainSettings(epochs=4, batch=16, shift=0, learning_rate=1e-4)
+    history = train(network, method, small_recordings(), None, settings, CPU)
+    last = history.epochs[-1]
+    assert (last.rates["4"] == 0.0) == silent
+    assert (last.remaining == last.parameters) == silent
 
 
 def test_silence_is_counted_recording_by_recording():

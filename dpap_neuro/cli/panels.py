@@ -19,7 +19,7 @@ PANELS = {
     "Pruning": "pruner score allocation regrow sparsity count structured compact keep_bins",
     "Chip": (
         "chip max_cores max_synapses max_synapses_per_core max_events max_energy_uj max_step_us weight_bits timing pairs exponents reset_interval reset_offset "
-        "backend lava_python integers objective effort trade_off sanafe"
+        "backend lava_python anytime margin integers objective effort trade_off sanafe"
     ),
     "Run": "",
 }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 from rich.table import Table
 
@@ -16,6 +18,7 @@ from dpap_neuro.deploy.opening import CompileOptions
 from dpap_neuro.deploy.recordings import Recordings, input_notes
 
 if TYPE_CHECKING:
+    from dpap_neuro.deploy.anytime import Anytime, Stopped
     from dpap_neuro.deploy.compilation import Fitting
     from dpap_neuro.deploy.simulation import Simulated
     from hardware.compile.compiler import LayerReport
@@ -290,18 +293,52 @@ def evaluate(
     shown_to: Recordings,
     options: CompileOptions,
     backend: Annotated[
-        str, typer.Option(help="float, fixed (the chip's integers) or lava (the same on lava-nc).")
-    ] = "float",
+        str | None,
+        typer.Option(
+            help="float, fixed (the chip's integers) or lava (the same on lava-nc).",
+            show_default="float; with --anytime fixed",
+        ),
+    ] = None,
     lava_python: LavaPython = None,
+    anytime: Annotated[
+        bool,
+        typer.Option(
+            "--anytime", help="Accuracy, events and energy after each step of the chip: the read-out so far."
+        ),
+    ] = False,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="--anytime: stop a recording where the first class is so far ahead of the second (spikes, or the membrane's units)."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="--anytime: draw accuracy by steps and events (.png, .svg, .pdf).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Classify recordings with a network: in floats, or in the integers that `compile` makes with the same options.
 
     Example: dpap-neuro evaluate demo/pruned.nir --dataset digits --backend fixed
+
+    Example: dpap-neuro evaluate demo/pruned.nir --dataset digits --anytime --margin 5 --plot anytime.png
+
+    A margin is to be chosen on other recordings than those that are reported, such as --split train.
     """
     from dpap_neuro.deploy import evaluation as e
     from dpap_neuro.deploy.opening import open_model
+    from dpap_neuro.errors import InputError
 
+    if anytime:
+        if backend not in (None, "fixed"):
+            raise InputError(
+                f"--anytime: runs the chip's integers, found --backend {backend}, expected fixed"
+            )
+        return _anytime(model, shown_to, options, margin, plot, as_json)
+    for name, value in (("margin", margin), ("plot", plot)):
+        if value is not None:
+            raise InputError(f"--{name}: is for --anytime")
+    backend = backend or "float"
     e.check_backend(backend, lava_python)
     opened = open_model(model, options, recordings=shown_to)
     say_assumed(opened)
@@ -327,5 +364,111 @@ def evaluate(
     step = "" if result.dt is None else f" of {result.dt:g} s"
     table.add_row("time steps", f"{result.steps:,}{step}")
     table.add_row("spikes", f"{result.spikes:,}")
+    rates = "\n".join(f"{plain(name)} {rate:.4f}" for name, rate in result.layer_rates.items())
+    table.add_row("per neuron and step", rates)
+    table.add_row("synaptic operations", f"{result.operations:,.0f} per recording")
     table.add_row("seconds", f"{result.seconds:.1f}")
     stdout.print(table)
+
+
+def _anytime(
+    model: Path,
+    shown_to: Recordings,
+    options: CompileOptions,
+    margin: float | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    from dpap_neuro.deploy import anytime
+    from dpap_neuro.deploy.opening import open_model
+    from dpap_neuro.errors import InputError
+    from dpap_neuro.files import check_picture
+
+    if margin is not None and not 0 < margin < math.inf:
+        raise InputError(f"margin: found {margin:g}, expected a finite number above 0")
+    if plot is not None:
+        check_picture(plot)
+    opened = open_model(model, options, recordings=shown_to)
+    say_assumed(opened)
+    with progress() as tell:
+        found = anytime.measure(opened, shown_to, lambda done, total: tell("simulating", done, total))
+    for note in found.notes:
+        say(note)
+    if plot is not None:
+        anytime.draw(found, plot, margin)
+    if as_json:
+        print(json.dumps({"model": str(model), **found.to_dict(margin)}))
+        return
+    stdout.print(_by_step(f"{model.name} on {found.chip}, {found.n:,} recordings", found))
+    stops = found.levels() if margin is None else [found.stop(margin)]
+    stdout.print(_by_margin(found, stops))
+    if found.labels is None:
+        say("no labels: accuracy is not known")
+    if plot is not None:
+        stdout.print(f"Written: {plot}", highlight=False, markup=False)
+
+
+def _by_step(title: str, found: Anytime) -> Table:
+    """The read-out so far after up to 16 of the steps."""
+    rows = sorted({round(k) for k in np.linspace(max(0, found.depth - 1), found.steps - 1, 16)})
+    table = _share_table(title, "step")
+    accuracy, energy = found.accuracy, None if found.energy is None else found.energy.mean(axis=0)
+    events = found.events.mean(axis=0)
+    for k in rows:
+        _share_row(
+            table,
+            f"{k + 1:,}",
+            None if accuracy is None else accuracy[k],
+            found.alike[k],
+            (events[k], events[-1]),
+            None if energy is None else (energy[k], energy[-1]),
+        )
+    return table
+
+
+def _by_margin(found: Anytime, stops: list[Stopped]) -> Table:
+    table = _share_table(f"stopped at a margin, in {found.unit}; until step {found.steps} else", "margin")
+    table.add_column("mean steps", justify="right")
+    events = float(found.events[:, -1].mean())
+    for one in stops:
+        energy = None
+        if one.energy is not None and found.energy is not None:
+            energy = (one.energy, float(found.energy[:, -1].mean()))
+        _share_row(
+            table,
+            f"{one.margin:,g}",
+            one.accuracy,
+            one.alike,
+            (one.events, events),
+            energy,
+            f"{one.steps:.2f}",
+        )
+    return table
+
+
+def _share_table(title: str, first: str) -> Table:
+    table = Table(title=plain(title), title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in (first, "accuracy", "as at the end", "events", "energy"):
+        table.add_column(heading, justify="right")
+    return table
+
+
+def _share_row(
+    table: Table,
+    first: str,
+    accuracy: float | None,
+    alike: float,
+    events: tuple[float, float],
+    energy: tuple[float, float] | None,
+    *more: str,
+) -> None:
+    """events, energy: and what all steps take."""
+    cells = [
+        "" if accuracy is None else f"{accuracy:.2%}",
+        f"{alike:.2%}",
+        f"{events[0]:,.0f} ({events[0] / max(1.0, events[1]):.0%})",
+        ""
+        if energy is None
+        else f"{1e6 * energy[0]:,.2f} uJ ({energy[0] / energy[1] if energy[1] else 0:.0%})",
+    ]
+    table.add_row(first, *cells, *more)

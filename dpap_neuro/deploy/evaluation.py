@@ -45,9 +45,21 @@ class Evaluation:
     rates: dict[str, np.ndarray] = field(repr=False)
     notes: tuple[str, ...] = ()
 
+    @property
+    def layer_rates(self) -> dict[str, float]:
+        """Spikes per neuron and step of every population, inputs first; of the steps of the longest recording."""
+        return {name: float(each.mean()) / self.steps for name, each in self.rates.items()}
+
+    @property
+    def operations(self) -> float:
+        """Synaptic operations per recording, see `neurobench`."""
+        found = self.neurobench["SynapticOperations"]
+        return found["Effective_MACs"] + found["Effective_ACs"]
+
     def to_dict(self) -> dict:
         left_out = {"predictions", "rates"} | (set() if self.notes else {"notes"})
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
+        return {**values, "spikes_per_neuron_and_step": self.layer_rates}
 
 
 def measured_rates(model: Model, shown_to: Recordings) -> dict[str, np.ndarray]:
@@ -127,6 +139,15 @@ def evaluate(
             progress(done, shown.n)
     predictions = np.concatenate(predicted)
     correct = None if shown.labels is None else int((predictions == shown.labels).sum())
+    silent = [name for name, each in counts.items() if not total[name].any()]
+    said: tuple[str, ...] = ()
+    if silent:
+        named = f"layer {', '.join(silent)} never spikes on these recordings"
+        said = (
+            (f"{named}: all of them get the answer that biases alone give",)
+            if len(silent) == len(counts)
+            else (named,)
+        )
     return Evaluation(
         None if correct is None else correct / shown.n,
         correct,
@@ -141,7 +162,7 @@ def evaluate(
         tally.to_dict(),
         predictions,
         {name: spikes / shown.n for name, spikes in total.items()},
-        (*shown.notes, *(() if network is None else (*input_notes(model.chip, most), *model.notes))),
+        (*said, *shown.notes, *(() if network is None else (*input_notes(model.chip, most), *model.notes))),
     )
 
 

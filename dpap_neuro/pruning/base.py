@@ -268,7 +268,9 @@ class Pruner:
         reading = None
         if self.goal.meter is None:
             self.observe(epoch)
-            self.prune_now(epoch)
+            # What a silent layer reads and feeds costs nothing: it would be emptied, or others in its place.
+            if not self._measured or all(bool(counts.any()) for counts in self.rates.values()):
+                self.prune_now(epoch)
         else:
             reading = self._approach(self.goal.meter, epoch)
         if optimizer is not None:

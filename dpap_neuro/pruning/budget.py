@@ -3,7 +3,7 @@
 A meter says by which factors neurons and synapses should shrink. The goal is estimated anew after every epoch and
 approached on the gradual schedule of all goals; at its end the pruner reduces and measures until the network fits.
 What fits is not pruned any more, unless learning makes it outgrow the budget again. Where the meter runs recordings, no reduction
-may silence a layer: a network that does nothing costs nothing, and would fit.
+may silence a layer, and while learning has silenced one nothing is pruned: a network that does nothing costs nothing, and would fit.
 """
 
 from __future__ import annotations
@@ -49,8 +49,11 @@ def approach(
     reading = measure()
     if epoch < first:
         return reading
+    if reading.silent and not reading.fits:
+        # What is pruned cannot wake it, learning may.
+        return replace(reading, text=f"{reading.text}; nothing is pruned while a layer is silent")
     whole = share = _share(epoch, first, last)
-    lost: set[str] = set()
+    lost: tuple[str, ...] = ()
     for _ in range(TRIES):
         if reading.fits or share < GENTLEST * whole:
             break
@@ -64,16 +67,15 @@ def approach(
         if before == sizes():
             break
         now = measure()
-        silenced = set(now.silent or ()) - set(reading.silent or ())
-        if undo is not None and silenced:
+        if undo is not None and now.silent:
             undo()
-            lost, share = silenced, share / 2
+            lost, share = now.silent, share / 2
             continue
         reading = now
         if epoch < last:
             break
     if lost and not reading.fits:
-        names = ", ".join(sorted(lost))
+        names = ", ".join(lost)
         return replace(reading, text=f"{reading.text}; pruned no further: that would silence layer {names}")
     return reading
 

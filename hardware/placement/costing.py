@@ -29,8 +29,8 @@ BOTTLENECKS = ("synapses", "neurons", "messages")
 class Spent:
     """What `Loads` cost. Times in nanoseconds, energies in picojoules.
 
-    busy: (steps, cores), the time of each core; step: (steps,), that of each step, barrier included. parts: (3, cores), mean times of
-        each core's synapses, neurons and messages per step. layer_parts: (3, layers, cores), the same of each layer.
+    busy: (steps, cores), the time of each core; step: (steps,), that of each step, barrier included; step_energy: (steps,).
+    parts: (3, cores), mean times of each core's synapses, neurons and messages per step. layer_parts: (3, layers, cores), the same of each layer.
     energy: per inference, by synapses, neurons, messages and hops.
     convention: per inference, synaptic operations at 45 nm (`ACCUMULATE_PJ`; `MULTIPLY_ACCUMULATE_PJ` where a spike
         carries a count): of no chip.
@@ -44,6 +44,7 @@ class Spent:
     energy: dict[str, float]
     convention: float
     latency: float
+    step_energy: np.ndarray
 
     @property
     def slowest(self) -> int:
@@ -104,11 +105,11 @@ def spent(loads: Loads, chip: Chip) -> Spent:
     busy = np.maximum(each[0] + each[1], each[2])
     step = busy.max(axis=1) + barrier(chip, loads.cores)
     energy = {
-        "synapses": loads.events.sum() * costs.synaptic_event_pj,
-        "neurons": loads.active.sum() * costs.active_neuron_pj
-        + loads.inactive.sum() * costs.inactive_neuron_pj,
-        "messages": loads.messages_in.sum() * costs.message_pj,
-        "hops": loads.hops_x.sum() * costs.hop_x_pj + loads.hops_y.sum() * costs.hop_y_pj,
+        "synapses": loads.events.sum(axis=1) * costs.synaptic_event_pj,
+        "neurons": loads.active.sum(axis=1) * costs.active_neuron_pj
+        + loads.inactive.sum(axis=1) * costs.inactive_neuron_pj,
+        "messages": loads.messages_in.sum(axis=1) * costs.message_pj,
+        "hops": loads.hops_x.sum(axis=1) * costs.hop_x_pj + loads.hops_y.sum(axis=1) * costs.hop_y_pj,
     }
     multiplied = loads.multiplied.sum()
     convention = (loads.events.sum() - multiplied) * ACCUMULATE_PJ + multiplied * MULTIPLY_ACCUMULATE_PJ
@@ -117,7 +118,8 @@ def spent(loads: Loads, chip: Chip) -> Spent:
         step=step,
         parts=each.mean(axis=1),
         layer_parts=parts(loads.layer_events, loads.layer_active, loads.layer_inactive, loads.layer_messages),
-        energy={key: float(value) / loads.samples for key, value in energy.items()},
+        energy={key: float(value.sum()) / loads.samples for key, value in energy.items()},
         convention=float(convention) / loads.samples,
         latency=float(step.sum()) / loads.samples,
+        step_energy=np.sum(list(energy.values()), axis=0),
     )

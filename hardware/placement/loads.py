@@ -71,18 +71,26 @@ class Loads:
 def spike_trains(network: Network, raster: np.ndarray) -> dict[str, np.ndarray]:
     """Spikes (batch, steps, *shape) of the inputs (counts, or 1 where always on) and of the populations that spike, on the chip's clock, until the
     last has arrived. raster: (batch, steps, *shape) of the only input. Raises HardwareError where it does not fit."""
-    late = max(depths(network).values())
-    source = network.stimulated[0].name
+    return chip_run(network, raster)[0]
+
+
+def chip_run(
+    network: Network, raster: np.ndarray, fresh: bool = False
+) -> tuple[dict[str, np.ndarray], simulator.Run]:
+    """What `spike_trains` returns, and the run. fresh: states are zeroed before a recording's first step reaches a population, as where
+    recordings follow each other, so that the read-out is that of the zero-delay clock, its `depth` later."""
+    source, late = network.stimulated[0].name, max(depths(network).values())
     checked, _, _ = simulator.check_rasters(network, raster)
     padded = np.pad(checked[source], [(0, 0), (0, late), *[(0, 0)] * (raster.ndim - 2)])
-    names = [p.name for p in network.populations if p.spiking]
-    run = simulator.simulate(network, padded, "chip", {name: ("spikes",) for name in names})
+    record = {p.name: ("spikes",) for p in network.populations if p.spiking}
+    interval = padded.shape[1] if fresh else None
+    run = simulator.simulate(network, padded, "chip", record, reset_interval=interval)
     always_on = {
         entry.name: np.ones((*padded.shape[:2], *entry.shape), np.uint8)
         for entry in network.inputs
         if entry.constant
     }
-    return {source: padded, **always_on, **run.spikes}
+    return {source: padded, **always_on, **run.spikes}, run
 
 
 def measure(network: Network, placement: Placement, raster: np.ndarray) -> Loads:
