@@ -275,6 +275,31 @@ def test_damaged_archives_are_one_line(name, raw, share, tmp_path):
     assert "\n" not in str(caught.value) and left(tmp_path) == [name]
 
 
+@pytest.mark.parametrize(
+    "name, raw",
+    [
+        ("a.zip", zipped({"x": RAW[:4000], "y": RAW[:3000]})),
+        ("a.tar.gz", tar({"x": RAW[:4000], "y": RAW[:3000]})),
+    ],
+)
+def test_archives_with_any_byte_changed_are_unpacked_or_refused(name, raw, tmp_path):
+    rng = np.random.default_rng(0)
+    places = [*range(0, 60, 2), *range(len(raw) - 160, len(raw), 2), *rng.integers(0, len(raw), 30).tolist()]
+    refused = 0
+    for place in places:
+        folder = tmp_path / str(place)
+        folder.mkdir(exist_ok=True)
+        changed = bytearray(raw)
+        changed[place] ^= 0xA5
+        (folder / name).write_bytes(changed)
+        try:
+            unpack(folder / name, folder)
+        except InputError as error:
+            refused += 1
+            assert str(error).startswith(f"{folder / name}: ") and "\n" not in str(error)
+    assert refused > len(places) // 10
+
+
 # --- the command ---------------------------------------------------------------------------------------------
 
 

@@ -174,6 +174,12 @@ def test_damaged_zips_are_one_line(tmp_path):
     with pytest.raises(InputError) as caught:
         recordings[0]
     assert str(caught.value).startswith(f"{file}: airplane/cifar10_airplane_0.aedat cannot be read")
+    later = whole.replace(b"PK\x01\x02\x14\x03\x14\x00", b"PK\x01\x02\x14\x03\xff\x00")
+    assert later != whole
+    for raw in (later, whole[: len(whole) // 2]):
+        file.write_bytes(raw)
+        with pytest.raises(InputError, match=r"airplane\.zip: cannot be read as a zip file"):
+            open_dataset("cifar10dvs", tmp_path)
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"airplane\.zip: cannot be read as a zip file"):
         open_dataset("cifar10dvs", tmp_path)

@@ -10,9 +10,14 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("norse")
 
+import event_files
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
+from dpap_neuro.cli import app
+from dpap_neuro.deploy.request import TrainRequest
+from dpap_neuro.deploy.training import resolve
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_export import to_nir
 from dpap_neuro.exchange.nir_import import from_graph
@@ -99,3 +104,51 @@ def test_learns_what_lies_in_the_order_pruned_on_the_chip(pruner):
 def test_an_artificial_recurrent_network_is_refused():
     with pytest.raises(InputError, match="recurrent: found neuron relu, expected one of lif"):
         build_model(replace(SETTINGS, cell="relu", readout="mean"))
+
+
+RECURRENT = {
+    "neuron": "cubalif",
+    "readout": "membrane",
+    "decay": 0.07,
+    "current_decay": 0.2,
+    "surrogate_slope": 10.0,
+    "reset": "subtract",
+}
+
+
+@pytest.mark.parametrize("dataset", ["braille", "shd", "ssc"])
+@pytest.mark.parametrize(
+    "said, changed",
+    [
+        ({}, {}),
+        ({"decay": 0.5, "reset": "zero"}, {"decay": 0.5, "reset": "zero"}),
+        ({"surrogate": "atan"}, {"surrogate_slope": None}),
+        ({"chip": "loihi1", "pruner": "magnitude"}, {"reset": None}),
+        ({"chip": "loihi2", "pruner": "magnitude"}, {}),
+        ({"neuron": "lif"}, {**dict.fromkeys(RECURRENT), "neuron": "lif"}),
+        ({"model": "mlp"}, dict.fromkeys(RECURRENT)),
+    ],
+)
+def test_the_default_network_of_what_has_an_order(dataset, said, changed):
+    training = resolve(TrainRequest(dataset=dataset, **said))
+    assert {name: getattr(training.request, name) for name in RECURRENT} == {**RECURRENT, **changed}
+    assert training.defaults.model == "recurrent"
+    # What a run wrote down asks for the same again.
+    assert resolve(training.request).request == training.request
+
+
+def test_what_no_chip_was_asked_for_keeps_its_request():
+    asked = TrainRequest(dataset="digits")
+    assert resolve(asked).request == asked
+
+
+def test_a_sweep_takes_the_same_network(tmp_path):
+    event_files.make("shd", tmp_path)
+    command = ["sweep", "--dataset", "shd", "--data-dir", tmp_path, "--cache-dir", tmp_path / "cache", "--pruner", "none", "--seeds", 1,
+               "--epochs", 1, "--batch", 4, "--out"]  # fmt: skip
+    for out, more in (("own", []), ("mlp", ["--model", "mlp"])):
+        result = CliRunner().invoke(app, [str(word) for word in [*command, tmp_path / out, *more]])
+        assert result.exit_code == 0, (result.output, result.exception)
+    own, mlp = ((tmp_path / out / "runs.json").read_text() for out in ("own", "mlp"))
+    assert "recurrent" in own and "cubalif" in own and "membrane" in own
+    assert "cubalif" not in mlp

@@ -59,7 +59,7 @@ from dpap_neuro.cli.shared import (
 from dpap_neuro.data import dataset as known_dataset
 from dpap_neuro.data.parallel import check_workers
 from dpap_neuro.deploy.recipes import RECIPES, differing
-from dpap_neuro.deploy.request import NEURON, NeuronRequest, TrainRequest
+from dpap_neuro.deploy.request import NEURON, NeuronRequest, TrainRequest, with_network_of
 from dpap_neuro.networks import MODELS
 from dpap_neuro.pruning import PRUNERS, with_choices
 from hardware.chip.chips import BUILT_IN
@@ -423,7 +423,9 @@ def sweep(
     rate_target: RateTarget = 0.0,
     rate_weight: RateWeight = 0.0,
     neurons: NeuronRequest = NeuronRequest(),
-    readout: Annotated[str, typer.Option(help="spikes or membrane.")] = "spikes",
+    readout: Annotated[
+        str | None, typer.Option(help="spikes or membrane.", show_default="by data set, or spikes")
+    ] = None,
     keep_bins: KeepBins = None,
     bins: Bins = None,
     code: Code = None,
@@ -540,8 +542,11 @@ def sweep(
                 )
             say(f"{tested[0].upper()}{tested[1:]}.")
             name = defaults.model if model is None else model
+            ours = with_network_of(neurons, model, defaults.network)
+            if readout is None and ours is not neurons:
+                readout = defaults.network.get("readout")
             description = runs.model_settings(
-                split, name, readout, *neurons.neuron_settings(), cell=neurons.neuron or NEURON
+                split, name, readout or "spikes", *ours.neuron_settings(), cell=ours.neuron or NEURON
             )
             do = functools.partial(
                 sweeps.sweep,

@@ -7,13 +7,13 @@ import os
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from dpap_neuro.data.packed import UNREADABLE
 from dpap_neuro.data.remote import File, Remote
-from dpap_neuro.errors import InputError
+from dpap_neuro.errors import BadInput, InputError
 from dpap_neuro.files import make_folder, write_stream
 
 # progress(what, done, all), in bytes.
@@ -154,8 +154,8 @@ def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> Non
         members = list(_members(archive))
     except InputError:
         raise
-    except (OSError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, ValueError) as error:
-        raise InputError(f"{archive}: cannot be unpacked ({' '.join(str(error).split())[:120]})") from None
+    except UNREADABLE as error:
+        raise _damaged(archive, error) from None
     wanted = {name: size for name, size in members if not _of_file_managers(name)}
     for name in wanted:
         _check_name(archive, name, folder)
@@ -167,24 +167,31 @@ def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> Non
             path = folder / name
             if not (path.is_file() and path.stat().st_size == wanted[name]):
                 make_folder(path.parent)
-                write_stream(path, lambda out, source=source: _copy(source, out))  # type: ignore[misc]
+                write_stream(path, lambda out, source=source: _copy(source, out, archive))  # type: ignore[misc]
             done += wanted[name]
             if progress is not None:
                 progress(f"unpacking {archive.name}", done, total)
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        EOFError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:
-        raise InputError(f"{archive}: cannot be unpacked ({' '.join(str(error).split())[:120]})") from None
+    except BadInput:
+        raise
+    except UNREADABLE as error:
+        raise _damaged(archive, error) from None
 
 
-def _copy(source: IO[bytes], out: IO[bytes]) -> None:
-    while part := source.read(1 << 20):
+def _copy(source: IO[bytes], out: IO[bytes], archive: Path) -> None:
+    while True:
+        try:
+            part = source.read(1 << 20)
+        except UNREADABLE as error:
+            raise _damaged(archive, error) from None
+        if not part:
+            return
         out.write(part)
+
+
+def _damaged(archive: Path, error: BaseException) -> InputError:
+    return InputError(
+        f"{archive}: cannot be unpacked ({' '.join(str(error).split())[:120] or type(error).__name__})"
+    )
 
 
 def _members(archive: Path) -> Iterator[tuple[str, int]]:

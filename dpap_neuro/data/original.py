@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from dpap_neuro.data import local
 from dpap_neuro.data.events import checked
 from dpap_neuro.data.formats import RawEvents, read_aedat, read_events
+from dpap_neuro.data.packed import UNREADABLE
 from dpap_neuro.data.splits import LabelledRecordings
 from dpap_neuro.errors import InputError, NoRecordings
 from dpap_neuro.files import read_bytes
@@ -158,7 +158,7 @@ def _of_class(folder: Path, name: str) -> Sequence[tuple[Path, str | None]]:
             members = sorted(
                 m for m in archive.namelist() if m.endswith(".aedat") and not m.startswith("__MACOSX")
             )
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
+    except UNREADABLE as error:
         raise InputError(
             f"{packed}: cannot be read as a zip file ({' '.join(str(error).split())[:120]})"
         ) from None
@@ -211,15 +211,9 @@ class ShippedCifar:
                     f"{file}: {member} has {info.file_size:,} bytes, expected at most {_MOST_MEMBER:,}"
                 )
             return self._opened[key].read(info)
-        except (
-            OSError,
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            RuntimeError,
-            NotImplementedError,
-            KeyError,
-        ) as error:
+        except InputError:
+            raise
+        except UNREADABLE as error:
             raise InputError(
                 f"{file}: {member} cannot be read ({' '.join(str(error).split())[:120]})"
             ) from None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import typing
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dpap_neuro.data import parse_sensor
 from dpap_neuro.errors import InputError
@@ -110,6 +110,20 @@ class TrainRequest(NeuronRequest):
     def sensor_size(self) -> tuple[int, int] | None:
         """(columns, rows) of a folder of recordings that does not say. Raises InputError for another text."""
         return None if self.sensor is None else parse_sensor(self.sensor)
+
+
+Request = TypeVar("Request", bound=NeuronRequest)
+
+
+def with_network_of(asked: Request, model: str | None, defaults: Mapping[str, Any]) -> Request:
+    """The request with a data set's own network options in it, where neither a model nor a kind of neuron is asked for; what is
+    said goes before them."""
+    if model is not None or asked.neuron is not None:
+        return asked
+    known = {f.name for f in fields(asked)}
+    if asked.surrogate is not None:  # a slope is one surrogate's
+        known.remove("surrogate_slope")
+    return replace(asked, **{k: v for k, v in defaults.items() if k in known and getattr(asked, k) is None})
 
 
 _MOST_CONFIG = 1 << 20

@@ -11,7 +11,15 @@ import torch
 
 from dpap_neuro.data import Binning, Defaults, binning_of, dataset
 from dpap_neuro.deploy import finetuning, fitting, record
-from dpap_neuro.deploy.request import NEURON, OF_UNITS, PRUNER, SPARSITY, SURROGATE, TrainRequest
+from dpap_neuro.deploy.request import (
+    NEURON,
+    OF_UNITS,
+    PRUNER,
+    SPARSITY,
+    SURROGATE,
+    TrainRequest,
+    with_network_of,
+)
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_import import ImportedNetwork, for_data
 from dpap_neuro.networks import SURROGATES
@@ -169,6 +177,10 @@ def resolve(asked: TrainRequest) -> Training:
     and, where it says so, its binning. Raises InputError or HardwareError for what cannot be done, before data are read.
     """
     defaults = dataset(asked.dataset, asked.sensor_size).defaults
+    network = dict(defaults.network)
+    if asked.chip is not None and network.get("reset") not in load_chip(asked.chip).neuron.resets:
+        network.pop("reset", None)
+    asked = with_network_of(asked, asked.model, network)
     settings = loop.TrainSettings(
         epochs=asked.epochs,
         more_epochs=asked.more_epochs,

@@ -121,9 +121,7 @@ def draw(summary: list[dict], path: Path) -> None:
             color=("#4477aa", "#ccbb44")[offset],
         )
     for place_, line in zip(places, summary, strict=True):
-        axis.text(
-            66, place_ + 0.2, f"{line['remaining']:,} parameters", va="center", color="white", fontsize=8
-        )
+        axis.text(66, place_, f"{line['remaining']:,} parameters", va="center", color="white", fontsize=8)
     most = max(line["folds"] for line in summary)
     parts = ["" if line["folds"] == most else f"\n({line['folds']} of {most} folds)" for line in summary]
     axis.set_yticks(places + 0.2, [line["network"] + part for line, part in zip(summary, parts, strict=True)])
