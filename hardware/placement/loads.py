@@ -23,7 +23,6 @@ from hardware.network.timing import depths
 from hardware.placement import Placement
 from hardware.placement.packing import transpose
 from hardware.placement.rates import Rates, step_rates
-from hardware.simulate import simulator
 
 # Recordings are counted some at a time, so that arrays of (steps, neurons) stay below that many entries.
 _CELLS = 2**24
@@ -71,6 +70,9 @@ class Loads:
 def spike_trains(network: Network, raster: np.ndarray) -> dict[str, np.ndarray]:
     """Spikes (batch, steps, *shape) of the inputs (counts, or 1 where always on) and of the populations that spike, on the chip's clock, until the
     last has arrived. raster: (batch, steps, *shape) of the only input. Raises HardwareError where it does not fit."""
+    # Not before it is needed: cores are counted without a simulator.
+    from hardware.simulate import simulator
+
     late = max(depths(network).values())
     source = network.stimulated[0].name
     checked, _, _ = simulator.check_rasters(network, raster)
