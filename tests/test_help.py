@@ -6,12 +6,15 @@ import re
 from itertools import pairwise
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from dpap_neuro.cli import app
+from dpap_neuro.cli.commands import COMMANDS
 from dpap_neuro.cli.panels import PANELS, unbroken
 
-COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+# `data` is a group, whose options are its commands'.
+SINGLE = [name for name in COMMANDS if name != "data"]
 
 
 def shown(command: str) -> list[str]:
@@ -20,7 +23,7 @@ def shown(command: str) -> list[str]:
     return result.output.splitlines()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", SINGLE)
 def test_panels_are_in_order_and_nothing_is_wider_than_the_terminal(command):
     lines = shown(command)
     assert max(map(len, lines)) <= 80
@@ -30,7 +33,7 @@ def test_panels_are_in_order_and_nothing_is_wider_than_the_terminal(command):
     assert own == [panel for panel in PANELS if panel in own] and own
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", SINGLE)
 def test_a_paragraph_is_broken_only_where_the_next_word_does_not_fit(command):
     lines = shown(command)
     text = [line.rstrip() for line in lines[: next(n for n, line in enumerate(lines) if line[:1] == "╭")]]
@@ -38,6 +41,23 @@ def test_a_paragraph_is_broken_only_where_the_next_word_does_not_fit(command):
     for a, b in broken:
         # One column on the left is the help's; the last one stays free.
         assert len(a) + 1 + len(b.split()[0]) > 79, (a, b)
+
+
+def test_the_list_of_commands_has_the_first_paragraphs_of_their_own_pages():
+    group = get_command(app)
+    assert group.list_commands(None) == list(COMMANDS)
+    for name, (_, first) in COMMANDS.items():
+        assert group.get_command(None, name).help.split("\n\n")[0] == first, name
+    lines = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80", "NO_COLOR": "1"}).output.splitlines()
+    assert max(map(len, lines)) <= 80
+    listed = [line.split()[1] for line in lines if re.match(r"│ \w", line)]
+    assert listed == list(COMMANDS)
+    assert all(option in "\n".join(lines) for option in ("--version", "--install-completion", "--help"))
+
+
+def test_a_misspelt_command_is_answered_with_those_that_are_near():
+    result = CliRunner().invoke(app, ["core"])
+    assert result.exit_code == 2 and "'cores'" in result.output
 
 
 def test_options_are_where_a_reader_looks_for_them():

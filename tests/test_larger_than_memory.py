@@ -16,9 +16,10 @@ pytest.importorskip("tonic")
 
 from dpap_neuro.data import Binning, from_objects, open_both, open_dataset, stored
 from dpap_neuro.data.binning import rasters
-from dpap_neuro.data.parallel import PART, cores, in_order, workers_for
+from dpap_neuro.data.parallel import PART, in_order, workers_for
 from dpap_neuro.data.stored import Stored, chosen
 from dpap_neuro.errors import InputError
+from hardware.machine import cores
 
 
 @pytest.fixture(scope="module")

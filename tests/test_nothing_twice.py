@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 
 from dpap_neuro.cli import app
 from dpap_neuro.data import Binning, binning, binning_of, open_dataset
-from dpap_neuro.deploy import opening
 from dpap_neuro.errors import InputError
 from dpap_neuro.train import runs
+from hardware.compile import compiler
+from hardware.graph import parsing
 from hardware.simulate.float_simulator import FloatSimulator
 from hardware.simulate.simulator import Simulator
 
@@ -56,8 +57,8 @@ def calls(monkeypatch):
 
         monkeypatch.setattr(where, name, counting)
 
-    count(opening, "read_graph", "read")
-    count(opening, "compile_layers", "compiled")
+    count(parsing, "read_graph", "read")
+    count(compiler, "compile_layers", "compiled")
     count(Simulator, "run", "simulated")
     count(binning, "frames", "binned")
     count(FloatSimulator, "run", "in float")

@@ -396,3 +396,9 @@ def test_hypergraph_cuts_fewer_synapses():
     oracle.check(network, found)
     assert found.strategy == "hypergraph" and found.to_dict() == again.to_dict()
     assert found.crossing_spikes < 0.5 * place(network, chip, "sequential").crossing_spikes
+
+
+@pytest.mark.parametrize("chip", ["loihi1", "loihi2"])
+def test_no_way_to_place_is_far_worse_than_the_best(chip):
+    network = nets.nmnist()
+    assert place(network, chip, "sequential").cores <= 2 * place(network, chip).cores

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from graph_samples import graph, inp, lif, out
 
+from dpap_neuro.cli.commands import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "norse", "sklearn", "tonic", "matplotlib")
 # Runs the command line, then says which heavy packages it imported.
@@ -78,6 +80,37 @@ def test_commands_that_do_not_learn_import_nothing_that_does(files, arguments, s
     assert done.returncode == status, done.stderr
     assert says in done.stdout + done.stderr
     assert done.stderr.splitlines()[-1] == "imported:"
+
+
+LIGHT = """
+import sys
+sys.argv = ["dpap-neuro", *sys.argv[1:]]
+from dpap_neuro.cli import main
+try:
+    main()
+finally:
+    print("imported:", *[n for n in ("numpy", "numba", "scipy", "h5py", "nir", "typer.rich_utils", "rich.markdown", "hardware.chip") if n in sys.modules], file=sys.stderr)
+"""
+PLACING = """
+import sys
+from dpap_neuro.cli import main
+try:
+    main()
+finally:
+    heavy = ("scipy.optimize", "scipy.sparse", "hardware.simulate", "dpap_neuro.deploy.evaluation", "rich.progress")
+    print("imported:", *[n for n in heavy if n in sys.modules], file=sys.stderr)
+"""
+
+
+def test_the_list_of_commands_imports_none_of_what_they_need():
+    done = command("--help", code=LIGHT)
+    assert all(name in done.stdout for name in COMMANDS)
+    assert done.stderr.splitlines()[-1] == "imported:", done.stderr
+
+
+def test_cores_are_counted_without_simulators_and_the_large_parts_of_scipy(files):
+    done = command("cores", files / "m.nir", code=PLACING)
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "imported:", done.stderr
 
 
 def one_line(done: subprocess.CompletedProcess) -> str:

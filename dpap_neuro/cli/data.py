@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dpap_neuro.cli.shared import app, interruptible, plain, progress, say, stdout
+from dpap_neuro.cli.shared import app, collecting, interruptible, plain, progress, say, stdout
 from dpap_neuro.data.remote import REMOTES
 
 data = typer.Typer(
@@ -19,6 +19,7 @@ app.add_typer(data, name="data")
 @data.callback()
 def _root() -> None:
     """Keeps `get` a command of its own while it is the only one."""
+    collecting()
 
 
 @data.command()

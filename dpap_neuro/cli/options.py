@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from dpap_neuro.cli.panels import in_order, panel_of, unbroken
-from dpap_neuro.cli.shared import app, cache_folder
+from dpap_neuro.cli.shared import app, cache_folder, collecting
 from dpap_neuro.data import DATASETS, SPLITS
 from dpap_neuro.deploy.opening import CompileOptions
 from dpap_neuro.deploy.recipes import RECIPES, with_recipe
@@ -447,6 +447,7 @@ def command(name: str | None = None, **defaults: Any) -> Callable[[Callable[...,
 
         @functools.wraps(function)
         def run(context: typer.Context, **given: Any) -> None:
+            collecting()
             for name_, (group, optional) in groups.items():
                 values = {option: given.pop(option) for option in group.options}
                 unsaid = optional and all(values[option] is None for option in group.named)

@@ -53,8 +53,6 @@ def cores(
 
     Example: dpap-neuro cores demo/pruned.nir --chip loihi1 --objective time --max-cores 8 --dataset digits
     """
-    from dpap_neuro.deploy import charging
-    from dpap_neuro.deploy.evaluation import evaluate
     from dpap_neuro.deploy.opening import open_model
     from dpap_neuro.errors import InputError
     from dpap_neuro.files import check_picture
@@ -73,6 +71,8 @@ def cores(
     say_assumed(opened)
     rates, steps = None, 1
     if shown is not None:
+        from dpap_neuro.deploy.evaluation import evaluate
+
         run = evaluate(opened, shown, "fixed", classes=False)
         rates, steps = run.rates, run.steps
     network = opened.integers()
@@ -84,6 +84,8 @@ def cores(
     if trade_off:
         points = placing.trade_off(network, budget.chip, rates, steps, max_cores, effort)
         if out is not None:
+            from dpap_neuro.deploy import charging
+
             charging.draw_trade_off(points, out)
     before = None if opened.graph is None else synapses(opened.graph)
     values = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import sys
@@ -14,13 +15,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dpap_neuro.cli.commands import Commands
 
 if TYPE_CHECKING:
     from dpap_neuro.deploy.opening import Model
     from hardware.graph.graph import Graph
 
 app = typer.Typer(
+    cls=Commands,
     help="Train spiking networks on event-camera recordings, prune them by DPAP, run them on a simulated Loihi.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -80,6 +83,13 @@ def cache_folder(chosen: Path | None) -> Path:
     return spare / "rasters"
 
 
+def collecting() -> None:
+    """Garbage is looked for again, after `main` put that off, and not among what has been imported."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
+
+
 @contextmanager
 def speaking(aloud: bool) -> Iterator[None]:
     """Whether anything is printed for a while; errors come after it."""
@@ -106,6 +116,9 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
     if not stderr.is_terminal:
         yield Lines(say)
         return
+    # Not before it is needed: --help shows no bar.
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -26,6 +26,7 @@ if sys.platform == "linux":
     import fcntl
 
 from dpap_neuro.errors import InputError
+from hardware.machine import cores
 
 # Recordings that a process makes before it hands them over.
 PART = 8
@@ -44,13 +45,6 @@ def check_workers(workers: int | None) -> None:
     """Raises InputError for a number outside its range."""
     if workers is not None and not 0 <= workers <= MOST:
         raise InputError(f"workers: found {workers}, expected 0 to {MOST:,}")
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def workers_for(recordings: Any, wanted: int | None = None) -> int:

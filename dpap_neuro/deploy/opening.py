@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +14,14 @@ import numpy as np
 
 from dpap_neuro.errors import InputError
 from hardware.chip.chips import DEFAULT, Chip, as_chip
-from hardware.compile.compiler import Compiled, Pairs, compile_layers
-from hardware.files.network_file import load
-from hardware.files.netx import read_net
-from hardware.graph.graph import Graph, reset_of, time_step
-from hardware.graph.parsing import read_graph
-from hardware.network.connectivity import shapes
-from hardware.network.integer import Network
 
 if TYPE_CHECKING:
     from dpap_neuro.deploy.recordings import Recordings
+    from hardware.compile.compiler import Compiled, Pairs
     from hardware.compile.pairs import Choice
+    from hardware.files.guarded import Reader
+    from hardware.graph.graph import Graph
+    from hardware.network.integer import Network
 
 INTEGER_FILES = (".net", ".h5")
 # The pairs "auto" are chosen on every second one of so many recordings, until that share of their spikes is alike.
@@ -87,6 +85,8 @@ class Model:
     @cached_property
     def compiled(self) -> Compiled:
         """The graph's integers, compiled once. Raises HardwareError for what the chip cannot do."""
+        from hardware.compile.compiler import compile_layers
+
         assert self.graph is not None
         o = self.options
         if o.pairs == "auto":
@@ -135,6 +135,8 @@ class Model:
     @property
     def reset(self) -> Any:
         """What a spike does to a membrane of the graph."""
+        from hardware.graph.graph import reset_of
+
         assert self.graph is not None
         return reset_of(self.graph, self.options.reset)[0]
 
@@ -157,10 +159,14 @@ class Model:
         """How many classes the network tells apart: neurons of its output."""
         if self.graph is not None:
             return math.prod(self.graph.output_shape[self.graph.outputs[0]])
+        from hardware.network.connectivity import shapes
+
         network = self.integers()
         return math.prod(shapes(network)[network.outputs[0]])
 
     def _check_pairs(self, named: set[tuple[str, str]]) -> None:
+        from hardware.compile.compiler import compile_layers
+
         assert self.graph is not None
         whole = compile_layers(
             self.graph, self.chip, self.options.dt, self.options.weight_bits, reset=self.reset
@@ -209,23 +215,36 @@ def open_model(
         )
     if path.suffix in INTEGER_FILES:
         check_compiled(path, options)
-        network = _read_netx(path, neurons) if path.suffix == ".net" else load(path)
-        return Model(path, None, network, network.dt, network.metadata, chip, options)
-    graph = read_graph(path)
-    dt = time_step(graph, options.dt)[0]
-    return Model(path, graph, None, dt, graph.metadata, chip, options, recordings)
+    from hardware.files.guarded import Reader
+
+    with Reader() as reader:
+        # While the child that reads is starting, this process imports what it needs next.
+        reader.start()
+        import_module("hardware.compile.compiler")
+        from hardware.files.network_file import load
+        from hardware.graph.graph import time_step
+        from hardware.graph.parsing import read_graph
+
+        if path.suffix in INTEGER_FILES:
+            network = _read_netx(path, neurons, reader) if path.suffix == ".net" else load(path, reader)
+            return Model(path, None, network, network.dt, network.metadata, chip, options)
+        graph = read_graph(path, reader)
+        dt = time_step(graph, options.dt)[0]
+        return Model(path, graph, None, dt, graph.metadata, chip, options, recordings)
 
 
-def _read_netx(path: Path, neurons: InputNeurons) -> Network:
+def _read_netx(path: Path, neurons: InputNeurons, reader: Reader) -> Network:
+    from hardware.files.netx import read_net
+
     layer: Any = neurons.layer
     bias = neurons.bias
     if bias is not None:
         if bias.dtype.kind == "f" and not (np.isfinite(bias) & (bias == np.trunc(bias))).all():
             raise InputError("input-bias: holds values that are no whole numbers")
         bias = bias.astype(np.int64)
-        if bias.ndim == 3 and bias.shape != read_net(path).inputs[0].shape:
+        if bias.ndim == 3 and bias.shape != read_net(path, reader=reader).inputs[0].shape:
             bias = bias.transpose(2, 1, 0)  # lava-dl's order
-    return read_net(path, layer, bias)
+    return read_net(path, layer, bias, reader=reader)
 
 
 def check_compiled(path: Path, options: CompileOptions) -> None:

@@ -31,14 +31,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from hardware.chip.chips import Chip, NeuronModel, as_chip
 from hardware.compile import quantise
 from hardware.compile.arrivals import Arrivals, Course, arrivals
 from hardware.compile.compiler import Compiled, compile_layers
 from hardware.compile.descent import descend, nearest
-from hardware.compile.linear import Convolution
+from hardware.compile.linear import Convolution, is_sparse
 from hardware.compile.rounding import Fit, Rounded
 from hardware.compile.scaling import Scaling, Seen, members, whole_scale
 from hardware.compile.weights import Weights
@@ -301,7 +300,7 @@ def _flat(w: Weights) -> Array:
     """(rows, d)"""
     if isinstance(w.map, Convolution):
         return w.map.weight.reshape(len(w.map.weight), -1)
-    return w.map.matrix.toarray() if sparse.issparse(w.map.matrix) else w.map.matrix
+    return w.map.matrix.toarray() if is_sparse(w.map.matrix) else w.map.matrix
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ from typing import Any
 
 import nir
 import numpy as np
-from scipy import sparse
 
-from hardware.compile.linear import Convolution
+from hardware.compile.linear import Convolution, is_sparse
 from hardware.compile.rounding import Rounded
 from hardware.graph.graph import Edge, Graph
 from hardware.network.integer import Network
@@ -111,7 +110,7 @@ class _Parts:
             )
             self.add(name, node, map_.source, target, source)
         else:
-            matrix = map_.matrix.toarray() if sparse.issparse(map_.matrix) else map_.matrix
+            matrix = map_.matrix.toarray() if is_sparse(map_.matrix) else map_.matrix
             n_post, n_pre = matrix.shape
             first = f"{name} flat"
             self.add(first, _reshaped((n_pre,)), (n_pre,), (n_pre,), source)

@@ -12,7 +12,6 @@ from typing import Any
 
 import nir
 import numpy as np
-from scipy import sparse
 
 from hardware.errors import HardwareError
 from hardware.graph.graph import padding_of
@@ -109,7 +108,7 @@ def compose(after: Map | None, before: Map | None) -> Map | None:
         if folded is not None:
             return folded
     product = to_matrix(after) @ to_matrix(before)
-    return Matrix(sparse.csr_array(product) if sparse.issparse(product) else np.asarray(product))
+    return Matrix(product.tocsr() if is_sparse(product) else np.asarray(product))
 
 
 def apply(map_: Map | None, vector: np.ndarray) -> np.ndarray:
@@ -139,8 +138,8 @@ def scaled_rows(map_: Map, factor: np.ndarray) -> Map:
         if per_channel is not None:
             return replace(map_, weight=map_.weight * per_channel[:, None, None, None])
     matrix = to_matrix(map_)
-    if sparse.issparse(matrix):
-        return Matrix(sparse.csr_array(sparse.diags_array(factor) @ matrix))
+    if is_sparse(matrix):
+        return Matrix(_diagonal(factor) @ matrix)
     return Matrix(matrix * factor[:, None])
 
 
@@ -153,8 +152,8 @@ def _scaled_columns(map_: Convolution | Matrix, factor: np.ndarray) -> Map:
             channel = group[:, None] * within + np.arange(within)
             return replace(map_, weight=map_.weight * per_channel[channel][:, :, None, None])
     matrix = to_matrix(map_)
-    if sparse.issparse(matrix):
-        return Matrix(sparse.csr_array(matrix @ sparse.diags_array(factor)))
+    if is_sparse(matrix):
+        return Matrix(matrix @ _diagonal(factor))
     return Matrix(matrix * factor)
 
 
@@ -171,7 +170,7 @@ def to_matrix(map_: Map) -> Any:
     if isinstance(map_, Matrix):
         return map_.matrix
     if isinstance(map_, Diagonal):
-        matrix = sparse.csr_array(sparse.diags_array(map_.factor))
+        matrix = _diagonal(map_.factor)
         matrix.eliminate_zeros()
         return matrix
     out, within, rows, columns = map_.weight.shape
@@ -199,7 +198,20 @@ def to_matrix(map_: Map) -> Any:
             pre_parts.append((channel[:, None] * (height * width) + at).ravel())
             weight_parts.append(np.repeat(map_.weight[o, c, ky, kx], len(to)))
     parts = (np.concatenate(weight_parts), (np.concatenate(post_parts), np.concatenate(pre_parts)))
+    from scipy import sparse
+
     return sparse.csr_array(sparse.coo_array(parts, (math.prod(map_.target), math.prod(map_.source))))
+
+
+def is_sparse(matrix: Any) -> bool:
+    """Of a `Matrix`: whether it is a CSR array. SciPy's own question would import what most networks never need."""
+    return not isinstance(matrix, np.ndarray)
+
+
+def _diagonal(factor: np.ndarray) -> Any:
+    from scipy import sparse
+
+    return sparse.csr_array(sparse.diags_array(factor))
 
 
 def _padding_after(map_: Convolution) -> tuple[int, int]:

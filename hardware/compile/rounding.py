@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from hardware.chip.chips import Chip
 from hardware.compile import quantise
 from hardware.compile.layers import Layer
-from hardware.compile.linear import Convolution, Matrix
+from hardware.compile.linear import Convolution, Matrix, is_sparse
 from hardware.compile.report import LayerReport
 from hardware.compile.scaling import Demand, Scaling
 from hardware.compile.weights import DENSE_FROM, Weights
@@ -159,8 +158,8 @@ def _round(
     exact: Any
     if isinstance(w.map, Convolution):
         exact, by_row = w.map.weight, rows[:, None, None, None]
-    elif sparse.issparse(matrix):
-        by_pre = sparse.coo_array(matrix)
+    elif is_sparse(matrix):
+        by_pre = matrix.tocoo()
         order = np.lexsort((by_pre.coords[0], by_pre.coords[1]))
         post, pre, exact = by_pre.coords[0][order], by_pre.coords[1][order], by_pre.data[order]
         by_row = rows[post]
@@ -189,12 +188,12 @@ def _round(
             shape = matrix.shape
             if np.count_nonzero(exact) >= DENSE_FROM * math.prod(shape):
                 full = rounded
-                if sparse.issparse(matrix):
+                if is_sparse(matrix):
                     full = np.zeros(shape, np.int16)
                     full[post, pre] = rounded
                 projection = DenseProjection(w.path.source, target, full, **common)
             else:
-                if not sparse.issparse(matrix):
+                if not is_sparse(matrix):
                     pre, post = np.nonzero(exact.T)
                     rounded = rounded[post, pre]
                 kept = rounded != 0
@@ -222,7 +221,9 @@ def _round(
     map_: Convolution | Matrix
     if isinstance(w.map, Convolution):
         map_ = replace(w.map, weight=back)
-    elif sparse.issparse(matrix):
+    elif is_sparse(matrix):
+        from scipy import sparse
+
         map_ = Matrix(sparse.csr_array(sparse.coo_array((back, (post, pre)), matrix.shape)))
     else:
         map_ = Matrix(back)

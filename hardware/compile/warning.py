@@ -9,7 +9,14 @@ import numpy as np
 
 from hardware.compile.quantise import ACTIVATION_UNIT
 from hardware.network.connectivity import shapes, unroll
-from hardware.network.integer import MAX_DECAY, ConvProjection, Network, Population, Projection
+from hardware.network.integer import (
+    MAX_DECAY,
+    ConvProjection,
+    DenseProjection,
+    Network,
+    Population,
+    Projection,
+)
 
 Array = np.ndarray
 
@@ -46,6 +53,8 @@ def _excitation(projection: Projection, source: tuple[int, ...], target: tuple[i
     if isinstance(projection, ConvProjection):
         by_channel = np.maximum(projection.weight.astype(np.int64), 0).sum(axis=(1, 2, 3))
         return np.repeat(by_channel, math.prod(target) // target[0])
+    if isinstance(projection, DenseProjection):
+        return np.maximum(projection.weight, 0).sum(axis=1, dtype=np.float64)
     matrix = unroll(projection, source, target)
     return np.asarray(matrix.maximum(0).sum(axis=0)).reshape(-1).astype(np.float64)
 

@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from hardware.chip.chips import Chip
 from hardware.compile import quantise
 from hardware.compile.layers import Layer, Path
-from hardware.compile.linear import Convolution, Diagonal, Matrix, scaled_rows, symmetric, to_matrix
+from hardware.compile.linear import (
+    Convolution,
+    Diagonal,
+    Matrix,
+    is_sparse,
+    scaled_rows,
+    symmetric,
+    to_matrix,
+)
 from hardware.errors import HardwareError
 from hardware.network.integer import SignMode
 
@@ -44,7 +51,7 @@ class Weights:
         flat: Any = self.map.weight if isinstance(self.map, Convolution) else self.map.matrix
         if group is not None:
             flat = flat[self.row_scale == group]
-        return np.asarray(flat.data if sparse.issparse(flat) else flat).reshape(-1)
+        return np.asarray(flat.data if is_sparse(flat) else flat).reshape(-1)
 
 
 def groups_of(shape: tuple[int, ...], maps: list[Convolution | Matrix], per_channel: bool) -> Array:
@@ -99,7 +106,7 @@ def rows_of(
         row_scale = group[:: len(group) // channels]
     else:
         flat, row_scale = map_.matrix, group
-    if sparse.issparse(flat):
+    if is_sparse(flat):
         if flat.nnz:
             top = np.maximum(flat.max(axis=1).toarray().reshape(-1), 0.0)
             bottom = np.minimum(flat.min(axis=1).toarray().reshape(-1), 0.0)

@@ -48,6 +48,11 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def start(self) -> None:
+        """Start the child, which takes its time, before there is something to read; else `read` does."""
+        if self._child is None:
+            self._child = _start()
+
     def close(self) -> None:
         """End the child."""
         child, self._child = self._child, None
@@ -70,10 +75,9 @@ class Reader:
         except (OSError, ValueError) as error:
             raise HardwareError(f"cannot open {path}: {getattr(error, 'strerror', None) or error}") from None
         seconds = self.seconds if self.seconds is not None else 10 + size / 5e6
-        if self._child is None:
-            self._child = _start()
+        self.start()
         child = self._child
-        assert child.stdin is not None and child.stdout is not None
+        assert child is not None and child.stdin is not None and child.stdout is not None
         late = threading.Event()
 
         def stop() -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from hardware.compiled import jit
 from hardware.errors import HardwareError
@@ -23,6 +23,9 @@ from hardware.network.integer import (
     SparseProjection,
     conv_output_shape,
 )
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 Shape = tuple[int, ...]
 
@@ -59,6 +62,9 @@ def unroll(projection: Projection, source_shape: Shape, target_shape: Shape) -> 
 
     Raises HardwareError where weights and shapes do not fit together.
     """
+    # Not before it is needed: it takes as long to import as a small network to compile.
+    from scipy import sparse
+
     incoming = by_post(projection, source_shape, target_shape)
     if isinstance(projection, SparseProjection):
         matrix = sparse.csr_array(

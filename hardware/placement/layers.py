@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from hardware.chip.chips import Chip, LayerCores
 from hardware.chip.layers import Layer, layers_of
@@ -101,6 +100,9 @@ def match(layers: tuple[Layer, ...], cores: LayerCores) -> list[int | None]:
         for core in range(n):
             if layer.fits(cores, core):
                 cost[row, core] = size[core]
+    # Not before it is needed: it takes as long to import as a small network to place.
+    from scipy.optimize import linear_sum_assignment
+
     _, column = linear_sum_assignment(cost)
     return [int(c) if c < n and cost[row, c] < never else None for row, c in enumerate(column)]
 

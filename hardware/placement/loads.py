@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,7 +24,9 @@ from hardware.network.timing import depths
 from hardware.placement import Placement
 from hardware.placement.packing import transpose
 from hardware.placement.rates import Rates, step_rates
-from hardware.simulate import simulator
+
+if TYPE_CHECKING:
+    from hardware.simulate import simulator
 
 # Recordings are counted some at a time, so that arrays of (steps, neurons) stay below that many entries.
 _CELLS = 2**24
@@ -79,6 +82,9 @@ def chip_run(
 ) -> tuple[dict[str, np.ndarray], simulator.Run]:
     """What `spike_trains` returns, and the run. fresh: states are zeroed before a recording's first step reaches a population, as where
     recordings follow each other, so that the read-out is that of the zero-delay clock, its `depth` later."""
+    # Not before it is needed: cores are counted without a simulator.
+    from hardware.simulate import simulator
+
     source, late = network.stimulated[0].name, max(depths(network).values())
     checked, _, _ = simulator.check_rasters(network, raster)
     padded = np.pad(checked[source], [(0, 0), (0, late), *[(0, 0)] * (raster.ndim - 2)])

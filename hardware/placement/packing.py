@@ -70,20 +70,22 @@ def measure_rows(indptr, pre, neurons, plain, form, widths, lists, touched):
         i = neurons[rank]
         synapses += indptr[i + 1] - indptr[i]
         for k in range(indptr[i], indptr[i + 1]):
-            j = pre[k]
-            if lists[j, COUNT] == 0:
+            # Unsigned, so that no place counted from the end is thought of: a tenth of the time.
+            j = np.uint32(pre[k])
+            count = lists[j, COUNT]
+            if count == 0:
                 touched[n] = j
                 n += 1
                 lists[j, FIRST] = rank
-            lists[j, COUNT] += 1
+            lists[j, COUNT] = count + 1
             lists[j, LAST] = rank
     largest = 0
     for k in range(n):
-        largest = max(largest, lists[touched[k], LAST])
+        largest = max(largest, lists[np.uint32(touched[k]), LAST])
     width = index_width(largest, widths)
     bits = 0
     for k in range(n):
-        j = touched[k]
+        j = np.uint32(touched[k])
         span = lists[j, LAST] - min(lists[j, FIRST], form[3] - 1) + 1
         bits += axon_bits(lists[j, COUNT], span, plain, width, form)
         lists[j, COUNT] = 0
@@ -345,6 +347,11 @@ def count_once(neurons, group, home, seen, value, counts):
         seen[group[j]] = 0
 
 
+# Columns of what `grow` knows of neurons.
+STAMP, SCORE, BEFORE, AFTER = range(4)
+PLACED = -2
+
+
 @jit()
 def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
     """An order of post neurons in which neighbours share pre neurons, and where in it each core ends.
@@ -360,18 +367,15 @@ def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
     n_pre = len(out_ptr) - 1
     order = np.empty(n_post, dtype=np.int32)
     ends = np.empty(n_post, dtype=np.int64)
-    placed = np.zeros(n_post, dtype=np.bool_)
-    score = np.zeros(n_post, dtype=np.int32)
-    stamp = np.full(n_post, -1, dtype=np.int32)
-    reached = np.full(n_pre, -1, dtype=np.int32)
-    listed = np.zeros(n_pre, dtype=np.int32)
+    # What is known of a neuron lies together, since neurons come up in any order: the last core that it bordered on (or PLACED), the
+    # score there, and its neighbours in the list of that score. Of a pre neuron: the last core it reached, and its synapses there.
+    known = np.full((n_post, 4), -1, dtype=np.int32)
+    pre_known = np.full((n_pre, 2), -1, dtype=np.int32)
     deepest = 1
     for i in range(n_post):
         deepest = max(deepest, in_ptr[i + 1] - in_ptr[i])
     # A bucket per score, each a doubly linked list: a score only ever rises by one.
     head = np.full(deepest + 1, -1, dtype=np.int32)
-    after = np.full(n_post, -1, dtype=np.int32)
-    before = np.full(n_post, -1, dtype=np.int32)
     start = 0
     core = 0
     in_core = 0
@@ -384,7 +388,7 @@ def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
         if top > 0:
             i = head[top]
         else:
-            while placed[start]:
+            while known[start, STAMP] == PLACED:
                 start += 1
             i = start
         if visits > most_visits:
@@ -393,11 +397,12 @@ def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
         more_bits = neuron
         for k in range(in_ptr[i], in_ptr[i + 1]):
             j = in_pre[k]
-            if reached[j] != core:
+            if pre_known[j, STAMP] != core:
                 more += 1
                 more_bits += list_bits(1, bits, form) + axon
             else:
-                more_bits += list_bits(listed[j] + 1, bits, form) - list_bits(listed[j], bits, form)
+                listed = pre_known[j, SCORE]
+                more_bits += list_bits(listed + 1, bits, form) - list_bits(listed, bits, form)
         if in_core and (in_core >= limits[0] or axons + more > limits[1] or memory + more_bits > limits[2]):
             ends[core] = n
             core += 1
@@ -409,43 +414,41 @@ def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
             head[: top + 1] = -1
             top = 0
         elif top > 0:
-            head[top] = after[i]
-            if after[i] != -1:
-                before[after[i]] = -1
-        placed[i] = True
+            head[top] = known[i, AFTER]
+            if known[i, AFTER] != -1:
+                known[known[i, AFTER], BEFORE] = -1
+        known[i, STAMP] = PLACED
         order[n] = i
         in_core += 1
         axons += more
         memory += more_bits
         for k in range(in_ptr[i], in_ptr[i + 1]):
             j = in_pre[k]
-            if reached[j] == core:
-                listed[j] += 1
+            if pre_known[j, STAMP] == core:
+                pre_known[j, SCORE] += 1
                 continue
-            reached[j] = core
-            listed[j] = 1
+            pre_known[j, STAMP] = core
+            pre_known[j, SCORE] = 1
             visits += out_ptr[j + 1] - out_ptr[j]
             for m in range(out_ptr[j], out_ptr[j + 1]):
                 t = out_post[m]
-                if placed[t]:
+                if known[t, STAMP] == PLACED:
                     continue
-                if stamp[t] != core:
-                    stamp[t] = core
-                    score[t] = 0
-                s = score[t]
-                if s > 0:
-                    if before[t] != -1:
-                        after[before[t]] = after[t]
+                s = 0
+                if known[t, STAMP] == core:
+                    s = known[t, SCORE]
+                    back, on = known[t, BEFORE], known[t, AFTER]
+                    if back != -1:
+                        known[back, AFTER] = on
                     else:
-                        head[s] = after[t]
-                    if after[t] != -1:
-                        before[after[t]] = before[t]
+                        head[s] = on
+                    if on != -1:
+                        known[on, BEFORE] = back
                 s += 1
-                score[t] = s
-                before[t] = -1
-                after[t] = head[s]
+                known[t, STAMP], known[t, SCORE] = core, s
+                known[t, BEFORE], known[t, AFTER] = -1, head[s]
                 if head[s] != -1:
-                    before[head[s]] = t
+                    known[head[s], BEFORE] = t
                 head[s] = t
                 if s > top:
                     top = s

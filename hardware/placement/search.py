@@ -26,6 +26,8 @@ GROWTH_LOOKS = 30.0
 GROWTH_SPARE = 0.04
 # Orders of a population are looked at where a core holds that share of what the best of them puts on it.
 GOOD_SHARE = 0.5
+# Attempts are few where the effort is less than so many looks at every synapse.
+FEW_ATTEMPTS = 100
 # The share of the effort that may be spent until there are fewer cores, the rest goes to fewer crossing spikes.
 SEARCH_CORES = 0.75
 # How much of the effort may go into looking at orders, and how many are looked at in any case, beside C order.
@@ -112,9 +114,10 @@ def find_best(problem: Problem, strategy: str, limit: float, bound: int, seed: i
             (name, order, 0) for name, order in _plain_orders(problem, natural, limit).items()
         ]
         most_visits = math.inf if best is None else limit
+        most = math.inf if best is None or best.broken or best.too_many else _most(problem, best)
         found = _settle(
             problem,
-            lambda fan_out: fill(problem, plans, fan_out, revisit=False, limit=most_visits),
+            lambda fan_out: fill(problem, plans, fan_out, most, revisit=False, limit=most_visits),
             "sequential",
         )
         if found is not None and (best is None or found.rank() < best.rank()):
@@ -234,6 +237,10 @@ def changed(draft: Draft, choices: dict[str, list[Order]], cores: int, rng: rand
             parts[at] = (name, choice, max(1, spread + rng.randint(-2, 2)))
         else:
             parts[at] = (name, choice, 0 if spread else rng.randint(1, cores))
+    # What comes to the same would be filled again for nothing: an order has one number, and where it says where cores end, it is not spread.
+    for at, (name, choice, spread) in enumerate(parts):
+        order = choices[name][choice]
+        parts[at] = (name, choices[name].index(order), spread if order.ends is None else 0)
     return Draft(tuple(parts), draft.mixed)
 
 
@@ -292,20 +299,24 @@ def _hypergraph(
 
 
 def _plain_orders(problem: Problem, natural: dict[str, Order], limit: float) -> dict[str, Order]:
-    """C order, or of a population of (channel, height, width) the order that puts most neurons on a core."""
+    """C order, or of a population of (channel, height, width) the order that puts most neurons on a core; of those that put as many,
+    the one whose neurons hear fewest others, which then send to fewer cores."""
     fan_out = problem.least_fan_out()
     chosen = {}
     for population, (name, order) in enumerate(natural.items()):
         until = problem.visits + max(0.0, ORDERS * limit - problem.visits) / (len(natural) - population)
-        most = 0
+        best = 0, 0.0
         chosen[name] = order
         spatial = spatial_orders(problem.shape[name], int(problem.capacity[0]))
         for number, candidate in enumerate([order, *spatial] if spatial else []):
             if number > LEAST_ORDERS and problem.visits > until:
                 break
             held = _hold(problem, name, candidate, fan_out)[0]
-            if held > most:
-                most, chosen[name] = held, candidate
+            neurons = candidate.neurons[candidate.middle() :][:held]
+            reached = sum(len(w.reach(neurons)) for w in problem.into[name])
+            problem.visits += reached
+            if (held, -reached) > best:
+                best, chosen[name] = (held, -reached), candidate
     return chosen
 
 
@@ -328,6 +339,7 @@ def scored_orders(problem: Problem, natural: dict[str, Order], limit: float) -> 
     """
     fan_out = problem.least_fan_out()
     choices = {}
+    few = FEW_ATTEMPTS * sum(wire.incoming.synapses for wire in problem.wires)
     for population, (name, order) in enumerate(natural.items()):
         # Half of the effort, in equal parts; a few are always looked at.
         until = problem.visits + max(0.0, ORDERS * limit - problem.visits) / (len(natural) - population)
@@ -355,7 +367,9 @@ def scored_orders(problem: Problem, natural: dict[str, Order], limit: float) -> 
                 (score for score in scores if score[0] > 0.9 * most), key=lambda score: (score[2], score[1])
             )[-1]
             others = [score[-1] for score in scores if score[0] > GOOD_SHARE * most]
-            choices[name] = [close, lean, order, *(o for o in others if o not in (close, lean, order))]
+            # Where there is time for few attempts, none goes into C order that puts far fewer neurons on a core.
+            last = order if few <= limit or order in others else lean
+            choices[name] = [close, lean, last, *(o for o in others if o not in (close, lean, last))]
     return choices
 
 

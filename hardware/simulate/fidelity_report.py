@@ -18,6 +18,7 @@ import numpy as np
 
 from hardware.errors import HardwareError
 from hardware.graph.graph import SPIKING, Graph
+from hardware.machine import cores
 from hardware.network.connectivity import shapes, unroll
 from hardware.network.integer import (
     INPUT_SHIFT,
@@ -33,7 +34,7 @@ from hardware.network.timing import depths, is_recurrent, skipped_layers
 from hardware.simulate.fidelity import Agreement, chunks, predictions
 from hardware.simulate.float_simulator import FloatSimulator
 from hardware.simulate.simulator import Run, Simulator, check_rasters
-from hardware.simulate.tables import Memory, cores
+from hardware.simulate.tables import Memory
 from hardware.simulate.trains import Pairing, pair
 
 Array = np.ndarray

@@ -10,6 +10,7 @@ Every node computes what `hardware.simulate.reference` does, operation by operat
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from llvmlite import ir
@@ -191,7 +192,12 @@ def _compiled(function):  # type: ignore[no-untyped-def]
     return kernels.cached(signature, function)
 
 
-@_compiled
+@functools.cache
+def sample_kernel():  # type: ignore[no-untyped-def]
+    """`run_sample`, compiled or read from the cache once."""
+    return _compiled(run_sample)
+
+
 def run_sample(
     steps,
     nodes,

@@ -33,10 +33,11 @@ from hardware.graph.graph import (
     taken_by_a_spike,
     time_step,
 )
+from hardware.machine import cores
 from hardware.simulate import float_kernels as fk
 from hardware.simulate import kernels, reference
 from hardware.simulate.reference import Run
-from hardware.simulate.tables import Fresh, Memory, conv_tables, cores, events
+from hardware.simulate.tables import Fresh, Memory, conv_tables, events
 from hardware.simulate.tables import inside as order_inside
 
 Array = np.ndarray
@@ -193,6 +194,7 @@ class FloatSimulator:
             if column == fk.N_VALUES_AT:
                 nodes[self._rank[name], fk.N_DENSE] = 1
         local = threading.local()
+        run_sample = fk.sample_kernel()
 
         def one(b: int) -> None:
             if not hasattr(local, "nodes"):
@@ -200,7 +202,7 @@ class FloatSimulator:
             for (name, column), array in kept.items():
                 local.nodes[self._rank[name], column] = array[b].ctypes.data
             in_ptr, in_index, in_value = events(rasters, b, steps, np.float64)
-            fk.run_sample(
+            run_sample(
                 steps,
                 local.nodes,
                 self._edges,

@@ -11,6 +11,7 @@ is inside, also the order of what a link keeps of each source neuron.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from llvmlite import ir
@@ -173,7 +174,12 @@ def _compiled(function):  # type: ignore[no-untyped-def]
     return cached(signature, function)
 
 
-@_compiled
+@functools.cache
+def sample_kernel():  # type: ignore[no-untyped-def]
+    """`run_sample`, compiled or read from the cache once; not as this is imported, which some do to count and never to simulate."""
+    return _compiled(run_sample)
+
+
 def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_counts):
     """Simulate one sample.
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from hardware.errors import HardwareError
+from hardware.machine import cores
 from hardware.network.integer import (
     STATE_LIMIT,
     ConvProjection,
@@ -29,7 +30,7 @@ from hardware.network.integer import (
 )
 from hardware.network.timing import Timing, depths, latency
 from hardware.simulate import kernels
-from hardware.simulate.tables import Fresh, Memory, conv_tables, cores, events, inside
+from hardware.simulate.tables import Fresh, Memory, conv_tables, events, inside
 
 Array = np.ndarray
 Rasters = Array | Mapping[str, Array]
@@ -200,6 +201,7 @@ class Simulator:
         event_counts = np.zeros((batch, len(pops), steps), np.int64)
         columns = {"spikes": kernels.P_SPIKES_AT, "u": kernels.P_U_AT, "v": kernels.P_V_AT}
         local = threading.local()
+        run_sample = kernels.sample_kernel()
 
         def one(b: int) -> None:
             if not hasattr(local, "state"):
@@ -214,7 +216,7 @@ class Simulator:
             constants = [self._keep_u, self._keep_v, self._threshold, self._bias, self._outside]
             arrays_ = (*constants, *state[:_ROOM], in_index, in_value, *state[_ROOM:])
             addresses = [a.ctypes.data for a in arrays_]
-            kernels.run_sample(
+            run_sample(
                 steps,
                 reset_interval or 0,
                 local.pops,

@@ -1,10 +1,9 @@
-"""What `hardware.simulate.simulator` and `hardware.simulate.float_simulator` share: layouts that their kernels read, and cores."""
+"""What `hardware.simulate.simulator` and `hardware.simulate.float_simulator` share: the layouts that their kernels read."""
 
 from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -33,11 +32,6 @@ class Convolution(Protocol):
     def dilation(self) -> tuple[int, int]: ...
     @property
     def groups(self) -> int: ...
-
-
-def cores() -> int:
-    """Cores this process may use; all of the machine where the system (not Linux) does not say."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Memory:

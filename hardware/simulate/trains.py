@@ -12,9 +12,9 @@ import numpy as np
 from numba import float64, int32, int64, njit, uint8, uint64, void
 
 from hardware.errors import HardwareError
+from hardware.machine import cores
 from hardware.network.integer import STATE_LIMIT
 from hardware.simulate import kernels
-from hardware.simulate.tables import cores
 
 Array = np.ndarray
 # A spike looks for its partner at most so many steps away.

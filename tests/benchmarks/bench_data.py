@@ -26,10 +26,10 @@ import numpy as np
 import torch
 
 from dpap_neuro.data import Binning, open_dataset
-from dpap_neuro.data.parallel import cores
 from dpap_neuro.pruning import make_pruner
 from dpap_neuro.train import runs
 from dpap_neuro.train.loop import TrainSettings
+from hardware.machine import cores
 
 # Of N-MNIST's recordings.
 EVENTS, LAST_US = 4_200, 306_000

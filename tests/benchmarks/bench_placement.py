@@ -1,4 +1,4 @@
-"""Cores and crossing spikes of the placer: python tests/benchmarks/bench_placement.py [dense | pruned | sparse | large | time | deep | small ...]
+"""Cores and crossing spikes of the placer: python tests/benchmarks/bench_placement.py [dense | pruned | sparse | large | large-time | time | deep | methods | small ...]
 
 Per network and chip: cores, the lower bound, their ratio; crossing spikes against those of the sequential splitter; processor
 seconds. `full` is how full the scarcest resource of the cores is on average.
@@ -9,7 +9,8 @@ sparse: 10,000 and 100,000 neurons whose partners are near them, and 100,000 neu
 time: the step's time on Loihi 1 of placements for time, on as many cores as fewest and on twice as many, at random firing rates.
 deep: networks of up to 26 million weights on Loihi 2, where an answer should take less than 20 s.
 small: 200 random networks against an exact solver (OR-tools): python tests/benchmarks/bench_placement.py small
-large: 1 million neurons, 100 million synapses; the peak of a process of its own.
+methods: every way to place on Loihi 1; the worst should take at most twice the cores of the best.
+large, large-time: 1 million neurons, 100 million synapses, for fewest cores and for time; the peak of a process of its own.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from oracle_exact import fewest_cores  # noqa: E402
 
 from hardware.chip.chips import load_chip  # noqa: E402
 from hardware.errors import HardwareError  # noqa: E402
-from hardware.placement import costing, loads, place  # noqa: E402
+from hardware.placement import STRATEGIES, costing, loads, place  # noqa: E402
 
 CHIPS = ("loihi1", "loihi2")
 
@@ -109,22 +110,52 @@ def sparse():
     )
 
 
-def large(neurons=1_000_000, fan_out=100):
+def large(neurons=1_000_000, fan_out=100, objective="cores"):
+    task = "large" if objective == "cores" else "large-time"
     if "--child" not in sys.argv:
-        subprocess.run([sys.executable, __file__, "large", "--child"], check=True)
+        subprocess.run([sys.executable, __file__, task, "--child"], check=True)
         return
     network = nets.local(neurons, fan_out, 4.0)
     built = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    for chip in CHIPS:
+    for name in CHIPS:
+        # As many chips as it takes: for time there is a budget.
+        chip = load_chip(name) if objective == "cores" else replace(load_chip(name), cores=100_000)
         start, wall = time.process_time(), time.perf_counter()
-        placement = place(network, chip)
+        placement = place(network, chip, objective=objective)
         print(
-            f"large {chip}: {neurons:,} neurons, {placement.synapses:,} synapses on {placement.cores:,} cores "
+            f"{task} {name}: {neurons:,} neurons, {placement.synapses:,} synapses on {placement.cores:,} cores "
             f"(bound {placement.lower_bound:,}, {placement.crossing_spikes:,.0f} crossing, {placement.strategy}) in "
             f"{time.process_time() - start:.1f} s of processor, {time.perf_counter() - wall:.1f} s of time; peak "
             f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, {built:.2f} when built",
             flush=True,
         )
+
+
+def large_time():
+    large(objective="time")
+
+
+def methods():
+    for function in (
+        nets.demo,
+        nets.nmnist,
+        nets.pilotnet,
+        nets.pooled_cifar10,
+        nets.vgg9,
+        nets.sew_resnet18,
+    ):
+        network = function()
+        cores = {}
+        for strategy in STRATEGIES:
+            try:
+                cores[strategy] = place(network, "loihi1", strategy).cores
+            except HardwareError as error:
+                print(f"{function.__name__} {strategy}: refused: {error}")
+        if cores:
+            print(
+                f"{function.__name__}: {cores}, worst {max(cores.values()) / min(cores.values()):.2f} of the best",
+                flush=True,
+            )
 
 
 def faster():
@@ -173,6 +204,8 @@ if __name__ == "__main__":
         "pruned": pruned,
         "sparse": sparse,
         "large": large,
+        "large-time": large_time,
+        "methods": methods,
     }
     for name in [name for name in sys.argv[1:] if name in tasks] or [
         name for name in tasks if name != "small"
