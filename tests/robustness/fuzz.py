@@ -146,7 +146,12 @@ def _plain(value: Any) -> Any:
 def loaders(root: Path) -> Iterator[list[Loader]]:
     """All of them, each with a small file of its own."""
     with contextlib.ExitStack() as stack:
-        yield [*_of_hardware(root / "hardware", stack), *_of_data(root / "data"), *_of_runs(root / "runs")]
+        yield [
+            *_of_hardware(root / "hardware", stack),
+            *_of_data(root / "data"),
+            *_of_originals(root / "originals"),
+            *_of_runs(root / "runs"),
+        ]
 
 
 def _of_hardware(root: Path, stack: contextlib.ExitStack) -> list[Loader]:
@@ -278,6 +283,77 @@ def _of_data(root: Path) -> list[Loader]:
         )
     )
     return found
+
+
+def _of_originals(root: Path) -> list[Loader]:
+    """Data sets as their makers ship them: stills, Gesture's folder, CIFAR10-DVS in zips; and an archive that is unpacked."""
+    import io
+    import shutil
+    import tarfile
+    import zipfile
+
+    import event_files as files
+    import still_files
+
+    from dpap_neuro.data import open_dataset
+    from dpap_neuro.data.download import unpack
+
+    root.mkdir()
+    still_files.write_idx(root / "mnist", gzipped=False)
+    still_files.write("fashionmnist", root / "fashionmnist")
+    still_files.write_cifar(root / "cifar10")
+    gestures = root / "dvsgesture"
+    gestures.mkdir()
+    events = files.random_events(7, 60, 128, 128, 15_000)
+    words = b"".join(
+        (x << 17 | y << 2 | p << 1 | 1).to_bytes(4, "little") + t.to_bytes(4, "little")
+        for x, y, t, p in events
+    )
+    head = b"".join(n.to_bytes(size, "little") for n, size in ((1, 2), (1, 2), (8, 4), (4, 4), (0, 4)))
+    head += b"".join(len(events).to_bytes(4, "little") for _ in range(3))
+    (gestures / "user01_led.aedat").write_bytes(b"#!AER-DAT3.1\r\n#!END-HEADER\r\n" + head + words)
+    (gestures / "user01_led_labels.csv").write_text(
+        "class,startTime_usec,endTime_usec\n1,100,4000\n11,4000,9000\n3,8500,12000\n"
+    )
+    for part in ("train", "test"):
+        (gestures / f"trials_to_{part}.txt").write_text("user01_led.aedat\n")
+    shipped = root / "cifar10dvs"
+    shipped.mkdir()
+    aer = b"".join((y << 8 | x << 1 | p).to_bytes(4, "big") + t.to_bytes(4, "big") for x, y, t, p in events)
+    for name in ("airplane", "automobile"):
+        with zipfile.ZipFile(shipped / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for number in range(6):
+                archive.writestr(f"{name}/cifar10_{name}_{number}.aedat", b"#!AER-DAT2.0\r\n" + aer)
+    with tarfile.open(root / "a.tar.gz", "w:gz") as archive:
+        entry = tarfile.TarInfo("set/a.bin")
+        entry.size = 3000
+        archive.addfile(entry, io.BytesIO(bytes(range(250)) * 12))
+
+    def recordings(name: str) -> None:
+        found = open_dataset(name, root / name, "all").recordings
+        for number in range(0, len(found), 5):
+            found[number]
+
+    def unpacked() -> None:
+        shutil.rmtree(root / "unpacked", ignore_errors=True)
+        (root / "unpacked").mkdir()
+        unpack(root / "a.tar.gz", root / "unpacked")
+
+    damaged = {
+        "mnist": "train-images-idx3-ubyte",
+        "fashionmnist": "FashionMNIST/raw/train-labels-idx1-ubyte.gz",
+        "cifar10": "cifar-10-batches-bin/data_batch_2.bin",
+        "dvsgesture": "user01_led_labels.csv",
+        "cifar10dvs": "airplane.zip",
+    }
+    found = [
+        Loader(
+            f"{name}, shipped", root / name / file, lambda n=name: recordings(n), text=file.endswith(".csv")
+        )
+        for name, file in damaged.items()
+    ]
+    found.append(Loader("Gesture's events", gestures / "user01_led.aedat", lambda: recordings("dvsgesture")))
+    return [*found, Loader("archive", root / "a.tar.gz", unpacked)]
 
 
 def _of_runs(root: Path) -> list[Loader]:
