@@ -295,14 +295,12 @@ def test_a_run_says_its_code_and_is_evaluated_with_it(run):
     record = json.loads((folder / "run.json").read_text())
     assert record["data"]["binning"]["code"] == record["metadata"]["code"] == "rate:3"
     assert 'code = "rate:3"' in (folder / "config.toml").read_text()
-    found = json.loads(invoke("evaluate", folder / "model.nir", "--dataset", "mnist", *said, "--json"))
+    evaluate = ("evaluate", folder / "model.nir", "--dataset", "mnist", *said)
+    found = command_line.run(*evaluate)
     last = record["history"][-1]["accuracy"]
     assert found["accuracy"] == pytest.approx(last)
     # Another code is another picture: the spikes differ.
-    other = json.loads(
-        invoke("evaluate", folder / "model.nir", "--dataset", "mnist", *said, "--json", "--code", "rate:4")
-    )
-    assert other != found
+    assert command_line.run(*evaluate, "--code", "rate:4")["spikes"] != found["spikes"]
 
 
 def test_compiled_calibrated_and_compared(run):
@@ -319,8 +317,7 @@ def test_compiled_calibrated_and_compared(run):
         6,
     )
     invoke("simulate", folder / "a.h5", "--dataset", "mnist", *said, "--limit", 2)
-    found = invoke("fidelity", folder / "model.nir", "--dataset", "mnist", *said, "--limit", 4, "--json")
-    assert json.loads(found)
+    assert command_line.run("fidelity", folder / "model.nir", "--dataset", "mnist", *said, "--limit", 4)
 
 
 def test_swept(run, tmp_path):
