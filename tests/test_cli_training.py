@@ -156,7 +156,9 @@ def test_dropped_time_bins_shorten_the_run_on_the_chip(folder, tmp_path):
         ".h5": evaluated(folder, tmp_path / "chip.h5", "fixed"),
     }
     assert {name: values["steps"] for name, values in found.items()} == dict.fromkeys(found, 3)
-    assert found["fixed"]["spikes"] == found[".net"]["spikes"] > 0
+    # What compile makes for the chip; NETX has one threshold per population, so that its weights are rounded otherwise.
+    assert found["fixed"]["spikes"] == found[".h5"]["spikes"] > 0
+    assert found[".net"]["spikes"] == pytest.approx(found["fixed"]["spikes"], rel=0.01)
     assert found["exported"] == {**found["float"], "seconds": found["exported"]["seconds"]}
 
     from dpap_neuro.exchange.nir_export import to_nir

@@ -12,13 +12,14 @@ pytest.importorskip("torch")
 pytest.importorskip("norse")
 
 import torch
+from torch import nn
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import write_sealed
 from dpap_neuro.networks.models import ModelSettings, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.pruning import make_pruner
-from dpap_neuro.train import runs, sweeps
+from dpap_neuro.train import loop, runs, sweeps
 from dpap_neuro.train.loop import TrainSettings, train
 from hardware.graph.parsing import read_graph
 
@@ -285,3 +286,12 @@ def test_a_plan_refuses_what_it_does_not_know():
         sweeps.plan(["axe"], [0.5], range(1))
     with pytest.raises(InputError, match="sparsity"):
         sweeps.plan(["dpap"], [1.0], range(1))
+
+
+def test_batch_norms_statistics_cover_an_epoch_of_few_batches():
+    usual, own = nn.BatchNorm2d(3), nn.BatchNorm1d(3, momentum=0.01)
+    cumulative = nn.BatchNorm1d(3, momentum=None)
+    for batches, momentum in ((23, 0.1), (10, 0.1), (4, 0.25), (1, 1.0)):
+        usual.momentum = 0.1
+        loop._cover_an_epoch(nn.Sequential(usual, own, cumulative), batches)
+        assert (usual.momentum, own.momentum, cumulative.momentum) == (momentum, 0.01, None)

@@ -56,8 +56,9 @@ def curves(found: Sequence[Curve]) -> Any:
         values = [np.nan if a is None else a for a in curve.accuracy]
         above.plot(curve.epochs, values, ".-", color=colour, label=curve.name)
         below.plot(curve.epochs, curve.left, ".-", color=colour)
-        for layer, style in zip(curve.rates, cycle(("-", "--", ":", "-.")), strict=False):
-            axes[2].plot(curve.epochs, curve.rates[layer], style, color=colour, label=layer)
+        # Layers by their line, networks by their colour as above; points, so that one epoch shows.
+        for layer, style in zip(curve.rates, cycle((".-", ".--", ".:", ".-.")), strict=False):
+            axes[2].plot(curve.epochs, curve.rates[layer], style, color=colour)
     above.set_ylabel("accuracy, %")
     below.set_ylabel("synapses left, %")
     below.set_ylim(0, 103)
@@ -65,7 +66,14 @@ def curves(found: Sequence[Curve]) -> Any:
     if rows == 3:
         axes[2].set_ylabel("spikes per\nneuron and step")
         axes[2].set_ylim(0, None)
-        legends.append(axes[2].legend(frameon=False, ncols=4, fontsize="x-small"))
+        named = next(curve.rates for curve in found if curve.rates)
+        lines = [
+            axes[2].plot([], [], style, color=INK, label=layer)[0]
+            for layer, style in zip(named, cycle(("-", "--", ":", "-.")), strict=False)
+        ]
+        legends.append(
+            axes[2].legend(handles=lines, title="layer", frameon=False, ncols=4, fontsize="x-small")
+        )
     axes[-1].set_xlabel("epoch")
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     for legend in legends:

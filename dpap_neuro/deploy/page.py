@@ -190,7 +190,7 @@ def _removed(epochs: list[dict[str, Any]], nodes: Sequence[str]) -> dict[str, tu
         return {}
     found = {}
     for name in epochs[-1]["layers"]:
-        module = str(name).replace(".", "_")
+        module = str(name).removeprefix("synapses.").replace(".", "_")
         same = [node for node in nodes if node == module or node.startswith(f"{module}_")]
         counts = [e["layers"][name] for e in epochs]
         found[same[0] if len(same) == 1 else str(name)] = tuple(
@@ -463,7 +463,7 @@ def render(subjects: Sequence[Subject], command: str = "", recordings: str = "no
         by_epoch=[
             {"name": curve.name, "drawn": picture(partial(drawings.layers, curve))}
             for curve in trained
-            if curve.layers
+            if curve.layers and len(curve.epochs) > 1
         ],
         sparsities=_sparsities(subjects),
         recording=None if shown is None else picture(partial(drawings.recording, shown)),

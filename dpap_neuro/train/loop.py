@@ -37,6 +37,8 @@ PATIENCE = 3
 MOST_VALUES = 1 << 26
 
 
+# PyTorch's, of batch norm; another one is its author's choice.
+_MOMENTUM = 0.1
 Data = tuple[Rasters, np.ndarray]
 
 
@@ -216,6 +218,7 @@ def _train(
         optimizer,
         lambda step: min(1.0, (step + 1) / warmup) * 0.5 * (1 + np.cos(np.pi * min(1.0, step / total))),
     )
+    _cover_an_epoch(model, batches * settings.accumulate)
     step = Step(model, pruner, optimizer, settings, device)
     history = History()
     generators = {"training": generator}
@@ -306,6 +309,14 @@ def _train(
     model.eval()
     history.seconds = time.perf_counter() - begin
     return history
+
+
+def _cover_an_epoch(model: nn.Module, batches: int) -> None:
+    """Let batch norm's running statistics cover an epoch of fewer than ten batches: PyTorch's own momentum of 0.1 covers about ten, so
+    that a network of few recordings was tested with statistics from before it learned, and its layers were silent then."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum == _MOMENTUM:
+            module.momentum = max(_MOMENTUM, 1 / batches)
 
 
 def _name_silent(names: list[str], batches: int, on_note: Callable[[str], None] | None) -> None:
