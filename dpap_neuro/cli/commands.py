@@ -20,7 +20,7 @@ COMMANDS = {
         "Train a float network on with the integers that a chip runs; spikes in training are then spikes on the chip.",
     ),
     "sweep": (
-        "learning",
+        "sweeping",
         "Compare pruners at equal sparsity: pruners x sparsities x seeds, as a table and a picture.",
     ),
     "export": (

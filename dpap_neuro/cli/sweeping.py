@@ -1,0 +1,316 @@
+"""The command that compares pruners."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dpap_neuro.cli.options import (
+    Allocation,
+    Batch,
+    Bins,
+    CacheDir,
+    Code,
+    Compact,
+    Count,
+    DataDir,
+    Dataset,
+    Device,
+    Downsample,
+    Epochs,
+    Force,
+    KeepBins,
+    LearningRate,
+    Precision,
+    RateTarget,
+    RateWeight,
+    Regrow,
+    Score,
+    Sensor,
+    Structured,
+    WeightBits,
+    Workers,
+    command,
+    either,
+)
+from dpap_neuro.cli.shared import (
+    cache_folder,
+    interruptible,
+    plain,
+    progress,
+    say,
+    speaking,
+    stderr,
+    stdout,
+)
+from dpap_neuro.data import dataset as known_dataset
+from dpap_neuro.data.parallel import check_workers
+from dpap_neuro.deploy.request import NEURON, NeuronRequest, TrainRequest, with_network_of
+from dpap_neuro.networks import MODELS
+from dpap_neuro.pruning import PRUNERS, with_choices
+
+if TYPE_CHECKING:
+    from dpap_neuro.train.sweeps import Row, Shard
+
+
+@command()
+def sweep(
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for runs.csv, runs.json, summary.csv, paired.csv and sweep.png; goes on where it stopped."
+        ),
+    ],
+    dataset: Dataset = "digits",
+    data_dir: DataDir = None,
+    sensor: Sensor = None,
+    cache_dir: CacheDir = None,
+    model: Annotated[
+        str | None, typer.Option(help=f"{', '.join(MODELS)} or FILE.py:function; default by data set.")
+    ] = None,
+    pruner: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"{either(*PRUNERS)}; give it several times to compare. Options of its own behind a colon, such as "
+            "weighted:exponent=0.5,regrow=0."
+        ),
+    ] = None,
+    score: Score = None,
+    allocation: Allocation = None,
+    regrow: Regrow = None,
+    sparsity: Annotated[
+        list[float] | None, typer.Option(help="Share of the parameters to remove; give it several times.")
+    ] = None,
+    count: Count = None,
+    structured: Structured = False,
+    compact: Compact = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Runs with seeds 0 to N - 1, or this many of every fold. Default: 3, of a fold 1."
+        ),
+    ] = None,
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            help="Cross-validation over all recordings of the train split, a seed of its own per fold."
+        ),
+    ] = None,
+    inner: Annotated[
+        bool,
+        typer.Option(
+            "--inner",
+            help="Test on a fifth of each run's training recordings, to choose settings by: those that are reported stay unseen.",
+        ),
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Pruner to say the others' paired differences from; paired.csv has all."),
+    ] = None,
+    epochs: Epochs = 24,
+    batch: Batch = 64,
+    learning_rate: LearningRate = 3e-3,
+    rate_target: RateTarget = 0.0,
+    rate_weight: RateWeight = 0.0,
+    neurons: NeuronRequest = NeuronRequest(),
+    readout: Annotated[
+        str | None, typer.Option(help="spikes or membrane.", show_default="by data set, or spikes")
+    ] = None,
+    keep_bins: KeepBins = None,
+    bins: Bins = None,
+    code: Code = None,
+    downsample: Downsample = None,
+    precision: Precision = None,
+    weight_bits: WeightBits = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Only the second of eight parts: 2/8. Parts may run at once.")
+    ] = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    force: Force = False,
+) -> None:
+    """Compare pruners at equal sparsity: pruners x sparsities x seeds, as a table and a picture.
+
+    Settings are to be chosen on other recordings than those that are reported: --inner tests on recordings held out of the training
+    part of the same split or folds. With --folds every recording trains in other folds: strictly, choose for each fold by itself.
+
+    Example: dpap-neuro sweep --pruner none --pruner dpap --pruner magnitude --sparsity 0.8 --out sweep
+
+    Example: dpap-neuro sweep --pruner weighted --pruner weighted:regrow=0 --pruner lamp --sparsity 0.98 --out ablation
+
+    On the integers of a chip, 4 bits a weight: --precision loihi --weight-bits 4
+
+    On several GPUs: torchrun --nproc-per-node 2 -m dpap_neuro.cli sweep ... (each process takes whole runs); on a cluster, as many
+    jobs as wanted with --shard 1/8 to --shard 8/8 and one --out: the last one puts the tables together.
+    """
+    size = TrainRequest(sensor=sensor).sensor_size
+    defaults = known_dataset(dataset, size).defaults
+    from dpap_neuro import data as sets
+    from dpap_neuro.deploy.finetuning import new_network
+    from dpap_neuro.deploy.training import precision_of
+    from dpap_neuro.errors import InputError
+    from dpap_neuro.files import locked
+    from dpap_neuro.train import distributed, loop, runs, sweeps
+
+    settings = loop.TrainSettings(
+        epochs=epochs,
+        batch=batch,
+        learning_rate=learning_rate,
+        rate_target=rate_target,
+        rate_weight=rate_weight,
+        shift=defaults.shift,
+        flip=defaults.flip,
+        drop=defaults.drop,
+        jitter=defaults.jitter,
+        compact=compact,
+    )
+    binning = defaults.binning(bins, downsample=downsample, code=code)
+    integers = precision_of(
+        TrainRequest(precision=precision, weight_bits=weight_bits, compact=compact), binning
+    )
+    cache = cache_folder(cache_dir)
+    choices = {"score": score, "allocation": allocation, "regrow": regrow}
+    planned = sweeps.plan(
+        [
+            name if name == "none" else with_choices(name, **choices)
+            for name in pruner or ["none", "dpap", "weighted", "magnitude"]
+        ],
+        sparsity or [0.8, 0.95, 0.98],
+        range(seeds or 3) if folds is None else range(folds * (seeds or 1)),
+    )
+    names = list(dict.fromkeys(sweeps.label(name, structured) for name, _, _ in planned))
+    if against is not None and against not in names:
+        raise InputError(
+            f"against: found {against!r}, expected one of the pruners compared: {', '.join(names)}"
+        )
+    own = _shard(shard)
+    check_workers(workers)
+    if force and own is not None:
+        raise InputError("--force: begins anew, expected one process and no --shard")
+    chosen = distributed.own_device(loop.choose_device(device))
+    # Of several processes under torchrun the first one speaks for all.
+    with (
+        interruptible("the same command goes on with the runs that are missing"),
+        speaking(shard is not None or own is None or own.number == 1),
+        locked(out if own is None else own.folder(out)) as folder,
+    ):
+        if force:
+            sweeps.remove(out)
+        with progress() as tell:
+            if folds is None:
+                split = runs.load_split(
+                    dataset,
+                    data_dir,
+                    binning,
+                    lambda what, a, b: tell(f"reading {what}", a, b),
+                    cache,
+                    size,
+                    workers,
+                )
+                data_of = lambda _: (split.train, split.test)  # noqa: E731
+                trained, number = len(split.train[1]), len(split.test[1])
+                tested = (
+                    f"no recordings for testing: every fifth of each class is held out, {number} of {trained + number}"
+                    if split.held_out
+                    else f"tested on the {number} recordings of the test split, trained on the {trained} of the train split"
+                )
+            else:
+                opened = sets.open_dataset(dataset, data_dir, "train", size)
+                rasters = opened.stored(binning, cache, lambda a, b: tell("reading", a, b), workers)
+                data = (rasters, opened.recordings.labels)
+                split = runs.Split(opened, data, data, binning)
+                data_of = lambda seed: sweeps.fold(data, seed % folds, folds)  # noqa: E731
+                tested = (
+                    f"held out: of the {len(data[1])} recordings of the train split one in {folds} of each class, beginning with "
+                    f"number (seed modulo {folds})"
+                )
+            if inner:
+                data_of = sweeps.inner(data_of, folds)
+                tested = (
+                    f"settings are chosen: of each run's training recordings one in {sweeps.INNER} of each class is held out and tested, "
+                    f"and those that a sweep without --inner tests are not looked at (there: {tested})"
+                )
+            say(f"{tested[0].upper()}{tested[1:]}.")
+            name = defaults.model if model is None else model
+            ours = with_network_of(neurons, model, defaults.network)
+            if readout is None and ours is not neurons:
+                readout = defaults.network.get("readout")
+            description = runs.model_settings(
+                split, name, readout or "spikes", *ours.neuron_settings(), cell=ours.neuron or NEURON
+            )
+            do = functools.partial(
+                sweeps.sweep,
+                model=description,
+                data_of=data_of,
+                settings=settings,
+                device=chosen,
+                progress=lambda done, total: tell("runs", done, total),
+                on_run=lambda r: stderr.print(
+                    f"{r.pruner} {r.sparsity:.0%} seed {r.seed}: {r.accuracy:.2%}, {r.remaining:,} parameters, "
+                    f"{r.synapses_remaining:,} synapses, {r.events:,.0f} synaptic events per recording, {r.seconds} s",
+                    highlight=False,
+                ),
+                keep_bins=keep_bins,
+                count=count or "parameters",
+                structured=structured,
+                origin={
+                    "dataset": dataset,
+                    "folds": folds,
+                    "tested": tested,
+                    "precision": None if integers is None else asdict(integers),
+                    **binning.to_dict(),
+                },
+                network_of=None
+                if integers is None
+                else lambda seed, train: new_network(
+                    description, integers, replace(split, train=train), seed, batch
+                ),
+            )
+            tables = sweeps.shard_tables(out) if own is None else [out / "runs.csv"]
+            part = planned if own is None else own.part(planned)
+            rows = do(folder / "runs.csv", planned=part, others=tables)
+        if own is None:
+            return _tell_sweep(out, dataset, rows, folds, against)
+    waiting = sweeps.missing(out, planned, structured)
+    if waiting:
+        say(f"Shard {own} is done; {waiting} of {len(planned)} runs are not done yet.")
+        return
+    with locked(out):
+        rows = do(out / "runs.csv", planned=planned, others=sweeps.shard_tables(out), progress=None)
+        _tell_sweep(out, dataset, rows, folds, against)
+
+
+def _shard(text: str | None) -> Shard | None:
+    """The part of a sweep that is this process's: as --shard says or, of processes that torchrun started, one each."""
+    from dpap_neuro.errors import InputError
+    from dpap_neuro.train import distributed
+    from dpap_neuro.train.sweeps import Shard
+
+    if distributed.started() < 2:
+        return None if text is None else Shard.parse(text)
+    if text is not None:
+        raise InputError(f"--shard: found {distributed.started()} processes of torchrun, expected one")
+    return Shard(distributed.own_number() + 1, distributed.started())
+
+
+def _tell_sweep(out: Path, dataset: str, rows: Sequence[Row], folds: int | None, against: str | None) -> None:
+    """The summary of a sweep that is whole: its files and its table."""
+    from dpap_neuro.deploy.report import paired_table, sweep_table
+    from dpap_neuro.train import paired, sweeps
+
+    sweeps.write_table(sweeps.summarise(rows), out / "summary.csv")
+    sweeps.draw(rows, out / "sweep.png", Path(dataset).name, "seeds" if folds is None else "folds")
+    stdout.print(sweep_table(sweeps.summarise(rows)))
+    files = ["runs.csv", "runs.json", "summary.csv", "sweep.png"]
+    found = paired.differences(rows, folds)
+    if found:
+        sweeps.write_table(found, out / "paired.csv")
+        files.insert(3, "paired.csv")
+    if against is not None:
+        stdout.print(paired_table(paired.against(found, against), against, folds))
+    stdout.print(plain(f"Results in {out}: {', '.join(files)}"), highlight=False)
