@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from hardware.network.integer import (
     SparseProjection,
     conv_output_shape,
 )
+from hardware.simulate import simulator as simulator_module
 from hardware.simulate.simulator import Simulator, simulate
 from hardware.simulate.tables import Memory, events
 from hardware.simulate.vectors import quotient
@@ -206,6 +208,61 @@ def test_threads_and_batch_change_nothing():
         np.testing.assert_array_equal(getattr(one, variable)["p"], getattr(many, variable)["p"])
     np.testing.assert_array_equal(simulate(network, x[6:7]).output, one.output[6:7])
     assert one.output.any() and not one.output.all()
+
+
+@settings(EXAMPLES, max_examples=60)
+@given(
+    st.data(),
+    networks(),
+    st.sampled_from(["zero_delay", "chip"]),
+    st.sampled_from([None, 5]),
+    st.integers(2, 9),
+)
+def test_two_cores_in_one_recording_change_nothing(data, network, timing, interval, chunks):
+    x = raster(data.draw, network, 1, 12)
+    wanted = everything(network)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulator_module, "CHUNKS", chunks)
+        patch.setattr(simulator_module, "WORTH_A_CORE", -1.0)
+        simulator = Simulator(network)
+        one = simulator.run(x, timing, wanted, threads=1, reset_interval=interval)
+        n = len(network.inputs) + len(network.populations)
+        for parts in itertools.combinations(range(n + 1), 2):
+            if not simulator._is_forward(parts):
+                continue
+            simulator.__dict__["_parts"] = parts
+            two = simulator.run(x, timing, wanted, threads=2, reset_interval=interval)
+            for name in wanted:
+                for a, b in (
+                    (one.u, two.u),
+                    (one.v, two.v),
+                    (one.spikes, two.spikes),
+                    (one.counts, two.counts),
+                ):
+                    if name in a:
+                        np.testing.assert_array_equal(a[name], b[name])
+                np.testing.assert_array_equal(one.event_counts[name], two.event_counts[name])
+
+
+def test_parts_for_two_cores_never_send_back_nor_meet_at_a_neuron():
+    ways = [("in", "a"), ("a", "b"), ("b", "c"), ("c", "d")]
+
+    def chain(*more):
+        return Simulator(
+            Network(
+                (InputPopulation("in", (2000,)),),
+                tuple(Population(name, (2000,)) for name in "abcd"),
+                tuple(DenseProjection(s, t, np.full((2000, 2000), 2, np.int8)) for s, t in (*ways, *more)),
+                ("d",),
+            )
+        )  # fmt: skip
+
+    assert chain()._parts is not None
+    # A loop over all of it leaves no part behind another.
+    assert chain(("d", "a"))._parts is None
+    first, last = chain(("a", "c"))._parts
+    # c hears a and b, so that both are in one part.
+    assert (first <= 1) + (last <= 1) == (first <= 2) + (last <= 2)
 
 
 @settings(EXAMPLES, max_examples=40)

@@ -164,6 +164,9 @@ def _compiled(function):  # type: ignore[no-untyped-def]
     signature = void(
         int64,
         int64,
+        int64,
+        int64,
+        int64,
         int64[:, ::1],
         int64[:, ::1],
         int64[::1],
@@ -180,8 +183,10 @@ def sample_kernel():  # type: ignore[no-untyped-def]
     return _compiled(run_sample)
 
 
-def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_counts):
-    """Simulate one sample.
+def run_sample(
+    begin, end, first_pop, last_pop, interval, pops, links, state, in_ptr, spike_counts, event_counts
+):
+    """Simulate one sample from step `begin` to `end`, of the populations from first_pop to last_pop; what was before is in the state.
 
     interval: steps between resets. state: addresses of 4095 - du, 4096 - dv, vth << 6 and bias of every neuron, of the arrays below,
     of room for the currents of a block and for three numbers of each neuron that spiked. in_ptr: (inputs, steps + 1), where
@@ -201,8 +206,8 @@ def run_sample(steps, interval, pops, links, state, in_ptr, spike_counts, event_
     at_row = _int32_at(state[16])
     at_place = _int32_at(state[17])
 
-    for t in range(steps):
-        for p in range(pops.shape[0]):
+    for t in range(begin, end):
+        for p in range(first_pop, last_pop):
             first = pops[p, P_FIRST]
             size = pops[p, P_SIZE]
             kind = pops[p, P_KIND]

@@ -12,7 +12,8 @@ import threading
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cached_property
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def simulate(
     raster: (batch, steps, *input shape), whole numbers from 0; by the input's name where there are more. None for an
         input that is always on.
     record: names of populations whose spikes, u and v are wanted, or for each name which of these.
-    threads: at most so many samples at once; None: as many as there are cores.
+    threads: at most so many samples at once, of one alone two parts; None: as many as there are cores.
     reset_interval N, reset_offset k: on the chip's clock, u and v of a population at depth d are zeroed
         before the dynamics of the steps t = 1, 2, ... with t mod N = (d + k + 1) mod N, so that samples of N
         steps run back to back, each layer a step later than the one before; without delays all with d = 0.
@@ -111,6 +112,11 @@ class _Link:
     ptr: Array
     geometry: Array
     reach: int  # the largest |sum| that one spike of every source neuron can make, for a convolution
+
+
+# A recording alone runs on two cores in so many chunks of steps, where either core has more to do than so many nanoseconds in a step:
+# handing a chunk over takes some ten microseconds.
+CHUNKS, WORTH_A_CORE = 16, 20_000.0
 
 
 class Simulator:
@@ -174,7 +180,12 @@ class Simulator:
         wanted = wanted_variables(self.network, record)
         rasters, batch, steps = check_rasters(self.network, raster)
         largest = max(int(r.max(initial=0)) for r in rasters.values()) if rasters else 0
-        pops, links, ring_size = self._tables(timing, largest, reset_interval, reset_offset)
+        workers = min(threads or cores(), max(batch, 1)) if memory is None else 1
+        # One recording alone runs on two cores where the network can be cut in two.
+        shared = batch == 1 and memory is None and (threads or cores()) > 1
+        chunk = max(1, steps // CHUNKS)
+        parts = self._parts if shared and steps >= CHUNKS else None
+        pops, links, ring_size = self._tables(timing, largest, reset_interval, reset_offset, parts, chunk)
         output = self.network.outputs[0]
         spiking = {p.name: p.spiking for p in self.network.populations}
         final = "spikes" if spiking[output] else "v"
@@ -214,18 +225,29 @@ class Simulator:
                 local.pops[self._rank[name], columns[variable]] = array[b].ctypes.data
             in_ptr, in_index, in_value = events(rasters, b, steps, np.int32)
             constants = [self._keep_u, self._keep_v, self._threshold, self._bias, self._outside]
-            arrays_ = (*constants, *state[:_ROOM], in_index, in_value, *state[_ROOM:])
-            addresses = [a.ctypes.data for a in arrays_]
-            run_sample(
-                steps,
-                reset_interval or 0,
-                local.pops,
-                links,
-                np.array(addresses, np.int64),
-                in_ptr,
-                spike_counts[b],
-                event_counts[b],
-            )
+            table = local.pops
+
+            def some(begin: int, end: int, first: int, last: int, state: list[Array] = state) -> None:
+                arrays_ = (*constants, *state[:_ROOM], in_index, in_value, *state[_ROOM:])
+                addresses = np.array([a.ctypes.data for a in arrays_], np.int64)
+                run_sample(
+                    begin, end, first, last, reset_interval or 0, table, links, addresses, in_ptr, spike_counts[b], event_counts[b]
+                )  # fmt: skip
+
+            if parts is None:
+                some(0, steps, 0, len(pops))
+            else:
+                own = self._state(1, take)
+                other = [state[i] if i in _VOLATILE else own[i] for i in range(len(own))]
+                first, last = parts
+                with ThreadPoolExecutor(1) as pool:
+                    # Each part is a chunk of steps behind the one before.
+                    for begin in range(0, steps + 2 * chunk, chunk):
+                        bounds = [min(max(0, begin - n * chunk), steps) for n in (-1, 0, 1, 2)]
+                        middle = pool.submit(some, bounds[2], bounds[1], first, last, other)
+                        some(bounds[1], bounds[0], 0, first)
+                        some(bounds[3], bounds[2], last, len(pops))
+                        middle.result()
             spikes = state[_COUNTS]
             for name, array in counts.items():
                 rank = self._rank[name]
@@ -236,7 +258,6 @@ class Simulator:
                 else:
                     array[b] = spikes[neurons].reshape(array.shape[1:])
 
-        workers = min(threads or cores(), max(batch, 1)) if memory is None else 1
         if workers == 1:
             for b in range(batch):
                 one(b)
@@ -261,6 +282,35 @@ class Simulator:
             depth=dict(self.depth),
             timing=timing,
         )
+
+    @cached_property
+    def _parts(self) -> tuple[int, int] | None:
+        """Populations from the first number to the second are what one core runs; another runs those before, some steps ahead, and those
+        behind, some steps later. None where it would gain nothing, or spikes go back to an earlier part, or a neuron hears two parts:
+        its sums would be added to from two cores."""
+        # Nanoseconds a step, as if one neuron in ten spiked: updates, spikes, and events, which in vectors cost least.
+        cost = np.array([0.5 * size for size in self._sizes])
+        cost[: len(self.network.inputs)] = 0.0
+        for link in self._links:
+            each = 0.15 if link.form in (kernels.DENSE, kernels.CONV) else 0.8
+            events = float(link.degree.sum(dtype=np.int64))
+            cost[link.source] += 0.1 * (20.0 * self._sizes[link.source] + each * events)
+        passed = np.concatenate([[0.0], np.cumsum(cost)])
+        gained, found = WORTH_A_CORE, None
+        for first, last in combinations(range(len(cost) + 1), 2):
+            middle = passed[last] - passed[first]
+            least = float(min(middle, passed[-1] - middle))
+            if least > gained and self._is_forward((first, last)):
+                gained, found = least, (first, last)
+        return found
+
+    def _is_forward(self, parts: tuple[int, int]) -> bool:
+        heard: dict[int, int] = {}
+        for link in self._links:
+            source, target = _part(parts, link.source), _part(parts, link.target)
+            if source > target or heard.setdefault(link.target, source) != source:
+                return False
+        return True
 
     # --- layout --------------------------------------------------------------------------------------------
 
@@ -291,8 +341,15 @@ class Simulator:
         return self._outside[self._first[i] : self._first[i + 1]]
 
     def _tables(
-        self, timing: Timing, largest: int, interval: int | None, offset: int
+        self,
+        timing: Timing,
+        largest: int,
+        interval: int | None,
+        offset: int,
+        parts: tuple[int, int] | None = None,
+        chunk: int = 0,
     ) -> tuple[Array, Array, int]:
+        """parts, chunk: each part of the network runs up to two chunks of steps behind the one before, whose spikes wait that long."""
         network = self.network
         links = np.zeros((len(self._links), kernels.L_COLUMNS), np.int64)
         slots = [1] * len(self._entries)
@@ -302,7 +359,8 @@ class Simulator:
             counts = largest if link.source < len(network.inputs) else 1
             wrap = conv and (link.reach * counts << max(projection.weight_exp, 0)) >= STATE_LIMIT
             steps = latency(network, projection, link.delay, timing, self.depth)
-            slots[link.target] = max(slots[link.target], steps + 1)
+            behind = 0 if parts is None else _part(parts, link.target) - _part(parts, link.source)
+            slots[link.target] = max(slots[link.target], steps + 1 + (behind + 1) * chunk * (behind > 0))
             row[kernels.L_KIND] = link.form
             row[kernels.L_TARGET] = link.target
             row[kernels.L_LATENCY] = steps
@@ -394,7 +452,12 @@ class Simulator:
         return links
 
 
-# Of the arrays that `Simulator._state` returns: u, v, ring and spikes of each neuron start at zero.
+def _part(parts: tuple[int, int], population: int) -> int:
+    """Which of the three parts, see `Simulator._parts`, a population is in."""
+    return (population >= parts[0]) + (population >= parts[1])
+
+
+# Of the arrays that `Simulator._state` returns: u, v, ring and spikes of each neuron start at zero, and parts of the network share them.
 _VOLATILE, _COUNTS = (0, 1, 2, 6), 6
 # From here on they are room.
 _ROOM = 7

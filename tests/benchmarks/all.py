@@ -52,6 +52,7 @@ BENCHMARKS = (
     Benchmark("float simulator against the integer one", ("bench_float.py",), r"\d"),
     Benchmark("fidelity against its two runs", ("bench_fidelity_time.py",), r"median|absent"),
     Benchmark("simulator, synaptic events", ("bench_simulator.py", "conv"), r"\d"),
+    Benchmark("simulator, one recording on two cores", ("bench_simulator.py", "alone"), r"\d"),
     Benchmark("integer simulator against Lava", ("bench_lava.py",), r"neurons|ratio|skipped", lava=True),
     Benchmark("placement for time", ("bench_placement.py", "time"), r"\d"),
     Benchmark("export, reading, import", ("bench_nir.py",), r"\d"),

@@ -1,8 +1,9 @@
-"""Speed and memory of the simulator: python tests/benchmarks/bench_simulator.py [conv | pruned | start | memory ...]
+"""Speed and memory of the simulator: python tests/benchmarks/bench_simulator.py [conv | pruned | alone | start | memory ...]
 
 conv: synaptic events per second and core, every input pixel spiking in every step.
 pruned: a fully connected network with 90 % of its weights pruned at random against the same one unpruned; once
     as it is, when it spikes less, and once with thresholds lowered until it spikes as much as before.
+alone: one recording of PilotNet on one core and on two, interleaved; on a quiet machine with two cores.
 start: a fresh process whose compiled code is not on disk yet, until its first simulation is over.
 memory: the peak of a process that builds and runs 100 million sparse synapses.
 """
@@ -107,6 +108,26 @@ def threshold(sources, rate):
     return 1.64 * np.sqrt(sources * rate) * 200 / np.sqrt(3)
 
 
+def alone(repeats=25):
+    from bench_lava import pilotnet
+
+    from hardware.simulate.simulator import Simulator
+
+    for steps in (32, 128):
+        network, raster = pilotnet(steps)
+        simulator = Simulator(network)
+        took: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(repeats):
+            for threads, seconds in took.items():
+                begin = time.perf_counter()
+                simulator.run(raster[None], threads=threads)
+                seconds.append(time.perf_counter() - begin)
+        one, two = (float(np.median(seconds)) for seconds in took.values())
+        print(
+            f"PilotNet, one recording of {steps} steps: {one * 1e3:.1f} ms on one core, {two * 1e3:.1f} on two, {one / two:.2f} times"
+        )
+
+
 def start():
     program = (
         "import time; t = time.perf_counter(); import numpy as np\n"
@@ -159,8 +180,13 @@ def memory_child(synapses=100_000_000, neurons=1_000_000):
 
 
 if __name__ == "__main__":
-    chosen = sys.argv[1:] or ["conv", "pruned", "start", "memory"]
+    chosen = sys.argv[1:] or ["conv", "pruned", "alone", "start", "memory"]
     for name in chosen:
-        {"conv": conv, "pruned": pruned, "start": start, "memory": memory, "memory-child": memory_child}[
-            name
-        ]()
+        {
+            "conv": conv,
+            "pruned": pruned,
+            "alone": alone,
+            "start": start,
+            "memory": memory,
+            "memory-child": memory_child,
+        }[name]()
