@@ -80,13 +80,18 @@ def _morton(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def grown_order(
-    incoming: Incoming, limits: np.ndarray, costs: np.ndarray, form: np.ndarray, most_visits: float
+    incoming: Incoming,
+    by_pre: tuple[np.ndarray, np.ndarray],
+    limits: np.ndarray,
+    costs: np.ndarray,
+    form: np.ndarray,
+    most_visits: float,
 ) -> tuple[Order | None, float]:
     """For a sparse projection: cores grown one by one, each next neuron the one that shares most pre neurons with its
-    core; see `packing.grow` for limits and costs. None where that would look at more than `most_visits` synapses;
+    core; by_pre: `packing.transpose` of it; see `packing.grow` for limits and costs. None where that would look at more than `most_visits` synapses;
     and how many it looked at.
     """
-    out_ptr, out_post = packing.transpose(incoming.indptr, incoming.pre, incoming.n_pre)
+    out_ptr, out_post = by_pre
     finite = np.minimum(limits, 2.0**62).astype(np.int64)
     most = max(0.0, most_visits / VISITS_PER_STEP)
     order, ends, steps = packing.grow(

@@ -378,12 +378,13 @@ def _grown(problem: Problem, name: str, wire: Wire) -> Order | None:
     the largest of these cores needs."""
     most, chip, best = problem.most[name], problem.chip, None
     left = GROWTH_LOOKS * wire.incoming.synapses
+    by_pre = packing.transpose(wire.incoming.indptr, wire.incoming.pre, wire.incoming.n_pre)
     while True:
         width = packing.index_width(most - 1, problem.widths)
         costs = np.array([wire.plain + width, chip.axon_in_bits + chip.axon_out_bits, chip.neuron_state_bits])
         spare = GROWTH_SPARE if chip.axon_out_bits else 0.0
         limits = np.array([most, problem.capacity[2], (1 - spare) * problem.capacity[1]])
-        order, visits = grown_order(wire.incoming, limits, costs, problem.form, left)
+        order, visits = grown_order(wire.incoming, by_pre, limits, costs, problem.form, left)
         left -= visits
         if order is None:
             return best
