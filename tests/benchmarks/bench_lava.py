@@ -148,11 +148,11 @@ def main():
     ok = True
     if given.only != "pilotnet":
         if TINYNET.is_dir():
-            ok &= compare("tinynet", *tinynet(640), 200, 300)
+            ok &= compare("tinynet", *tinynet(640), 200, 600)
         else:
             print(f"tinynet: skipped, {TINYNET} is absent")
     if given.only != "tinynet":
-        ok &= compare("PilotNet", *pilotnet(32), 10, 150)
+        ok &= compare("PilotNet", *pilotnet(32), 10, 350)
     return 0 if ok else 1
 
 
