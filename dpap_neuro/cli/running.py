@@ -8,7 +8,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.table import Table
 
@@ -410,7 +409,8 @@ def _anytime(
 
 def _by_step(title: str, found: Anytime) -> Table:
     """The read-out so far after up to 16 of the steps."""
-    rows = sorted({round(k) for k in np.linspace(max(0, found.depth - 1), found.steps - 1, 16)})
+    first, last = max(0, found.depth - 1), found.steps - 1
+    rows = sorted({round(first + (last - first) * k / 15) for k in range(16)})
     table = _share_table(title, "step")
     accuracy, energy = found.accuracy, None if found.energy is None else found.energy.mean(axis=0)
     events = found.events.mean(axis=0)
