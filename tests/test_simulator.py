@@ -223,6 +223,7 @@ def test_two_cores_in_one_recording_change_nothing(data, network, timing, interv
     wanted = everything(network)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulator_module, "CHUNKS", chunks)
+        patch.setattr(simulator_module, "LEAST_CHUNK", 1)
         patch.setattr(simulator_module, "WORTH_A_CORE", -1.0)
         simulator = Simulator(network)
         one = simulator.run(x, timing, wanted, threads=1, reset_interval=interval)

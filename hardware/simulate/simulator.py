@@ -114,9 +114,9 @@ class _Link:
     reach: int  # the largest |sum| that one spike of every source neuron can make, for a convolution
 
 
-# A recording alone runs on two cores in so many chunks of steps, where either core has more to do than so many nanoseconds in a step:
-# handing a chunk over takes some ten microseconds.
-CHUNKS, WORTH_A_CORE = 16, 20_000.0
+# A recording alone runs on two cores in so many chunks of at least so many steps, where either core has more to do than so many
+# nanoseconds in a step: handing a chunk over takes some ten microseconds, and the first and last chunks run on one core.
+CHUNKS, LEAST_CHUNK, WORTH_A_CORE = 16, 4, 20_000.0
 
 
 class Simulator:
@@ -184,7 +184,7 @@ class Simulator:
         # One recording alone runs on two cores where the network can be cut in two.
         shared = batch == 1 and memory is None and (threads or cores()) > 1
         chunk = max(1, steps // CHUNKS)
-        parts = self._parts if shared and steps >= CHUNKS else None
+        parts = self._parts if shared and steps >= CHUNKS * LEAST_CHUNK else None
         pops, links, ring_size = self._tables(timing, largest, reset_interval, reset_offset, parts, chunk)
         output = self.network.outputs[0]
         spiking = {p.name: p.spiking for p in self.network.populations}
