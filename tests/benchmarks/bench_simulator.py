@@ -113,7 +113,7 @@ def alone(repeats=25):
 
     from hardware.simulate.simulator import Simulator
 
-    for steps in (32, 128):
+    for steps in (128, 314):
         network, raster = pilotnet(steps)
         simulator = Simulator(network)
         took: dict[int, list[float]] = {1: [], 2: []}
