@@ -8,20 +8,17 @@ Settings are those of ../braille_recurrent, chosen like those of the finetuning 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "nmnist_bits"))
-from run import CPU, gather, widths, write
+from run import CPU, all_folds, widths
 
 from dpap_neuro import data as sets
-from dpap_neuro.data import open_dataset
+from dpap_neuro.data import Binning, Opened, open_dataset
 from dpap_neuro.pruning import make_pruner
-from dpap_neuro.train import loop, runs, sweeps
+from dpap_neuro.train import loop, runs
 
 
 def one_fold(split: runs.Split, seed: int, epochs: int, finetune: int) -> list[dict]:
@@ -34,25 +31,11 @@ def one_fold(split: runs.Split, seed: int, epochs: int, finetune: int) -> list[d
     return widths(split, network, replace(settings, epochs=finetune, learning_rate=1e-3))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--fold", type=int, help="only this one, from 0")
-    parser.add_argument("--epochs", type=int, default=80)
-    parser.add_argument("--finetune", type=int, default=12)
-    given = parser.parse_args()
-    opened = open_dataset("braille", given.data_dir, "all")
-    binning = sets.dataset("braille").defaults.binning(bin_us=10_000, clip=2)
-    everything = opened.rasters(binning), np.asarray(opened.recordings.labels)
-    given.out.mkdir(parents=True, exist_ok=True)
-    for seed in range(given.folds) if given.fold is None else [given.fold]:
-        train, test = sweeps.fold(everything, seed, given.folds)
-        rows = one_fold(runs.Split(opened, train, test, binning), seed, given.epochs, given.finetune)
-        write(rows, given.out / f"fold-{seed}.csv")
-    gather(given.out, "Braille, 128 recurrent neurons")
+def braille(folder: Path) -> tuple[Opened, Binning]:
+    return open_dataset("braille", folder, "all"), sets.dataset("braille").defaults.binning(
+        bin_us=10_000, clip=2
+    )
 
 
 if __name__ == "__main__":
-    main()
+    all_folds(__doc__, braille, one_fold, 80, 12, "Braille, 128 recurrent neurons")

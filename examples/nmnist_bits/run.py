@@ -13,14 +13,15 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from dpap_neuro import data as sets
-from dpap_neuro.data import Binning, open_dataset
+from dpap_neuro.data import Binning, Opened, open_dataset
 from dpap_neuro.deploy.finetuning import exact_network
 from dpap_neuro.deploy.proof import prove
 from dpap_neuro.networks.models import Network
@@ -48,8 +49,9 @@ def longer_in_float(network: Network, split: runs.Split, settings: loop.TrainSet
     return longer
 
 
-def one_fold(split: runs.Split, seed: int, settings: loop.TrainSettings, finetune: int) -> list[dict]:
+def one_fold(split: runs.Split, seed: int, epochs: int, finetune: int) -> list[dict]:
     """Rows of one fold, one per width."""
+    settings = loop.TrainSettings(epochs=epochs, learning_rate=2e-3)
     model = runs.model_settings(split, "cnn-wide", "membrane", 0.5, 0.5)
     pruner = make_pruner("magnitude", epochs=settings.epochs, sparsity=SPARSITY)
     network, _ = runs.train_run(split, model, pruner, replace(settings, seed=seed), CPU)
@@ -128,28 +130,39 @@ def gather(out: Path, what: str) -> None:
     draw(rows, out / "bits.png", what)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def all_folds(
+    about: str | None,
+    recordings: Callable[[Path], tuple[Opened, Binning]],
+    one: Callable[[runs.Split, int, int, int], list[dict]],
+    epochs: int,
+    finetune: int,
+    what: str,
+) -> None:
+    """The command line of such an example. about: its help. recordings: those of a folder, and how they are binned. one: rows of a
+    fold, from its split, number, epochs and epochs of finetuning. epochs, finetune: what goes without saying. what: title of the picture."""
+    parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--fold", type=int, help="only this one, from 0")
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--finetune", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--finetune", type=int, default=finetune)
     given = parser.parse_args()
-    defaults = sets.dataset("nmnist").defaults
-    binning = Binning(defaults.bins, clip=defaults.clip, downsample=defaults.downsample)
-    opened = open_dataset("nmnist", given.data_dir, "train")
+    opened, binning = recordings(given.data_dir)
     everything = opened.rasters(binning), np.asarray(opened.recordings.labels)
-    settings = loop.TrainSettings(epochs=given.epochs, learning_rate=2e-3)
     given.out.mkdir(parents=True, exist_ok=True)
     for seed in range(given.folds) if given.fold is None else [given.fold]:
         train, test = sweeps.fold(everything, seed, given.folds)
-        rows = one_fold(runs.Split(opened, train, test, binning), seed, settings, given.finetune)
+        rows = one(runs.Split(opened, train, test, binning), seed, given.epochs, given.finetune)
         write(rows, given.out / f"fold-{seed}.csv")
-    gather(given.out, f"N-MNIST, {SPARSITY:.0%} of the parameters removed")
-    print(asdict(settings))
+    gather(given.out, what)
+
+
+def nmnist(folder: Path) -> tuple[Opened, Binning]:
+    defaults = sets.dataset("nmnist").defaults
+    binning = Binning(defaults.bins, clip=defaults.clip, downsample=defaults.downsample)
+    return open_dataset("nmnist", folder, "train"), binning
 
 
 if __name__ == "__main__":
-    main()
+    all_folds(__doc__, nmnist, one_fold, 30, 10, f"N-MNIST, {SPARSITY:.0%} of the parameters removed")
