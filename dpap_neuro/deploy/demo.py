@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from dpap_neuro.data import Binning
 from dpap_neuro.deploy import page
 from dpap_neuro.deploy.finetuning import exact_network
 from dpap_neuro.deploy.opening import CompileOptions
+from dpap_neuro.deploy.proof import forward
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.deploy.report import draw_demo
 from dpap_neuro.exchange.nir_export import without_dead_units, write_nir
@@ -81,7 +81,8 @@ def deploy(
         exact = float_simulator.simulate(graph, rasters, record=names, membranes=False)
         output, spikes = exact.output, exact.spikes
     else:
-        output, spikes = _forward(trained, rasters, names)
+        output, values = forward(trained, rasters)
+        spikes = {name: values[name].astype(bool) for name in names}
     fixed = simulator.simulate(network, rasters, record={name: ("spikes",) for name in names})
     parts = fidelity.agreements(spikes, fixed.spikes)
     placements = {chip.name: place(network, chip) for chip in chips}
@@ -95,17 +96,6 @@ def deploy(
         synapses_per_core={chip: p.synapses_per_core.tolist() for chip, p in placements.items()},
         full_per_core={chip: fullest_per_core(p).tolist() for chip, p in placements.items()},
     )
-
-
-@torch.no_grad()
-def _forward(
-    network: ExactNetwork, rasters: np.ndarray, names: list[str]
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Read-out and spikes by name, (n, steps, ...), of the training's forward pass."""
-    trace: dict[str, torch.Tensor] = {}
-    output = network.eval().traced(torch.as_tensor(rasters).transpose(0, 1).float(), trace)
-    spikes = {name: trace[name].transpose(0, 1).numpy().astype(bool) for name in names}
-    return output.transpose(0, 1).numpy(), spikes
 
 
 def run_demo(

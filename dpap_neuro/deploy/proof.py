@@ -110,6 +110,22 @@ def integers(network: ExactNetwork) -> Network:
 
 
 @torch.no_grad()
+def forward(network: ExactNetwork, raster: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The training's forward pass in evaluation mode on rasters (n, steps, *input shape): the read-out (n, steps, *output shape), and
+    of every population its spikes, float32, or a read-out's membranes, int32, (n, steps, *shape)."""
+    mode = network.training
+    trace: dict[str, torch.Tensor] = {}
+    network.eval()
+    device = next(network.parameters()).device
+    output = network.traced(torch.as_tensor(raster).to(device).transpose(0, 1).float(), trace)
+    network.train(mode)
+    return _by_sample(output), {name: _by_sample(values) for name, values in trace.items()}
+
+
+def _by_sample(values: torch.Tensor) -> np.ndarray:
+    return values.cpu().numpy().swapaxes(0, 1)
+
+
 def prove(
     network: ExactNetwork,
     recordings: Iterable[np.ndarray],
@@ -126,20 +142,16 @@ def prove(
             "Lava's runs are compared on the clock of the layers, this network was trained on the chip's"
         )
     compiled = integers(network) if compiled is None else compiled
-    mode = network.training
-    network.eval()
     proof = Proof(lava_recordings=0 if lava else None)
     kept = {p.name: ("spikes",) if p.spiking else ("v",) for p in compiled.populations}
     run_by_simulator = simulator.Simulator(compiled)
-    device = next(network.parameters()).device
     for raster in recordings:
-        trace: dict[str, torch.Tensor] = {}
-        network.traced(torch.as_tensor(raster).to(device).transpose(0, 1).float(), trace)
+        _, trained = forward(network, raster)
         run = run_by_simulator.run(raster, network.precision.timing, kept)
         part = min(lava - (proof.lava_recordings or 0), len(raster)) if lava else 0
         on_lava = run_lava(compiled, raster[:part], kept, lava_python)[0] if part else None
         for name, (variable,) in kept.items():
-            ours = trace[name].cpu().numpy().swapaxes(0, 1)
+            ours = trained[name]
             tally = proof.populations.setdefault(name, Tally("membranes" if variable == "v" else "spikes"))
             tally.values += ours.size
             tally.active += int(np.count_nonzero(ours))
@@ -151,5 +163,4 @@ def prove(
         proof.recordings += len(raster)
         if lava:
             proof.lava_recordings = (proof.lava_recordings or 0) + part
-    network.train(mode)
     return proof

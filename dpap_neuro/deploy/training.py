@@ -216,8 +216,8 @@ def resolve(asked: TrainRequest) -> Training:
     sparsity, chosen = asked.sparsity, asked.pruner
     if chosen is None:
         # Cores may be short of neurons, which dpap frees; rates are what `weighted` can pay for.
-        charged = any(limit is not None for limit in limits[3:])
-        chosen = OF_UNITS if asked.keep_bins is not None or (budget is not None and not charged) else PRUNER
+        placed = budget is not None and not budget.is_charged
+        chosen = OF_UNITS if asked.keep_bins is not None or placed else PRUNER
         if chosen == PRUNER and budget is None and sparsity is None:
             sparsity = SPARSITY
     wanted = {
