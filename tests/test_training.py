@@ -50,6 +50,7 @@ class Interrupted(Exception):
         ("dpap", {"sparsity": 0.7, "bins": 3}),
         ("weighted", {"sparsity": 0.7}),
         ("weighted", {"sparsity": 0.7, "structured": True}),
+        ("weighted", {"sparsity": 0.7, "bins": 3}),
         ("set", {"sparsity": 0.7}),
     ],
 )

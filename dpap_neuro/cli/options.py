@@ -120,7 +120,8 @@ Compact = Annotated[
     ),
 ]
 KeepBins = Annotated[
-    int | None, typer.Option(help="Time steps to keep of each recording; dpap drops the others.")
+    int | None,
+    typer.Option(help="Time steps to keep of each recording; the pruner drops the others as it goes."),
 ]
 Epochs = Annotated[int, typer.Option(help="Passes over the training recordings.")]
 Batch = Annotated[int, typer.Option(help="Recordings per step.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 from torch import nn
 
+from dpap_neuro.data.binning import only_bins
 from dpap_neuro.data.stored import Stored
 from dpap_neuro.deploy.opening import CompileOptions, open_model
 from dpap_neuro.exchange.nir_export import without_dead_units
@@ -56,6 +57,10 @@ class BudgetMeter:
     def raster(self) -> np.ndarray | None:
         return self.recordings[0] if self.recordings else None
 
+    def shown(self, bins: Sequence[int] | None) -> np.ndarray | None:
+        """The raster of the time bins that a network is shown."""
+        return None if self.raster is None else only_bins(self.raster, bins)
+
     @property
     def count(self) -> str:
         """What a pruner is to count, where it can."""
@@ -79,12 +84,12 @@ class BudgetMeter:
     def __str__(self) -> str:
         return self.budget.describe()
 
-    def __call__(self, network: nn.Module) -> Reading:
+    def __call__(self, network: nn.Module, bins: Sequence[int] | None = None) -> Reading:
         twin = _twin(network)
         exported = without_dead_units(twin, twin.settings.input_shape)
         integers = compile_graph(from_nir(runs.graph_of(exported, {})), self.budget.chip)[0]
         try:
-            found = budgets.fill(integers, self.budget, effort=self.effort, raster=self.raster)
+            found = budgets.fill(integers, self.budget, effort=self.effort, raster=self.shown(bins))
         except HardwareError as error:
             return Reading(_UNPLACED, str(error), {"fits": False, "broken": [str(error)]})
         text = f"{found.placement.cores} of {self.budget.cores:g} cores"
@@ -115,7 +120,7 @@ def save_fitted(
     runs.save_run(folder, network, history, metadata, compact=True, about=about)
     budget = meter.budget
     integers = open_model(Path(folder) / "model.nir", CompileOptions(budget.chip)).integers()
-    found = budgets.fill(integers, budget, effort=meter.effort, raster=meter.raster)
+    found = budgets.fill(integers, budget, effort=meter.effort, raster=meter.shown(history.kept_bins))
     runs.add_to_record(folder, budget={"chip": budget.chip.name, **values_of(found)})
     return found
 

@@ -23,8 +23,8 @@ combine: make_pruner("magnitude", score="fisher", allocation="lamp", ...). `spar
 (`count="parameters"` or `"synapses"`), with `epochs`, gives any of them a goal; `dpap` without a goal finds
 its own compression; with `structured=True` it prunes channels and neurons only. `meter=...` instead prunes until what
 the network takes of a budget fits, and no more (see `pruning.budget`). `dpap` with `time_bins=True` (or `bins=5`)
-prunes time bins too (our reading: the paper names spatio-temporal pruning without defining it): show the network only
-`pruner.kept_bins` (x[pruner.kept_bins]) from the next epoch on. The read-out layer is never pruned (but loses
+prunes time bins too (our reading: the paper names spatio-temporal pruning without defining it), and so do all others with
+`bins=5`, by how the loss answers (see `time_bins`): show the network only `pruner.kept_bins` (x[pruner.kept_bins]) from the next epoch on. The read-out layer is never pruned (but loses
 the weights that read from dead neurons).
 """
 

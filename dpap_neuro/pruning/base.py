@@ -293,8 +293,13 @@ class Pruner:
             self.prune_now(epoch)
 
         return approach(
-            partial(meter, self.model), self.masks, reduce, epoch, schedule, self.left, self._keep_all
+            partial(self._measure, meter), self.masks, reduce, epoch, schedule, self.left, self._keep_all
         )
+
+    def _measure(self, meter: Meter) -> Reading:
+        """What the network takes of the budget, shown the time bins that are left."""
+        assert self.model is not None
+        return meter(self.model) if self.kept_bins is None else meter(self.model, self.kept_bins.tolist())
 
     def _keep_all(self) -> Callable[[], None]:
         """Remember weights and masks; what is returned brings them back."""

@@ -116,6 +116,7 @@ class Rewiring(SingleWeights):
         self.fraction = fraction
 
     def _attached(self) -> None:
+        super()._attached()
         wanted = self.goal.at_end(self.masks.parameters())
         fixed = sum(p.weight.numel() for p in self.structure.projections.values() if p.readout)
         layers = {p.name: p.weight for p in self.structure.prunable}

@@ -17,7 +17,8 @@ from dpap_neuro.pruning.masks import count
 from dpap_neuro.pruning.plasticity import order_statistics
 from dpap_neuro.pruning.statistics import Statistics
 from dpap_neuro.pruning.structure import Projection, Structure
-from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings, gradual_share
+from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings
+from dpap_neuro.pruning.time_bins import check_bins
 
 
 class DPAP(Pruner):
@@ -140,10 +141,8 @@ class DPAP(Pruner):
             self.kept_bins = torch.arange(self.steps)
             assert self.statistics is not None
             self.statistics.kept_bins = self.kept_bins
-            if self.goal_bins is not None and self.goal_bins > self.steps:
-                raise InputError(
-                    f"bins: found {self.goal_bins}, expected at most the {self.steps} of the recording"
-                )
+            if self.goal_bins is not None:
+                check_bins(self.goal_bins, self.steps)
 
     def _always_left(self, p: Projection) -> int:
         # Of the read-out what reads from one unit, of a convolution a whole kernel; a matrix's last weight may be that of a
@@ -352,9 +351,7 @@ class DPAP(Pruner):
         if self.goal_bins is None:
             alive &= self.bin_survival >= 0
         else:
-            first, last = self.goal.schedule(self.settings.first_epoch)
-            share = gradual_share(epoch, first, last, 1.0 - self.goal_bins / self.steps)
-            keep = max(self.goal_bins, math.ceil(self.steps * (1.0 - share) - 1e-9))
+            keep = self.goal.bins_after(epoch, self.steps, self.goal_bins, self.settings.first_epoch)
             ranked = torch.where(alive, self.bin_survival + 0.01 * _rank(z), torch.full_like(z, -math.inf))
             chosen = torch.topk(ranked, min(keep, int(alive.sum()))).indices
             alive = torch.zeros_like(alive)

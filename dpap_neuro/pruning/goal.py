@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
-
 from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.survival import gradual_share
 
@@ -35,8 +33,9 @@ class Reading:
         return not self.excess
 
 
-# Measures the network as it is, in evaluation or training mode, and leaves it as it was; its str() names the budget.
-Meter = Callable[[nn.Module], Reading]
+# meter(network, bins=None) measures the network as it is, in evaluation or training mode, and leaves it as it was; bins: the time bins that it
+# is shown, all where None (pruners that prune none never say them). Its str() names the budget.
+Meter = Callable[..., Reading]
 
 
 @dataclass(frozen=True)
@@ -126,6 +125,11 @@ class Goal:
         return share * 0.5 * (1.0 + math.cos(math.pi * progress)) if progress < 1.0 else 0.0
 
     # how much
+
+    def bins_after(self, epoch: int, steps: int, bins: int, first: int | None = None) -> int:
+        """How many of `steps` time bins shall be left after `epoch` for `bins` to be left at last. first: see `schedule`."""
+        share = gradual_share(epoch, *self.schedule(first), 1.0 - bins / steps)
+        return max(bins, math.ceil(steps * (1.0 - share) - 1e-9))
 
     def at_end(self, total: int) -> int:
         """How many of `total` parameters (or synapses) shall be left at last; of a goal that is a number."""

@@ -24,15 +24,25 @@ from dpap_neuro.pruning.regrowth import REGROWTHS, exchange
 from dpap_neuro.pruning.scores import SCORES, Measure, add_squares
 from dpap_neuro.pruning.statistics import check_finite, is_finite, reduce_over_ranks
 from dpap_neuro.pruning.structure import Projection
+from dpap_neuro.pruning.time_bins import BinGates, best_bins, check_bins
 
 
 class SingleWeights(Pruner):
-    """Base of pruners of single weights, which need a goal."""
+    """Base of pruners of single weights, which need a goal. bins: keep this many of a recording's time bins, see `time_bins`."""
 
-    def __init__(self, **goal: Any) -> None:
+    # Decay of the bins' trace per epoch.
+    delta = DELTA
+
+    def __init__(self, *, bins: int | None = None, **goal: Any) -> None:
         super().__init__(**goal)
         if not self.goal.is_given:
             raise InputError(f"pruner {self.name}: found no goal, expected sparsity or remaining")
+        if bins is not None and (bins < 1 or self.goal.epochs is None):
+            raise InputError(
+                f"bins: found {bins} with epochs {self.goal.epochs}, expected at least 1 and epochs given"
+            )
+        self.goal_bins = bins
+        self.gates: BinGates | None = None
         self.said: dict[str, Any] = {}
 
     def say(self, usual: dict[str, Any], chosen: dict[str, Any]) -> None:
@@ -41,7 +51,48 @@ class SingleWeights(Pruner):
 
     def describe(self) -> str:
         said = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in self.said.items())
-        return f"{self.name}{f' ({said})' if said else ''}{self.goal.describe()}"
+        bins = f", {self.goal_bins} time bins left" if self.goal_bins is not None else ""
+        return f"{self.name}{f' ({said})' if said else ''}{self.goal.describe()}{bins}"
+
+    # time bins
+
+    def _attached(self) -> None:
+        super()._attached()
+        if self.goal_bins is not None:
+            check_bins(self.goal_bins, self.steps)
+            self.gates = BinGates(self.structure, self.steps, self.delta)
+            self.kept_bins = self.gates.kept
+
+    def detach(self) -> None:
+        if self.gates is not None:
+            self.gates.detach()
+        super().detach()
+
+    @torch.no_grad()
+    def step(self, optimizer: Optimizer | None = None) -> None:
+        super().step(optimizer)
+        if self.gates is not None:
+            self.gates.absorb(self.gradient_scale)
+
+    def observe(self, epoch: int) -> None:
+        super().observe(epoch)
+        if self.gates is not None and self.goal_bins is not None:
+            keep = self.goal.bins_after(epoch, self.steps, self.goal_bins)
+            self.kept_bins = self.gates.kept = best_bins(self.gates.end_epoch(), self.gates.kept, keep)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = super().state_dict()
+        if self.gates is not None:
+            state["bin_trace"] = self.gates.trace.clone()
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        trace = state.get("bin_trace")
+        if self.gates is not None and (trace is None or trace.shape != self.gates.trace.shape):
+            raise InputError(f"bin_trace: missing or of another length, expected {self.steps} time bins")
+        super().load_state_dict(state)
+        if self.gates is not None and trace is not None and self.kept_bins is not None:
+            self.gates.trace, self.gates.kept = trace.clone(), self.kept_bins
 
 
 class Traced(SingleWeights):
@@ -60,10 +111,17 @@ class Traced(SingleWeights):
         self._squares: dict[str, Tensor] = {}
         self._batches = 0
 
+    @property
+    def is_traced(self) -> bool:
+        return True
+
     def _empty_trace(self, p: Projection) -> Tensor:
         return torch.zeros_like(p.weight, requires_grad=False)
 
     def _attached(self) -> None:
+        super()._attached()
+        if not self.is_traced:
+            return
         self.traces = {p.name: self._empty_trace(p) for p in self.structure.prunable}
         self._squares = {name: torch.zeros_like(trace) for name, trace in self.traces.items()}
         self._batches = 0
@@ -98,6 +156,7 @@ class Traced(SingleWeights):
         self._batches += 1
 
     def observe(self, epoch: int) -> None:
+        super().observe(epoch)
         for name, squares in self._squares.items():
             check_finite(name, "squared gradient" if self.measure is not None else "input", squares)
             self.traces[name].mul_(self.delta).add_(squares, alpha=1.0 / max(1, self._batches))
@@ -202,12 +261,15 @@ class Scored(Traced):
 
     # measuring
 
+    @property
+    def is_traced(self) -> bool:
+        return self._score.is_measured
+
     def _empty_trace(self, p: Projection) -> Tensor:
         return p.weight.new_zeros(p.pre.numel()) if self._score.sources else super()._empty_trace(p)
 
     def _attached(self) -> None:
-        if self._score.is_measured:
-            super()._attached()
+        super()._attached()
         if self.needs_gradients:
             self._check_learning()
         if self._score.reads_inputs:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,9 @@ class EventMeter:
         return f"{self.most:,.0f} synaptic events per recording"
 
     @torch.no_grad()
-    def __call__(self, network: torch.nn.Module) -> Reading:
-        structure = find_structure(network, self.x[:, :2])
+    def __call__(self, network: torch.nn.Module, bins: Sequence[int] | None = None) -> Reading:
+        x = self.x if bins is None else self.x[list(bins)]
+        structure = find_structure(network, x[:, :2])
         readouts = {p.population for p in structure.projections.values() if p.readout}
         quiet: dict[str, int] = {}
 
@@ -108,10 +110,10 @@ class EventMeter:
             for name, population in structure.populations.items()
             if name not in readouts
         ]
-        events = synaptic_events(network, structure, [(self.x, self.x.shape[1])])
+        events = synaptic_events(network, structure, [(x, x.shape[1])])
         for handle in handles:
             handle.remove()
-        silent = tuple(name for name, number in quiet.items() if 2 * number > self.x.shape[1])
+        silent = tuple(name for name, number in quiet.items() if 2 * number > x.shape[1])
         excess = {} if events <= self.most else {"synapses": events / self.most}
         return Reading(excess, f"{events:,.0f} events", {"events": events, "fits": not excess}, silent)
 
