@@ -10,6 +10,9 @@ from typing import Any
 from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.survival import gradual_share
 
+# How many times as fast as single weights whole units and time bins go.
+AHEAD = 2
+
 # What a goal may be of.
 COUNTS = ("parameters", "synapses", "events")
 
@@ -117,6 +120,11 @@ class Goal:
         if first is None:
             first = min(self.epochs - 1, max(1, self.epochs // 10))
         return first, max(first, round(self.reach * self.epochs) - 1)
+
+    def ahead(self, epoch: int) -> int:
+        """The epoch of the schedule at which whatever goes before single weights is after `epoch`: it takes AHEAD of them in one."""
+        first, _ = self.schedule()
+        return first + AHEAD * (epoch - first)
 
     def exchanged(self, epoch: int, share: float) -> float:
         """Share of the weights that sparse training exchanges after `epoch`: by a cosine from `share` to 0 at the goal."""

@@ -77,7 +77,8 @@ class SingleWeights(Pruner):
     def observe(self, epoch: int) -> None:
         super().observe(epoch)
         if self.gates is not None and self.goal_bins is not None:
-            keep = self.goal.bins_after(epoch, self.steps, self.goal_bins)
+            # Before the weights, which what is left of the budget is for.
+            keep = self.goal.bins_after(self.goal.ahead(epoch), self.steps, self.goal_bins)
             self.kept_bins = self.gates.kept = best_bins(self.gates.end_epoch(), self.gates.kept, keep)
 
     def state_dict(self) -> dict[str, Tensor]:

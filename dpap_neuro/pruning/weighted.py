@@ -47,9 +47,8 @@ from dpap_neuro.pruning.scores import weighted
 from dpap_neuro.pruning.structure import Projection
 from dpap_neuro.pruning.units import within_size
 
-# Units in structured pruning: their part of the reduction, and how many epochs of the schedule they take in one.
+# Units in structured pruning: their part of the reduction.
 UNITS = 0.28
-AHEAD = 2
 
 # A threshold between the scores of pruned weights, -1, and all others.
 BELOW_ALL = -0.5
@@ -118,8 +117,7 @@ class Weighted(Traced):
             return
         self._check_traces()
         if self.structured:
-            first, _ = self.goal.schedule()
-            self._prune_units(self.wanted(first + AHEAD * (epoch - first)) or wanted)
+            self._prune_units(self.wanted(self.goal.ahead(epoch)) or wanted)
         scores = self.scores()
         units, masks = self._within(scores, wanted)
         share = self.goal.exchanged(epoch, self.regrow)
