@@ -115,7 +115,7 @@ def test_bins_go_gradually_are_no_longer_shown_and_never_return(name):
     x, model = events(batch=12, steps=8, size=8), conv_net()
     # Nothing happens in the last half.
     x[5:] = 0
-    pruner = make_pruner(name, sparsity=0.5, epochs=8, bins=4).attach(model, x)
+    pruner = make_pruner(name, sparsity=0.5, epochs=8, bins=4, reach=0.7).attach(model, x)
     optimizer, kept = None, [tuple(range(8))]
     for epoch in range(8):
         shown = x[pruner.kept_bins]
