@@ -1,4 +1,4 @@
-"""N-MNIST within a budget of synaptic events: pruning by events against magnitude by parameters, and with a price of spikes.
+"""N-MNIST within a budget of synaptic events: pruning by events against magnitude by parameters, with fewer time bins and a price of spikes.
 
 python examples/nmnist_events/run.py --data-dir DATA --out OUT [--fold 0] [--method NAME] [--epochs 30] [--inner]
 
@@ -7,7 +7,7 @@ the parameters; budgets are the events that the latter makes in the same fold, o
 training recordings after every epoch; events are those of `sweep`'s tables (NeuroBench's synaptic operations), which need no placement.
 Writes OUT/events.csv, a row for each fold and method: accuracy and events per test recording, weights that are left, rates of the last
 epoch; and OUT/events.png. What OUT has already is not done again; --fold K does one fold, so that folds may run side by side.
---inner chooses the price of spikes: on a fifth of the fold's training recordings, against a dense network of its own.
+--inner chooses time bins and the price of spikes: on a fifth of the fold's training recordings, against a dense network of its own.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 
 from dpap_neuro import data as sets
 from dpap_neuro.data import Binning, open_dataset
+from dpap_neuro.data.binning import only_bins
 from dpap_neuro.pruning import Reading, make_pruner
 from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.pruning.inputs import synaptic_events
@@ -43,6 +44,7 @@ COLUMNS = [
     "events",
     "events_in_training",
     "fits",
+    "bins",
     "parameters",
     "synapses",
     "rates",
@@ -52,25 +54,29 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Method:
-    """share: of the dense network's events, its budget; None: as many as magnitude pruning makes. count: what the pruner counts."""
+    """share: of the dense network's events, its budget; None: as many as magnitude pruning makes. bins: time bins left of ten."""
 
     pruner: str
     share: float | None = None
-    count: str = "events"
     rate_weight: float = 0.0
+    bins: int | None = None
 
 
 DENSE, PARAMETERS = "dense", "magnitude by parameters, 98 %"
 # Chosen by --inner.
-RATE_WEIGHT = 1.0
+RATE_WEIGHT, BINS = 0.1, 3
 METHODS = {
     "weighted by events": Method("weighted"),
-    "weighted by events, rate term, 5 %": Method("weighted", 0.05, rate_weight=RATE_WEIGHT),
+    "weighted by events, 5 %": Method("weighted", 0.05),
+    f"weighted by events, {BINS} time bins, 5 %": Method("weighted", 0.05, bins=BINS),
+    f"weighted by events, {BINS} time bins, rate term, 5 %": Method("weighted", 0.05, RATE_WEIGHT, BINS),
     "magnitude by events": Method("magnitude"),
+    f"magnitude by events, {BINS} time bins, 5 %": Method("magnitude", 0.05, bins=BINS),
 }
 CHOICES = {
     DENSE: Method("none"),
-    **{f"rate weight {w:g}, 5 %": Method("weighted", 0.05, rate_weight=w) for w in (0.0, 1.0, 3.0, 10.0)},
+    **{f"{bins or 10} time bins, 5 %": Method("weighted", 0.05, bins=bins) for bins in (None, 5, 3, 2)},
+    **{f"3 time bins, rate weight {w:g}, 5 %": Method("weighted", 0.05, w, 3) for w in (0.1, 1.0)},
 }
 
 
@@ -132,11 +138,14 @@ def one_run(
         pruner = make_pruner("none", epochs=settings.epochs)
     else:
         meter = EventMeter(split.train, budget)
-        pruner = make_pruner(method.pruner, epochs=settings.epochs, count=method.count, meter=meter)
+        options = {} if method.bins is None else {"bins": method.bins}
+        pruner = make_pruner(method.pruner, epochs=settings.epochs, count="events", meter=meter, **options)
     own = replace(settings, rate_weight=method.rate_weight)
     network, history = runs.train_run(replace(split, test=None), model, pruner, own, CPU)
-    training = EventMeter(split.train, math.inf)(network).values["events"]
+    kept = history.kept_bins
+    training = EventMeter(split.train, math.inf)(network, kept).values["events"]
     last, (x, y) = history.epochs[-1], split.test
+    x = only_bins(x, kept)
     parts = ((loop.as_input(x[i : i + 100], CPU), len(x[i : i + 100])) for i in range(0, len(x), 100))
     return {
         "fold": settings.seed,
@@ -145,6 +154,7 @@ def one_run(
         "events": round(synaptic_events(network, pruner.structure, parts), 1),
         "events_in_training": round(training, 1),
         "fits": "" if last.fill is None else last.fill["fits"],
+        "bins": " ".join(map(str, kept)) if kept is not None else "",
         "parameters": last.remaining,
         "synapses": last.synapses_remaining,
         "rates": " ".join(f"{rate:.4f}" for rate in (last.rates or {}).values()),
