@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -81,7 +83,7 @@ def projection(draw, rng, source, target, source_shape, target_shape, delays):
 
 @st.composite
 def networks(draw, delays=True, recurrent=True, aligned=False):
-    """Input, perhaps a convolution, matrices, a skip and recurrent connections, perhaps a read-out."""
+    """Input, perhaps a convolution, matrices, a skip and recurrent connections, perhaps a read-out; perhaps dead neurons."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     populations, projections = [], []
     if draw(st.booleans()):
@@ -130,9 +132,55 @@ def networks(draw, delays=True, recurrent=True, aligned=False):
         projections.append(
             projection(draw, rng, source.name, target.name, source.shape, target.shape, delays)
         )
-    return Network(
+    network = Network(
         (InputPopulation("in", shape),), tuple(populations), tuple(projections), (populations[-1].name,)
     )
+    return with_dead(network, draw_dead(draw, rng, network)) if draw(st.booleans()) else network
+
+
+def draw_dead(draw, rng, network):
+    """Of some populations that spike which neurons are dead, never all."""
+    dead = {}
+    for p in network.populations:
+        if p.spiking and draw(st.booleans()):
+            mask = rng.random(int(np.prod(p.shape))) < draw(st.sampled_from([0.1, 0.5, 0.9]))
+            mask[rng.integers(len(mask))] = False
+            if mask.any():
+                dead[p.name] = mask
+    return dead
+
+
+def with_dead(network, dead):
+    """The network with those neurons dead: {population: bool (neurons,)}."""
+    populations = []
+    for p in network.populations:
+        if p.name in dead:
+            bias = np.where(dead[p.name], 0, np.broadcast_to(np.ravel(p.bias_mant), dead[p.name].shape))
+            p = replace(p, dead=dead[p.name], bias_mant=bias)
+        populations.append(p)
+    projections = []
+    for q in network.projections:
+        pre, post = dead.get(q.source), dead.get(q.target)
+        if isinstance(q, ConvProjection):
+            q = replace(q, dead_pre=pre, dead_post=post)
+        elif isinstance(q, DenseProjection):
+            weight = q.weight.copy()
+            if pre is not None:
+                weight[:, pre] = 0
+            if post is not None:
+                weight[post] = 0
+            q = replace(q, weight=weight)
+        else:
+            source = np.repeat(np.arange(len(q.indptr) - 1), np.diff(q.indptr))
+            kept = np.ones(len(q.post), bool)
+            if pre is not None:
+                kept &= ~pre[source]
+            if post is not None:
+                kept &= ~post[q.post]
+            indptr = np.concatenate([[0], np.cumsum(np.bincount(source[kept], minlength=len(q.indptr) - 1))])
+            q = replace(q, indptr=indptr, post=q.post[kept], weight=q.weight[kept])
+        projections.append(q)
+    return replace(network, populations=tuple(populations), projections=tuple(projections))
 
 
 def raster(draw, network, batch, steps):

@@ -39,8 +39,8 @@ def neuron_step(population, a, u, v):
     return u, np.where(spikes, after, v), spikes
 
 
-def synapses(projection, source_shape, target_shape):
-    """Every synapse: (pre, post, weight, delay), one neuron after the other."""
+def synapses(projection, source_shape, target_shape, dead=False):
+    """Every synapse: (pre, post, weight, delay), one neuron after the other. dead: with those of dead neurons, which a kernel has."""
     found = []
     if isinstance(projection, DenseProjection):
         delays = np.broadcast_to(projection.delay, projection.weight.shape)
@@ -71,6 +71,9 @@ def synapses(projection, source_shape, target_shape):
                                     post = (o * height_out + y) * width_out + x
                                     w = int(projection.weight[o, c, ky, kx])
                                     found.append((pre, post, w, projection.delay))
+        if not dead:
+            for end, mask in enumerate((projection.dead_pre, projection.dead_post)):
+                found = [s for s in found if mask is None or not mask[s[end]]]
     return [s for s in found if s[2] != 0]
 
 

@@ -36,6 +36,7 @@ class Unrolled:
             source, target = self.shape[projection.source], self.shape[projection.target]
             found = [s for s in synapses_of(projection, source, target) if s[2] != 0]
             self.projections.append((projection, found))
+        self.dead = {p.name: p.dead for p in network.populations if p.dead is not None}
         self.size = {name: math.prod(shape) for name, shape in self.shape.items()}
 
     def atoms(self, projection):
@@ -52,6 +53,13 @@ class Unrolled:
             return (channel // atoms, position), channel % atoms
         return pre // atoms, pre % atoms
 
+    def stored(self, projection, found):
+        if not isinstance(projection, ConvProjection) or self.chip.shared_kernels == "no":
+            return found
+        return synapses_of(
+            projection, self.shape[projection.source], self.shape[projection.target], dead=True
+        )
+
     def synapse_bits(self, projection):
         chip = self.chip
         weight = min(width for width in chip.weight_bits if width >= projection.weight_bits)
@@ -63,13 +71,15 @@ class Unrolled:
         for projection, found in self.projections:
             rank = {neuron: n for n, neuron in enumerate(content.get(projection.target, ()))}
             alive, lists = defaultdict(set), defaultdict(list)
-            for pre, post, weight, _ in found:
+            # Where an axon of a convolution reaches a neuron at all, its list has the weights of all channels, dead ones among them.
+            reached = {(self.axon(projection, pre)[0], post) for pre, post, *_ in found}
+            for pre, post, weight, _ in self.stored(projection, found):
                 axon, atom = self.axon(projection, pre)
                 alive[axon].add(atom)
-                if post in rank:
+                if post in rank and (axon, post) in reached:
                     lists[axon].append((rank[post], atom, weight))
             axons += len(lists)
-            count += sum(len(entries) for entries in lists.values())
+            count += sum(post in rank for _, post, *_ in found)
             plain = self.synapse_bits(projection)
             conv = isinstance(projection, ConvProjection)
             if conv and chip.shared_kernels == "once":
@@ -119,7 +129,7 @@ class Unrolled:
         slots = []
         for number, (projection, found) in enumerate(self.projections):
             neurons_of = defaultdict(set)
-            for pre, *_ in found:
+            for pre, *_ in self.stored(projection, found):
                 neurons_of[self.axon(projection, pre)[0]].add(pre)
             several = any(len(neurons) > 1 for neurons in neurons_of.values())
             slots.append(chip.population_axon_slots if several else 1)
@@ -186,7 +196,9 @@ def check(network, placement, rates=None):
     assert set(placement.core_of) == set(unrolled.populations)
     for name, core_of in placement.core_of.items():
         assert core_of.shape == (unrolled.size[name],)
-        assert core_of.min() >= 0 and core_of.max() < placement.cores
+        dead = unrolled.dead.get(name, np.zeros(len(core_of), bool))
+        assert core_of[~dead].min() >= 0 and core_of.max() < placement.cores
+        assert (core_of[dead] == -1).all()
     cores = contents(placement)
     assert all(cores), "an empty core"
     used = unrolled.usage(cores)

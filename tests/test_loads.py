@@ -64,6 +64,8 @@ def counted(network, placement, spikes):
     for t in range(batch * steps):
         for name, core_of in placement.core_of.items():
             for neuron, core in enumerate(core_of):
+                if core < 0:  # dead
+                    continue
                 kind = "active" if (t, name, neuron) in heard else "inactive"
                 found[kind, t, int(core)] += 1
                 layers[kind, name] += 1

@@ -123,6 +123,13 @@ KeepBins = Annotated[
     int | None,
     typer.Option(help="Time steps to keep of each recording; the pruner drops the others as it goes."),
 ]
+PrunePositions = Annotated[
+    str | None,
+    typer.Option(
+        help="Single neurons of feature maps to prune when the pruner is done: silent (those that never spike on the training recordings), or "
+        "a share such as 0.3, those that spike least."
+    ),
+]
 Epochs = Annotated[int, typer.Option(help="Passes over the training recordings.")]
 Batch = Annotated[int, typer.Option(help="Recordings per step.")]
 LearningRate = Annotated[float, typer.Option(help="AdamW's, at the top of its cosine.")]
@@ -241,6 +248,7 @@ _TRAINING = {
     "structured": Structured,
     "compact": Compact,
     "keep_bins": KeepBins,
+    "prune_positions": PrunePositions,
     "chip": Annotated[
         str | None,
         typer.Option(help=f"Prune until it fits: {', '.join(BUILT_IN)}, or the TOML file of a chip."),

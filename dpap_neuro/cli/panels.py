@@ -16,7 +16,7 @@ PANELS = {
     "Training": (
         "recipe epochs more_epochs batch learning_rate loss label_smoothing weight_decay warmup amp accumulate rate_target rate_weight precision scales netx"
     ),
-    "Pruning": "pruner score allocation regrow sparsity count structured compact keep_bins",
+    "Pruning": "pruner score allocation regrow sparsity count structured compact keep_bins prune_positions",
     "Chip": (
         "chip max_cores max_synapses max_synapses_per_core max_events max_energy_uj max_step_us weight_bits timing pairs exponents reset_interval reset_offset "
         "backend lava_python anytime margin integers objective effort trade_off sanafe"

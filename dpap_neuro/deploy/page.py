@@ -289,7 +289,8 @@ def _floor(subject: Subject) -> dict[str, Any]:
     placement = subject.placement
     layers = list(placement.core_of)
     colours = {name: drawings.COLOURS[i % len(drawings.COLOURS)] for i, name in enumerate(layers)}
-    held = np.array([np.bincount(placement.core_of[n], minlength=placement.cores) for n in layers])
+    homes = [placement.core_of[n][placement.core_of[n] >= 0] for n in layers]
+    held = np.array([np.bincount(home, minlength=placement.cores) for home in homes])
     shares = shares_per_core(placement)
     tiles = []
     for core in np.argsort(-fullest_per_core(placement), kind="stable")[:TILES]:

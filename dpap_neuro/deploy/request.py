@@ -68,6 +68,7 @@ class TrainRequest(NeuronRequest):
     structured: bool = False
     compact: bool = False
     keep_bins: int | None = None
+    prune_positions: str | None = None
     chip: str | None = None
     max_cores: int | None = None
     max_synapses: int | None = None

@@ -194,6 +194,7 @@ def resolve(asked: TrainRequest) -> Training:
         accumulate=asked.accumulate,
         rate_target=asked.rate_target,
         rate_weight=asked.rate_weight,
+        prune_positions=asked.prune_positions,
         shift=_or(asked.shift, defaults.shift),
         flip=_or(asked.flip, defaults.flip),
         drop=_or(asked.drop, defaults.drop),
@@ -288,6 +289,10 @@ def precision_of(asked: TrainRequest, binning: Binning, budget: Budget | None = 
     if asked.compact:
         raise InputError(
             "--compact: cannot be together with --precision; finetune a run that was compacted instead"
+        )
+    if asked.prune_positions is not None:
+        raise InputError(
+            "--prune-positions: cannot be together with --precision; prune in floats, then finetune the run"
         )
     if budget is not None:
         raise InputError(

@@ -5,6 +5,7 @@ What each node means is defined by `hardware.simulate.reference`. To add a node:
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,15 @@ from dpap_neuro.networks.neurons import (
     Threshold,
 )
 from hardware.graph.cycles import components
-from hardware.graph.graph import SPIKING, Graph, delay_steps, reset_of, time_constants, time_step
+from hardware.graph.graph import (
+    SPIKING,
+    Graph,
+    delay_steps,
+    never_spiking,
+    reset_of,
+    time_constants,
+    time_step,
+)
 from hardware.graph.parsing import read_graph
 from hardware.network.integer import Reset
 
@@ -261,6 +270,14 @@ def _number(values: np.ndarray) -> Tensor | float:
 
 def _population(name: str, node: Any, kind: type[Neuron], dt: float, reset: Reset, own: bool) -> Neuron:
     """own: whether this project wrote the file, see `nir_nodes`."""
+    dead = never_spiking(node)
+    if dead is not None:
+        # Where the spikes of a neuron are held at zero, its threshold says nothing.
+        level = node.v_threshold[np.isfinite(node.v_threshold)]
+        if not level.size:
+            raise InputError(f"node {name}: found infinite thresholds only, expected a neuron that can spike")
+        node = copy.copy(node)
+        node.v_threshold = np.where(np.isfinite(node.v_threshold), node.v_threshold, level[0])
     changed = {ours: _number(getattr(node, key)) for key, ours in _NAMES.items() if hasattr(node, key)}
     gain = np.asarray(getattr(node, "r", 1.0), np.float64)
     if hasattr(node, "w_in"):
@@ -281,4 +298,7 @@ def _population(name: str, node: Any, kind: type[Neuron], dt: float, reset: Rese
     v_th = changed.get("v_th", 0.5)
     if not isinstance(v_th, float) or v_th <= 0:
         v_th = 0.5  # `changed` holds what counts
-    return kind(NeuronSettings(dt=dt, v_th=v_th, reset=reset, **taus), **changed)
+    neuron = kind(NeuronSettings(dt=dt, v_th=v_th, reset=reset, **taus), **changed)
+    if dead is not None:
+        neuron.dead = torch.as_tensor(dead.reshape(node.v_threshold.shape).copy())
+    return neuron

@@ -196,4 +196,9 @@ def population(name: str, module: Any, shape: Shape, dt: float) -> nir.NIRNode:
         unit = tau_mem / dt / full(gain, shape, name, "gain")
         values |= {k: values[k].astype(np.float64) * unit for k in ("v_leak", "v_threshold", "v_reset")}
         values |= {"r": tau_mem / dt, "w_in": tau_syn / dt}
+    if own and module.dead is not None and "v_threshold" in values:
+        dead = np.broadcast_to(module.dead.cpu().numpy(), shape)
+        values["v_threshold"] = np.where(dead, np.inf, values["v_threshold"]).astype(
+            values["v_threshold"].dtype
+        )
     return kind(**values)

@@ -2,7 +2,7 @@
 
 All step by Norse's functions, or by `scan`, which gives what a loop over them would, faster. A parameter is one number
 for the whole population or a tensor of its shape (without batch); it moves with the module, and only what is learned is
-part of the state dict. By default a spike resets the membrane to v_reset; by `NeuronSettings.reset` the threshold is
+part of the state dict, and `dead`. By default a spike resets the membrane to v_reset; by `NeuronSettings.reset` the threshold is
 subtracted. To add a neuron: a subclass of `Neuron`, its name in `networks.NEURONS`, its NIR node in `nir_export.py`,
 and the way back in `nir_import.py`; it loops until `dynamics.DYNAMICS` knows its step.
 """
@@ -76,10 +76,12 @@ class Neuron(nn.Module):
 
     changed: parameters other than the settings say, numbers or tensors of the population's shape: tau_mem, tau_syn
     (seconds), v_th, v_leak, v_reset, and gain, a factor on the input. `defaults` names those the neuron has.
+    dead: bool, of the population's shape: neurons whose spikes are held at zero; None: none. Exported with an infinite threshold.
     """
 
     defaults: tuple[str, ...] = ()
     gain: Tensor | None
+    dead: Tensor | None
     v_th: Tensor
     v_leak: Tensor
     v_reset: Tensor
@@ -109,6 +111,18 @@ class Neuron(nn.Module):
                 assert tensor is not None
                 name, tensor = f"{name}_inv", 1.0 / tensor
             self.register_buffer(name, None if tensor is None else tensor.float(), persistent=False)
+        self.register_buffer("dead", None)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        # A network that was just made has no dead neurons.
+        dead = state_dict.get(f"{prefix}dead")
+        if dead is not None and self.dead is None:
+            self.dead = torch.zeros_like(dead)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def without_dead(self, x: Tensor) -> Tensor:
+        """What the population gives out, without what dead neurons would."""
+        return x if self.dead is None else x.masked_fill(self.dead, 0.0)
 
     @property
     def step(self) -> Callable[..., tuple[Tensor, Any]]:
@@ -150,12 +164,12 @@ class Neuron(nn.Module):
         x = x if self.gain is None else x * self.gain
         state, step, dt = self.rest(x[0], p), self.step, self.settings.dt
         if covers(step, x, p):
-            return scan(step, x, state, p, dt)
+            return self.without_dead(scan(step, x, state, p, dt))
         out = []
         for current in x:
             z, state = step(current, state, p, dt)
             out.append(z)
-        return torch.stack(out)
+        return self.without_dead(torch.stack(out))
 
 
 class LIF(Neuron):
@@ -308,6 +322,7 @@ class Recurrent(Neuron):
             current = current + nn.functional.linear(z, self.recurrent_weights, self.recurrent_bias)
             current = current if neuron.gain is None else current * neuron.gain
             z, state = neuron.step(current, state, p, self.settings.dt)
+            z = neuron.without_dead(z)
             out.append(z)
         return torch.stack(out)
 

@@ -189,6 +189,10 @@ def _neurons(
         if population.spikes
         else {}
     )
+    if population.dead is not None:
+        spiking["v_threshold"] = np.where(
+            population.dead.cpu().numpy(), np.float32(np.inf), spiking["v_threshold"]
+        )
     if (forget < 1).any():
         values = {
             "tau_syn": full(dt / forget),

@@ -257,10 +257,10 @@ class ExactNetwork(Network):
                 )
         first = self.synapse(links[0].synapse) if links else None
         each = math.prod(neurons.shape) // first.weight.shape[0] if first is not None else 1
-        drive: np.ndarray | None = demand.drive if demand.drive.any() else None
+        drive: np.ndarray | None = _for_all(demand.drive, neurons.dead, each) if demand.drive.any() else None
         constants, biased = [], False
         for k, (path, w, grid) in enumerate(always):
-            values = _array(w).reshape(-1)
+            values = _for_all(_array(w).reshape(-1), neurons.dead, each)
             own: np.ndarray | None = values
             if first is not None and first.bias is None and path.latency == 0 and _by_channel(values, each):
                 first.bias, own = nn.Parameter(_tensor(values[::each])), None
@@ -282,6 +282,8 @@ class ExactNetwork(Network):
             drive,
             *(back or ()),
         )
+        if neurons.dead is not None:
+            population.dead = torch.from_numpy(neurons.dead.reshape(neurons.shape).copy())
         self.populations[key] = population
         if self.precision.scales == "learned":
             self._learn_scale(population, links, constants, demand)
@@ -551,6 +553,16 @@ def from_run(path: str | Path, settings: ModelSettings, precision: Any) -> Exact
     except TypeError as error:
         raise InputError(f"{path}: damaged run (precision: {error})") from None
     return ExactNetwork(read_graph(path), settings, wanted)
+
+
+def _for_all(values: np.ndarray, dead: np.ndarray | None, each: int) -> np.ndarray:
+    """Biases (neurons,), those of dead neurons, which say nothing, as others of their channel: so that a channel still has one."""
+    if dead is None:
+        return values
+    rows, gone = values.reshape(-1, each).copy(), dead.reshape(-1, each)
+    for row, none in zip(rows, gone, strict=True):
+        row[none] = row[~none][0] if not none.all() else 0.0
+    return rows.reshape(-1)
 
 
 def _check_weights(demand: Demand, scaling: Scaling) -> None:

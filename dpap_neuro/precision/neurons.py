@@ -144,7 +144,11 @@ class ExactNeuron(Neuron):
         if self.drive is not None:
             bias = self.drive if bias is None else bias + self.drive
         leak = None if self.w is None else torch.sigmoid(self.w)
-        return scan(x, self.integers(bias, x.device), bias, leak, self.back())
+        out, membranes = scan(x, self.integers(bias, x.device), bias, leak, self.back())
+        if self.dead is not None:
+            # Weights by which dead neurons would be heard are zero already.
+            out, membranes = self.without_dead(out), membranes.masked_fill(self.dead, 0)
+        return out, membranes
 
 
 def _short(values: np.ndarray) -> np.ndarray:

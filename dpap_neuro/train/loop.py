@@ -6,7 +6,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,18 @@ from dpap_neuro.data.binning import only_bins
 from dpap_neuro.data.stored import Rasters, chosen
 from dpap_neuro.errors import InputError
 from dpap_neuro.networks.models import Network, logits
+from dpap_neuro.precision.network import ExactNetwork
 from dpap_neuro.pruning import Pruner, PruneReport
+from dpap_neuro.pruning.goal import Goal
 from dpap_neuro.pruning.masks import count
+from dpap_neuro.pruning.positions import Positions
 from dpap_neuro.pruning.statistics import reduce_over_ranks
 from dpap_neuro.train import distributed
 from dpap_neuro.train.batches import Batches
 from dpap_neuro.train.checkpoint import load_checkpoint, peek, save_checkpoint
 from dpap_neuro.train.description import describe_run, difference
 from dpap_neuro.train.memory import keep_freed
-from dpap_neuro.train.settings import TrainSettings
+from dpap_neuro.train.settings import TrainSettings, share_of_positions
 from dpap_neuro.train.steps import FIRST_BATCHES, Listener, Step, scores
 
 # Epochs in a row in which the read-out may be silent: surrogate gradients can wake it.
@@ -64,11 +67,13 @@ class Epoch:
 
 @dataclass
 class History:
-    """kept_bins: the time bins that the network is still shown, None where bins are not pruned."""
+    """kept_bins: the time bins that the network is still shown, None where bins are not pruned. positions: see `PrunedPositions`, None
+    where none are pruned."""
 
     epochs: list[Epoch] = field(default_factory=list)
     seconds: float = 0.0
     kept_bins: tuple[int, ...] | None = None
+    positions: dict[str, Any] | None = None
 
 
 def choose_device(name: str) -> torch.device:
@@ -209,6 +214,13 @@ def _train(
     generator = torch.Generator().manual_seed(settings.seed)
     targets = torch.as_tensor(labels)
     pruner.attach(model, as_input(rasters[:2], device))
+    positions = None
+    if settings.prune_positions is not None:
+        if isinstance(model, ExactNetwork):
+            raise InputError(
+                "prune_positions: cannot be of a network in integers; prune a float one, then finetune it"
+            )
+        positions = Positions(pruner.structure, share_of_positions(settings.prune_positions))
     optimizer = torch.optim.AdamW(
         model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
     )
@@ -227,6 +239,8 @@ def _train(
         history = _resumed(peek(checkpoint).extra, described, checkpoint)
         load_checkpoint(checkpoint, model, optimizer, scheduler, pruner, generators)
         step.load_state_dict(peek(checkpoint).extra.get("scaler", {}))
+        if positions is not None and history.positions is not None:
+            positions.silent = int(history.positions["silent"])
         if settings.compact:
             pruner.compact(optimizer)
     elif settings.more_epochs:
@@ -270,6 +284,13 @@ def _train(
             report = pruner.end_epoch(epoch, optimizer)
         pruner.masks.apply()
         model.recheck()
+        first, last = _schedule(pruner, settings)
+        share = None if positions is None else positions.share_after(epoch, first, last)
+        if positions is not None and share is not None:
+            gone = positions.prune(model, _shown(rasters, settings.batch, shown, device), share)
+            history.positions = gone.to_dict()
+            if on_note is not None and epoch == last:
+                on_note(f"behind epoch {epoch + 1}, {gone}")
         report = _as_stored(report, pruner, model)
         if settings.compact:
             pruner.compact(optimizer)
@@ -309,6 +330,21 @@ def _train(
     model.eval()
     history.seconds = time.perf_counter() - begin
     return history
+
+
+def _schedule(pruner: Pruner, settings: TrainSettings) -> tuple[int, int]:
+    """The first epoch of a pruner's plan, and the one behind which nothing but finetuning is left of it."""
+    goal = pruner.goal if pruner.goal.epochs is not None else Goal(epochs=settings.epochs)
+    return goal.schedule()
+
+
+def _shown(
+    rasters: Rasters, batch: int, shown: Sequence[int] | None, device: torch.device
+) -> Iterator[Tensor]:
+    """This rank's part of the recordings as they are, a batch at a time."""
+    own = chosen(rasters, distributed.own_part(len(rasters)))
+    for i in range(0, len(own), batch):
+        yield as_input(only_bins(own[i : i + batch], shown), device)
 
 
 def _cover_an_epoch(model: nn.Module, batches: int) -> None:
@@ -371,6 +407,7 @@ def _resumed(extra: Mapping[str, Any], expected: Mapping[str, Any], where: str |
         history = History([Epoch(**e) for e in values["epochs"]], float(values["seconds"]))
         kept = values["kept_bins"]
         history.kept_bins = None if kept is None else tuple(int(bin_) for bin_ in kept)
+        history.positions = values.get("positions")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where}: found no history ({error}), expected the checkpoint of `train`") from None
     if differing is not None:

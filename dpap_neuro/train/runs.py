@@ -262,6 +262,7 @@ def save_run(
         "history": [asdict(e) for e in history.epochs],
         "seconds": history.seconds,
         "compact": compact,
+        **({} if history.positions is None else {"positions": history.positions}),
         **({"precision": network.precision.to_dict()} if isinstance(network, ExactNetwork) else {}),
         "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from dpap_neuro.errors import InputError
 
+# Of --prune-positions: neurons that never spike.
+SILENT = "silent"
 LOSSES = ("cross-entropy", "mse", "one-sided-mse")
 AMP = ("bfloat16", "float16")
 MOST_EPOCHS = 1_000_000
@@ -25,6 +27,9 @@ class TrainSettings:
     loss: one of `LOSSES`, see `steps.loss_function`; label_smoothing: of cross-entropy. amp: None, or one of `AMP`, in which synapses
     compute. accumulate: parts that a batch runs in, for less memory. rate_weight: of a term in the loss, the sum over layers of a
     recording's spikes per neuron and step above rate_target, see `activity.too_much`; 0: without.
+
+    prune_positions: neurons of feature maps that go one by one until the pruner's schedule ends: "silent", or their share, see
+    `pruning.positions`; None: none.
 
     shift, flip, drop, jitter: see `data.augmentation`. Raises InputError for a number outside its range.
     """
@@ -47,6 +52,7 @@ class TrainSettings:
     accumulate: int = 1
     rate_target: float = 0.0
     rate_weight: float = 0.0
+    prune_positions: str | None = None
 
     @property
     def all_epochs(self) -> int:
@@ -77,9 +83,26 @@ class TrainSettings:
             raise InputError(
                 f"rate_target: found {self.rate_target} without rate_weight, expected what a spike above it costs"
             )
+        if self.prune_positions is not None:
+            share_of_positions(self.prune_positions)
         for name in ("drop", "jitter", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name}: found {getattr(self, name)}, expected 0 to below 1")
+
+
+def share_of_positions(wanted: str) -> float | None:
+    """The share of the neurons that a text asks for, None for "silent": those that never spike. Raises InputError for others."""
+    if wanted == SILENT:
+        return None
+    try:
+        share = float(wanted)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < 1:
+        raise InputError(
+            f"prune-positions: found {wanted!r}, expected silent, or a share of the feature maps' neurons above 0 and below 1"
+        )
+    return share
 
 
 def _within(name: str, value: int, least: int, most: int) -> None:

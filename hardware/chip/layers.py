@@ -104,6 +104,11 @@ def _layer(
     network: Network, population: Population, shape: dict[str, Shape], chip: Chip, cores: LayerCores
 ) -> Layer:
     where = f"population {population.name!r}"
+    if population.dead is not None:
+        raise HardwareError(
+            f"{where}: {int(population.dead.sum()):,} of its neurons never spike (infinite thresholds), on {chip.name} a core takes whole "
+            "feature maps; expected finite thresholds"
+        )
     _check_neurons(population, chip, where)
     into = [p for p in network.projections if p.target == population.name]
     filters, height, width = _image(population.shape, where)

@@ -144,6 +144,8 @@ def _neurons(layer: Rounded, threshold: bool, bias: bool, decays: bool) -> tuple
     if fires:
         level = layer.threshold if threshold else demand.thresholds
         assert level is not None
+        if neurons.dead is not None:
+            level = np.where(neurons.dead, np.inf, level)
         parameters = {"v_threshold": full(level), "v_reset": full(0.0)}
     if (leak == 0).all() and (neurons.forget == 1).all():
         node = nir.IF(full(1.0), **parameters) if fires else nir.I(full(1.0))

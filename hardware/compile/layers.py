@@ -17,7 +17,7 @@ import numpy as np
 
 from hardware.compile.linear import Diagonal, Map, Matrix, apply, compose, of_node
 from hardware.errors import HardwareError
-from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, delay_steps
+from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, delay_steps, never_spiking
 from hardware.network.integer import Reset
 
 Array = np.ndarray
@@ -31,6 +31,7 @@ class Neurons:
 
     drive: of the membrane per step, without the bias of synapses; threshold: None for a read-out.
     reset: what a spike does. offset: the graph's membrane where this one is 0.
+    dead: of neurons that never spike, whose thresholds here are another neuron's; None: none.
     """
 
     name: str
@@ -44,16 +45,19 @@ class Neurons:
     offset: Array
     notes: tuple[str, ...]
     reset: Reset = "zero"
+    dead: Array | None = None
 
 
 @dataclass(frozen=True)
 class Path:
-    """From a population to the next: a linear map, and the steps it takes when layers take none."""
+    """From a population to the next: a linear map, and the steps it takes when layers take none. dead: source neurons that never
+    spike, None: none."""
 
     source: str
     source_shape: tuple[int, ...]
     map: Map | None
     latency: int
+    dead: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def _gather(graph: Graph, target: str, neurons: Neurons, dt: float, always_on: s
         if isinstance(node, nir.Input | nir.LIF | nir.CubaLIF | nir.IF):
             if len(paths) == MAX_PATHS:
                 raise HardwareError(f"node {target!r}: more than {MAX_PATHS} ways lead to it")
-            paths.append(Path(name, graph.output_shape[name], after, latency))
+            paths.append(Path(name, graph.output_shape[name], after, latency, never_spiking(node)))
         elif isinstance(node, INTEGRATORS):
             raise HardwareError(
                 f"node {name!r} ({type(node).__name__}): {target!r} reads its membrane, but only spikes "
@@ -160,6 +164,8 @@ def _gather(graph: Graph, target: str, neurons: Neurons, dt: float, always_on: s
     follow(target, None, 0, ())
     at_once = np.zeros_like(biases[0])
     for latency, bias in sorted(biases.items()):
+        if neurons.dead is not None:
+            bias = np.where(neurons.dead, 0.0, bias)
         through = bias * ((neurons.forget < 1) | (latency > 0))
         if always_on is None:
             at_once += bias
@@ -193,10 +199,17 @@ def _neurons_of(graph: Graph, name: str, dt: float, reset: Reset) -> Neurons:
         steady = steady * p("w_in")
     notes = []
     threshold = None
+    dead = never_spiking(node)
     if isinstance(node, SPIKING):
         # What is subtracted is the threshold itself, so that membranes stay where they are.
         offset = p("v_reset") if reset == "zero" else zero
         threshold = p("v_threshold") - offset
+        if dead is not None:
+            if dead.all():
+                raise HardwareError(
+                    f"{where}: v_threshold is infinite everywhere, so that it never spikes; expected a neuron that can"
+                )
+            threshold = _alive_threshold(threshold, dead, shape[0])
         if (threshold < 0).any():
             at = int(np.argmin(threshold))
             if reset == "subtract":
@@ -212,6 +225,9 @@ def _neurons_of(graph: Graph, name: str, dt: float, reset: Reset) -> Neurons:
         # A common level does not change which neuron's membrane is highest.
         offset = rest if (rest == rest[0]).all() else zero
     drive = leak * (rest - offset)
+    if dead is not None:
+        drive = np.where(dead, 0.0, drive)
+        notes.append(f"{np.count_nonzero(dead):,} of its neurons never spike and are left out")
     start, called = (p("v_reset"), "v_reset") if isinstance(node, nir.IF) else (rest, "v_leak")
     if not isinstance(node, nir.I) and (start != offset).any():
         on_chip = "0" if threshold is not None and reset == "subtract" else "v_reset"
@@ -221,5 +237,26 @@ def _neurons_of(graph: Graph, name: str, dt: float, reset: Reset) -> Neurons:
             "the chip subtracts the threshold at once, the graph one step later and behind that step's decay"
         )
     return Neurons(
-        name, shape, forget, leak, steady * forget, steady, drive, threshold, offset, tuple(notes), reset
+        name,
+        shape,
+        forget,
+        leak,
+        steady * forget,
+        steady,
+        drive,
+        threshold,
+        offset,
+        tuple(notes),
+        reset,
+        dead,
     )
+
+
+def _alive_threshold(threshold: Array, dead: Array, channels: int) -> Array:
+    """Thresholds with those of dead neurons, which decide nothing, put to one of the same channel, or of another where all of that are
+    dead: scales are then found as if they were not there."""
+    found = threshold.reshape(channels, -1).copy()
+    alive = ~dead.reshape(found.shape)
+    for row, there in zip(found, alive, strict=True):
+        row[~there] = row[there][0] if there.any() else threshold[~dead][0]
+    return found.reshape(-1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from hardware.chip.chips import Chip
 from hardware.compile import quantise
-from hardware.compile.layers import Layer
+from hardware.compile.layers import Layer, Neurons
 from hardware.compile.linear import Convolution, Matrix, is_sparse
 from hardware.compile.report import LayerReport
 from hardware.compile.scaling import Demand, Scaling
@@ -100,6 +100,7 @@ def round_layer(
         bias_exp=scaling.bias_exp,
         spiking=neurons.threshold is not None,
         reset=neurons.reset if neurons.threshold is not None else "zero",
+        dead=neurons.dead,
     )
     exact_drive = demand.drives * per_group * quantise.ACTIVATION_UNIT
     # A threshold between two sums is exact as it stands.
@@ -124,7 +125,7 @@ def round_layer(
     none = [None] * len(demand.weights)
     chosen, modes = (none, none) if fit is None else (fit.mantissas, fit.modes)
     parts = [
-        _round(w, neurons.name, scaling.scale, exponents, shared, mantissas, signs)
+        _round(w, neurons, scaling.scale, exponents, shared, mantissas, signs)
         for w, exponents, mantissas, signs in zip(
             demand.weights, scaling.exponents, chosen, modes, strict=True
         )
@@ -146,14 +147,14 @@ def round_layer(
 
 def _round(
     w: Weights,
-    target: str,
+    neurons: Neurons,
     scale: Array,
     exponents: tuple[int, ...],
     shared: dict[str, Any],
     chosen: tuple[Array, ...] | None,
     modes: tuple[SignMode, ...] | None,
 ) -> tuple[tuple[Projection, ...], tuple[LayerReport, ...], Convolution | Matrix]:
-    rows = scale[w.row_scale]
+    rows, target = scale[w.row_scale], neurons.name
     matrix: Any = None if isinstance(w.map, Convolution) else w.map.matrix
     exact: Any
     if isinstance(w.map, Convolution):
@@ -183,7 +184,8 @@ def _round(
         projection: Projection
         if isinstance(w.map, Convolution):
             geometry = (w.map.stride, w.map.padding, w.map.dilation, w.map.groups)
-            projection = ConvProjection(w.path.source, target, rounded, *geometry, **common)
+            masks = {"dead_pre": w.path.dead, "dead_post": neurons.dead}
+            projection = ConvProjection(w.path.source, target, rounded, *geometry, **{**common, **masks})
         else:
             shape = matrix.shape
             if np.count_nonzero(exact) >= DENSE_FROM * math.prod(shape):

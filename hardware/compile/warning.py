@@ -31,7 +31,7 @@ def warnings_of(network: Network, counts: Mapping[str, int]) -> dict[str, tuple[
     found = {}
     for population in network.populations:
         into = [p for p in network.projections if p.target == population.name]
-        n = math.prod(population.shape)
+        n, alive = math.prod(population.shape), True if population.dead is None else ~population.dead
         said = []
         if into and not any(np.any(p.weight) for p in into):
             said.append(f"all weights to {population.name!r} became 0")
@@ -40,8 +40,7 @@ def warnings_of(network: Network, counts: Mapping[str, int]) -> dict[str, tuple[
             for p in into:
                 excitation = _excitation(p, shape[p.source], shape[p.target])
                 most += excitation * counts.get(p.source, 1) * 2.0**p.weight_exp
-            silent = int((~_fires(population, most)).sum())
-            if silent == n:
+            if not (_fires(population, most) & alive).any():
                 said.append(f"{population.name!r} can never fire: no input drives it above its threshold")
         if said:
             found[population.name] = tuple(said)

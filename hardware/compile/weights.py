@@ -94,7 +94,23 @@ def folded_gain(layer: Layer) -> tuple[list[Convolution | Matrix], Array]:
         if isinstance(scaled, Diagonal):
             scaled = Matrix(to_matrix(scaled))
         folded.append(scaled)
-    return folded, residual
+    return [
+        _without(m, path.dead, neurons.dead) for m, path in zip(folded, layer.paths, strict=True)
+    ], residual
+
+
+def _without(map_: Convolution | Matrix, pre: Array | None, post: Array | None) -> Convolution | Matrix:
+    """A matrix without what leads from dead neurons `pre` or to dead neurons `post`; of a convolution the projection says that."""
+    if isinstance(map_, Convolution) or (pre is None and post is None):
+        return map_
+    matrix: Any = map_.matrix
+    rows = np.ones(matrix.shape[0]) if post is None else (~post).astype(float)
+    columns = np.ones(matrix.shape[1]) if pre is None else (~pre).astype(float)
+    if not is_sparse(matrix):
+        return Matrix(matrix * rows[:, None] * columns)
+    left = matrix.multiply(rows[:, None]).multiply(columns[None]).tocsr()
+    left.eliminate_zeros()
+    return Matrix(left)
 
 
 def rows_of(

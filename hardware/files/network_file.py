@@ -90,7 +90,12 @@ def _encode(value: Any, arrays: list[np.ndarray], where: str) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if dataclasses.is_dataclass(value) and type(value).__name__ in _KINDS:
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        # What is None is left out: an older version then reads what it knows.
+        fields = {
+            f.name: getattr(value, f.name)
+            for f in dataclasses.fields(value)
+            if getattr(value, f.name) is not None or f.default is not None
+        }
         inner = {k: _encode(v, arrays, f"{where}.{k}") for k, v in fields.items()}
         return {"kind": type(value).__name__, "fields": inner}
     if isinstance(value, dict):

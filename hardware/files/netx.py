@@ -12,7 +12,8 @@ of 6. What the format, or the loader's own arithmetic, cannot say is refused wit
 - weights of a fully connected layer beyond 8 bit, and the few matrices that the loader's search for an
   exponent alters (all zero; all negative or zero with a power of two as the smallest).
 
-A sparse projection is written as a dense matrix, zeros as zeros. A population that does not spike gets the
+A sparse projection is written as a dense matrix, zeros as zeros, and so is a convolution from or to a population with dead neurons, and
+every one behind it. A population that does not spike gets the
 threshold `NEVER`, which a 24-bit membrane cannot pass; that is how it is read, too. An input with counts above
 1 needs ``Network(input_message_bits=...)`` in lava-dl, or it takes every count as one spike. lava-dl counts
 depth from the first layer of neurons, `hardware.network.timing` from the input: its ``reset_offset`` is ours plus one.
@@ -36,6 +37,7 @@ from hardware.errors import HardwareError
 from hardware.files.guarded import Reader
 from hardware.files.metadata import decode_metadata
 from hardware.files.whole import write_hdf5
+from hardware.network.connectivity import unrolled
 from hardware.network.geometry import positions
 from hardware.network.integer import (
     INPUT_SHIFT,
@@ -141,6 +143,7 @@ def _layers(network: Network) -> list[dict[str, Any]]:
         layers[0] |= {"neuron": _neuron(first), "weight": np.array([pixels]), "@population": first.name}
         layers[0] |= {"bias": np.array([int(bias.flat[0])])}
         source = first.name
+    unrolls = False
     for population in populations:
         projection = forward[population.name]
         if projection.source != source:
@@ -148,6 +151,13 @@ def _layers(network: Network) -> list[dict[str, Any]]:
                 f"NETX is a chain: '{population.name}' follows '{projection.source}', expected '{source}'"
             )
         back = recurrent.get(population.name)
+        own = tuple(population.shape)
+        if isinstance(projection, ConvProjection) and (
+            unrolls or not (projection.dead_pre is None is projection.dead_post)
+        ):
+            # NETX has whole feature maps: behind dead neurons layers are matrices, in which their synapses are zero.
+            unrolls = True
+            projection = unrolled(projection, shape, own)
         if isinstance(projection, ConvProjection):
             if back is not None:
                 raise HardwareError(f"NETX has no recurrent convolution, '{population.name}' is one")
@@ -161,7 +171,7 @@ def _layers(network: Network) -> list[dict[str, Any]]:
                 layers.append({"type": "flatten", "shape": np.array([math.prod(shape)])})
             layers.append(_dense_layer(projection, back, population, math.prod(shape)))
             image = False
-        shape, source = tuple(population.shape), population.name
+        shape, source = own, population.name
     if len(layers) == 1:
         raise HardwareError("NETX needs a layer of synapses, the network has none")
     return layers

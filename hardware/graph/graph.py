@@ -173,6 +173,15 @@ def reset_of(graph: Graph, reset: str | None = None) -> tuple[Reset, str]:
     )
 
 
+def never_spiking(node: nir.NIRNode) -> Array | None:
+    """(neurons,) bool in C order: where the threshold of a LIF, CubaLIF or IF is infinite, so that the neuron never spikes, in this
+    reader or another: a pruned position of a feature map. None where no threshold is, and for other nodes."""
+    if not isinstance(node, SPIKING):
+        return None
+    dead = np.isposinf(node.v_threshold).reshape(-1)
+    return dead if dead.any() else None
+
+
 def taken_by_a_spike(graph: Graph, node: Any, dt: float) -> Array:
     """What a spike takes from the membrane of a LIF, CubaLIF or IF at once, where it resets by subtraction.
 

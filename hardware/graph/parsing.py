@@ -335,7 +335,7 @@ def _build_per_neuron(kind: type, where: str, raw: dict[str, Any]) -> nir.NIRNod
         if raw.get(key) is None and default is not None:
             parameters[key] = np.zeros((), np.float32) + np.float32(default)
         else:
-            value = _numbers(raw, key, where)
+            value = _numbers(raw, key, where, endless=key == "v_threshold")
             parameters[key] = value.reshape(()) if value.size == 1 else value
     shapes = {value.shape for value in parameters.values() if value.ndim}
     if len(shapes) > 1:
@@ -397,8 +397,8 @@ def _build_conv(kind: type, where: str, raw: dict[str, Any]) -> nir.NIRNode:
     return node
 
 
-def _numbers(raw: dict[str, Any], key: str, where: str) -> np.ndarray:
-    """A finite float array; float32 and float64 stay what they are."""
+def _numbers(raw: dict[str, Any], key: str, where: str, endless: bool = False) -> np.ndarray:
+    """A finite float array; float32 and float64 stay what they are. endless: infinity is a value, too."""
     value = raw.get(key)
     if value is None:
         raise HardwareError(f"{where}: {key} is missing")
@@ -415,10 +415,13 @@ def _numbers(raw: dict[str, Any], key: str, where: str) -> np.ndarray:
     # The sum is not finite where an entry is not; the reverse (overflow) is looked at entry by entry.
     with np.errstate(over="ignore", invalid="ignore"):
         total = value.sum(dtype=np.float64)
-    if not np.isfinite(total) and not np.isfinite(value).all():
-        bad = int(value.size - np.isfinite(value).sum())
+    known = np.isfinite(value) if not np.isfinite(total) else np.ones((), bool)
+    if endless:
+        known = known | np.isposinf(value)
+    if not known.all():
+        bad, others = int(value.size - known.sum()), " or inf (never spikes)" if endless else ""
         raise HardwareError(
-            f"{where}: {key} has {bad:,} entries that are NaN or infinite, expected finite numbers"
+            f"{where}: {key} has {bad:,} entries that are NaN or infinite, expected finite numbers{others}"
         )
     return value
 

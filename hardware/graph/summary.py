@@ -2,7 +2,8 @@
 
 Parameters are the entries of kernels and matrices (biases and neuron parameters are not counted). Synapses
 are the connections of the unrolled network, one per non-zero weight and position: a kernel tap that falls on
-the padding connects nothing, and nothing is unrolled to count them.
+the padding connects nothing, and nothing is unrolled to count them. Neurons that never spike, their thresholds
+infinite, count as none, and so do connections from and to them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,18 @@ import numpy as np
 from hardware.errors import HardwareError
 from hardware.files.whole import check_output, write_bytes
 from hardware.graph.assumed import assumptions
-from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, padding_of, time_step
-from hardware.network.geometry import positions
+from hardware.graph.graph import (
+    INTEGRATORS,
+    SPIKING,
+    Array,
+    Graph,
+    axes_of,
+    never_spiking,
+    padding_of,
+    time_step,
+)
+from hardware.graph.silent import silent_inputs, unheard_outputs
+from hardware.network.geometry import conv, positions
 
 _TIME_CONSTANTS = ("tau", "tau_mem", "tau_syn", "delay")
 
@@ -82,7 +93,8 @@ def synapses(graph: Graph) -> int:
     Each kernel or matrix counts from its own input to its own output: pooling before or after it is not
     multiplied in.
     """
-    return sum(_synapses(node, graph.input_shape[name])[1] for name, node in graph.nodes.items())
+    counts = _Synapses(graph)
+    return sum(counts.of(name)[1] for name in graph.nodes)
 
 
 def describe(graph: Graph, dt: float | None = None) -> GraphSummary:
@@ -90,7 +102,8 @@ def describe(graph: Graph, dt: float | None = None) -> GraphSummary:
 
     Raises HardwareError for a dt that is not positive.
     """
-    nodes = tuple(_describe(graph, name) for name in graph.order)
+    counts = _Synapses(graph)
+    nodes = tuple(_describe(graph, name, counts) for name in graph.order)
     stored = sum(node.parameters_stored for node in nodes)
     nonzero = sum(node.parameters for node in nodes)
     step: float | None = None
@@ -160,10 +173,11 @@ def draw(graph: Graph, path: str | os.PathLike[str]) -> None:
     write_bytes(path, data)
 
 
-def _describe(graph: Graph, name: str) -> NodeSummary:
+def _describe(graph: Graph, name: str, counts: _Synapses) -> NodeSummary:
     node = graph.nodes[name]
     stored, nonzero = _parameters(node)
-    synapses_stored, synapses_nonzero = _synapses(node, graph.input_shape[name])
+    synapses_stored, synapses_nonzero = counts.of(name)
+    dead = never_spiking(node)
     constants = {
         key: (float(np.min(getattr(node, key))), float(np.max(getattr(node, key))))
         for key in _TIME_CONSTANTS
@@ -174,7 +188,9 @@ def _describe(graph: Graph, name: str) -> NodeSummary:
         type=type(node).__name__,
         input_shape=graph.input_shape[name],
         output_shape=graph.output_shape[name],
-        neurons=math.prod(graph.output_shape[name]) if isinstance(node, SPIKING + INTEGRATORS) else 0,
+        neurons=math.prod(graph.output_shape[name]) - (0 if dead is None else int(dead.sum()))
+        if isinstance(node, SPIKING + INTEGRATORS)
+        else 0,
         parameters_stored=stored,
         parameters=nonzero,
         synapses_stored=synapses_stored,
@@ -187,6 +203,34 @@ def _describe(graph: Graph, name: str) -> NodeSummary:
 def _parameters(node: nir.NIRNode) -> tuple[int, int]:
     weight = getattr(node, "weight", None)
     return (0, 0) if weight is None else (weight.size, int(np.count_nonzero(weight)))
+
+
+class _Synapses:
+    """Connections of the unrolled network, node by node: with all weights, and with the non-zero ones between neurons that spike."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.silent, self.unheard = silent_inputs(graph), unheard_outputs(graph)
+
+    def of(self, name: str) -> tuple[int, int]:
+        node, shape = self.graph.nodes[name], self.graph.input_shape[name]
+        stored, nonzero = _synapses(node, shape)
+        if stored and (name in self.silent or name in self.unheard):
+            nonzero = _between(node, shape, self.silent.get(name), self.unheard.get(name))
+        return stored, nonzero
+
+
+def _between(node: Any, shape: tuple[int, ...], silent: Array | None, unheard: Array | None) -> int:
+    """Connections by non-zero weights from elements of the input that are not silent to those of the output that are not unheard."""
+    speaks = np.ones(shape) if silent is None else (~silent).reshape(shape).astype(float)
+    joined = (node.weight != 0).astype(float)
+    if isinstance(node, nir.Affine | nir.Linear):
+        heard = joined @ speaks.reshape(-1)
+    else:
+        axes = node.weight.ndim - 2
+        steps = (axes_of(node.stride, axes), padding_of(node), axes_of(node.dilation, axes))
+        heard = conv(speaks[None], joined, np.zeros(len(joined)), *steps, node.groups).reshape(-1)
+    return round(float(heard.sum() if unheard is None else heard[~unheard].sum()))
 
 
 def _synapses(node: nir.NIRNode, input_shape: tuple[int, ...]) -> tuple[int, int]:

@@ -39,6 +39,8 @@ class Incoming:
     (input channel, kernel row, kernel column, weight), and `geometry` is (input height, width, output height, width,
     stride y, x, padding y, x, dilation y, x).
     n_pre, n_post: neurons of both sides. synapses: non-zero connections.
+    dead_pre, dead_post: of a convolution the neurons that have no synapse although taps lead there, None: none; of others the lists
+    say it.
     """
 
     projection: Projection
@@ -49,6 +51,19 @@ class Incoming:
     taps: np.ndarray | None
     geometry: np.ndarray
     synapses: int
+    dead_pre: np.ndarray | None = None
+    dead_post: np.ndarray | None = None
+
+    @property
+    def masked(self) -> bool:
+        """Whether taps alone do not say which synapses there are."""
+        return self.dead_pre is not None or self.dead_post is not None
+
+    def dead(self) -> tuple[np.ndarray, np.ndarray]:
+        """`dead_pre` and `dead_post`, all false where there are none."""
+        pre = np.zeros(self.n_pre, np.bool_) if self.dead_pre is None else self.dead_pre
+        post = np.zeros(self.n_post, np.bool_) if self.dead_post is None else self.dead_post
+        return pre, post
 
 
 def shapes(network: Network) -> dict[str, Shape]:
@@ -81,8 +96,25 @@ def unroll(projection: Projection, source_shape: Shape, target_shape: Shape) -> 
     n_in = in_degrees(incoming)
     starts = np.zeros(incoming.n_post + 1, dtype=np.int64)
     np.cumsum(n_in, out=starts[1:])
-    pre, weight = _unroll_conv(incoming.indptr, incoming.taps, incoming.geometry, starts)
+    pre, weight = _unroll_conv(incoming.indptr, incoming.taps, incoming.geometry, *incoming.dead(), starts)
     return sparse.csc_array((weight, pre, starts), shape=(incoming.n_pre, incoming.n_post)).tocsr()
+
+
+def unrolled(projection: ConvProjection, source_shape: Shape, target_shape: Shape) -> SparseProjection:
+    """A convolution synapse by synapse, those of dead neurons left out."""
+    matrix = unroll(projection, source_shape, target_shape)
+    matrix.sort_indices()
+    return SparseProjection(
+        projection.source,
+        projection.target,
+        matrix.indptr.astype(np.int64),
+        matrix.indices.astype(np.int32),
+        matrix.data.astype(np.int16),
+        projection.weight_exp,
+        projection.sign_mode,
+        projection.weight_bits,
+        projection.delay,
+    )
 
 
 def by_post(projection: Projection, source_shape: Shape, target_shape: Shape) -> Incoming:
@@ -109,7 +141,8 @@ def by_post(projection: Projection, source_shape: Shape, target_shape: Shape) ->
         starts, pre = _transpose(indptr.astype(np.int64), post, np.asarray(projection.weight), n_post)
         return Incoming(projection, n_pre, n_post, starts, pre, None, none, len(pre))
     taps, indptr, geometry = _taps(projection, source_shape, target_shape, label)
-    conv = Incoming(projection, n_pre, n_post, indptr, np.zeros(0, dtype=np.int32), taps, geometry, 0)
+    dead = projection.dead_pre, projection.dead_post
+    conv = Incoming(projection, n_pre, n_post, indptr, np.zeros(0, dtype=np.int32), taps, geometry, 0, *dead)
     return replace(conv, synapses=int(_conv_degrees(conv)[0].sum()))
 
 
@@ -202,6 +235,8 @@ def _conv_degrees(incoming: Incoming) -> tuple[np.ndarray, np.ndarray]:
     """(synapses per post neuron, synapses per pre neuron) of a convolution."""
     taps = incoming.taps
     assert taps is not None
+    if incoming.masked:
+        return _masked_degrees(incoming.indptr, taps, incoming.geometry, *incoming.dead())
     out = np.repeat(np.arange(len(incoming.indptr) - 1), np.diff(incoming.indptr))
     kernel = (int(taps[:, 1].max(initial=0)) + 1, int(taps[:, 2].max(initial=0)) + 1)
     rows, columns = _reached(incoming.geometry, kernel)
@@ -219,7 +254,37 @@ def _conv_degrees(incoming: Incoming) -> tuple[np.ndarray, np.ndarray]:
 
 
 @jit()
-def _unroll_conv(indptr, taps, geometry, starts):
+def _masked_degrees(indptr, taps, geometry, dead_pre, dead_post):
+    h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
+    s_y, s_x, p_y, p_x, d_y, d_x = (
+        geometry[4],
+        geometry[5],
+        geometry[6],
+        geometry[7],
+        geometry[8],
+        geometry[9],
+    )
+    heard = np.zeros(len(dead_post), dtype=np.int64)
+    told = np.zeros(len(dead_pre), dtype=np.int64)
+    for o in range(len(indptr) - 1):
+        for y in range(h_out):
+            for x in range(w_out):
+                post = (o * h_out + y) * w_out + x
+                if dead_post[post]:
+                    continue
+                for k in range(indptr[o], indptr[o + 1]):
+                    in_y = y * s_y - p_y + taps[k, 1] * d_y
+                    in_x = x * s_x - p_x + taps[k, 2] * d_x
+                    if 0 <= in_y < h_in and 0 <= in_x < w_in:
+                        pre = (taps[k, 0] * h_in + in_y) * w_in + in_x
+                        if not dead_pre[pre]:
+                            heard[post] += 1
+                            told[pre] += 1
+    return heard, told
+
+
+@jit()
+def _unroll_conv(indptr, taps, geometry, dead_pre, dead_post, starts):
     h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
     s_y, s_x, p_y, p_x, d_y, d_x = (
         geometry[4],
@@ -235,11 +300,15 @@ def _unroll_conv(indptr, taps, geometry, starts):
     for o in range(len(indptr) - 1):
         for y in range(h_out):
             for x in range(w_out):
+                if dead_post[(o * h_out + y) * w_out + x]:
+                    continue
                 for k in range(indptr[o], indptr[o + 1]):
                     in_y = y * s_y - p_y + taps[k, 1] * d_y
                     in_x = x * s_x - p_x + taps[k, 2] * d_x
                     if 0 <= in_y < h_in and 0 <= in_x < w_in:
-                        pre[n] = (taps[k, 0] * h_in + in_y) * w_in + in_x
-                        weight[n] = taps[k, 3]
-                        n += 1
+                        j = (taps[k, 0] * h_in + in_y) * w_in + in_x
+                        if not dead_pre[j]:
+                            pre[n] = j
+                            weight[n] = taps[k, 3]
+                            n += 1
     return pre, weight

@@ -60,6 +60,8 @@ class Population:
     bias_mant: 13 bit signed, scalar or one per neuron; bias_exp: 0..7.
     spiking: False for a leaky-integrator read-out, which integrates but never fires.
     reset: "zero", which lava-nc's LIF has, or "subtract", one threshold per step however far v is above it.
+    dead: (neurons,) bool in C order, None: none. Such a neuron is not there: no compartment, no synapse to it or from it, no
+        bias; its u and v stay 0 and it never spikes. Only neurons that spike can be dead, and not all of a population.
     """
 
     name: str
@@ -71,6 +73,12 @@ class Population:
     bias_exp: int = 0
     spiking: bool = True
     reset: Reset = "zero"
+    dead: np.ndarray | None = None
+
+    @property
+    def neurons(self) -> int:
+        """How many there are, dead ones left out."""
+        return math.prod(self.shape) - (0 if self.dead is None else int(np.count_nonzero(self.dead)))
 
     def __post_init__(self) -> None:
         label = f"population {_brief(self.name)!r}"
@@ -91,6 +99,17 @@ class Population:
         _check_range(self.bias_exp, 0, MAX_BIAS_EXP, f"{label}: bias_exp", scalar=True)
         if not isinstance(self.reset, str) or self.reset not in RESETS:
             raise HardwareError(f"{label}: reset is {_brief(self.reset)!r}, expected 'zero' or 'subtract'")
+        if self.dead is not None:
+            _check_mask(self.dead, math.prod(self.shape), f"{label}: dead")
+            if not self.spiking or self.dead.all():
+                what = (
+                    "all of its neurons are dead"
+                    if self.spiking
+                    else "it does not spike, yet has dead neurons"
+                )
+                raise HardwareError(f"{label}: {what}, expected some neurons that spike")
+            if np.any(np.broadcast_to(np.ravel(self.bias_mant), self.dead.shape)[self.dead]):
+                raise HardwareError(f"{label}: a dead neuron has a bias, expected 0")
 
 
 @dataclass(frozen=True)
@@ -169,6 +188,7 @@ class ConvProjection:
     """A cross-correlation, as PyTorch's ``conv2d``, on (channel, height, width).
 
     weight: (out, in / groups, kH, kW) int mantissas, shared by all positions.
+    dead_pre, dead_post: (neurons,) bool in C order, `Population.dead` of both ends: no synapse leads from or to them.
     """
 
     source: str
@@ -182,6 +202,8 @@ class ConvProjection:
     sign_mode: SignMode = "mixed"
     weight_bits: int = 8
     delay: int = 0
+    dead_pre: np.ndarray | None = None
+    dead_post: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         label = _check_projection(self, axes=4)
@@ -228,6 +250,7 @@ class Network:
         for name in self.outputs:
             if name not in shapes or name in inputs:
                 raise HardwareError(f"output {name!r} is no population of the network")
+        dead = {entry.name: entry.dead for entry in self.populations if entry.dead is not None}
         for projection in self.projections:
             label = _label(projection)
             for name in (projection.source, projection.target):
@@ -236,6 +259,7 @@ class Network:
             if projection.target in inputs:
                 raise HardwareError(f"{label}: leads to an input")
             _check_fit(projection, shapes[projection.source], shapes[projection.target], label)
+            _check_dead(projection, dead.get(projection.source), dead.get(projection.target), label)
 
     @property
     def stimulated(self) -> tuple[InputPopulation, ...]:
@@ -294,6 +318,35 @@ def _check_range(value: Any, low: int, high: int, what: str, scalar: bool = Fals
     if array.size and (array.min() < low or array.max() > high):
         worst = array.min() if array.min() < low else array.max()
         raise HardwareError(f"{what} is {worst}, expected {low} to {high}")
+
+
+def _check_mask(mask: Any, size: int, what: str) -> None:
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (size,):
+        raise HardwareError(f"{what} is {_brief(mask)}, expected {size} truths, one per neuron")
+
+
+def _check_dead(projection: Projection, pre: np.ndarray | None, post: np.ndarray | None, label: str) -> None:
+    """Whether nothing leads from dead neurons `pre` and to dead neurons `post`."""
+    if isinstance(projection, ConvProjection):
+        for key, own, expected in (
+            ("dead_pre", projection.dead_pre, pre),
+            ("dead_post", projection.dead_post, post),
+        ):
+            if (own is None) != (expected is None) or not np.array_equal(own, expected):  # type: ignore[arg-type]
+                raise HardwareError(f"{label}: {key} is not what its population says")
+        return
+    if pre is None and post is None:
+        return
+    if isinstance(projection, DenseProjection):
+        joined = (pre is not None and projection.weight[:, pre].any()) or (
+            post is not None and projection.weight[post].any()
+        )
+    else:
+        joined = (pre is not None and np.diff(projection.indptr)[pre].any()) or (
+            post is not None and post[projection.post].any()
+        )
+    if joined:
+        raise HardwareError(f"{label}: a synapse of a dead neuron, expected none")
 
 
 def _check_projection(projection: Any, axes: int) -> str:

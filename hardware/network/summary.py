@@ -25,7 +25,7 @@ def describe(network: Network) -> dict[str, Any]:
         {
             "name": p.name,
             "shape": _shape(p.shape),
-            "neurons": math.prod(p.shape),
+            "neurons": p.neurons,
             "du": _range(p.du),
             "dv": _range(p.dv),
             "vth": _range(p.vth) if p.spiking else "never",

@@ -58,7 +58,7 @@ TRADE_OFF = (1, 1.25, 1.5, 2, 3, 4, 6, 8, 12, 16)
 class Placement:
     """Every neuron's core, and how full the cores are.
 
-    core_of: per population the core of each neuron, int32 in C order. number_of: per population each neuron's
+    core_of: per population the core of each neuron, int32 in C order, -1 where it is dead. number_of: per population each neuron's
     number among its population's neurons on that core (which decides index bits and shared kernels).
     Arrays `*_per_core` are int64 (cores,). crossing_spikes: spikes from core to core in the unit of the firing
     rates, or per step with every neuron firing where none were given.
@@ -301,11 +301,11 @@ def _placement(
     allowed = chip.cores if max_cores is None else max_cores
     if cores > allowed:
         broken.insert(0, Broken("cores", "network" if max_cores is not None else "chip", cores, allowed))
-    number_of = {name: np.zeros(problem.size[name], dtype=np.int32) for name in problem.names}
+    number_of = {name: np.full(problem.size[name], -1, dtype=np.int32) for name in problem.names}
     for content in found.segments:
         for name, neurons in content:
             number_of[name][problem.numbered(name, neurons)] = np.arange(len(neurons))
-    size = sum(problem.size[name] for name in problem.names)
+    size = sum(problem.count.values())
     most_cores = max(cores, min(allowed if step_cores is None else step_cores, size))
     full = {
         label: float(used.sum() / (cores * getattr(chip, label)))

@@ -40,7 +40,8 @@ class Work:
         """Updates and events of each core."""
         busy = np.zeros(len(found.segments))
         for name, work in self.each.items():
-            busy += np.bincount(found.core_of[name], weights=work, minlength=len(busy))
+            there = found.core_of[name] >= 0
+            busy += np.bincount(found.core_of[name][there], weights=work[there], minlength=len(busy))
         return busy
 
     def step(self, problem: Problem, found: Found) -> float:
@@ -78,6 +79,8 @@ def work_of(problem: Problem, rates: dict[str, np.ndarray]) -> Work:
         awake = -np.expm1(-heard)
         update = costs.inactive_neuron_ns + awake * (costs.active_neuron_ns - costs.inactive_neuron_ns)
         each[name] = heard * costs.synaptic_event_ns + update
+        if name in problem.dead:
+            each[name][problem.dead[name]] = 0.0
     return Work(problem.chip, each, {name: rate * costs.message_ns for name, rate in rates.items()})
 
 

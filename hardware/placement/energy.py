@@ -174,20 +174,21 @@ def _mapped(
     """The network as SANA-FE has it: weights of zero, neurons that fire when they are told."""
     inputs = {entry.name for entry in network.inputs}
     mapped = sanafe.Network()
-    groups = {}
+    groups, place = {}, {}
     used: dict[int, int] = {}
     for number, name in enumerate(shape):
         kind = max(
             (p for p in network.projections if p.target == name), key=lambda p: p.weight.size, default=None
         )
-        group = mapped.create_neuron_group(
-            f"g{number}", math.prod(shape[name]), default_synapse_hw_name=_synapse(kind)
-        )
+        # Dead neurons are on no core and have no synapse.
+        there = np.flatnonzero(cores[name] >= 0)
+        place[name] = np.cumsum(cores[name] >= 0) - 1
+        group = mapped.create_neuron_group(f"g{number}", len(there), default_synapse_hw_name=_synapse(kind))
         groups[name] = group
         soma = "loihi_inputs" if name in inputs else "replay"
         # All recordings one after the other, (neurons, steps).
         trains = spikes[name].reshape(-1, spikes[name].shape[2]).T if name in spikes else None
-        for index, neuron in enumerate(group):
+        for index, neuron in zip(there, group, strict=True):
             core = int(cores[name][index])
             unit = used[core] = used.get(core, -1) + 1
             train = {"spikes": trains[index].tolist()} if trains is not None and trains[index].any() else {}
@@ -195,7 +196,8 @@ def _mapped(
             neuron.map_to_core(hardware[core])
     for projection in network.projections:
         matrix = unroll(projection, shape[projection.source], shape[projection.target]).tocoo()
-        pairs = list(zip(matrix.row.tolist(), matrix.col.tolist(), strict=True))
+        ends = place[projection.source][matrix.row], place[projection.target][matrix.col]
+        pairs = list(zip(ends[0].tolist(), ends[1].tolist(), strict=True))
         if pairs:
             weights = {"weight": [0.0] * len(pairs)}
             groups[projection.source].connect_neurons_sparse(groups[projection.target], weights, pairs)

@@ -190,7 +190,7 @@ def _count(
             if projection.source in layers:
                 by_layer["messages"][layers.index(projection.source)] += out.mean(axis=0)
         awake = _per_core((heard > 0) if whole else -np.expm1(-heard), core_of, cores)
-        asleep = np.bincount(core_of, minlength=cores) - awake
+        asleep = np.bincount(core_of[core_of >= 0], minlength=cores) - awake
         events += own
         active += awake
         inactive += asleep
@@ -204,7 +204,8 @@ def _count(
 
 
 def _per_core(values: np.ndarray, core_of: np.ndarray, cores: int) -> np.ndarray:
-    return np.stack([np.bincount(core_of, weights=row, minlength=cores) for row in values])
+    there = core_of >= 0
+    return np.stack([np.bincount(core_of[there], weights=row[there], minlength=cores) for row in values])
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,8 @@ def _spread(
     for t in range(len(starts) - 1):
         for k in range(starts[t], starts[t + 1]):
             j, weight, n = neurons[k], weights[k], 0
+            if len(home) and home[j] < 0:
+                continue
             c, y, x = j, 0, 0
             if conv:
                 c = j // (h_in * w_in)
@@ -298,6 +301,8 @@ def _spread(
                 else:
                     post = out_post[m]
                 core = core_of[post]
+                if core < 0:
+                    continue
                 events[t, core] += weight
                 heard[t, post] += weight
                 if graded[k]:

@@ -14,6 +14,7 @@ import numpy as np
 from hardware.compiled import jit
 from hardware.placement import packing
 from hardware.placement.measuring import Found, measure
+from hardware.placement.orders import Order
 from hardware.placement.problem import RESOURCES, Problem
 
 # Larger networks are left alone: neurons times synapses looked at in moving would outgrow what filling takes.
@@ -54,7 +55,7 @@ def fewer_cores(problem: Problem, best: Found, limit: float, bound: int, seed: i
 
     limit: synapses looked at, as in `Problem.visits`. bound: cores below which none need be tried.
     """
-    neurons = sum(problem.size[name] for name in problem.names)
+    neurons = sum(problem.count.values())
     synapses = sum(wire.incoming.synapses for wire in problem.wires)
     if synapses > MOST_SYNAPSES or neurons < 2:
         return best
@@ -108,11 +109,16 @@ def _attempt(
     if left > 1e-9:
         return None, made
     segments = []
+    natural = {
+        name: problem.there(name, Order(np.arange(problem.size[name], dtype=np.int32)))
+        for name in problem.names
+    }
     for core in range(cores):
         content, start = [], 0
         for name in problem.names:
-            own = np.flatnonzero(core_of[start : start + problem.size[name]] == core).astype(np.int32)
-            start += problem.size[name]
+            alive = natural[name].neurons
+            own = alive[core_of[start : start + len(alive)] == core]
+            start += len(alive)
             content += [(name, own)] if len(own) else []
         segments += [content] if content else []
     found = measure(problem, segments, "greedy")
@@ -120,20 +126,22 @@ def _attempt(
 
 
 def _tables(problem: Problem) -> _Tables:
-    first, total = {}, 0
+    # Every neuron's number among all that are alive.
+    number, total = {}, 0
     for name in problem.names:
-        first[name] = total
-        total += problem.size[name]
+        alive = ~problem.dead[name] if name in problem.dead else np.ones(problem.size[name], dtype=np.bool_)
+        number[name] = np.where(alive, total + np.cumsum(alive) - 1, -1)
+        total += problem.count[name]
     post, axon, pre, home, slots, each = [], [], [], [], [], []
     axons = pres = 0
     for wire in problem.wires:
         source, target = wire.synapses()
-        post.append(target + first[wire.target])
+        post.append(number[wire.target][target])
         axon.append(wire.group[source] + axons)
         pre.append(source + pres)
         own = np.full(wire.incoming.n_pre, -1, dtype=np.int64)
-        if wire.source in first:
-            own = first[wire.source] + np.arange(wire.incoming.n_pre, dtype=np.int64)
+        if wire.source in number:
+            own = number[wire.source]
         home.append(own)
         slots.append(np.full(wire.incoming.n_pre, wire.slots, dtype=np.int64))
         # Without gaps a full matrix takes no indices; shared kernels are left to the exact count that follows.

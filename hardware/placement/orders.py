@@ -29,6 +29,15 @@ class Order:
         """The neurons core by core, where the order says where cores end."""
         return [] if self.ends is None else np.split(self.neurons, self.ends[:-1])
 
+    def only(self, alive: np.ndarray) -> Order:
+        """The order without neurons that are not alive, (neurons,) bool; units are no longer of one size then."""
+        kept = alive[self.neurons]
+        ends = None
+        if self.ends is not None:
+            ends = np.unique(np.cumsum(kept)[self.ends - 1])
+            ends = ends[ends > 0]
+        return Order(self.neurons[kept], ends=ends)
+
     def middle(self) -> int:
         """Where the unit or core in the middle begins."""
         if self.ends is not None and len(self.ends) > 1:

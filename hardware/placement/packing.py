@@ -142,6 +142,9 @@ def measure_taps(
     rank_word,
     tap_word,
     kernel_bits,
+    dead_pre,
+    channel_ptr,
+    channels,
 ):
     """Convolution: (bits, axons in, synapses, touched axons).
 
@@ -149,6 +152,8 @@ def measure_taps(
     share: 0 every axon stores its synapses; 1 axons whose synapses agree but for a shift of their offsets store them once; 2
     the core stores the kernels of the output channels it holds, `kernel_bits` each. A list's pattern is the sum over its taps of
     rank_word[rank - first rank] * tap_word[tap], both from `random_words`; other scratch as in `measure_groups`.
+    dead_pre: pre neurons without a synapse, empty: none; channels channel_ptr[k]:channel_ptr[k + 1] are those of tap k. At a target
+    that it has a synapse to, a list holds the weights of dead channels, too.
     """
     h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
     s_y, s_x, p_y, p_x, d_y, d_x = (
@@ -164,6 +169,7 @@ def measure_taps(
     bits = 0
     area = h_out * w_out
     held = np.zeros(len(kernel_bits), dtype=np.bool_)
+    masked = len(dead_pre) > 0
     for rank in range(len(neurons)):
         i = neurons[rank]
         o = i // area
@@ -177,6 +183,12 @@ def measure_taps(
             in_x = x * s_x - p_x + taps[k, 2] * d_x
             if in_y < 0 or in_y >= h_in or in_x < 0 or in_x >= w_in:
                 continue
+            joined = taps[k, 3]
+            if masked:
+                for m in range(channel_ptr[k], channel_ptr[k + 1]):
+                    joined -= dead_pre[(channels[m] * h_in + in_y) * w_in + in_x]
+                if joined == 0:
+                    continue
             g = (taps[k, 0] * h_in + in_y) * w_in + in_x
             if lists[g, COUNT] == 0:
                 touched[n] = g
@@ -187,7 +199,7 @@ def measure_taps(
             lists[g, LAST] = rank
             if share == 1:
                 pattern[g] += rank_word[rank - lists[g, FIRST]] * tap_word[k]
-            synapses += taps[k, 3]
+            synapses += joined
     largest = 0
     for k in range(n):
         g = touched[k]
@@ -221,6 +233,36 @@ def measure_taps(
             )
         lists[g, COUNT] = 0
     return bits, n, synapses, n
+
+
+@jit()
+def used_taps(indptr, taps, geometry, dead_pre, channel_ptr, channels, dead_post):
+    """Which taps make a synapse between two neurons that are not dead, anywhere; arguments of `measure_taps`."""
+    h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
+    s_y, s_x, p_y, p_x, d_y, d_x = (
+        geometry[4],
+        geometry[5],
+        geometry[6],
+        geometry[7],
+        geometry[8],
+        geometry[9],
+    )
+    used = np.zeros(len(taps), dtype=np.bool_)
+    for o in range(len(indptr) - 1):
+        for k in range(indptr[o], indptr[o + 1]):
+            for i in range(h_out * w_out):
+                y = i // w_out
+                in_y = y * s_y - p_y + taps[k, 1] * d_y
+                in_x = (i - y * w_out) * s_x - p_x + taps[k, 2] * d_x
+                if dead_post[o * h_out * w_out + i] or not (0 <= in_y < h_in and 0 <= in_x < w_in):
+                    continue
+                if len(dead_pre) == 0:
+                    used[k] = True
+                for m in range(channel_ptr[k], channel_ptr[k + 1] if len(dead_pre) else channel_ptr[k]):
+                    used[k] |= not dead_pre[(channels[m] * h_in + in_y) * w_in + in_x]
+                if used[k]:
+                    break
+    return used
 
 
 @jit()

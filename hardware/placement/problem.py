@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from hardware.errors import HardwareError
 from hardware.network.connectivity import Incoming, Shape, by_post, in_degrees, out_degrees, shapes, unroll
 from hardware.network.integer import ConvProjection, DenseProjection, Network
 from hardware.placement import bounds, packing
+from hardware.placement.orders import Order
 
 # What every chip's cores have so much of; `Problem.capacity` holds them in this order.
 RESOURCES = ("neurons_per_core", "memory_bits_per_core", "axons_in_per_core", "axons_out_per_core")
@@ -36,6 +38,9 @@ class Problem:
         self.shape = shapes(network)
         self.size = {name: math.prod(shape) for name, shape in self.shape.items()}
         self.names = [population.name for population in network.populations]
+        # Dead neurons sit on no core; `count` leaves them out, `size` does not.
+        self.dead = {p.name: p.dead for p in network.populations if p.dead is not None}
+        self.count = {p.name: p.neurons for p in network.populations}
         if sum(self.size[name] for name in self.names) == 0:
             raise HardwareError("network without neurons; expected at least one population with a neuron")
         self.form = packing.form_of(chip)
@@ -66,7 +71,7 @@ class Problem:
             [limit, chip.memory_bits_per_core, chip.axons_in_per_core, chip.axons_out_per_core]
         )
         for wire in self.wires:
-            wire.find_shared(int(min(self.size.get(wire.target, 0), self.capacity[0])))
+            wire.find_shared(int(min(self.count.get(wire.target, 0), self.capacity[0])))
         self.most = {name: self._most(name) for name in self.names}
         for wire in self.wires:
             wire.least_fan_out = wire.least_targets(self.most[wire.target])
@@ -78,6 +83,10 @@ class Problem:
         self.capacity = self.capacity[: len(RESOURCES)]
         if work:
             self.capacity = np.append(self.capacity, most)
+
+    def there(self, name: str, order: Order) -> Order:
+        """An order without the population's dead neurons."""
+        return order if name not in self.dead else order.only(~self.dead[name])
 
     def unit(self, name: str) -> int:
         """Neurons that cost a core as much memory as any one of them: an output channel, where kernels are stored once."""
@@ -101,7 +110,7 @@ class Problem:
     def _most(self, name: str) -> int:
         """No core holds more neurons of the population than that."""
         chip = self.chip
-        most = int(min(self.capacity[0], self.size[name]))
+        most = int(min(self.capacity[0], self.count[name]))
         for wire in self.into[name]:
             if wire.shared is not None and not math.isinf(chip.axons_in_per_core):
                 most = bounds.most_neurons(wire.shared, chip.axons_in_per_core, most)
@@ -143,8 +152,9 @@ class Problem:
         bits, least = 0.0, 1.0
         axons_in = axons_out = neurons = 0
         for name in self.names:
-            size = self.size[name]
+            size = self.count[name]
             neurons += size
+            alive = slice(None) if name not in self.dead else ~self.dead[name]
             own_bits, alone, least_in, reached = 0.0, size / self.most[name], 0, 0
             for wire in self.into[name]:
                 wire_bits, wire_cores = wire.least_bits(chip, self.most[name], self.form, self.widths)
@@ -152,7 +162,7 @@ class Problem:
                 reached += int(wire.least_fan_out.sum())
                 if wire.source in self.into:
                     axons_out += wire.slots * int(wire.least_fan_out.sum())
-                least_in += math.ceil(int(wire.in_degrees.min()) / wire.atoms) if size else 0
+                least_in += math.ceil(int(wire.in_degrees[alive].min()) / wire.atoms) if size else 0
             alone = math.ceil(max(alone, own_bits / chip.memory_bits_per_core) - 1e-9)
             axons_in += max(reached, alone * least_in)
             bits += own_bits
@@ -199,9 +209,13 @@ class Wire:
         self.group = neuron.astype(np.int32)
         self.groups = int(self.group.max(initial=-1)) + 1
         self.in_degrees, self.out_degrees = in_degrees(incoming), out_degrees(incoming)
-        self.group_atoms = np.bincount(self.group[self.out_degrees > 0], minlength=self.groups).astype(
-            np.int64
+        # A list holds the weights of all channels of its axon, of those that are dead at its position, too: so it is the same at others.
+        stored = (
+            out_degrees(replace(incoming, dead_pre=None, dead_post=None))
+            if incoming.masked
+            else self.out_degrees
         )
+        self.group_atoms = np.bincount(self.group[stored > 0], minlength=self.groups).astype(np.int64)
         self.slots = chip.population_axon_slots if self.group_atoms.max(initial=0) > 1 else 1
         self.full = incoming.taps is None and incoming.synapses == n_pre * incoming.n_post
         self.known_full_bits: dict[int, int] = {}
@@ -216,6 +230,7 @@ class Wire:
             self.pattern = np.zeros(self.groups, dtype=np.uint64)
             self.rank_word = packing.random_words(incoming.n_post, 1)
             self.axon_taps, self.axon_indptr, self.tap_word = _axon_taps(incoming, self.atoms)
+            self.masks = _masks(incoming, self.axon_taps, self.atoms)
             self.hears = _hears(incoming)
             area_in, area_out = (incoming.geometry[n] * incoming.geometry[n + 1] for n in (0, 2))
             self.done = np.zeros((len(self.hears.cell_ptr) - 1) * area_out, dtype=np.int32)
@@ -243,7 +258,7 @@ class Wire:
         if into.taps is not None:
             return packing.measure_taps(
                 self.axon_indptr, self.axon_taps, into.geometry, self.share, *head, self.group_atoms,
-                self.pattern, self.rank_word, self.tap_word, self.kernel_bits,
+                self.pattern, self.rank_word, self.tap_word, self.kernel_bits, *self.masks,
             )  # fmt: skip
         if self.atoms == 1:
             return packing.measure_rows(into.indptr, into.pre, *head)
@@ -298,6 +313,9 @@ class Wire:
                 h.cell_ptr, h.cells, h.list_ptr, h.channels, into.geometry, h.kind, neurons, self.done, self.heard,
                 self.stamps, self.reached, self.stamp,
             )  # fmt: skip
+            if into.dead_pre is not None:
+                found = self.reached[:n]
+                return found[~into.dead_pre[found]]
         return self.reached[:n].copy()
 
     def least_bits(self, chip: Chip, most: int, form: np.ndarray, widths: np.ndarray) -> tuple[float, float]:
@@ -312,7 +330,8 @@ class Wire:
     def _least_bits(self, chip: Chip, most: int, form: np.ndarray, widths: np.ndarray) -> float:
         into = self.incoming
         if into.taps is not None and self.share == 2:
-            return float(self.kernel_bits.sum())
+            channels = into.dead()[1].reshape(len(self.kernel_bits), -1)
+            return float(self.kernel_bits[~channels.all(axis=1)].sum())
         if self.full:
             return into.n_post * min(self.full_bits(n, form, widths) / n for n in range(1, most + 1))
         if into.taps is None and self.atoms > 1:
@@ -327,6 +346,10 @@ class Wire:
         # A stored list holds one vector of weights (over the channels of an axon) per rank, so every vector of weights
         # that differs from the others is stored at least once.
         used = _used(self.axon_taps, into.geometry)
+        if into.masked:
+            used = packing.used_taps(
+                self.axon_indptr, self.axon_taps, into.geometry, *self.masks, into.dead()[1]
+            )
         _, once = np.unique(self.tap_word[used], return_index=True)
         return float(memory.least_bits_per_synapse(chip, self.plain) * self.axon_taps[used][once, 3].sum())
 
@@ -342,6 +365,21 @@ def _axon_taps(incoming: Incoming, atoms: int) -> tuple[np.ndarray, np.ndarray, 
     channels = min(atoms, int(taps[:, 0].max(initial=0)) + 1)
     words = packing.random_words(channels + int(taps[:, 3].max(initial=0)) - lowest + 1, 2)
     return packing.group_taps(incoming.indptr, taps, atoms, words[:channels], words[channels:], lowest)
+
+
+def _masks(
+    incoming: Incoming, axon_taps: np.ndarray, atoms: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(dead pre neurons, channel_ptr, channels) for `measure_taps`: the taps of `_axon_taps` stand for so many channels each. Empty where no
+    pre neuron is dead."""
+    taps = incoming.taps
+    assert taps is not None
+    if incoming.dead_pre is None:
+        return np.zeros(0, np.bool_), np.zeros(1, np.int64), np.zeros(0, np.int64)
+    out = np.repeat(np.arange(len(incoming.indptr) - 1), np.diff(incoming.indptr))
+    order = np.lexsort((taps[:, 2], taps[:, 1], taps[:, 0] // atoms, out))
+    channel_ptr = np.concatenate([[0], np.cumsum(axon_taps[:, 3])]).astype(np.int64)
+    return incoming.dead_pre, channel_ptr, np.ascontiguousarray(taps[order, 0])
 
 
 class _Hears(NamedTuple):

@@ -21,7 +21,7 @@ ASSUMED_RATE = 0.1
 def step_rates(network: Network, rates: Rates | None, steps: float = 1.0) -> dict[str, np.ndarray]:
     """Spikes per step of every neuron and input, float64, from those in `steps` steps.
 
-    Missing ones fire `ASSUMED_RATE` times a step, read-outs that do not spike never.
+    Missing ones fire `ASSUMED_RATE` times a step, read-outs that do not spike and dead neurons never.
 
     Raises HardwareError for rates that do not fit, or no steps.
     """
@@ -40,6 +40,9 @@ def step_rates(network: Network, rates: Rates | None, steps: float = 1.0) -> dic
                 f"firing rates of {name!r}: {value.size} values; expected 1 or {size}, none negative"
             )
         found[name] = np.ascontiguousarray(np.broadcast_to(value.ravel(), (size,)))
+    for p in network.populations:
+        if p.dead is not None:
+            found[p.name] = np.where(p.dead, 0.0, found[p.name])
     return found
 
 
@@ -47,7 +50,10 @@ def heard_per_step(incoming: Incoming, rate: np.ndarray) -> np.ndarray:
     """Synaptic events that arrive at each post neuron in a mean step, float64, from the pre neurons' spikes per step."""
     if incoming.taps is None:
         return _heard_rows(incoming.indptr, incoming.pre, rate)
-    return _heard_taps(incoming.indptr, incoming.taps, incoming.geometry, rate, incoming.n_post)
+    pre, post = incoming.dead()
+    rate = np.where(pre, 0.0, rate)
+    heard = _heard_taps(incoming.indptr, incoming.taps, incoming.geometry, rate, incoming.n_post)
+    return np.where(post, 0.0, heard)
 
 
 @jit()

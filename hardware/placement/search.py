@@ -137,7 +137,7 @@ def _most(problem: Problem, best: Found) -> float:
 def natural_orders(problem: Problem) -> dict[str, Order]:
     """C order, of the populations that have neurons."""
     return {
-        name: Order(np.arange(problem.size[name], dtype=np.int32), problem.unit(name))
+        name: problem.there(name, Order(np.arange(problem.size[name], dtype=np.int32), problem.unit(name)))
         for name in problem.names
         if problem.size[name]
     }
@@ -280,10 +280,12 @@ def _hypergraph(
         problem.visits += pins * VISITS_PER_PIN
         orders = dict(natural)
         for name, wire in wires.items():
-            parts = max(1, int(share * len(np.unique(best.core_of[name]))))
+            homes = best.core_of[name]
+            parts = max(1, int(share * len(np.unique(homes[homes >= 0]))))
             if parts > 1:
                 rates = problem.rates.get(wire.source)
-                orders[name] = hypergraph.partitioned_order(wire.incoming, parts, rates, seed)
+                order = hypergraph.partitioned_order(wire.incoming, parts, rates, seed)
+                orders[name] = problem.there(name, order)
         plans: list[Plan] = [(name, order, 0) for name, order in orders.items()]
         found = _settle(problem, lambda fan_out: fill(problem, plans, fan_out), "hypergraph")  # noqa: B023
         assert found is not None
@@ -307,7 +309,7 @@ def _plain_orders(problem: Problem, natural: dict[str, Order], limit: float) -> 
         until = problem.visits + max(0.0, ORDERS * limit - problem.visits) / (len(natural) - population)
         best = 0, 0.0
         chosen[name] = order
-        spatial = spatial_orders(problem.shape[name], int(problem.capacity[0]))
+        spatial = _spatial(problem, name)
         for number, candidate in enumerate([order, *spatial] if spatial else []):
             if number > LEAST_ORDERS and problem.visits > until:
                 break
@@ -343,12 +345,12 @@ def scored_orders(problem: Problem, natural: dict[str, Order], limit: float) -> 
     for population, (name, order) in enumerate(natural.items()):
         # Half of the effort, in equal parts; a few are always looked at.
         until = problem.visits + max(0.0, ORDERS * limit - problem.visits) / (len(natural) - population)
-        candidates = [order, *spatial_orders(problem.shape[name], int(problem.capacity[0]))]
+        candidates = [order, *_spatial(problem, name)]
         rows = [w for w in problem.into[name] if w.incoming.taps is None and not w.full]
         if rows:
             heaviest = max(rows, key=lambda w: w.incoming.synapses)
             grown = _grown(problem, name, heaviest)
-            candidates += [] if grown is None else [grown]
+            candidates += [] if grown is None else [problem.there(name, grown)]
         scores = []
         for number, candidate in enumerate(candidates if len(candidates) > 1 else []):
             if number > LEAST_ORDERS and problem.visits > until:
@@ -371,6 +373,11 @@ def scored_orders(problem: Problem, natural: dict[str, Order], limit: float) -> 
             last = order if few <= limit or order in others else lean
             choices[name] = [close, lean, last, *(o for o in others if o not in (close, lean, last))]
     return choices
+
+
+def _spatial(problem: Problem, name: str) -> list[Order]:
+    orders = spatial_orders(problem.shape[name], int(problem.capacity[0]))
+    return [problem.there(name, order) for order in orders]
 
 
 def _grown(problem: Problem, name: str, wire: Wire) -> Order | None:

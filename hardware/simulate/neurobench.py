@@ -21,7 +21,8 @@ from typing import Any
 import nir
 import numpy as np
 
-from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, padding_of
+from hardware.graph.graph import INTEGRATORS, SPIKING, Graph, never_spiking, padding_of
+from hardware.graph.silent import unheard_outputs
 from hardware.network.connectivity import by_post, out_degrees, shapes
 from hardware.network.geometry import conv
 from hardware.network.integer import (
@@ -130,7 +131,7 @@ class Tally:
 
 def of_graph(graph: Graph) -> Tally:
     """For runs of `hardware.simulate.reference`, with `recorded` recorded."""
-    before = graph.predecessors()
+    before, unheard = graph.predecessors(), unheard_outputs(graph)
     layers, footprint, weights, zeros = [], 0, 0, 0
     for name, node in graph.nodes.items():
         if isinstance(node, SPIKING + INTEGRATORS):
@@ -149,9 +150,11 @@ def of_graph(graph: Graph) -> Tally:
         )
         counted = len(sources) == 1 and not sources[0][1] and isinstance(graph.nodes[sources[0][0]], SPIKING)
         dense = int(leaving(np.ones(node.weight.shape)).sum())
-        layers.append(_Layer(leaving(node.weight != 0), dense, sources, counted, np.zeros(shape, np.int64)))
+        met = _leaving(node, shape, unheard.get(name))(node.weight != 0)
+        layers.append(_Layer(met, dense, sources, counted, np.zeros(shape, np.int64)))
+    dead = {name: never_spiking(node) for name, node in graph.nodes.items()}
     neurons = {
-        name: math.prod(graph.output_shape[name])
+        name: math.prod(graph.output_shape[name]) - (0 if (own := dead[name]) is None else int(own.sum()))
         for name, node in graph.nodes.items()
         if isinstance(node, SPIKING)
     }
@@ -178,10 +181,13 @@ def _stored(key: str, value: np.ndarray | None) -> int:
     return 1 if np.all(value == value.flat[0]) else value.size
 
 
-def _leaving(node: Any, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
-    """For weights of ones and zeros: how many ones each input meets, of the input's shape."""
+def _leaving(
+    node: Any, shape: tuple[int, ...], unheard: np.ndarray | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """For weights of ones and zeros: how many ones each input meets, of the input's shape; unheard: outputs that do not count."""
     if isinstance(node, nir.Affine | nir.Linear):
-        return lambda ones: ones.sum(axis=0).reshape(shape).astype(np.int64)
+        heard = slice(None) if unheard is None else ~unheard
+        return lambda ones: ones[heard].sum(axis=0).reshape(shape).astype(np.int64)
     axes = node.weight.ndim - 2
     stride = node.stride if axes == 2 else (node.stride,)
     dilation = node.dilation if axes == 2 else (node.dilation,)
@@ -193,15 +199,18 @@ def _leaving(node: Any, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.nda
         padded = np.zeros((shape[0], *(n + sum(p) for n, p in zip(shape[1:], pads, strict=True))), np.int64)
         space = conv(np.zeros((1, *shape)), node.weight, np.zeros(out), stride, pads, dilation, node.groups)
         group = np.arange(out) // (out // node.groups)
+        heard = None if unheard is None else (~unheard).reshape(space.shape[1:]).astype(np.int64)
         for tap in np.ndindex(*kernel):
-            met = np.zeros(shape[0], np.int64)
+            # By input channel, or where some outputs do not count by input channel and place.
+            met = np.zeros((shape[0], *(space.shape[2:] if heard is not None else (1,) * axes)), np.int64)
             for channel in range(within):
-                np.add.at(met, group * within + channel, ones[(slice(None), channel, *tap)].astype(np.int64))
+                own = ones[(slice(None), channel, *tap)].astype(np.int64).reshape(-1, *(1,) * axes)
+                np.add.at(met, group * within + channel, own if heard is None else own * heard)
             window = tuple(
                 slice(k * d, k * d + s * (n - 1) + 1, s)
                 for k, d, s, n in zip(tap, dilation, stride, space.shape[2:], strict=True)
             )
-            padded[(slice(None), *window)] += met.reshape(-1, *(1,) * axes)
+            padded[(slice(None), *window)] += met
         inside = tuple(slice(p[0], p[0] + n) for n, p in zip(shape[1:], pads, strict=True))
         return padded[(slice(None), *inside)]
 
@@ -229,7 +238,7 @@ def of_network(network: Network) -> Tally:
         footprint += 2 * _stored("bias", bias) if bias.any() else 0
         constants = ("du", "dv", *(("vth",) if population.spiking else ()))
         footprint += sum(4 * _stored(key, np.asarray(getattr(population, key))) for key in constants)
-    neurons = {p.name: math.prod(p.shape) for p in network.populations if p.spiking}
+    neurons = {p.name: p.neurons for p in network.populations if p.spiking}
     return Tally(footprint, weights, zeros, layers, neurons, inputs)
 
 
@@ -239,7 +248,7 @@ def _entries(projection: Projection, source: tuple[int, ...], target: tuple[int,
         # Some weight that a kernel of any sign and so many bits may have.
         low, high, _ = weight_grid(projection.sign_mode, projection.weight_bits)
         some = np.full(projection.weight.shape, low if low else high)
-        full = replace(projection, weight=some)
+        full = replace(projection, weight=some, dead_pre=None, dead_post=None)
         assert conv_output_shape(full, source) == target
         return projection.weight.size, by_post(full, source, target).synapses
     if isinstance(projection, DenseProjection):

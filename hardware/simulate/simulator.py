@@ -20,6 +20,7 @@ import numpy as np
 
 from hardware.errors import HardwareError
 from hardware.machine import cores
+from hardware.network.connectivity import by_post, out_degrees
 from hardware.network.integer import (
     STATE_LIMIT,
     ConvProjection,
@@ -146,6 +147,11 @@ class Simulator:
         self._dv = self._spread("dv", order)
         self._keep_v = (4096 - self._dv).astype(np.int32)
         self._threshold = (self._spread("vth", order) << 6).astype(np.int32)
+        # Whatever kernels of a convolution do to a dead neuron, it does not spike, and its states are left out of what is recorded.
+        self._dead = {e.name: e.dead for e in entries if isinstance(e, Population) and e.dead is not None}
+        for name, dead in self._dead.items():
+            first = self._first[self._rank[name]]
+            self._threshold[first + np.flatnonzero(dead[order[self._rank[name]]])] = _NO_THRESHOLD
         self._bias = self._spread("bias_mant", order)
         for i, entry in enumerate(entries):
             if isinstance(entry, Population):
@@ -264,6 +270,11 @@ class Simulator:
         else:
             with ThreadPoolExecutor(workers) as pool:
                 list(pool.map(one, range(batch)))
+        for (name, variable), values in arrays.items():
+            if name in self._dead and variable != "spikes":
+                dead = self._dead[name]
+                within = bool(pops[self._rank[name], kernels.P_INSIDE])
+                values.reshape(batch, steps, -1)[..., dead[self.numbers(name)] if within else dead] = 0
         recorded: dict[str, dict[str, Array]] = {variable: {} for variable in VARIABLES}
         for name, variables in wanted.items():
             for variable in variables:
@@ -430,6 +441,8 @@ class Simulator:
             shapes = self._entries[source].shape, self._entries[target].shape
             reach = np.abs(projection.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0)
             tables = conv_tables(projection, *shapes, np.int16)
+            if projection.dead_pre is not None or projection.dead_post is not None:
+                tables["degree"] = out_degrees(by_post(projection, *shapes)).astype(np.int32)
             return [link(delay=projection.delay, reach=int(reach), **tables)]
         links = []
         for delay in np.unique(projection.delay):
@@ -450,6 +463,10 @@ class Simulator:
             links.append(link(kernels.DENSE, int(delay), weight, synapses.astype(np.int32)))
         assert n_pre == len(links[0].degree)
         return links
+
+
+# Above any membrane.
+_NO_THRESHOLD = np.iinfo(np.int32).max
 
 
 def _part(parts: tuple[int, int], population: int) -> int:

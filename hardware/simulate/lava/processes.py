@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hardware.errors import HardwareError
+from hardware.network.connectivity import unrolled
 from hardware.network.integer import (
     NEVER,
     ConvProjection,
@@ -83,6 +84,9 @@ def _connect(
     graded: bool,
 ) -> None:
     bits = MESSAGE_BITS if graded else 0
+    if isinstance(projection, ConvProjection) and not (projection.dead_pre is None is projection.dead_post):
+        # Lava's Conv has all synapses of its kernels.
+        projection = unrolled(projection, source_shape, target_shape)
     if isinstance(projection, ConvProjection):
         port = source.s_out
         if projection.delay:
