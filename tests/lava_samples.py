@@ -9,6 +9,7 @@ import nir
 import numpy as np
 from graph_samples import cuba_lif, graph, inp, lif, out
 from hypothesis import strategies as st
+from network_samples import draw_dead, with_dead
 
 from hardware.compile.compiler import compile_graph
 from hardware.graph.parsing import from_nir
@@ -98,7 +99,10 @@ def networks(draw, chain=False):
     most = draw(st.sampled_from([1, 1, 3, 60]))
     raster = rng.integers(0, most, (1, steps, *entry.shape), endpoint=True)
     raster[rng.random(raster.shape) < draw(st.sampled_from([0.0, 0.5, 0.9]))] = 0
-    return Network((entry,), tuple(populations), tuple(projections), (previous,)), raster
+    network = Network((entry,), tuple(populations), tuple(projections), (previous,))
+    if not chain and draw(st.booleans()):
+        network = with_dead(network, draw_dead(draw, rng, network))
+    return network, raster
 
 
 def finer(draw, rng, projection):

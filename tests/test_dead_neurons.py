@@ -203,7 +203,7 @@ def test_counts_are_those_of_a_loop(pooled):
     g = from_nir(network(integrate, dead, pooled))
     summary = {node.name: node for node in describe(g).nodes}
     for name, mask in dead.items():
-        assert summary[name].neurons == (~mask).sum()
+        assert (summary[name].neurons, summary[name].never_spiking) == ((~mask).sum(), mask.sum())
     source = {"c1": np.ones((2, 9, 8), bool), "c2": ~dead["n1"], "fc": ~dead["n2"]}
     target = {"c1": ~dead["n1"], "c2": ~dead["n2"], "fc": np.ones(5, bool)}
     if pooled:  # a place of which a window has a neuron

@@ -125,9 +125,13 @@ def inspect(
             text = ", ".join(f"{source} -> {target}" for source, target in edges)
             stdout.print(f"{what}: {plain(text)}", highlight=False)
     for node in found.nodes:
-        if node.time_constants:
-            text = ", ".join(_constant(*item) for item in node.time_constants.items())
-            stdout.print(f"{plain(node.name)}: {text}", highlight=False)
+        said = [_constant(*item) for item in (node.time_constants or {}).items()]
+        if node.never_spiking:
+            said.append(
+                f"{node.never_spiking:,} more neurons never spike (infinite thresholds) and are left out of the counts"
+            )
+        if said:
+            stdout.print(f"{plain(node.name)}: {', '.join(said)}", highlight=False)
     stdout.print(found.dt_reason, highlight=False)
     for line in found.assumed:
         stdout.print(plain(line), highlight=False)

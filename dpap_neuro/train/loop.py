@@ -287,7 +287,7 @@ def _train(
         first, last = _schedule(pruner, settings)
         share = None if positions is None else positions.share_after(epoch, first, last)
         if positions is not None and share is not None:
-            gone = positions.prune(model, _shown(rasters, settings.batch, shown, device), share)
+            gone = positions.prune(model, _shown(rasters, settings.batch, _kept(pruner), device), share)
             history.positions = gone.to_dict()
             if on_note is not None and epoch == last:
                 on_note(f"behind epoch {epoch + 1}, {gone}")

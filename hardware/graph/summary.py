@@ -43,7 +43,7 @@ class NodeSummary:
     parameters_stored, parameters: entries of its kernel or matrix, and those that are not zero.
     synapses_stored, synapses: connections of the unrolled network with all, and with non-zero weights.
     sparsity: share of its stored parameters that is zero; None for a node without weights.
-    neurons: neurons of a population that spikes or integrates, else 0.
+    neurons: neurons of a population that spikes or integrates, else 0. never_spiking: its neurons that are not among them.
     time_constants: lowest and highest of each, in seconds (steps, where the file counts in steps).
     """
 
@@ -58,6 +58,7 @@ class NodeSummary:
     synapses: int = 0
     sparsity: float | None = None
     time_constants: dict[str, tuple[float, float]] | None = None
+    never_spiking: int = 0
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ def _describe(graph: Graph, name: str, counts: _Synapses) -> NodeSummary:
         synapses=synapses_nonzero,
         sparsity=1 - nonzero / stored if stored else None,
         time_constants=constants or None,
+        never_spiking=0 if dead is None else int(dead.sum()),
     )
 
 

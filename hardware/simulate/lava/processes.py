@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from hardware.errors import HardwareError
-from hardware.network.connectivity import unrolled
 from hardware.network.integer import (
     NEVER,
     ConvProjection,
     DenseProjection,
     Network,
+    Population,
     Projection,
     SparseProjection,
 )
@@ -57,7 +57,7 @@ def build(
             "shape": lava_shape(p.shape),
             "du": _parameter(p.du, p.shape),
             "dv": _parameter(p.dv, p.shape),
-            "vth": _parameter(p.vth, p.shape) if p.spiking else NEVER,
+            "vth": _threshold(p) if p.spiking else NEVER,
             "bias_mant": _parameter(p.bias_mant, p.shape),
             "bias_exp": int(p.bias_exp),
             "name": p.name,
@@ -75,6 +75,14 @@ def build(
     return nodes
 
 
+def _threshold(population: Population) -> Any:
+    """Lava's Conv has all synapses of its kernels: what they do to a dead neuron does not pass its threshold."""
+    if population.dead is None:
+        return _parameter(population.vth, population.shape)
+    vth = np.broadcast_to(np.ravel(population.vth), population.dead.shape)
+    return _parameter(np.where(population.dead, NEVER, vth), population.shape)
+
+
 def _connect(
     projection: Projection,
     source: Any,
@@ -84,9 +92,6 @@ def _connect(
     graded: bool,
 ) -> None:
     bits = MESSAGE_BITS if graded else 0
-    if isinstance(projection, ConvProjection) and not (projection.dead_pre is None is projection.dead_post):
-        # Lava's Conv has all synapses of its kernels.
-        projection = unrolled(projection, source_shape, target_shape)
     if isinstance(projection, ConvProjection):
         port = source.s_out
         if projection.delay:

@@ -90,6 +90,11 @@ def needed(network: Network, wanted: Mapping[str, Collection[str]]) -> dict[str,
 
 
 def as_run(network: Network, arrays: Arrays, wanted: Mapping[str, Collection[str]]) -> Run:
+    for p in network.populations:
+        for variable in ("u", "v"):
+            if p.dead is not None and (p.name, variable) in arrays:
+                values = arrays[p.name, variable]
+                values.reshape(*values.shape[:2], -1)[..., p.dead] = 0
     output = network.outputs[0]
     spiking = [p.name for p in network.populations if p.spiking]
 
