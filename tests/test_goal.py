@@ -48,16 +48,6 @@ def test_weights_are_exchanged_by_a_cosine_that_ends_with_the_goal():
     assert [goal.exchanged(e, 0.3) for e in range(4, 10)] == [0.0] * 6
 
 
-def test_an_exchange_may_go_on_when_the_goal_is_reached_or_end_before():
-    goal = Goal(sparsity=0.5, epochs=10, reach=0.5, exchange=0.8)
-    expected = [0.15 * (1 + math.cos(math.pi * k / 8)) for k in range(1, 8)]
-    assert [goal.exchanged(e, 0.3) for e in range(7)] == pytest.approx(expected)
-    assert [goal.exchanged(e, 0.3) for e in range(7, 10)] == [0.0] * 3
-    assert Goal(sparsity=0.5, epochs=10, exchange=0.0).exchanged(0, 0.3) == 0.0
-    with pytest.raises(InputError, match=r"exchange: found 1\.5"):
-        Goal(sparsity=0.5, epochs=4, exchange=1.5)
-
-
 def test_what_a_goal_is():
     def meter(network):
         return Reading({}, "fits")

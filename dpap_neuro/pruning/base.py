@@ -59,7 +59,7 @@ class Pruner:
 
     A pruner of one's own overrides `_prune`, which changes `self.masks` towards `self.wanted(epoch)`, and where needed
     `_attached`, `observe`, `describe` and the state. The first line of its docstring says what it does in lists of
-    pruners. sparsity, remaining, count, epochs, first_epoch, reach, exchange, meter: see `Goal`. seed: of everything random.
+    pruners. sparsity, remaining, count, epochs, first_epoch, reach, meter: see `Goal`. seed: of everything random.
     Raises InputError for a goal outside its range.
     """
 
@@ -87,11 +87,10 @@ class Pruner:
         reach: float = 0.7,
         seed: int = 0,
         meter: Meter | None = None,
-        exchange: float | None = None,
     ) -> None:
         if count is None and (usual := getattr(meter, "count", None)) in self.counts:
             count = usual
-        self.goal = Goal(sparsity, remaining, count, epochs, first_epoch, reach, meter, exchange)
+        self.goal = Goal(sparsity, remaining, count, epochs, first_epoch, reach, meter)
         if self.goal.is_given and self.goal.count not in self.counts:
             raise InputError(
                 f"pruner {self.name}: found count {self.goal.count!r}, expected {' or '.join(map(repr, self.counts))}"
@@ -442,9 +441,6 @@ class Pruner:
                 found[key] = value
         goal: dict[str, Any] = {f.name: getattr(self.goal, f.name) for f in fields(self.goal)}
         meter = goal.pop("meter")
-        if goal["exchange"] is None:
-            # As runs say that are older than it.
-            del goal["exchange"]
         goal["budget"] = None if meter is None else str(meter)
         if is_dataclass(meter):
             # With every number of the chip's.

@@ -48,8 +48,7 @@ class Goal:
     sparsity: share of all weights to have removed at the end (0 to below 1). remaining: the same as a count of what is
     left. count: what the two are of, "parameters" (weights), "synapses" (connections of the unrolled network) or "events"
     (synaptic events per recording; a sparsity is of those before the first weight goes); None: parameters, or of a meter synapses. first_epoch: where the schedule begins (None: after a tenth of the run). reach: share
-    of the run after which the goal is reached. exchange: share of the run after which no weights are exchanged any more, of a pruner
-    that regrows (None: as of the goal). meter: prune until the network fits what it measures.
+    of the run after which the goal is reached. meter: prune until the network fits what it measures.
 
     Raises InputError for what is outside its range, for two goals at once, and for one without `epochs`.
     """
@@ -61,7 +60,6 @@ class Goal:
     first_epoch: int | None = None
     reach: float = 0.7
     meter: Meter | None = None
-    exchange: float | None = None
 
     def __post_init__(self) -> None:
         sparsity, remaining, epochs, first = self.sparsity, self.remaining, self.epochs, self.first_epoch
@@ -85,8 +83,6 @@ class Goal:
             )
         if not 0.0 < self.reach <= 1.0:
             raise InputError(f"reach: found {self.reach}, expected above 0 and at most 1")
-        if self.exchange is not None and not 0.0 <= self.exchange <= 1.0:
-            raise InputError(f"exchange: found {self.exchange}, expected 0 to 1, a share of the run")
         if self.meter is not None and (sparsity is not None or remaining is not None):
             raise InputError("goal: found a budget and a sparsity or count, expected one of them")
         if self.is_given and epochs is None:
@@ -131,10 +127,9 @@ class Goal:
         return first + AHEAD * (epoch - first)
 
     def exchanged(self, epoch: int, share: float) -> float:
-        """Share of the weights that sparse training exchanges after `epoch`: by a cosine from `share` to 0 where the exchange ends."""
+        """Share of the weights that sparse training exchanges after `epoch`: by a cosine from `share` to 0 at the goal."""
         assert self.epochs is not None
-        end = self.reach if self.exchange is None else self.exchange
-        progress = (epoch + 1) / max(1.0, end * self.epochs)
+        progress = (epoch + 1) / max(1.0, self.reach * self.epochs)
         return share * 0.5 * (1.0 + math.cos(math.pi * progress)) if progress < 1.0 else 0.0
 
     # how much

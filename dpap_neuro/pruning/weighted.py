@@ -14,7 +14,7 @@ measured in the epoch (`pricing`).
 A neuron that the read-out reads costs its read-out weights, which are never pruned one by one (`neuron_price`): it lives while
 the importance of its synapses above the threshold exceeds threshold times cost, as the Lagrangian of "most importance within
 a budget" has it. What went too early can return (`regrow`): each epoch a share of what is left is exchanged for the pruned
-weights of the largest gradient, also after the goal has been reached (`exchange`), as in sparse training (RigL, arXiv 1911.11134).
+weights of the largest gradient.
 
 Prior art. Scores of weight and gradient: optimal brain damage (LeCun et al. 1989), Fisher pruning (Theis et al. 2018, arXiv
 1801.05787), Taylor (Molchanov et al. 2019, arXiv 1906.10771), WoodFisher (arXiv 2004.14340), SNIP (arXiv 1810.02340), movement
@@ -60,7 +60,7 @@ LEAPS = 8
 _USUAL = {
     "exponent": 0.25,
     "delta": DELTA,
-    "regrow": 0.5,
+    "regrow": 0.3,
     "neuron_price": True,
     "connection_price": True,
 }
@@ -71,8 +71,8 @@ class Weighted(Traced):
 
     Importance |w| F^exponent, gradual schedule, neurons that pay for themselves, regrowth; needs a goal and `epochs`.
     exponent: of the trace of squared gradients. delta: decay of that trace per epoch. regrow: share of the remaining
-    weights exchanged in the first pruning epoch, falling with a cosine to 0 after the share `exchange` of the run; the goal is reached
-    before that, after the share `reach`, so that a sparse network is rewired while the learning rate is still high. neuron_price: neurons
+    weights exchanged in the first pruning epoch, falling with a cosine to 0 when the goal is reached. reach: earlier than other pruners, while
+    the learning rate is still high. neuron_price: neurons
     pay for their read-out weights. connection_price: with a goal of synapses, weights pay for the connections that they make. With
     exponent 0, regrow 0, reach 0.7 and no prices it is `magnitude`. `step` has to come before the gradients are cleared (with several
     ranks: of averaged gradients).
@@ -87,15 +87,14 @@ class Weighted(Traced):
         *,
         exponent: float = 0.25,
         delta: float = DELTA,
-        regrow: float = 0.5,
+        regrow: float = 0.3,
         reach: float = 0.5,
-        exchange: float = 0.75,
         neuron_price: bool = True,
         connection_price: bool = True,
         structured: bool = False,
         **goal: Any,
     ) -> None:
-        super().__init__(delta=delta, reach=reach, exchange=exchange, **goal)
+        super().__init__(delta=delta, reach=reach, **goal)
         if isinstance(regrow, str):
             raise InputError(f"regrow: found {regrow!r}, expected the share that is regrown, 0 to below 1")
         check_share("regrow", regrow)
