@@ -65,8 +65,17 @@ def test_sums_are_those_of_single_synapses(case, pays, monkeypatch):
         rng.random((2, 5, *case[:3])) < np.array([0.0, 0.02, 0.2, 0.6, 1.0]).reshape(5, 1, 1, 1)
     ).astype(np.uint8)
     raster[1, 2] *= 3  # counts go spike by spike
-    found = simulator.simulate(network, raster, threads=1).output
-    np.testing.assert_array_equal(found, synapse_by_synapse(network, raster))
+    expected = synapse_by_synapse(network, raster)
+    strided = np.zeros((*raster.shape, 2), np.uint8)[..., 0]
+    strided[:] = raster
+    for given in (
+        raster,
+        raster.astype(np.int32),
+        raster.astype(np.int64),
+        raster.astype(np.float32),
+        strided,
+    ):
+        np.testing.assert_array_equal(simulator.simulate(network, given, threads=1).output, expected)
 
 
 @pytest.mark.parametrize(("channels", "together"), [(14, 3), (30, 1), (43, 1), (44, 0)])
