@@ -52,6 +52,9 @@ def files(tmp_path_factory):
         "output": out(2),
     }
     nir.write(folder / "m.nir", graph(nodes, dt=0.001, bins=4))
+    sparse = np.where(rng.random((40, 3)) < 0.1, 1.0, 0.0)
+    pruned = {**nodes, "fc": nir.Linear(sparse), "n": lif(40, tau=0.01, r=2.0), "output": out(40)}
+    nir.write(folder / "pruned.nir", graph(pruned, dt=0.001, bins=4))
     np.savez(folder / "x.npz", input=rng.integers(0, 2, (2, 4, 3)), labels=[0, 1])
     return folder
 
@@ -110,6 +113,16 @@ def test_the_list_of_commands_imports_none_of_what_they_need():
 
 def test_cores_are_counted_without_simulators_and_the_large_parts_of_scipy(files):
     done = command("cores", files / "m.nir", code=PLACING)
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "imported:", done.stderr
+
+
+@pytest.mark.parametrize("model", ["m", "pruned"])
+def test_a_network_is_compiled_and_shown_without_numba(files, tmp_path, model):
+    """It takes half as long again to import, and as long to be ready for the first compiled loop."""
+    code = PLACING.replace("heavy = (", 'heavy = ("numba", ')
+    done = command("compile", files / f"{model}.nir", "--out", tmp_path / "m.h5", code=code)
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "imported:", done.stderr
+    done = command("inspect", tmp_path / "m.h5", code=code)
     assert done.returncode == 0 and done.stderr.splitlines()[-1] == "imported:", done.stderr
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,9 +13,7 @@ from dpap_neuro.deploy.opening import INTEGER_FILES, CompileOptions, Model, chec
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.errors import InputError
 from hardware.chip.chips import Chip, as_chip
-from hardware.compile.calibrate import Calibration, calibrate
 from hardware.compile.compiler import Compiled, compile_layers
-from hardware.compile.pairs import Choice, agreement_with, choose_pairs, seen_on
 from hardware.compile.report import LayerReport
 from hardware.errors import HardwareError
 from hardware.files.network_file import save
@@ -23,7 +21,10 @@ from hardware.files.netx import restrict, write_net
 from hardware.graph.graph import Graph
 from hardware.graph.parsing import read_graph
 from hardware.network.integer import Network
-from hardware.placement import place
+
+if TYPE_CHECKING:
+    from hardware.compile.calibrate import Calibration
+    from hardware.compile.pairs import Choice
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,10 @@ def compile_file(
 
 
 def _fitted(opened: Model, options: CompileOptions, wish: Wish) -> tuple[Compiled, Fitting]:
+    # Not before they are needed: they bring the simulators.
+    from hardware.compile.calibrate import calibrate
+    from hardware.compile.pairs import agreement_with, choose_pairs, seen_on
+
     graph, chip, plain = opened.graph, opened.chip, opened.compiled
     assert graph is not None
     own, other = (None, None) if wish.recordings is None else _rasters(wish.recordings, opened)
@@ -180,6 +185,8 @@ def _rasters(recordings: Recordings, opened: Model) -> tuple[np.ndarray, np.ndar
 
 
 def _price(compiled: Compiled, chip: Chip) -> Price:
+    from hardware.placement import place
+
     synapses = sum(report.synapses for report in compiled.reports)
     try:
         placement = place(compiled.network, chip, effort=0.2)

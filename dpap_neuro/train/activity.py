@@ -17,10 +17,12 @@ from dpap_neuro.pruning.structure import Structure
 class Activity:
     """Spikes per neuron and step of every recording, by population, the read-out's apart: hooks on a network in training mode.
 
-    Neurons that are pruned count too, those that `compact` cut away as silent, so that rates go on as they were.
+    Neurons that are pruned count too, those that `compact` cut away as silent, so that rates go on as they were. priced: whether
+    rates have gradients.
     """
 
-    def __init__(self, structure: Structure) -> None:
+    def __init__(self, structure: Structure, priced: bool = True) -> None:
+        self._priced = priced
         readouts = {p.population for p in structure.projections.values() if p.readout}
         self._layouts: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
@@ -56,14 +58,21 @@ class Activity:
         def hook(module: nn.Module, _args: Any, result: Any) -> None:
             if not module.training:
                 return
-            out = next(tensors(result)).float()
-            if self._layouts[name] == "step":
-                now = out.flatten(1).sum(1)
-            else:
-                now = out.reshape(self._steps, self._batch, -1).sum((0, 2))
+            out = next(tensors(result))
+            now = self._per_recording(out if self._priced else out.detach(), self._layouts[name])
             self._spikes[name] = self._spikes[name] + now if name in self._spikes else now
 
         return hook
+
+    def _per_recording(self, out: Tensor, layout: str) -> Tensor:
+        """(B,) sums over neurons and the steps that a call has. Axes stay apart: channels last, they are one only in a copy."""
+        if layout == "step":
+            return out.sum(tuple(range(1, out.dim())), dtype=torch.float32)
+        if layout == "merged":
+            out = out.unflatten(0, (self._steps, self._batch))
+        elif layout != "sequence":
+            out = out.reshape(self._steps, self._batch, -1)
+        return out.sum((0, *range(2, out.dim())), dtype=torch.float32)
 
     def take(self) -> dict[str, Tensor]:
         """Rates of the recordings of the last call, (B,) each, with their gradients; adds them to the epoch's."""

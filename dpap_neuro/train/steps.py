@@ -84,8 +84,8 @@ class Step:
             torch.amp.GradScaler(device.type, init_scale=_FIRST_SCALE) if self.half is torch.float16 else None
         )
         self.loss_of = loss_function(settings, model.settings.readout)
-        self.rates = Activity(pruner.structure)
         self.rate_weight, self.rate_target = settings.rate_weight, settings.rate_target
+        self.rates = Activity(pruner.structure, priced=bool(self.rate_weight))
         if self.rate_weight and not self.rates.layers:
             self.rates.detach()
             raise InputError(

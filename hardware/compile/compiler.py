@@ -38,7 +38,7 @@ from hardware.compile.warning import warnings_of
 from hardware.compile.weights import folded_gain, groups_of, rows_of
 from hardware.errors import HardwareError
 from hardware.graph.graph import Graph, check_time_step, reset_of, time_step
-from hardware.network.connectivity import by_post, shapes
+from hardware.network.connectivity import shapes, synapses_of
 from hardware.network.integer import MAX_DELAY, MAX_WEIGHT_BITS, InputPopulation, Network, Reset
 from hardware.network.timing import depths, is_recurrent, skipped_layers
 
@@ -158,7 +158,7 @@ def compile_layers(
     shape = shapes(network)
     reports = []
     for (_, _, report), projection, more in zip(parts, network.projections, notes, strict=True):
-        synapses = by_post(projection, shape[projection.source], shape[projection.target]).synapses
+        synapses = synapses_of(projection, shape[projection.source], shape[projection.target])
         if projection.source == name:
             more = (
                 *more,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from hardware.compile.quantise import ACTIVATION_UNIT
-from hardware.network.connectivity import shapes, unroll
+from hardware.network.connectivity import shapes
 from hardware.network.integer import (
     MAX_DECAY,
     ConvProjection,
@@ -38,7 +38,7 @@ def warnings_of(network: Network, counts: Mapping[str, int]) -> dict[str, tuple[
         if population.spiking:
             most = np.zeros(n)
             for p in into:
-                excitation = _excitation(p, shape[p.source], shape[p.target])
+                excitation = _excitation(p, shape[p.target])
                 most += excitation * counts.get(p.source, 1) * 2.0**p.weight_exp
             if not (_fires(population, most) & alive).any():
                 said.append(f"{population.name!r} can never fire: no input drives it above its threshold")
@@ -47,15 +47,14 @@ def warnings_of(network: Network, counts: Mapping[str, int]) -> dict[str, tuple[
     return found
 
 
-def _excitation(projection: Projection, source: tuple[int, ...], target: tuple[int, ...]) -> Array:
+def _excitation(projection: Projection, target: tuple[int, ...]) -> Array:
     """The largest sum of positive mantissas at each target neuron, or a bound of it."""
     if isinstance(projection, ConvProjection):
         by_channel = np.maximum(projection.weight.astype(np.int64), 0).sum(axis=(1, 2, 3))
         return np.repeat(by_channel, math.prod(target) // target[0])
     if isinstance(projection, DenseProjection):
         return np.maximum(projection.weight, 0).sum(axis=1, dtype=np.float64)
-    matrix = unroll(projection, source, target)
-    return np.asarray(matrix.maximum(0).sum(axis=0)).reshape(-1).astype(np.float64)
+    return np.bincount(projection.post, np.maximum(projection.weight, 0), math.prod(target))
 
 
 def _fires(population: Population, most: Array) -> Array:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardware.compiled import jit
 from hardware.errors import HardwareError
 from hardware.network.integer import (
     ConvProjection,
@@ -80,6 +79,8 @@ def unroll(projection: Projection, source_shape: Shape, target_shape: Shape) -> 
     # Not before it is needed: it takes as long to import as a small network to compile.
     from scipy import sparse
 
+    from hardware.network.unrolling import unroll_conv
+
     incoming = by_post(projection, source_shape, target_shape)
     if isinstance(projection, SparseProjection):
         matrix = sparse.csr_array(
@@ -96,7 +97,7 @@ def unroll(projection: Projection, source_shape: Shape, target_shape: Shape) -> 
     n_in = in_degrees(incoming)
     starts = np.zeros(incoming.n_post + 1, dtype=np.int64)
     np.cumsum(n_in, out=starts[1:])
-    pre, weight = _unroll_conv(incoming.indptr, incoming.taps, incoming.geometry, *incoming.dead(), starts)
+    pre, weight = unroll_conv(incoming.indptr, incoming.taps, incoming.geometry, *incoming.dead(), starts)
     return sparse.csc_array((weight, pre, starts), shape=(incoming.n_pre, incoming.n_post)).tocsr()
 
 
@@ -138,12 +139,26 @@ def by_post(projection: Projection, source_shape: Shape, target_shape: Shape) ->
                 f"{label}: {len(indptr) - 1} pre neurons and targets up to {post.max(initial=-1)}; "
                 f"expected {n_pre} pre and {n_post} post neurons"
             )
-        starts, pre = _transpose(indptr.astype(np.int64), post, np.asarray(projection.weight), n_post)
+        # Not before it is needed, as of all that is compiled: a small network is compiled without it.
+        from hardware.network.unrolling import turned
+
+        starts, pre = turned(indptr.astype(np.int64), post, np.asarray(projection.weight), n_post)
         return Incoming(projection, n_pre, n_post, starts, pre, None, none, len(pre))
     taps, indptr, geometry = _taps(projection, source_shape, target_shape, label)
     dead = projection.dead_pre, projection.dead_post
     conv = Incoming(projection, n_pre, n_post, indptr, np.zeros(0, dtype=np.int32), taps, geometry, 0, *dead)
     return replace(conv, synapses=int(_conv_degrees(conv)[0].sum()))
+
+
+def synapses_of(projection: Projection, source_shape: Shape, target_shape: Shape) -> int:
+    """Non-zero connections, as `Incoming.synapses`."""
+    if isinstance(projection, SparseProjection):
+        post, indptr = np.asarray(projection.post), np.asarray(projection.indptr)
+        rises = post[1:] > post[:-1]
+        rises[indptr[(indptr > 0) & (indptr < len(post))] - 1] = True  # where the next pre neuron's begin
+        if rises.all():  # no pair twice
+            return int(np.count_nonzero(projection.weight))
+    return by_post(projection, source_shape, target_shape).synapses
 
 
 def in_degrees(incoming: Incoming) -> np.ndarray:
@@ -192,32 +207,6 @@ def _taps(
     return taps, indptr, geometry
 
 
-@jit()
-def _transpose(indptr, post, weight, n_post):
-    """Counting sort of CSR into CSC, leaving out zero weights and repeated pairs."""
-    last = np.full(n_post, -1, dtype=np.int64)
-    starts = np.zeros(n_post + 1, dtype=np.int64)
-    for j in range(len(indptr) - 1):
-        for k in range(indptr[j], indptr[j + 1]):
-            i = post[k]
-            if weight[k] != 0 and last[i] != j:
-                last[i] = j
-                starts[i + 1] += 1
-    for i in range(n_post):
-        starts[i + 1] += starts[i]
-    pre = np.empty(starts[n_post], dtype=np.int32)
-    cursor = starts[:-1].copy()
-    last[:] = -1
-    for j in range(len(indptr) - 1):
-        for k in range(indptr[j], indptr[j + 1]):
-            i = post[k]
-            if weight[k] != 0 and last[i] != j:
-                last[i] = j
-                pre[cursor[i]] = j
-                cursor[i] += 1
-    return starts, pre
-
-
 def _reached(geometry: np.ndarray, kernel: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Per axis an int64 (output, kernel, input) array: 1 where that output position hears that input through that tap."""
     h_in, w_in, h_out, w_out, s_y, s_x, p_y, p_x, d_y, d_x = (int(n) for n in geometry)
@@ -236,7 +225,9 @@ def _conv_degrees(incoming: Incoming) -> tuple[np.ndarray, np.ndarray]:
     taps = incoming.taps
     assert taps is not None
     if incoming.masked:
-        return _masked_degrees(incoming.indptr, taps, incoming.geometry, *incoming.dead())
+        from hardware.network.unrolling import masked_degrees
+
+        return masked_degrees(incoming.indptr, taps, incoming.geometry, *incoming.dead())
     out = np.repeat(np.arange(len(incoming.indptr) - 1), np.diff(incoming.indptr))
     kernel = (int(taps[:, 1].max(initial=0)) + 1, int(taps[:, 2].max(initial=0)) + 1)
     rows, columns = _reached(incoming.geometry, kernel)
@@ -251,64 +242,3 @@ def _conv_degrees(incoming: Incoming) -> tuple[np.ndarray, np.ndarray]:
     heard = np.einsum("oij,yi,xj->oyx", per_out, rows.sum(2), columns.sum(2), optimize=True)
     told = np.einsum("cij,ih,jw->chw", per_in, rows.sum(0), columns.sum(0), optimize=True)
     return heard.ravel(), told.ravel()
-
-
-@jit()
-def _masked_degrees(indptr, taps, geometry, dead_pre, dead_post):
-    h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
-    s_y, s_x, p_y, p_x, d_y, d_x = (
-        geometry[4],
-        geometry[5],
-        geometry[6],
-        geometry[7],
-        geometry[8],
-        geometry[9],
-    )
-    heard = np.zeros(len(dead_post), dtype=np.int64)
-    told = np.zeros(len(dead_pre), dtype=np.int64)
-    for o in range(len(indptr) - 1):
-        for y in range(h_out):
-            for x in range(w_out):
-                post = (o * h_out + y) * w_out + x
-                if dead_post[post]:
-                    continue
-                for k in range(indptr[o], indptr[o + 1]):
-                    in_y = y * s_y - p_y + taps[k, 1] * d_y
-                    in_x = x * s_x - p_x + taps[k, 2] * d_x
-                    if 0 <= in_y < h_in and 0 <= in_x < w_in:
-                        pre = (taps[k, 0] * h_in + in_y) * w_in + in_x
-                        if not dead_pre[pre]:
-                            heard[post] += 1
-                            told[pre] += 1
-    return heard, told
-
-
-@jit()
-def _unroll_conv(indptr, taps, geometry, dead_pre, dead_post, starts):
-    h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
-    s_y, s_x, p_y, p_x, d_y, d_x = (
-        geometry[4],
-        geometry[5],
-        geometry[6],
-        geometry[7],
-        geometry[8],
-        geometry[9],
-    )
-    pre = np.empty(starts[-1], dtype=np.int32)
-    weight = np.empty(starts[-1], dtype=np.int32)
-    n = 0
-    for o in range(len(indptr) - 1):
-        for y in range(h_out):
-            for x in range(w_out):
-                if dead_post[(o * h_out + y) * w_out + x]:
-                    continue
-                for k in range(indptr[o], indptr[o + 1]):
-                    in_y = y * s_y - p_y + taps[k, 1] * d_y
-                    in_x = x * s_x - p_x + taps[k, 2] * d_x
-                    if 0 <= in_y < h_in and 0 <= in_x < w_in:
-                        j = (taps[k, 0] * h_in + in_y) * w_in + in_x
-                        if not dead_pre[j]:
-                            pre[n] = j
-                            weight[n] = taps[k, 3]
-                            n += 1
-    return pre, weight

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hardware.network.connectivity import by_post, shapes
+from hardware.network.connectivity import shapes, synapses_of
 from hardware.network.integer import Network
 
 
@@ -39,7 +39,7 @@ def describe(network: Network) -> dict[str, Any]:
             "target": p.target,
             "kind": type(p).__name__.removesuffix("Projection").lower(),
             "parameters": int(np.count_nonzero(p.weight)),
-            "synapses": int(by_post(p, where[p.source], where[p.target]).synapses),
+            "synapses": synapses_of(p, where[p.source], where[p.target]),
             "weight_bits": p.weight_bits,
             "weight_exp": p.weight_exp,
             "delay": _range(p.delay),

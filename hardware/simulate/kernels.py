@@ -20,7 +20,8 @@ from numba.extending import intrinsic
 
 from hardware.compiled import jit
 from hardware.network.integer import INPUT_SHIFT, STATE_LIMIT
-from hardware.simulate.vectors import adding, cast_to, lowest_bit, prefetch, quotient
+from hardware.simulate.rowwise import add_rows
+from hardware.simulate.vectors import add_run, cast_to, lowest_bit, prefetch, quotient
 
 # Columns of the table of populations. Addresses end in _AT; 0: not wanted.
 (
@@ -57,9 +58,12 @@ DECAY, KEEP, FORGET = range(3)
     L_PTR_AT,
     L_DEGREE_AT,
     L_GEOMETRY_AT,
-    L_CHANNELS,  # of a convolution from neurons in the order inside their channels; 0: they are in C order
+    L_CHANNELS,  # of a convolution's source
+    L_ROWS_FROM,  # spikes, of one each, from which on a convolution is run row by row; see `rowwise`
+    L_ROWS_AT,
+    L_ROWS_WEIGHT_AT,
     L_COLUMNS,
-) = range(13)
+) = range(16)
 # PACKED: a synapse is 32 bit, the upper half its post neuron, the lower its weight.
 DENSE, SPARSE8, SPARSE16, PACKED, CONV, CONV_SPARSE = range(6)
 MAX_PACKED_POST = 2**16
@@ -92,9 +96,6 @@ _int32_at = cast_to(types.int32)
 _int64_at = cast_to(types.int64)
 
 
-_add_16, _add_8, _add_4 = (adding(lanes) for lanes in (16, 8, 4))
-
-
 def _firing(typingctx, membranes, thresholds, subtracting):  # type: ignore[no-untyped-def]
     """Of 16 membranes and thresholds at two addresses: bit i is set where membrane i is above its threshold; it is reset then."""
 
@@ -112,24 +113,6 @@ def _firing(typingctx, membranes, thresholds, subtracting):  # type: ignore[no-u
 
 
 _fire_16: Any = intrinsic(_firing)
-
-
-@njit(inline="always")
-def _add_run(sums, weights, n):
-    """n weights, int16 at an address, added to n sums, int32 at another."""
-    s = 0
-    while s + 16 <= n:
-        _add_16(sums + 4 * s, weights + 2 * s)
-        s += 16
-    if s + 8 <= n:
-        _add_8(sums + 4 * s, weights + 2 * s)
-        s += 8
-    if s + 4 <= n:
-        _add_4(sums + 4 * s, weights + 2 * s)
-        s += 4
-    to, ww = _int32_at(sums), _int16_at(weights)
-    for i in range(s, n):
-        to[i] = int32(to[i] + ww[i])
 
 
 @njit(inline="always")
@@ -189,7 +172,7 @@ def run_sample(
     """Simulate one sample from step `begin` to `end`, of the populations from first_pop to last_pop; what was before is in the state.
 
     interval: steps between resets. state: addresses of 4095 - du, 4096 - dv, vth << 6 and bias of every neuron, of the arrays below,
-    of room for the currents of a block and for three numbers of each neuron that spiked. in_ptr: (inputs, steps + 1), where
+    of room for the currents of a block, for three numbers of each neuron that spiked, and for `add_rows`. in_ptr: (inputs, steps + 1), where
     each step's entries lie in in_index and in_value. spike_counts, event_counts: (populations, steps).
     """
     outside = _int32_at(state[4])  # a neuron's number outside
@@ -265,8 +248,17 @@ def run_sample(
                         continue
                     subtracting = kind == SUBTRACTING
                     whole = m - m % _LANES
-                    for lane in range(0, whole, _LANES):
-                        fired = _fire_16(state[6] + at + 4 * lane, state[2] + own + 4 * lane, subtracting)
+                    # Of 64 neurons at once: how often the loop over spikes turns is hard to foresee.
+                    for lane in range(0, whole, 4 * _LANES):
+                        v_at, vth_at = state[6] + at + 4 * lane, state[2] + own + 4 * lane
+                        fired = _fire_16(v_at, vth_at, subtracting)
+                        if lane + 4 * _LANES <= whole:
+                            fired |= _fire_16(v_at + 64, vth_at + 64, subtracting) << 16
+                            fired |= _fire_16(v_at + 128, vth_at + 128, subtracting) << 32
+                            fired |= _fire_16(v_at + 192, vth_at + 192, subtracting) << 48
+                        else:
+                            for part in range(_LANES, whole - lane, _LANES):
+                                fired |= _fire_16(v_at + 4 * part, vth_at + 4 * part, subtracting) << part
                         while fired != 0:
                             index[n] = block + lane + lowest_bit(fired)
                             n += 1
@@ -326,8 +318,7 @@ def run_sample(
                         w = _int16_at(links[link, L_WEIGHT_AT] + 2 * n_post * index[k])
                         c = value[k]
                         if c == 1:
-                            for j in range(n_post):
-                                acc[j] = int32(acc[j] + w[j])
+                            add_run(acc_at, links[link, L_WEIGHT_AT] + 2 * n_post * index[k], n_post)
                         else:
                             for j in range(n_post):
                                 acc[j] = int32(acc[j] + int32(w[j] * c))
@@ -367,6 +358,10 @@ def run_sample(
                         else:
                             for s in range(ptr[j], ptr[j + 1]):
                                 acc[post[s]] = int32(acc[post[s]] + int32(w16[s] * c))
+                elif n >= links[link, L_ROWS_FROM] and total == n:
+                    add_rows(
+                        links[link, L_ROWS_AT], links[link, L_ROWS_WEIGHT_AT], state[8], n, state[15], state[16], state[17], state[18], state[19], acc_at
+                    )  # fmt: skip
                 else:
                     g = _int64_at(links[link, L_GEOMETRY_AT])
                     height, width = g[G_HEIGHT], g[G_WIDTH]
@@ -380,17 +375,15 @@ def run_sample(
                     w = _int16_at(links[link, L_WEIGHT_AT])
                     ptr = _int64_at(links[link, L_PTR_AT])
                     post = _int32_at(links[link, L_POST_AT])
-                    within, area = links[link, L_CHANNELS], height * width
+                    within = links[link, L_CHANNELS]
                     one_group = group_out == channels
                     # All at once, in vectors: a table of places would not stay in the cache, and what follows branches on them.
-                    by_block = 1.0 / float64(within if within != 0 else area)
+                    by_channels = 1.0 / float64(within)
                     by_width = 1.0 / float64(width)
                     for k in range(n):
-                        block = quotient(index[k], by_block)
-                        rest = index[k] - block * int32(within if within != 0 else area)
-                        at_row[k] = quotient(block if within != 0 else rest, by_width)
-                        at_place[k] = block if within != 0 else rest
-                        at_channel[k] = rest if within != 0 else block
+                        at_place[k] = quotient(index[k], by_channels)
+                        at_row[k] = quotient(at_place[k], by_width)
+                        at_channel[k] = index[k] - at_place[k] * int32(within)
                     for k in range(n):
                         c = value[k]
                         channel, y = int64(at_channel[k]), int64(at_row[k])
@@ -409,7 +402,7 @@ def run_sample(
                                     to = base + offset
                                     if c == 1:
                                         weights = links[link, L_WEIGHT_AT] + 2 * tap * group_out
-                                        _add_run(acc_at + 4 * to, weights, taps * group_out)
+                                        add_run(acc_at + 4 * to, weights, taps * group_out)
                                     else:
                                         for s in range(taps * group_out):
                                             acc[to + s] = int32(acc[to + s] + int32(ww[s] * c))

@@ -32,6 +32,7 @@ from hardware.network.integer import (
 )
 from hardware.network.timing import Timing, depths, latency
 from hardware.simulate import kernels
+from hardware.simulate.rowwise import NOT_ROWWISE, Rowwise, rowwise
 from hardware.simulate.tables import Fresh, Memory, conv_tables, events, inside
 
 Array = np.ndarray
@@ -112,6 +113,7 @@ class _Link:
     post: Array
     ptr: Array
     geometry: Array
+    rows: Rowwise  # of a convolution
     reach: int  # the largest |sum| that one spike of every source neuron can make, for a convolution
 
 
@@ -133,14 +135,15 @@ class Simulator:
         self._rank = {entry.name: i for i, entry in enumerate(entries)}
         self._sizes = [math.prod(entry.shape) for entry in entries]
         self._first = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.int64)
-        convolved = {p.target for p in network.projections if isinstance(p, ConvProjection)}
-        self._convolved = convolved
-        order = [inside(entry.shape, entry.name in convolved) for entry in entries]
+        # The neurons at either end of a convolution, which then finds what a window sees in a row, and what it leads to.
+        ends = [(p.source, p.target) for p in network.projections if isinstance(p, ConvProjection)]
+        self._inside = {name for pair in ends for name in pair}
+        order = [inside(entry.shape, entry.name in self._inside) for entry in entries]
         self._outside = np.concatenate(order).astype(np.int32)
         placed = {
             entry.name: np.argsort(o).astype(np.int32)
             for entry, o in zip(entries, order, strict=True)
-            if entry.name in convolved
+            if entry.name in self._inside
         }
         self._du = self._spread("du", order)
         self._keep_u = (4095 - self._du).astype(np.int32)
@@ -229,7 +232,7 @@ class Simulator:
                 state[i].fill(0)
             for (name, variable), array in arrays.items():
                 local.pops[self._rank[name], columns[variable]] = array[b].ctypes.data
-            in_ptr, in_index, in_value = events(rasters, b, steps, np.int32)
+            in_ptr, in_index, in_value = events(rasters, b, steps, np.int32, self._inside)
             constants = [self._keep_u, self._keep_v, self._threshold, self._bias, self._outside]
             table = local.pops
 
@@ -258,7 +261,7 @@ class Simulator:
             for name, array in counts.items():
                 rank = self._rank[name]
                 neurons = slice(self._first[rank], self._first[rank + 1])
-                if name in self._convolved:  # (row, column, channel)
+                if name in self._inside:  # (row, column, channel)
                     shape = array.shape[1:]
                     array[b] = spikes[neurons].reshape(*shape[1:], shape[0]).transpose(2, 0, 1)
                 else:
@@ -343,7 +346,9 @@ class Simulator:
     def _state(self, ring_size: int, take: Memory | Fresh) -> list[Array]:
         """u, v, ring, indices and values of the neurons that spiked, staging, spikes of each neuron, and room."""
         neurons, most = int(self._first[-1]), max(self._sizes)
-        sizes = (neurons, neurons, ring_size, most, most, most, neurons, kernels.BLOCK, most, most, most)
+        rows = max((link.rows.room for link in self._links), default=0)
+        room = (kernels.BLOCK, most, most, most, most + 1, rows // 2 + 1)
+        sizes = (neurons, neurons, ring_size, most, most, most, neurons, *room)
         return [take.zeros(("state", i), (max(size, 1),), np.int32) for i, size in enumerate(sizes)]
 
     def numbers(self, name: str) -> Array:
@@ -383,8 +388,11 @@ class Simulator:
             row[kernels.L_PTR_AT] = link.ptr.ctypes.data
             row[kernels.L_DEGREE_AT] = link.degree.ctypes.data
             row[kernels.L_GEOMETRY_AT] = link.geometry.ctypes.data
-            if conv and projection.source in self._convolved:
+            if conv:
                 row[kernels.L_CHANNELS] = self._entries[link.source].shape[0]
+            row[kernels.L_ROWS_FROM] = link.rows.least
+            row[kernels.L_ROWS_AT] = link.rows.geometry.ctypes.data
+            row[kernels.L_ROWS_WEIGHT_AT] = link.rows.weights.ctypes.data
         pops = np.zeros((len(self._entries), kernels.P_COLUMNS), np.int64)
         sources = np.array([link.source for link in self._links], np.int64)
         ring = 0
@@ -413,8 +421,15 @@ class Simulator:
         none32, none64 = np.zeros(1, np.int32), np.zeros(1, np.int64)
 
         def link(form: int, delay: int, weight: Array, degree: Array, **more: Any) -> _Link:
-            given: dict[str, Any] = {"post": none32, "ptr": none64, "geometry": none64, "reach": 0, **more}
-            return _Link(source, target, form, delay, projection, weight, degree[order], **given)
+            given = {
+                "post": none32,
+                "ptr": none64,
+                "geometry": none64,
+                "rows": NOT_ROWWISE,
+                "reach": 0,
+                **more,
+            }
+            return _Link(source, target, form, delay, projection, weight, degree[order], **given)  # type: ignore[arg-type]
 
         def sparse(delay: int, ptr: Array, post: Array, weight: Array) -> _Link:
             if projection.target in placed:
@@ -424,7 +439,7 @@ class Simulator:
             form = kernels.SPARSE8 if weight.dtype == np.int8 else kernels.SPARSE16
             ptr = np.ascontiguousarray(ptr, np.int64)
             degree = np.diff(ptr).astype(np.int32)
-            if projection.source in placed:
+            if projection.source in self._inside:
                 begin = ptr[:-1][order]
                 ptr = np.concatenate([[0], np.cumsum(degree[order], dtype=np.int64)])
                 moved = np.repeat(begin - ptr[:-1], degree[order]) + np.arange(len(post))
@@ -443,7 +458,8 @@ class Simulator:
             tables = conv_tables(projection, *shapes, np.int16)
             if projection.dead_pre is not None or projection.dead_post is not None:
                 tables["degree"] = out_degrees(by_post(projection, *shapes)).astype(np.int32)
-            return [link(delay=projection.delay, reach=int(reach), **tables)]
+            rows = rowwise(projection, *shapes) if tables["form"] == kernels.CONV else NOT_ROWWISE
+            return [link(delay=projection.delay, reach=int(reach), rows=rows, **tables)]
         links = []
         for delay in np.unique(projection.delay):
             weight = projection.weight.T

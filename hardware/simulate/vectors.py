@@ -47,25 +47,50 @@ def quotient(a, inverse):
     return int32((float64(a) + 0.5) * inverse)
 
 
-def adding(lanes: int, floats: bool = False) -> Any:
-    """A function of compiled code: so many 16-bit weights at an address are added to as many 32-bit sums at another, in vectors; or
+def adding(lanes: int, bits: int = 32, floats: bool = False) -> Any:
+    """A function of compiled code: so many 16-bit weights at an address are added to as many sums of so many bits at another, in vectors; or
     float64 to float64. A loop would be compiled to vectors, too, but each short run would go through its checks and its rest."""
 
     @intrinsic
     def add(typingctx, sums, weights):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            kinds = (ir.DoubleType(), ir.DoubleType()) if floats else (ir.IntType(32), ir.IntType(16))
+            kinds = (ir.DoubleType(), ir.DoubleType()) if floats else (ir.IntType(bits), ir.IntType(16))
             wide, narrow = (ir.VectorType(kind, lanes) for kind in kinds)
             to = builder.inttoptr(args[0], wide.as_pointer())
-            sums = builder.load(to, align=8 if floats else 4)
+            sums = builder.load(to, align=8 if floats else bits // 8)
             added = builder.load(builder.inttoptr(args[1], narrow.as_pointer()), align=8 if floats else 2)
             total = builder.fadd(sums, added) if floats else builder.add(sums, builder.sext(added, wide))
-            builder.store(total, to, align=8 if floats else 4)
+            builder.store(total, to, align=8 if floats else bits // 8)
             return context.get_dummy_value()
 
         return types.none(types.int64, types.int64), codegen
 
     return add
+
+
+@njit(inline="always")
+def add_run(sums, weights, n):  # type: ignore[no-untyped-def]
+    """n weights, int16 at an address, added to n sums, int32 at another."""
+    s = 0
+    while s + 64 <= n:
+        _add_64(sums + 4 * s, weights + 2 * s)
+        s += 64
+    while s + 16 <= n:
+        _add_16(sums + 4 * s, weights + 2 * s)
+        s += 16
+    if s + 8 <= n:
+        _add_8(sums + 4 * s, weights + 2 * s)
+        s += 8
+    if s + 4 <= n:
+        _add_4(sums + 4 * s, weights + 2 * s)
+        s += 4
+    to, ww = _int32_at(sums), _int16_at(weights)
+    for i in range(s, n):
+        to[i] = int32(to[i] + ww[i])
+
+
+_int32_at, _int16_at = cast_to(types.int32), cast_to(types.int16)
+_add_64, _add_16, _add_8, _add_4 = (adding(lanes) for lanes in (64, 16, 8, 4))
 
 
 def not_zero(bits: int) -> Any:

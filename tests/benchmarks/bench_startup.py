@@ -4,11 +4,14 @@ python tests/benchmarks/bench_startup.py [MODEL.nir] [--repeats 15]
 
 `--help` against `import typer, rich`; `cores`, `inspect` and `compile` on MODEL against `import numpy, nir, numba, scipy`. Processes take turns; given are
 medians in seconds, the ratio of medians, and the ratio of processor time (children included), which other work on the machine disturbs less.
+Compiled modules are kept, as of an installed package, in a folder of this run's: PYTHONDONTWRITEBYTECODE would have the project's own compiled anew
+in each process, and those of other packages read.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
 import subprocess
@@ -43,10 +46,12 @@ def main() -> None:
         commands["compile"] = [*own, "compile", str(given.model), "--out", f"{folder}/m.h5"]
         wall: dict[str, list[float]] = {name: [] for name in commands}
         processor: dict[str, list[float]] = {name: [] for name in commands}
+        kept = {**os.environ, "PYTHONPYCACHEPREFIX": f"{folder}/compiled"}
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
         for repeat in range(given.repeats + 1):
             for name, arguments in commands.items():
                 begin, before = time.perf_counter(), used()
-                subprocess.run(arguments, check=True, capture_output=True)
+                subprocess.run(arguments, check=True, capture_output=True, env=kept)
                 if repeat:  # the first fills caches
                     wall[name].append(time.perf_counter() - begin)
                     processor[name].append(used() - before)
