@@ -71,10 +71,9 @@ class Weighted(Traced):
 
     Importance |w| F^exponent, gradual schedule, neurons that pay for themselves, regrowth; needs a goal and `epochs`.
     exponent: of the trace of squared gradients. delta: decay of that trace per epoch. regrow: share of the remaining
-    weights exchanged in the first pruning epoch, falling with a cosine to 0 when the goal is reached. reach: earlier than other pruners, while
-    the learning rate is still high. neuron_price: neurons
-    pay for their read-out weights. connection_price: with a goal of synapses, weights pay for the connections that they make. With
-    exponent 0, regrow 0, reach 0.7 and no prices it is `magnitude`. `step` has to come before the gradients are cleared (with several
+    weights exchanged in the first pruning epoch, falling with a cosine to 0 when the goal is reached. neuron_price: neurons pay
+    for their read-out weights. connection_price: with a goal of synapses, weights pay for the connections that they make. With
+    exponent 0, regrow 0 and no prices it is `magnitude`. `step` has to come before the gradients are cleared (with several
     ranks: of averaged gradients).
     """
 
@@ -88,13 +87,12 @@ class Weighted(Traced):
         exponent: float = 0.25,
         delta: float = DELTA,
         regrow: float = 0.3,
-        reach: float = 0.5,
         neuron_price: bool = True,
         connection_price: bool = True,
         structured: bool = False,
         **goal: Any,
     ) -> None:
-        super().__init__(delta=delta, reach=reach, **goal)
+        super().__init__(delta=delta, **goal)
         if isinstance(regrow, str):
             raise InputError(f"regrow: found {regrow!r}, expected the share that is regrown, 0 to below 1")
         check_share("regrow", regrow)
