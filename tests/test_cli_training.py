@@ -139,8 +139,9 @@ def test_the_artificial_twin_is_pruned_alike_and_not_exported(folder, tmp_path):
     assert values["history"][-1]["loss"] < values["history"][0]["loss"] and values["model"]["cell"] == "relu"
 
 
-def test_dropped_time_bins_shorten_the_run_on_the_chip(folder, tmp_path):
-    train(folder, tmp_path / "run", "--pruner", "dpap", "--keep-bins", "3")
+@pytest.mark.parametrize("pruner", [("--pruner", "dpap"), ()])
+def test_dropped_time_bins_shorten_the_run_on_the_chip(folder, tmp_path, pruner):
+    train(folder, tmp_path / "run", *pruner, "--keep-bins", "3")
     model = tmp_path / "run" / "model.nir"
     kept = nir.read(model).metadata["kept_bins"]
     assert len(kept) == 3

@@ -30,7 +30,7 @@ from dpap_neuro.train.loop import TrainSettings, train
 from hardware.chip.chips import load_chip
 from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
-from hardware.graph.parsing import from_nir
+from hardware.graph.parsing import from_nir, read_graph
 from hardware.placement.budget import Budget, fill
 from hardware.simulate.simulator import simulate
 
@@ -55,11 +55,13 @@ def test_events_of_a_kernel_are_those_of_every_position(groups):
     torch.testing.assert_close(found, expected)
 
 
-def run(budget, pruner, count=None):
+def run(budget, pruner, count=None, **options):
     network = build_model(ModelSettings("cnn", (2, 8, 8), 3, NeuronSettings(0.01, 0.02)), 0)
     meter = fitting.BudgetMeter(budget, effort=0.005)
     meter.show(*recordings())
-    method = make_pruner(pruner, epochs=EPOCHS, meter=meter, **({} if count is None else {"count": count}))
+    method = make_pruner(
+        pruner, epochs=EPOCHS, meter=meter, **({} if count is None else {"count": count}), **options
+    )
     # Many batches: running means of batch norms keep up with what is pruned.
     settings = TrainSettings(epochs=EPOCHS, batch=4)
     return network, train(network, method, recordings(), None, settings, CPU), method, meter
@@ -85,6 +87,20 @@ def test_what_is_charged_fits(budget, pruner, count, tmp_path):
     assert history.epochs[-1].fill["charged"]["events"] == pytest.approx(found.charged["events"])
     record = json.loads((tmp_path / "run.json").read_text())["budget"]
     assert record["silent"] == found.silent == history.epochs[-1].fill["silent"]
+
+
+@pytest.mark.parametrize("pruner", ["weighted", "dpap"])
+def test_a_budget_is_charged_for_the_time_bins_that_are_left(pruner, tmp_path):
+    network, history, _, meter = run(Budget(LOIHI1, max_events=1e6), pruner, bins=3)
+    found = fitting.save_fitted(tmp_path, network, history, METADATA, meter)
+    kept = list(history.kept_bins)
+    assert len(kept) == 3
+    integers = compile_graph(read_graph(tmp_path / "model.nir"), LOIHI1)[0]
+    own, all_of_them = (
+        fill(integers, meter.budget, effort=0.005, raster=x) for x in (meter.raster[:, kept], meter.raster)
+    )
+    assert found.charged == own.charged == history.epochs[-1].fill["charged"]
+    assert own.charged["events"] < 0.8 * all_of_them.charged["events"]
 
 
 def plain_network():

@@ -148,7 +148,7 @@ Pruner = Annotated[
     str | None,
     typer.Option(
         help=f"{either(*PRUNERS)}; options of its own behind a colon, such as weighted:exponent=0.5,regrow=0.",
-        show_default=f"{PRUNER}, to {SPARSITY:.0%} of the parameters removed where no goal is given; {OF_UNITS} with --keep-bins or a budget of cores or synapses",
+        show_default=f"{PRUNER}, to {SPARSITY:.0%} of the parameters removed where no goal is given; {OF_UNITS} with a budget of cores or synapses",
     ),
 ]
 Score = Annotated[

@@ -218,7 +218,7 @@ def resolve(asked: TrainRequest) -> Training:
     if chosen is None:
         # Cores may be short of neurons, which dpap frees; rates are what `weighted` can pay for.
         placed = budget is not None and not budget.is_charged
-        chosen = OF_UNITS if asked.keep_bins is not None or placed else PRUNER
+        chosen = OF_UNITS if placed else PRUNER
         if chosen == PRUNER and budget is None and sparsity is None:
             sparsity = SPARSITY
     wanted = {

@@ -34,7 +34,7 @@ NETWORKS = [
     ("without recurrence", "mlp", "none", 0.0),
     ("recurrent", "recurrent", "none", 0.0),
     ("recurrent, magnitude", "recurrent", "magnitude", 0.8),
-    ("recurrent, dpap-weighted", "recurrent", "dpap-weighted", 0.8),
+    ("recurrent, weighted", "recurrent", "weighted", 0.8),
     ("recurrent, dpap", "recurrent", "dpap", 0.8),
 ]
 CHIP = "loihi2"
