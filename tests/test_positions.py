@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("norse")
 
+import nir
+import norse.torch as norse
 import torch
 from command_line import fails
 from torch import nn
@@ -19,6 +21,7 @@ from typer.testing import CliRunner
 from dpap_neuro.cli import app
 from dpap_neuro.deploy.proof import integers, prove
 from dpap_neuro.errors import InputError
+from dpap_neuro.exchange.dialects import for_peer
 from dpap_neuro.exchange.nir_export import to_nir
 from dpap_neuro.exchange.nir_import import from_graph
 from dpap_neuro.networks.models import ModelSettings, SpikingNetwork, build_model
@@ -145,6 +148,54 @@ def test_what_is_trained_is_what_the_file_says(cell, reset):
         if hasattr(graph.nodes[name], "v_threshold"):
             a, b = graph.nodes[name].v_threshold, back.nodes[name].v_threshold
             np.testing.assert_array_equal(np.isinf(a), np.isinf(b))
+
+
+def test_norse_reads_an_infinite_threshold(tmp_path):
+    network = layers()
+    with torch.no_grad():
+        for k in (0, 3, 6):
+            network[k].weight *= 2
+    _, _, x = pruned(network, "0.4")
+    made, _ = for_peer(from_nir(to_nir(network, SHAPE, 0.01)), "norse")
+    nir.write(tmp_path / "n.nir", made)
+    with torch.no_grad():
+        for b in range(4):
+            theirs, state, spikes = norse.from_nir(nir.read(tmp_path / "n.nir"), dt=0.01), None, []
+            for now in x[:, b]:
+                z, state = theirs(now, state)
+                spikes.append(z)
+            expected = network(x[:, b : b + 1])[:, 0]
+            assert expected.any() and torch.equal(torch.stack(spikes), expected)
+
+
+@pytest.mark.parametrize(("wanted", "epochs"), [("silent", [9]), ("0.5", [5, 6, 7, 8, 9])])
+def test_a_share_grows_in_steps_until_the_schedule_ends(wanted, epochs):
+    network = layers()
+    positions = Positions(find_structure(network, torch.zeros(5, 2, *SHAPE)), share_of_positions(wanted))
+    shares = [positions.share_after(epoch, 3, 9) for epoch in range(12)]
+    assert [epoch for epoch, share in enumerate(shares) if share is not None] == epochs
+    given = [share for share in shares if share is not None]
+    assert given == sorted(given) and given[-1] == (0.0 if wanted == "silent" else 0.5)
+    assert positions.share_after(0, 0, 0) is not None  # a run of one epoch
+
+
+def test_what_was_pruned_stays_so_as_the_share_grows():
+    network = layers()
+    x = loop.as_input(recordings()[0], CPU)
+    positions = Positions(find_structure(network, x[:, :2]), 0.6)
+    total, before, silent = 0, None, 0
+    for share in (0.2, 0.4, 0.6):
+        with torch.no_grad():
+            counts = counted(network, x)
+        alive = {name: ~positions.maps[name].dead.numpy() for name in counts}
+        done = positions.prune(network, x.split(20, dim=1), share)
+        dead = {name: positions.maps[name].dead.numpy().copy() for name in counts}
+        silent += sum(int((dead[n] & alive[n] & (counts[n] == 0)).sum()) for n in counts)
+        total = sum(mask.size for mask in dead.values())
+        assert done.dead == round(share * total) == sum(mask.sum() for mask in dead.values())
+        assert done.silent == silent
+        assert before is None or all((dead[n] | ~before[n]).all() for n in dead)
+        before = dead
 
 
 def test_a_dead_neuron_learns_nothing_and_is_not_heard():
