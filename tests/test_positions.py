@@ -274,6 +274,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(compact, tmp_path):
         )  # fmt: skip
 
 
+def test_until_the_first_neuron_goes_the_run_is_the_one_without():
+    losses = []
+    for wanted in (None, "silent"):
+        settings = TrainSettings(epochs=3, batch=16, seed=1, prune_positions=wanted)
+        history = train(build_model(MODEL, 1), make_pruner("none"), recordings(), None, settings, CPU)
+        losses.append([epoch.loss for epoch in history.epochs])
+    gone = 2  # behind the second of three epochs, after 70 %
+    assert losses[0][:gone] == losses[1][:gone]
+    x = loop.as_input(recordings()[0], CPU).permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    neuron = LIF(NEURON)
+    neuron.dead = torch.zeros(x.shape[2:], dtype=torch.bool)
+    assert neuron(x).stride() == LIF(NEURON)(x).stride() == x.stride()
+
+
 def test_channels_cut_out_take_their_positions_along():
     """Compacted or not, the same neurons are dead at the end, and an export without dead channels does as the network."""
     ends = []
