@@ -35,6 +35,7 @@ from dpap_neuro.train.loop import train
 from dpap_neuro.train.settings import TrainSettings, share_of_positions
 from hardware.compile.compiler import compile_graph
 from hardware.graph.parsing import from_nir
+from hardware.graph.summary import synapses
 from hardware.simulate import reference
 
 CPU = torch.device("cpu")
@@ -352,7 +353,9 @@ def test_a_run_folder_keeps_them(tmp_path):
     x = loop.as_input(recordings(seed=2)[0], CPU)
     with torch.no_grad():
         assert torch.equal(model(x), loaded(x))
-    network, _ = compile_graph(from_nir(runs.graph_of(loaded, {})), "loihi2")
+    graph = from_nir(runs.graph_of(loaded, {}))
+    assert history.epochs[-1].synapses_remaining == synapses(graph) < history.epochs[0].synapses_remaining
+    network, _ = compile_graph(graph, "loihi2")
     assert (
         sum(int(p.dead.sum()) for p in network.populations if p.dead is not None) == history.positions["dead"]
     )
