@@ -14,7 +14,7 @@ from graph_samples import cuba_lif, graph, inp, lif, mixed, out
 from test_compile import conv, exact_weights, flatten, integrate, pool
 
 from hardware.chip.chips import load_chip
-from hardware.compile.compiler import compile_graph
+from hardware.compile.compiler import compile_graph, compile_layers
 from hardware.errors import HardwareError
 from hardware.files import network_file, netx
 from hardware.graph.graph import padding_of
@@ -26,6 +26,7 @@ from hardware.network.summary import describe as describe_network
 from hardware.placement import place
 from hardware.placement.loads import measure
 from hardware.simulate import neurobench, reference
+from hardware.simulate.fidelity_report import fidelity
 from hardware.simulate.float_simulator import simulate as simulate_floats
 from hardware.simulate.simulator import simulate
 
@@ -324,6 +325,30 @@ def test_a_netx_file_has_matrices_in_their_place(tmp_path):
         a, b = (run.spikes[name].reshape(3, 12, -1) for run in runs)
         assert a.any()
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("kind", [lif, cuba_lif])
+def test_fidelity_compares_the_neurons_that_are_there(kind):
+    def neurons(*shape):
+        more = {"tau_mem": 3.0, "tau_syn": 2.0, "w_in": 2.0} if kind is cuba_lif else {"tau": 3.0}
+        return kind(*shape, v_threshold=0.7, r=3.0, **more)
+
+    g, x, dead = from_nir(network(neurons, masks(6))), raster(), masks(6)
+    done = compile_layers(g, "loihi2", weight_bits=4)
+    units = {
+        r.population.name: (64.0 * r.scaling.scale[r.demand.group] / r.demand.residual, 0.0)
+        for r in done.layers
+    }
+    found = {p.name: p for p in fidelity(g, done.network, [x], units=units).populations}
+    floats = reference.simulate(g, x, record=list(units), reset="zero")
+    fixed = simulate(done.network, x, record=list(units))
+    for name, mask in dead.items():
+        alive = ~mask
+        a, b = (run.spikes[name][:, :, alive] for run in (floats, fixed))
+        assert found[name].agreement == pytest.approx((a & b).sum() / (a | b).sum())
+        scale = np.broadcast_to(units[name][0], mask.size).reshape(mask.shape)[alive]
+        error = (floats.membranes[name][:, :, alive] - fixed.v[name][:, :, alive] / scale)[(a | b) == 0]
+        assert found[name].membrane_error == pytest.approx(np.sqrt((error**2).mean()), rel=1e-4)
 
 
 def test_a_convolution_synapse_by_synapse():

@@ -62,7 +62,7 @@ def run(rank, world):
 
 
 def trained(folder):
-    """What the training loop leaves, with batch norm, dropped time bins and compaction on the way."""
+    """What the training loop leaves, with batch norm, dropped time bins, compaction and pruned positions on the way."""
     pytest.importorskip("norse")
     from dpap_neuro.networks.models import ModelSettings, build_model
     from dpap_neuro.networks.neurons import NeuronSettings
@@ -73,7 +73,7 @@ def trained(folder):
     rasters = (rng.random((50, 5, 2, 9, 9)) < 0.2 + 0.1 * labels.reshape(-1, 1, 1, 1, 1)).astype(np.uint8)
     model = build_model(ModelSettings("cnn", (2, 9, 9), 3, NeuronSettings(0.01, 0.02))).double()
     pruner = make_pruner("dpap", epochs=5, sparsity=0.5, structured=True, bins=3)
-    settings = loop.TrainSettings(epochs=5, batch=15, compact=True)
+    settings = loop.TrainSettings(epochs=5, batch=15, compact=True, prune_positions="0.3")
     data = (rasters, labels)
     # Float64, so that the order of sums decides about no spike.
     double = mock.patch.object(
@@ -84,7 +84,8 @@ def trained(folder):
             model, pruner, data, data, settings, torch.device("cpu"), checkpoint=f"{folder}/checkpoint"
         )
     epochs = [(e.loss, e.accuracy, e.remaining, e.synapses_remaining) for e in history.epochs]
-    return {"weights": model.state_dict(), "history": epochs, "kept_bins": history.kept_bins}
+    found = {"weights": model.state_dict(), "history": epochs, "kept_bins": history.kept_bins}
+    return {**found, "positions": history.positions}
 
 
 def process(rank, world, port, folder):
@@ -124,6 +125,7 @@ def test_ranks_prune_what_one_process_prunes(tmp_path, world):
     for rank in range(world):
         found = torch.load(tmp_path / f"{rank}-trained.pt", weights_only=True)
         assert found["kept_bins"] == alone["kept_bins"]
+        assert found["positions"] == alone["positions"] and alone["positions"]["dead"] > 100
         for expected, epoch in zip(alone["history"], found["history"], strict=True):
             assert epoch == pytest.approx(expected, rel=1e-6)
         for key, expected in alone["weights"].items():

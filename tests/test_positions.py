@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("norse")
 
+import nir
+import norse.torch as norse
 import torch
 from command_line import fails
 from torch import nn
@@ -19,6 +21,7 @@ from typer.testing import CliRunner
 from dpap_neuro.cli import app
 from dpap_neuro.deploy.proof import integers, prove
 from dpap_neuro.errors import InputError
+from dpap_neuro.exchange.dialects import for_peer
 from dpap_neuro.exchange.nir_export import to_nir
 from dpap_neuro.exchange.nir_import import from_graph
 from dpap_neuro.networks.models import ModelSettings, SpikingNetwork, build_model
@@ -32,6 +35,7 @@ from dpap_neuro.train.loop import train
 from dpap_neuro.train.settings import TrainSettings, share_of_positions
 from hardware.compile.compiler import compile_graph
 from hardware.graph.parsing import from_nir
+from hardware.graph.summary import synapses
 from hardware.simulate import reference
 
 CPU = torch.device("cpu")
@@ -147,6 +151,54 @@ def test_what_is_trained_is_what_the_file_says(cell, reset):
             np.testing.assert_array_equal(np.isinf(a), np.isinf(b))
 
 
+def test_norse_reads_an_infinite_threshold(tmp_path):
+    network = layers()
+    with torch.no_grad():
+        for k in (0, 3, 6):
+            network[k].weight *= 2
+    _, _, x = pruned(network, "0.4")
+    made, _ = for_peer(from_nir(to_nir(network, SHAPE, 0.01)), "norse")
+    nir.write(tmp_path / "n.nir", made)
+    with torch.no_grad():
+        for b in range(4):
+            theirs, state, spikes = norse.from_nir(nir.read(tmp_path / "n.nir"), dt=0.01), None, []
+            for now in x[:, b]:
+                z, state = theirs(now, state)
+                spikes.append(z)
+            expected = network(x[:, b : b + 1])[:, 0]
+            assert expected.any() and torch.equal(torch.stack(spikes), expected)
+
+
+@pytest.mark.parametrize(("wanted", "epochs"), [("silent", [9]), ("0.5", [5, 6, 7, 8, 9])])
+def test_a_share_grows_in_steps_until_the_schedule_ends(wanted, epochs):
+    network = layers()
+    positions = Positions(find_structure(network, torch.zeros(5, 2, *SHAPE)), share_of_positions(wanted))
+    shares = [positions.share_after(epoch, 3, 9) for epoch in range(12)]
+    assert [epoch for epoch, share in enumerate(shares) if share is not None] == epochs
+    given = [share for share in shares if share is not None]
+    assert given == sorted(given) and given[-1] == (0.0 if wanted == "silent" else 0.5)
+    assert positions.share_after(0, 0, 0) is not None  # a run of one epoch
+
+
+def test_what_was_pruned_stays_so_as_the_share_grows():
+    network = layers()
+    x = loop.as_input(recordings()[0], CPU)
+    positions = Positions(find_structure(network, x[:, :2]), 0.6)
+    total, before, silent = 0, None, 0
+    for share in (0.2, 0.4, 0.6):
+        with torch.no_grad():
+            counts = counted(network, x)
+        alive = {name: ~positions.maps[name].dead.numpy() for name in counts}
+        done = positions.prune(network, x.split(20, dim=1), share)
+        dead = {name: positions.maps[name].dead.numpy().copy() for name in counts}
+        silent += sum(int((dead[n] & alive[n] & (counts[n] == 0)).sum()) for n in counts)
+        total = sum(mask.size for mask in dead.values())
+        assert done.dead == round(share * total) == sum(mask.sum() for mask in dead.values())
+        assert done.silent == silent
+        assert before is None or all((dead[n] | ~before[n]).all() for n in dead)
+        before = dead
+
+
 def test_a_dead_neuron_learns_nothing_and_is_not_heard():
     network = layers().train()
     _, _, x = pruned(network, "0.5")
@@ -223,6 +275,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(compact, tmp_path):
         )  # fmt: skip
 
 
+def test_until_the_first_neuron_goes_the_run_is_the_one_without():
+    losses = []
+    for wanted in (None, "silent"):
+        settings = TrainSettings(epochs=3, batch=16, seed=1, prune_positions=wanted)
+        history = train(build_model(MODEL, 1), make_pruner("none"), recordings(), None, settings, CPU)
+        losses.append([epoch.loss for epoch in history.epochs])
+    gone = 2  # behind the second of three epochs, after 70 %
+    assert losses[0][:gone] == losses[1][:gone]
+    x = loop.as_input(recordings()[0], CPU).permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    neuron = LIF(NEURON)
+    neuron.dead = torch.zeros(x.shape[2:], dtype=torch.bool)
+    assert neuron(x).stride() == LIF(NEURON)(x).stride() == x.stride()
+
+
 def test_channels_cut_out_take_their_positions_along():
     """Compacted or not, the same neurons are dead at the end, and an export without dead channels does as the network."""
     ends = []
@@ -287,7 +353,9 @@ def test_a_run_folder_keeps_them(tmp_path):
     x = loop.as_input(recordings(seed=2)[0], CPU)
     with torch.no_grad():
         assert torch.equal(model(x), loaded(x))
-    network, _ = compile_graph(from_nir(runs.graph_of(loaded, {})), "loihi2")
+    graph = from_nir(runs.graph_of(loaded, {}))
+    assert history.epochs[-1].synapses_remaining == synapses(graph) < history.epochs[0].synapses_remaining
+    network, _ = compile_graph(graph, "loihi2")
     assert (
         sum(int(p.dead.sum()) for p in network.populations if p.dead is not None) == history.positions["dead"]
     )

@@ -126,8 +126,8 @@ KeepBins = Annotated[
 PrunePositions = Annotated[
     str | None,
     typer.Option(
-        help="Single neurons of feature maps to prune when the pruner is done: silent (those that never spike on the training recordings), or "
-        "a share such as 0.3, those that spike least."
+        help="Single neurons of feature maps that go, too: silent (those that never spike on the training recordings), or a share of them such "
+        "as 0.5, those that spike least; each is a compartment of the chip."
     ),
 ]
 Epochs = Annotated[int, typer.Option(help="Passes over the training recordings.")]

@@ -122,7 +122,8 @@ class Neuron(nn.Module):
 
     def without_dead(self, x: Tensor) -> Tensor:
         """What the population gives out, without what dead neurons would."""
-        return x if self.dead is None else x.masked_fill(self.dead, 0.0)
+        # Not masked_fill, which loses the order in memory by which convolutions are fast.
+        return x if self.dead is None else x * ~self.dead
 
     @property
     def step(self) -> Callable[..., tuple[Tensor, Any]]:

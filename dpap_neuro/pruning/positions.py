@@ -23,8 +23,8 @@ from dpap_neuro.pruning.survival import gradual_share
 
 @dataclass(frozen=True)
 class PrunedPositions:
-    """What `Positions.prune` did. neurons: of all feature maps, those of channels that were pruned before left out; dead: of those, and silent:
-    how many never spiked. layers: of each layer its dead neurons and all."""
+    """What `Positions.prune` did. neurons: of all feature maps, without channels that were cut out; dead: of those, and silent: how many of
+    these never spiked. layers: of each layer its dead neurons and all."""
 
     neurons: int
     dead: int
@@ -127,7 +127,7 @@ class Positions:
 
         def hook(name: str) -> Any:
             def count(_module: nn.Module, _args: Any, result: Any) -> None:
-                own = (next(tensors(result)) != 0).flatten(0, 1).sum(0).cpu()
+                own = (next(tensors(result)) != 0).flatten(0, 1).sum(0)
                 counts[name] = counts[name] + own if name in counts else own
 
             return count
@@ -140,7 +140,7 @@ class Positions:
         finally:
             for handle in handles:
                 handle.remove()
-        return {name: reduce_over_ranks(counts[name]) for name in self.maps}
+        return {name: reduce_over_ranks(counts[name]).cpu() for name in self.maps}
 
 
 def _dead(module: Neuron) -> Tensor:

@@ -19,6 +19,7 @@ from dpap_neuro.data.augmentation import augment
 from dpap_neuro.data.binning import only_bins
 from dpap_neuro.data.stored import Rasters, chosen
 from dpap_neuro.errors import InputError
+from dpap_neuro.exchange.counting import synapses
 from dpap_neuro.networks.models import Network, logits
 from dpap_neuro.precision.network import ExactNetwork
 from dpap_neuro.pruning import Pruner, PruneReport
@@ -292,6 +293,8 @@ def _train(
             if on_note is not None and epoch == last:
                 on_note(f"behind epoch {epoch + 1}, {gone}")
         report = _as_stored(report, pruner, model)
+        if history.positions is not None and (left := synapses(model)) is not None:
+            report = replace(report, synapses_remaining=left)
         if settings.compact:
             pruner.compact(optimizer)
         shown = _kept(pruner)

@@ -275,12 +275,15 @@ class _Comparing:
         for p in self.populations:
             name = p.name
             scale, offset = self.units.get(name, (1.0, 0.0))
+            membranes = a.membranes[name] if name in self.units else None
+            if membranes is not None and p.dead is not None:
+                _at_rest(membranes, p.dead, offset, self.numbers[name])
             found = pair(
                 a.spikes[name],
                 b.spikes[name],
                 self.within,
                 self.tau,
-                a.membranes[name] if name in self.units else None,
+                membranes,
                 b.v[name],
                 scale,
                 offset,
@@ -288,6 +291,9 @@ class _Comparing:
                 shifts,
                 alone[name],
             )
+            if membranes is not None:
+                gone = steps * (math.prod(p.shape) - p.neurons)
+                found = replace(found, compared=found.compared - gone)
             wrapped = (
                 _wraps(p, b.u[name], self.most[name] * max(counts, 1), self.numbers[name])
                 if "u" in record[name]
@@ -363,6 +369,14 @@ class _Comparing:
         )
 
 
+def _at_rest(membranes: Array, dead: Array, offset: Array | float, numbers: Array | None) -> None:
+    """Put the float membranes of dead neurons where the chip, which has none of them, counts as 0."""
+    level = np.broadcast_to(np.ravel(offset), dead.shape)
+    if numbers is not None:
+        dead, level = dead[numbers], level[numbers]
+    membranes.reshape(*membranes.shape[:2], -1)[..., dead] = level[dead]
+
+
 def _part(run: Run, b: int) -> Run:
     """One recording of a run, with its spikes, u and v."""
     spikes, u, v = ({name: x[b : b + 1] for name, x in kept.items()} for kept in (run.spikes, run.u, run.v))
@@ -387,7 +401,9 @@ class _Alone:
             delay = np.maximum(q.delay, early) - early
             inputs.append(InputPopulation(name, shape[q.source], constant=constant.get(q.source, 0)))
             own: Any = delay if np.ndim(q.delay) else int(delay)
-            projections.append(replace(q, source=name, delay=own))
+            # Neurons of an input are never dead; those that were never spike.
+            whole: dict[str, Any] = {"dead_pre": None} if isinstance(q, ConvProjection) else {}
+            projections.append(replace(q, source=name, delay=own, **whole))
             if not constant.get(q.source):
                 self.given[name] = (q.source, late)
         self.simulator = Simulator(
