@@ -17,7 +17,9 @@ axons share lies at the offset of each: (first target) mod `axon_offsets`, and w
 a multiple of `axon_offsets`, is part of its indices, or comes as synapses of weight zero ahead of contiguous targets. So
 axons whose targets agree but for a shift share a list only where that multiple is the same for them (nengo-loihi,
 `nengo_loihi/conv.py` and `builder/split_blocks.py`). An axon with a list of its own has its targets' numbers as indices, as in
-nengo-loihi; its contiguous targets begin at the largest offset that is not beyond the first of them.
+nengo-loihi; its contiguous targets begin at the largest offset that is not beyond the first of them. Where some channels of a population
+axon are dead at a position (`hardware.network.integer.Population.dead`), its list has their weights all the same, as at other positions, at each
+target that a living channel reaches; dead targets are in no list.
 
 Where a core takes one layer (`LayerCores`), its memories are addressed by the bits of each index, so that sizes count as the
 powers of two that hold them: a kernel word for each (input channel, filter, tap), a neuron word for each (filter, row,
