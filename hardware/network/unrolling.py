@@ -24,8 +24,8 @@ def turned(indptr, post, weight, n_post):
                 if not rising:
                     last[i] = j
                 starts[i + 1] += 1
-    for i in range(n_post):
-        starts[i + 1] += starts[i]
+    for n in range(n_post):
+        starts[n + 1] += starts[n]
     pre = np.empty(starts[n_post], dtype=np.int32)
     cursor = starts[:-1].copy()
     last[:] = -1
