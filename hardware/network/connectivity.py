@@ -150,14 +150,18 @@ def by_post(projection: Projection, source_shape: Shape, target_shape: Shape) ->
     return replace(conv, synapses=int(_conv_degrees(conv)[0].sum()))
 
 
+def rises(projection: SparseProjection) -> bool:
+    """Whether each pre neuron's targets rise, so that there is no pair twice."""
+    post, indptr = np.asarray(projection.post), np.asarray(projection.indptr)
+    above = post[1:] > post[:-1]
+    above[indptr[(indptr > 0) & (indptr < len(post))] - 1] = True  # where the next pre neuron's begin
+    return bool(above.all())
+
+
 def synapses_of(projection: Projection, source_shape: Shape, target_shape: Shape) -> int:
     """Non-zero connections, as `Incoming.synapses`."""
-    if isinstance(projection, SparseProjection):
-        post, indptr = np.asarray(projection.post), np.asarray(projection.indptr)
-        rises = post[1:] > post[:-1]
-        rises[indptr[(indptr > 0) & (indptr < len(post))] - 1] = True  # where the next pre neuron's begin
-        if rises.all():  # no pair twice
-            return int(np.count_nonzero(projection.weight))
+    if isinstance(projection, SparseProjection) and rises(projection):
+        return int(np.count_nonzero(projection.weight))
     return by_post(projection, source_shape, target_shape).synapses
 
 

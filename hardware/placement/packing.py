@@ -389,9 +389,19 @@ def count_once(neurons, group, home, seen, value, counts):
         seen[group[j]] = 0
 
 
-# Columns of what `grow` knows of neurons.
-STAMP, SCORE, BEFORE, AFTER = range(4)
-PLACED = -2
+# Columns of what `grow` knows of a neuron: the last core that it bordered on, and where in the list of that core's neighbours it is; of a pre
+# neuron: the last core that it reached, and its synapses there.
+STAMP, AT, REACHED = 0, 1, 1
+# Neighbours whose best is known together, and what is below any that can be placed.
+_BLOCK, _TAKEN = 256, -(1 << 62)
+
+
+@jit()
+def _best_of(keys, first, last):
+    best = _TAKEN
+    for k in range(first, last):
+        best = max(best, keys[k])
+    return best
 
 
 @jit()
@@ -409,28 +419,32 @@ def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
     n_pre = len(out_ptr) - 1
     order = np.empty(n_post, dtype=np.int32)
     ends = np.empty(n_post, dtype=np.int64)
-    # What is known of a neuron lies together, since neurons come up in any order: the last core that it bordered on (or PLACED), the
-    # score there, and its neighbours in the list of that score. Of a pre neuron: the last core it reached, and its synapses there.
-    known = np.full((n_post, 4), -1, dtype=np.int32)
+    known = np.full((n_post, 2), -1, dtype=np.int32)
     pre_known = np.full((n_pre, 2), -1, dtype=np.int32)
-    deepest = 1
-    for i in range(n_post):
-        deepest = max(deepest, in_ptr[i + 1] - in_ptr[i])
-    # A bucket per score, each a doubly linked list: a score only ever rises by one.
-    head = np.full(deepest + 1, -1, dtype=np.int32)
+    placed = np.zeros(n_post, dtype=np.bool_)
+    # Of the neighbours of the core that grows, in the order in which they came up: which neuron, and a key that is larger the more
+    # synapses it has from there and, of as many, the later it came up last; and of each block of them the largest key.
+    neighbour = np.empty(n_post, dtype=np.int32)
+    keys = np.empty(n_post, dtype=np.int64)
+    best = np.empty(n_post // _BLOCK + 1, dtype=np.int64)
+    found = 0
+    came = 0
     start = 0
     core = 0
     in_core = 0
     axons = 0
     memory = 0
-    top = 0
     for n in range(n_post):
-        while top > 0 and head[top] == -1:
-            top -= 1
+        top = _best_of(best, 0, (found + _BLOCK - 1) // _BLOCK)
+        at = 0
         if top > 0:
-            i = head[top]
+            while best[at // _BLOCK] != top:
+                at += _BLOCK
+            while keys[at] != top:
+                at += 1
+            i = neighbour[at]
         else:
-            while known[start, STAMP] == PLACED:
+            while placed[start]:
                 start += 1
             i = start
         if visits > most_visits:
@@ -443,7 +457,7 @@ def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
                 more += 1
                 more_bits += list_bits(1, bits, form) + axon
             else:
-                listed = pre_known[j, SCORE]
+                listed = pre_known[j, REACHED]
                 more_bits += list_bits(listed + 1, bits, form) - list_bits(listed, bits, form)
         if in_core and (in_core >= limits[0] or axons + more > limits[1] or memory + more_bits > limits[2]):
             ends[core] = n
@@ -453,13 +467,13 @@ def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
             memory = 0
             more = in_ptr[i + 1] - in_ptr[i]
             more_bits = more * (list_bits(1, bits, form) + axon) + neuron
-            head[: top + 1] = -1
-            top = 0
+            found = 0
+            came = 0
         elif top > 0:
-            head[top] = known[i, AFTER]
-            if known[i, AFTER] != -1:
-                known[known[i, AFTER], BEFORE] = -1
-        known[i, STAMP] = PLACED
+            keys[at] = _TAKEN
+            block = at // _BLOCK
+            best[block] = _best_of(keys, block * _BLOCK, min(found, (block + 1) * _BLOCK))
+        placed[i] = True
         order[n] = i
         in_core += 1
         axons += more
@@ -467,33 +481,28 @@ def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
         for k in range(in_ptr[i], in_ptr[i + 1]):
             j = in_pre[k]
             if pre_known[j, STAMP] == core:
-                pre_known[j, SCORE] += 1
+                pre_known[j, REACHED] += 1
                 continue
             pre_known[j, STAMP] = core
-            pre_known[j, SCORE] = 1
+            pre_known[j, REACHED] = 1
             visits += out_ptr[j + 1] - out_ptr[j]
             for m in range(out_ptr[j], out_ptr[j + 1]):
-                t = out_post[m]
-                if known[t, STAMP] == PLACED:
-                    continue
-                s = 0
-                if known[t, STAMP] == core:
-                    s = known[t, SCORE]
-                    back, on = known[t, BEFORE], known[t, AFTER]
-                    if back != -1:
-                        known[back, AFTER] = on
-                    else:
-                        head[s] = on
-                    if on != -1:
-                        known[on, BEFORE] = back
-                s += 1
-                known[t, STAMP], known[t, SCORE] = core, s
-                known[t, BEFORE], known[t, AFTER] = -1, head[s]
-                if head[s] != -1:
-                    known[head[s], BEFORE] = t
-                head[s] = t
-                if s > top:
-                    top = s
+                # Unsigned, as in `measure_rows`.
+                t = np.uint32(out_post[m])
+                if known[t, STAMP] != core:
+                    known[t, STAMP], known[t, AT] = core, found
+                    neighbour[found] = t
+                    # One that is placed stays below all others, however many synapses come up.
+                    keys[found] = _TAKEN if placed[t] else 0
+                    if found % _BLOCK == 0:
+                        best[found // _BLOCK] = _TAKEN
+                    found += 1
+                slot = np.uint32(known[t, AT])
+                came += 1
+                key = (((keys[slot] >> 32) + 1) << 32) | came
+                keys[slot] = key
+                part = slot // np.uint32(_BLOCK)
+                best[part] = max(best[part], key)
     ends[core] = n_post
     return order, ends[: core + 1], visits
 

@@ -13,8 +13,17 @@ import numpy as np
 from hardware.chip import memory
 from hardware.chip.chips import Chip
 from hardware.errors import HardwareError
-from hardware.network.connectivity import Incoming, Shape, by_post, in_degrees, out_degrees, shapes, unroll
-from hardware.network.integer import ConvProjection, DenseProjection, Network
+from hardware.network.connectivity import (
+    Incoming,
+    Shape,
+    by_post,
+    in_degrees,
+    out_degrees,
+    rises,
+    shapes,
+    unroll,
+)
+from hardware.network.integer import ConvProjection, DenseProjection, Network, SparseProjection
 from hardware.placement import bounds, packing
 from hardware.placement.orders import Order
 
@@ -289,6 +298,17 @@ class Wire:
             each = [packing.axon_bits(a * neurons, a * neurons, self.plain, width, form) for a in atoms]
             self.known_full_bits[neurons] = int(np.dot(each, lists))
         return self.known_full_bits[neurons]
+
+    def by_pre(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of a dense or sparse projection the post neurons of each pre neuron, rising: (indptr, post), not to be changed."""
+        into, projection = self.incoming, self.incoming.projection
+        if (
+            isinstance(projection, SparseProjection)
+            and len(projection.post) == into.synapses
+            and rises(projection)
+        ):
+            return np.asarray(projection.indptr, np.int64), np.ascontiguousarray(projection.post, np.int32)
+        return packing.transpose(into.indptr, into.pre, into.n_pre)
 
     def synapses(self) -> tuple[np.ndarray, np.ndarray]:
         """(pre, post) of every synapse, a convolution's too: for small networks."""

@@ -385,7 +385,7 @@ def _grown(problem: Problem, name: str, wire: Wire) -> Order | None:
     the largest of these cores needs."""
     most, chip, best = problem.most[name], problem.chip, None
     left = GROWTH_LOOKS * wire.incoming.synapses
-    by_pre = packing.transpose(wire.incoming.indptr, wire.incoming.pre, wire.incoming.n_pre)
+    by_pre = wire.by_pre()
     while True:
         width = packing.index_width(most - 1, problem.widths)
         costs = np.array([wire.plain + width, chip.axon_in_bits + chip.axon_out_bits, chip.neuron_state_bits])

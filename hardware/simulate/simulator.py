@@ -232,11 +232,22 @@ class Simulator:
                 state[i].fill(0)
             for (name, variable), array in arrays.items():
                 local.pops[self._rank[name], columns[variable]] = array[b].ctypes.data
-            in_ptr, in_index, in_value = events(rasters, b, steps, np.int32, self._inside)
             constants = [self._keep_u, self._keep_v, self._threshold, self._bias, self._outside]
             table = local.pops
 
+            def listed(begin: int, end: int) -> tuple[Array, Array, Array]:
+                """As `events`, of some steps; where those of others would lie is of no meaning."""
+                some_steps = {name: raster[:, begin:end] for name, raster in rasters.items()}
+                found, index, value = events(some_steps, b, end - begin, np.int32, self._inside)
+                pointer = np.zeros((len(found), steps + 1), np.int64)
+                pointer[:, begin : end + 1] = found
+                return pointer, index, value
+
+            quiet = listed(0, 0)
+
             def some(begin: int, end: int, first: int, last: int, state: list[Array] = state) -> None:
+                heard = listed(begin, end) if first < len(self.network.inputs) else quiet
+                in_ptr, in_index, in_value = heard
                 arrays_ = (*constants, *state[:_ROOM], in_index, in_value, *state[_ROOM:])
                 addresses = np.array([a.ctypes.data for a in arrays_], np.int64)
                 run_sample(
@@ -302,13 +313,14 @@ class Simulator:
         """Populations from the first number to the second are what one core runs; another runs those before, some steps ahead, and those
         behind, some steps later. None where it would gain nothing, or spikes go back to an earlier part, or a neuron hears two parts:
         its sums would be added to from two cores."""
-        # Nanoseconds a step, as if one neuron in ten spiked: updates, spikes, and events, which in vectors cost least.
-        cost = np.array([0.5 * size for size in self._sizes])
-        cost[: len(self.network.inputs)] = 0.0
+        # Nanoseconds a step, as if one neuron in ten spiked: updates, spikes, and events, which in vectors cost least, but whose sums are
+        # not in the nearest cache; of an input that its entries are listed.
+        cost = np.array([0.3 * size for size in self._sizes])
         for link in self._links:
-            each = 0.15 if link.form in (kernels.DENSE, kernels.CONV) else 0.8
+            each = 0.07 if link.form in (kernels.DENSE, kernels.CONV) else 0.4
             events = float(link.degree.sum(dtype=np.int64))
-            cost[link.source] += 0.1 * (20.0 * self._sizes[link.source] + each * events)
+            cost[link.source] += 0.1 * (6.0 * self._sizes[link.source] + each * events)
+            cost[link.source] += 1.0 * self._sizes[link.target]
         passed = np.concatenate([[0.0], np.cumsum(cost)])
         gained, found = WORTH_A_CORE, None
         for first, last in combinations(range(len(cost) + 1), 2):
