@@ -104,7 +104,8 @@ def check(neuron: Neuron, x, tau_to_the_bit: bool) -> None:
 def test_spikes_and_gradients_are_those_of_the_loop(population):
     neuron, x = population
     one_for_all = all(b.dim() == 0 and not b.requires_grad for b in neuron.buffers())
-    single = one_for_all and x.dtype == torch.float32
+    # In another layout in memory the loop's sum over neurons has another order.
+    single = one_for_all and x.dtype == torch.float32 and x.is_contiguous()
     check(neuron, x, tau_to_the_bit=single and isinstance(neuron, ParametricLIF))
 
 
