@@ -15,7 +15,7 @@ from numba import njit
 from torch import Tensor
 
 from dpap_neuro.compiled import BLOCK, compiled, in_parts
-from dpap_neuro.networks.surrogates import ATAN, SIGMOID, TRIANGLE
+from dpap_neuro.networks.surrogates import ATAN, SIGMOID, SUPERSPIKE, TRIANGLE
 
 if TYPE_CHECKING:
     from dpap_neuro.networks.dynamics import Dynamics
@@ -102,6 +102,23 @@ def flatness(x, surrogate, inner, outer, one):
     return (reach + one) * (reach + one)
 
 
+@njit(inline="always")
+def _flat_at(membrane, v_th, wide, n, surrogate, inner, outer, one):
+    """`flatness` of n membranes into `wide`."""
+    if surrogate == ATAN:
+        for k in range(n):
+            wide[k] = flatness(membrane[k] - v_th[k], ATAN, inner, outer, one)
+    elif surrogate == SIGMOID:
+        for k in range(n):
+            wide[k] = flatness(membrane[k] - v_th[k], SIGMOID, inner, outer, one)
+    elif surrogate == TRIANGLE:
+        for k in range(n):
+            wide[k] = flatness(membrane[k] - v_th[k], TRIANGLE, inner, outer, one)
+    else:
+        for k in range(n):
+            wide[k] = flatness(membrane[k] - v_th[k], SUPERSPIKE, inner, outer, one)
+
+
 @compiled()
 def _backward(
     grad,
@@ -124,6 +141,7 @@ def _backward(
     mem, syn, v_th, v_reset = rows[2], rows[3], rows[5], rows[6]
     # With regard to membrane and current behind the step; the leak's part of the former is added last.
     g_v, g_leaked, g_i = np.empty(BLOCK, grad.dtype), np.empty(BLOCK, grad.dtype), np.empty(BLOCK, grad.dtype)
+    wide = np.empty(BLOCK, grad.dtype)
     column = first % constants.shape[1]
     for start in range(first, last, BLOCK):
         n = min(BLOCK, last - start)
@@ -137,17 +155,22 @@ def _backward(
                     g_v[k] -= g_leaked[k]
             if spikes:
                 membrane = membranes[t, start : start + n]
-                for k in range(n):
-                    above = membrane[k] - v_th[k]
-                    a = given[k]
-                    if subtracts:
-                        a = above * g_v[k] + given[k]
-                    elif resets:
-                        a = g_v[k] * v_reset[k] + given[k]
-                    a = (a - g_v[k] * membrane[k]) / flatness(above, surrogate, inner, outer, one)
+                _flat_at(membrane, v_th, wide, n, surrogate, inner, outer, one)
+                # A loop each, without a branch: only such are compiled to vectors.
+                if subtracts:
                     # What is subtracted does not depend on the membrane, so that all of its gradient passes.
-                    z = one if membrane[k] > v_th[k] else one - one
-                    g_v[k] = g_v[k] + a if subtracts else (g_v[k] - z * g_v[k]) + a
+                    for k in range(n):
+                        a = (membrane[k] - v_th[k]) * g_v[k] + given[k]
+                        g_v[k] = g_v[k] + (a - g_v[k] * membrane[k]) / wide[k]
+                elif resets:
+                    for k in range(n):
+                        a = g_v[k] * v_reset[k] + given[k]
+                        z = one if membrane[k] > v_th[k] else one - one
+                        g_v[k] = (g_v[k] - z * g_v[k]) + (a - g_v[k] * membrane[k]) / wide[k]
+                else:
+                    for k in range(n):
+                        z = one if membrane[k] > v_th[k] else one - one
+                        g_v[k] = (g_v[k] - z * g_v[k]) + (given[k] - g_v[k] * membrane[k]) / wide[k]
             else:
                 for k in range(n):
                     g_v[k] += given[k]
