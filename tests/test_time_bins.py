@@ -1,6 +1,7 @@
 """Time bins of pruners of single weights: traces of gates against gates that are really there, which go, and what is then shown."""
 
 import itertools
+import weakref
 
 import pytest
 
@@ -99,6 +100,17 @@ def test_parts_of_a_batch_add_up_and_a_scaled_loss_is_the_same():
     twin.step()
     twin.observe(0)
     torch.testing.assert_close(whole, twin.gates.trace, rtol=1e-4, atol=1e-12)
+
+
+def test_what_a_batch_computed_is_not_held_when_it_is_over():
+    torch.manual_seed(0)
+    model, x, outs = conv_net(), events(batch=4, steps=STEPS, size=8), []
+    handle = model.stages[0].register_forward_hook(lambda _module, _args, out: outs.append(weakref.ref(out)))
+    pruner = make_pruner("weighted", sparsity=0.5, epochs=4, bins=3).attach(model, x[:, :2])
+    outs.clear()
+    train(model, pruner, x, LABELS[:4], 1)
+    handle.remove()
+    assert len(outs) == 1 and outs[0]() is None
 
 
 def test_the_best_bins_stay_in_their_order_and_of_equal_ones_the_first():

@@ -70,9 +70,11 @@ class BinGates:
             number = self._calls.get(p.name, 0)
             self._calls[p.name] = number + 1
             steps = len(self.kept)
+            # Not the tensor itself: with its own hook it would be held for ever.
+            values = out.detach()
 
             def learned(gradient: Tensor) -> None:
-                product = gradient.float() * (out.detach() - _bias(p, out)).float()
+                product = gradient.float() * (values - _bias(p)).float()
                 if layout == "step":
                     call, at = divmod(number, steps)
                     own = product.new_zeros(steps, len(product))
@@ -108,7 +110,7 @@ class BinGates:
         return self.trace
 
 
-def _bias(p: Projection, out: Tensor) -> Tensor | float:
+def _bias(p: Projection) -> Tensor | float:
     """What a gate on the input leaves as it is, as it broadcasts to the projection's output."""
     bias = p.bias if p.weight_name == "weight" else None
     if bias is None:
