@@ -103,20 +103,21 @@ def flatness(x, surrogate, inner, outer, one):
 
 
 @njit(inline="always")
-def _flat_at(membrane, v_th, wide, n, surrogate, inner, outer, one):
-    """`flatness` of n membranes into `wide`."""
+def flatten(x, n, surrogate, inner, outer, one):
+    """`flatness` of the first n, in place."""
+    # A loop each, without a branch: only such are compiled to vectors.
     if surrogate == ATAN:
         for k in range(n):
-            wide[k] = flatness(membrane[k] - v_th[k], ATAN, inner, outer, one)
+            x[k] = flatness(x[k], ATAN, inner, outer, one)
     elif surrogate == SIGMOID:
         for k in range(n):
-            wide[k] = flatness(membrane[k] - v_th[k], SIGMOID, inner, outer, one)
+            x[k] = flatness(x[k], SIGMOID, inner, outer, one)
     elif surrogate == TRIANGLE:
         for k in range(n):
-            wide[k] = flatness(membrane[k] - v_th[k], TRIANGLE, inner, outer, one)
+            x[k] = flatness(x[k], TRIANGLE, inner, outer, one)
     else:
         for k in range(n):
-            wide[k] = flatness(membrane[k] - v_th[k], SUPERSPIKE, inner, outer, one)
+            x[k] = flatness(x[k], SUPERSPIKE, inner, outer, one)
 
 
 @compiled()
@@ -155,8 +156,9 @@ def _backward(
                     g_v[k] -= g_leaked[k]
             if spikes:
                 membrane = membranes[t, start : start + n]
-                _flat_at(membrane, v_th, wide, n, surrogate, inner, outer, one)
-                # A loop each, without a branch: only such are compiled to vectors.
+                for k in range(n):
+                    wide[k] = membrane[k] - v_th[k]
+                flatten(wide, n, surrogate, inner, outer, one)
                 if subtracts:
                     # What is subtracted does not depend on the membrane, so that all of its gradient passes.
                     for k in range(n):

@@ -9,7 +9,7 @@ from numba import boolean, float32, int32, int64, njit, void
 from torch import Tensor
 
 from dpap_neuro.compiled import BLOCK, compiled, in_parts
-from dpap_neuro.networks.scan_cpu import flatness
+from dpap_neuro.networks.scan_cpu import flatten
 
 if TYPE_CHECKING:
     from dpap_neuro.precision.scan import Integers
@@ -143,6 +143,7 @@ def _backward(
     th = np.empty(BLOCK, np.int32)
     ku, kv = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     per, to = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    wide = np.empty(BLOCK, np.float32)
     for start in range(first, last, BLOCK):
         n = min(BLOCK, last - start)
         for i in range(n):
@@ -161,14 +162,17 @@ def _backward(
             )
             if spikes:
                 for i in range(n):
-                    level = float32(kept[i]) * per[i]
-                    above = float32(int32(kept[i] - th[i])) * per[i]
-                    flat = flatness(above, surrogate, inner, outer, float32(1.0))
-                    lost = float32(th[i]) * per[i] if subtract else level
-                    stays = float32(1.0)
-                    if not subtract and kept[i] > th[i]:
-                        stays = float32(0.0)
-                    gv[i] = gv[i] * stays + (row[i] - gv[i] * lost) / flat
+                    wide[i] = float32(int32(kept[i] - th[i])) * per[i]
+                flatten(wide, n, surrogate, inner, outer, float32(1.0))
+                if subtract:
+                    for i in range(n):
+                        lost = float32(th[i]) * per[i]
+                        gv[i] = gv[i] + (row[i] - gv[i] * lost) / wide[i]
+                else:
+                    for i in range(n):
+                        level = float32(kept[i]) * per[i]
+                        stays = float32(0.0) if kept[i] > th[i] else float32(1.0)
+                        gv[i] = gv[i] * stays + (row[i] - gv[i] * level) / wide[i]
             else:
                 for i in range(n):  # what a read-out gives is its membrane in integer units
                     gv[i] += row[i] / per[i]
