@@ -96,6 +96,8 @@ def process(rank, world, port, folder):
     with joined(torch.device("cpu")):
         torch.save(run(rank, world), f"{folder}/{rank}.pt")
         torch.save(trained(folder), f"{folder}/{rank}-trained.pt")
+        # None leaves while another still talks to it.
+        torch.distributed.barrier()
 
 
 def free_port():
