@@ -102,6 +102,22 @@ def test_parts_of_a_batch_add_up_and_a_scaled_loss_is_the_same():
     torch.testing.assert_close(whole, twin.gates.trace, rtol=1e-4, atol=1e-12)
 
 
+def test_a_batch_whose_gradients_overflow_counts_for_nothing():
+    torch.manual_seed(0)
+    model, x, traces = Dense(), events(batch=12, steps=STEPS, size=8), []
+    for overflowing in (False, True):
+        pruner = make_pruner("magnitude", sparsity=0.5, epochs=4, bins=STEPS).attach(model, x[:, :2])
+        model.train()
+        for scale in (1.0, float("inf"))[: 1 + overflowing]:
+            (scale * nn.functional.cross_entropy(model(x).sum(0), LABELS)).backward()
+            pruner.step()
+            model.zero_grad()
+        pruner.observe(0)
+        traces.append(pruner.gates.trace)
+        pruner.detach()
+    assert traces[0].min() > 0 and torch.equal(*traces)
+
+
 def test_what_a_batch_computed_is_not_held_when_it_is_over():
     torch.manual_seed(0)
     model, x, outs = conv_net(), events(batch=4, steps=STEPS, size=8), []

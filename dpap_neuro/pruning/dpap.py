@@ -18,7 +18,7 @@ from dpap_neuro.pruning.plasticity import order_statistics
 from dpap_neuro.pruning.statistics import Statistics
 from dpap_neuro.pruning.structure import Projection, Structure
 from dpap_neuro.pruning.survival import SurvivalRule, SurvivalSettings
-from dpap_neuro.pruning.time_bins import check_bins
+from dpap_neuro.pruning.time_bins import check_asked, check_bins
 
 
 class DPAP(Pruner):
@@ -70,10 +70,7 @@ class DPAP(Pruner):
         self.structured = structured
         self.time_bins = time_bins or bins is not None
         self.goal_bins = bins
-        if bins is not None and (bins < 1 or self.goal.epochs is None):
-            raise InputError(
-                f"bins: found {bins} with epochs {self.goal.epochs}, expected at least 1 and epochs given"
-            )
+        check_asked(bins, self.goal.epochs)
         self.unit_survival: dict[str, Tensor] = {}
         self.synapse_survival: dict[str, Tensor] = {}
         self.bin_survival: Tensor | None = None

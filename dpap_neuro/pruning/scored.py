@@ -24,7 +24,7 @@ from dpap_neuro.pruning.regrowth import REGROWTHS, exchange
 from dpap_neuro.pruning.scores import SCORES, Measure, add_squares
 from dpap_neuro.pruning.statistics import check_finite, is_finite, reduce_over_ranks
 from dpap_neuro.pruning.structure import Projection
-from dpap_neuro.pruning.time_bins import BinGates, best_bins, check_bins
+from dpap_neuro.pruning.time_bins import BinGates, best_bins, check_asked, check_bins
 
 
 class SingleWeights(Pruner):
@@ -37,10 +37,7 @@ class SingleWeights(Pruner):
         super().__init__(**goal)
         if not self.goal.is_given:
             raise InputError(f"pruner {self.name}: found no goal, expected sparsity or remaining")
-        if bins is not None and (bins < 1 or self.goal.epochs is None):
-            raise InputError(
-                f"bins: found {bins} with epochs {self.goal.epochs}, expected at least 1 and epochs given"
-            )
+        check_asked(bins, self.goal.epochs)
         self.goal_bins = bins
         self.gates: BinGates | None = None
         self.said: dict[str, Any] = {}

@@ -25,6 +25,12 @@ def best_bins(values: Tensor, kept: Tensor, keep: int) -> Tensor:
     return kept[order[: max(1, keep)].sort().values]
 
 
+def check_asked(bins: int | None, epochs: int | None) -> None:
+    """Raises InputError for a number of time bins to keep that is none, or without the length of the run."""
+    if bins is not None and (bins < 1 or epochs is None):
+        raise InputError(f"bins: found {bins} with epochs {epochs}, expected at least 1 and epochs given")
+
+
 def check_bins(keep: int, steps: int) -> None:
     """Raises InputError where more time bins are to be left than a recording has."""
     if keep > steps:
@@ -42,7 +48,7 @@ class BinGates:
         self.kept = torch.arange(steps)
         self.trace = torch.zeros(steps, dtype=torch.float64)
         self._squares = torch.zeros(steps, dtype=torch.float64)
-        self._recordings = 0
+        self._recordings = torch.zeros(1, dtype=torch.float64)
         # By projection how often it was called since the last step; by call of the network c_t of each recording, (bins, recordings).
         self._calls: dict[str, int] = {}
         self._found: dict[int, Tensor] = {}
@@ -85,7 +91,7 @@ class BinGates:
                         product = product.transpose(0, 1)
                     own = product.reshape(steps, -1, *product.shape[1 if layout == "merged" else 2 :])
                     own = own.flatten(2).sum(2) if own.dim() > 2 else own
-                own = own.double().cpu()
+                own = own.double()
                 self._found[call] = self._found[call] + own if call in self._found else own
 
             out.register_hook(learned)
@@ -95,18 +101,20 @@ class BinGates:
     def absorb(self, scale: float = 1.0) -> None:
         """After every optimizer step. scale: what a loss scaler has multiplied the gradients by."""
         for own in self._found.values():
-            # A scaler skips a batch whose gradients overflow.
-            if bool(torch.isfinite(own).all()):
-                self._squares.index_add_(0, self.kept, (own / scale).square().sum(1))
-                self._recordings += own.shape[1]
+            # A scaler skips a batch whose gradients overflow. Nothing here waits for a GPU.
+            self._squares, self._recordings = self._squares.to(own.device), self._recordings.to(own.device)
+            counts = torch.isfinite(own).all()
+            squares = torch.where(counts, (own / scale).square().sum(1), 0.0)
+            self._squares.index_add_(0, self.kept.to(own.device), squares)
+            self._recordings += counts * own.shape[1]
         self._calls, self._found = {}, {}
 
     def end_epoch(self) -> Tensor:
         """F_t, (bins,), of bins that are shown no more as it was."""
-        squares = reduce_over_ranks(self._squares)
-        recordings = float(reduce_over_ranks(torch.tensor([self._recordings], dtype=torch.float64)))
+        squares = reduce_over_ranks(self._squares).cpu()
+        recordings = float(reduce_over_ranks(self._recordings))
         self.trace[self.kept] = (self.delta * self.trace + squares / max(1.0, recordings))[self.kept]
-        self._squares, self._recordings = torch.zeros_like(self._squares), 0
+        self._squares, self._recordings = torch.zeros_like(self._squares), torch.zeros_like(self._recordings)
         return self.trace
 
 
