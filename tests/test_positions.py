@@ -30,7 +30,7 @@ from dpap_neuro.precision.network import ExactNetwork, Precision
 from dpap_neuro.pruning import make_pruner
 from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.pruning.positions import Positions
-from dpap_neuro.train import loop, runs
+from dpap_neuro.train import loop, runs, sweeps
 from dpap_neuro.train.loop import train
 from dpap_neuro.train.settings import TrainSettings, share_of_positions
 from hardware.compile.compiler import compile_graph
@@ -273,6 +273,23 @@ def test_interrupted_and_resumed_equals_uninterrupted(compact, tmp_path):
             build_model(MODEL, 1), make_pruner("weighted", epochs=6, **options), recordings(), None,
             TrainSettings(epochs=6, batch=16, seed=1, prune_positions="silent", compact=compact), CPU, checkpoint=folder,
         )  # fmt: skip
+
+
+def test_a_sweep_prunes_neurons_of_all_runs_but_the_dense_ones(tmp_path):
+    data, shares = recordings(), (None, "0.4")
+    tables = {}
+    for share in shares:
+        settings = TrainSettings(epochs=3, batch=16, prune_positions=share)
+        planned = sweeps.plan(["none", "magnitude"], [0.5], range(1))
+        tables[share] = sweeps.sweep(
+            tmp_path / f"{share}.csv", MODEL, lambda _: (data, data), planned, settings, CPU
+        )
+    (dense, whole), (same, fewer) = tables.values()
+    assert (dense.events, dense.synapses_remaining) == (same.events, same.synapses_remaining)
+    assert fewer.synapses_remaining < 0.8 * whole.synapses_remaining and fewer.events < 0.9 * whole.events
+    settings = TrainSettings(epochs=3, batch=16, prune_positions="0.5")
+    with pytest.raises(InputError, match=r"prune_positions"):
+        sweeps.sweep(tmp_path / "0.4.csv", MODEL, lambda _: (data, data), planned, settings, CPU)
 
 
 def test_until_the_first_neuron_goes_the_run_is_the_one_without():

@@ -21,6 +21,7 @@ from dpap_neuro.pruning import PRUNERS, make_pruner, parse_pruner  # noqa: E402
 from dpap_neuro.pruning import scores as s  # noqa: E402
 from dpap_neuro.pruning.allocation import ALLOCATIONS, erdos_renyi_kernel, lamp  # noqa: E402
 from dpap_neuro.pruning.inputs import synaptic_events  # noqa: E402
+from dpap_neuro.pruning.positions import Positions  # noqa: E402
 from dpap_neuro.pruning.regrowth import exchange  # noqa: E402
 from dpap_neuro.pruning.scores import SCORES  # noqa: E402
 from dpap_neuro.train import runs  # noqa: E402
@@ -490,8 +491,9 @@ def test_inputs_of_a_network_that_is_cut_down_are_those_of_the_whole():
     assert not traces[0]["stages.4"][1] and traces[0]["stages.4"].any()
 
 
-def test_synaptic_events_are_the_operations_that_evaluate_reports(tmp_path):
-    """The sweep counts in the network that was trained, `evaluate` in the `.nir` file of it."""
+@pytest.mark.parametrize("dead", [0.0, 0.4])
+def test_synaptic_events_are_the_operations_that_evaluate_reports(dead, tmp_path):
+    """The sweep counts in the network that was trained, `evaluate` in the `.nir` file of it; neurons that are pruned hear nothing."""
     x = (np.random.default_rng(0).random((8, 6, 2, 12, 12)) < 0.3).astype(np.uint8)
     model = build_model(ModelSettings("cnn", (2, 12, 12), 3, NeuronSettings(0.01, 0.02, 0.3)), 0).eval()
     generator = torch.Generator().manual_seed(0)
@@ -501,7 +503,12 @@ def test_synaptic_events_are_the_operations_that_evaluate_reports(tmp_path):
                 weight[torch.rand(weight.shape, generator=generator) < 0.6] = 0.0
     shown = torch.tensor(x).transpose(0, 1).float()
     pruner = make_pruner("none").attach(model, shown)
+    whole = synaptic_events(model, pruner.structure, [(shown, 8)])
+    if dead:
+        for population in Positions(pruner.structure, dead).maps.values():
+            population.dead = torch.rand(population.dead.shape, generator=generator) < dead
     found = synaptic_events(model, pruner.structure, [(shown, 8)])
+    assert found < 0.9 * whole if dead else found == whole
     write_nir(runs.graph_of(model, {"bins": 6}), tmp_path / "model.nir")
     np.savez(tmp_path / "x.npz", input=x, labels=np.zeros(8, np.int64))
     arguments = [

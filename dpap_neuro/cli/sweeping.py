@@ -27,6 +27,7 @@ from dpap_neuro.cli.options import (
     KeepBins,
     LearningRate,
     Precision,
+    PrunePositions,
     RateTarget,
     RateWeight,
     Regrow,
@@ -122,6 +123,7 @@ def sweep(
         str | None, typer.Option(help="spikes or membrane.", show_default="by data set, or spikes")
     ] = None,
     keep_bins: KeepBins = None,
+    prune_positions: PrunePositions = None,
     bins: Bins = None,
     code: Code = None,
     downsample: Downsample = None,
@@ -168,10 +170,14 @@ def sweep(
         drop=defaults.drop,
         jitter=defaults.jitter,
         compact=compact,
+        prune_positions=prune_positions,
     )
     binning = defaults.binning(bins, downsample=downsample, code=code)
     integers = precision_of(
-        TrainRequest(precision=precision, weight_bits=weight_bits, compact=compact), binning
+        TrainRequest(
+            precision=precision, weight_bits=weight_bits, compact=compact, prune_positions=prune_positions
+        ),
+        binning,
     )
     cache = cache_folder(cache_dir)
     choices = {"score": score, "allocation": allocation, "regrow": regrow}

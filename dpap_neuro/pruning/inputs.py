@@ -50,8 +50,9 @@ def energy(p: Projection, x: Tensor) -> Tensor:
 @torch.no_grad()
 def synaptic_events(model: nn.Module, structure: Structure, batches: Iterable[tuple[Tensor, int]]) -> float:
     """Synaptic events per recording: every input that is not zero, in every step, times the weights that are not and that
-    it meets. A pixel's events of a step count once, taps on padding and biases not at all, a time step's recurrent spikes in
-    the next: the synaptic operations of NeuroBench (Yik et al. 2025, doi 10.1038/s41467-025-56739-4).
+    it meets. A pixel's events of a step count once, taps on padding and biases not at all, nor what leads to a neuron of a feature map
+    that is pruned (see `positions`), a time step's recurrent spikes in the next: the synaptic operations of NeuroBench (Yik et al.
+    2025, doi 10.1038/s41467-025-56739-4).
 
     batches: what the network takes, whole sequences, and of how many recordings. Measured in evaluation mode, on the network as
     it is; in several processes of `torch.distributed` each brings its part.
@@ -75,21 +76,25 @@ def synaptic_events(model: nn.Module, structure: Structure, batches: Iterable[tu
     device = next(iter(structure.projections.values())).weight.device
     total = torch.tensor([0.0, recordings], dtype=torch.float64, device=device)
     for name, counts in active.items():
-        total[0] += _met(structure.projections[name], counts)
+        p = structure.projections[name]
+        population = structure.populations.get(p.population or "")
+        total[0] += _met(p, counts, getattr(population and population.module, "dead", None))
     events, recordings_of_all = reduce_over_ranks(total).tolist()
     return events / max(1.0, recordings_of_all)
 
 
-def _met(p: Projection, counts: Tensor) -> float:
-    """Sum over inputs of their count times the non-zero weights that each meets; counts (in, *space)."""
+def _met(p: Projection, counts: Tensor, dead: Tensor | None) -> float:
+    """Sum over inputs of their count times the non-zero weights that each meets; counts (in, *space). dead: neurons behind the
+    projection that are not there, (out, *space), where it leads to them directly."""
     kept = (p.weight.detach() != 0).double()
     if len(p.shape) == 2:
         return float(kept.sum(0) @ counts)
     # What a kernel of ones would sum up is what leaves its inputs: strides, padding and groups are the convolution's own.
     module: Any = p.module
     convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[len(p.shape) - 3]
-    return float(
-        convolve(
-            counts[None], kept, None, module.stride, module.padding, module.dilation, module.groups
-        ).sum()
-    )
+    arrived = convolve(
+        counts[None], kept, None, module.stride, module.padding, module.dilation, module.groups
+    )[0]
+    if dead is not None and dead.shape == arrived.shape:
+        arrived = arrived * ~dead
+    return float(arrived.sum())

@@ -198,7 +198,7 @@ def sweep(
     others: tables of the same settings, such as those of shards, whose runs are taken over.
 
     data_of(seed): training and test data of a seed. settings: its seed is replaced by each run's. keep_bins: time steps of
-    a recording that pruners shall keep (`none` always keeps all). count: "parameters" or "synapses".
+    a recording that pruners shall keep (`none` always keeps all, and all of its neurons whatever settings say). count: "parameters" or "synapses".
     structured: pruners remove channels and neurons, and say so in the table behind their name. origin: what `data_of` gives,
     in words and numbers. network_of(seed, training data): another network than `model` in floats.
     Raises InputError for a table of another form, of runs of another length or of other settings, and, before the first
@@ -256,7 +256,8 @@ def sweep(
             continue
         train_data, test_data = data_of(seed)
         pruner = make(name, share)
-        own = loop.TrainSettings(**{**asdict(settings), "seed": seed})
+        whole = {"prune_positions": None} if name == "none" else {}
+        own = loop.TrainSettings(**{**asdict(settings), "seed": seed, **whole})
         network = build_model(model, seed) if network_of is None else network_of(seed, train_data)
         history = loop.train(network, pruner, train_data, None, own, device)
         last = history.epochs[-1]
