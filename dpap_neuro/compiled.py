@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import torch
 
+from dpap_neuro.team import share_out
 from hardware.compiled import jit
 
 # Neurons that the nearest cache holds, through all steps.
@@ -30,9 +29,4 @@ def in_parts(neurons: int, work: Callable[[int, int], Any]) -> None:
         return
     each = -(-neurons // threads // BLOCK) * BLOCK
     firsts = range(0, neurons, each)
-    list(_pool().map(work, firsts, (min(at + each, neurons) for at in firsts)))
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="neurons")
+    share_out(len(firsts), lambda part: work(firsts[part], min(firsts[part] + each, neurons)))

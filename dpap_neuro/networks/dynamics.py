@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from norse.torch.functional.iaf import IAFFeedForwardState, iaf_feed_forward_step
@@ -96,8 +97,14 @@ DYNAMICS: dict[Callable[..., Any], Dynamics] = {
 
 def dynamics_of(step: Callable[..., Any], p: Any) -> Dynamics | None:
     """What a step with these parameters does; None for a step, a surrogate or a reset that is not known."""
-    kind, method = DYNAMICS.get(step), getattr(p, "reset_method", None)
-    surrogate = surrogate_of(p)
+    return _dynamics(step, surrogate_of(p), getattr(p, "reset_method", None))
+
+
+@lru_cache(maxsize=256)
+def _dynamics(
+    step: Callable[..., Any], surrogate: Surrogate | None, method: Callable[..., Tensor] | None
+) -> Dynamics | None:
+    kind = DYNAMICS.get(step)
     if kind is None or surrogate is None:
         return None
     kind = replace(kind, surrogate=surrogate)

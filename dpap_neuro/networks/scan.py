@@ -7,6 +7,7 @@ reset, as Norse does. Between the two, only membranes are kept. On a GPU one ker
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -63,17 +64,20 @@ def scan(step: Callable[..., Any], x: Tensor, state: Any, p: Any, dt: float) -> 
         getattr(state, "i", zero),
         *(getattr(p, name, zero) for name in ("tau_mem_inv", "tau_syn_inv", "v_leak", "v_th", "v_reset")),
     ]
-    shape = torch.broadcast_shapes(*(value.shape for value in values))
-    if shape:
-        shape = x.shape[x.dim() - len(shape) :]
     # A current at rest may have x's type; dt / tau comes of the parameters', as in Norse.
-    parameters = torch.stack([value.to(state.v.dtype).expand(shape).reshape(-1) for value in values])
+    values = [value.to(state.v.dtype) for value in values]
+    alike = not any(value.dim() for value in values)
+    if not alike:
+        shape = torch.broadcast_shapes(*(value.shape for value in values))
+        shape = x.shape[x.dim() - len(shape) :]
+        values = [value.expand(shape).reshape(-1) for value in values]
+    parameters = torch.stack(values).reshape(len(values), -1)
     learned = torch.is_grad_enabled() and parameters.requires_grad
     needed = learned or (torch.is_grad_enabled() and x.requires_grad)
     given = parameters, dynamics_of(step, p), dt, needed, learned
     if x.device.type == "cpu" and x.dtype in _HALVES:
         return _Scan.apply(x.float(), *given)[0].to(x.dtype)
-    if not shape and x.dim() == 5 and not x.is_contiguous():
+    if alike and x.dim() == 5 and not x.is_contiguous():
         # As convolutions on a CPU leave them, channels last: neurons that are all alike can be taken in any order.
         return _Scan.apply(x.permute(0, 1, 3, 4, 2), *given)[0].permute(0, 1, 4, 2, 3)
     return _Scan.apply(x, *given)[0]
@@ -108,6 +112,10 @@ class _Scan(torch.autograd.Function):
             drives = drives.contiguous()
         given = grad.contiguous(), constants, membranes, drives, ctx.kind, ctx.learned, ctx.dt
         return *_backend(grad).backward(*given), None, None, None, None
+
+
+# Asked for at every call, and else put together anew.
+_Scan.forward.__signature__ = inspect.signature(_Scan.forward)  # type: ignore[attr-defined]
 
 
 def _backend(x: Tensor) -> ModuleType:

@@ -206,7 +206,7 @@ def _array(x: Tensor) -> np.ndarray:
 
 
 def _flags(constants: Tensor, kind: Dynamics) -> tuple[bool, ...]:
-    resets = kind.spikes and not kind.subtracts and bool(constants[6].any())
+    resets = kind.spikes and not kind.subtracts and bool(constants.numpy()[6].any())
     return kind.current, kind.leak, kind.spikes, kind.subtracts, resets
 
 
