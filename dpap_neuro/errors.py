@@ -24,3 +24,7 @@ class InputError(BadInput):
 
 class NoRecordings(InputError):
     """A folder without a single recording of the split asked for."""
+
+
+class CannotLearn(InputError):
+    """What one network cannot do with one pruner and goal; other runs with the same data may."""

@@ -274,6 +274,26 @@ def test_a_sweep_under_torchrun_writes_one_table(folder, tmp_path):
             CliRunner().invoke(app, [*sweep(tmp_path / "x"), "--shard", wrong], catch_exceptions=False)
 
 
+def test_a_run_that_cannot_learn_is_left_out_and_said(folder, tmp_path):
+    """The others have their table; with all of them failing there is none."""
+
+    given = [
+        *("sweep", "--dataset", "nmnist", "--data-dir", str(folder), "--out", str(tmp_path / "out"), "--model", "mlp"),
+        *("--epochs", "3", "--bins", "6", "--batch", "8", "--seeds", "1", "--cache-dir", str(tmp_path / "cache")),
+        *("--pruner", "magnitude", "--sparsity", "0.9999"),
+    ]  # fmt: skip
+    gone = r"magnitude 99.99% seed 0 \(pruner magnitude: found sparsity 0.9999, .* expected at least"
+    with pytest.raises(InputError, match=f"1 of 1 runs could not be done and are in no table: {gone}"):
+        CliRunner().invoke(app, given, catch_exceptions=False)
+    assert not (tmp_path / "out" / "runs.csv").exists()
+    with pytest.raises(InputError, match=f"1 of 3 runs could not be done and are in no table: {gone}"):
+        more = ["--pruner", "none", "--sparsity", "0.8", "--against", "none"]
+        CliRunner().invoke(app, [*given, *more], catch_exceptions=False)
+    rows = sweeps.read_table(tmp_path / "out" / "runs.csv")
+    assert {(row.pruner, row.sparsity) for row in rows} == {("none", 0.0), ("magnitude", 0.8)}
+    assert "magnitude,0.8" in (tmp_path / "out" / "summary.csv").read_text()
+
+
 def test_every_fold_is_run_as_often_as_seeds_say(folder, tmp_path):
     arguments = [
         *("sweep", "--dataset", "nmnist", "--data-dir", str(folder), "--out", str(tmp_path / "out")),

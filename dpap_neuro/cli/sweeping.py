@@ -56,7 +56,7 @@ from dpap_neuro.networks import MODELS
 from dpap_neuro.pruning import PRUNERS, with_choices
 
 if TYPE_CHECKING:
-    from dpap_neuro.train.sweeps import Row, Shard
+    from dpap_neuro.train.sweeps import Planned, Row, Shard
 
 
 @command()
@@ -155,7 +155,7 @@ def sweep(
     from dpap_neuro import data as sets
     from dpap_neuro.deploy.finetuning import new_network
     from dpap_neuro.deploy.training import precision_of
-    from dpap_neuro.errors import InputError
+    from dpap_neuro.errors import CannotLearn, InputError
     from dpap_neuro.files import locked
     from dpap_neuro.train import distributed, loop, runs, sweeps
 
@@ -195,6 +195,12 @@ def sweep(
             f"against: found {against!r}, expected one of the pruners compared: {', '.join(names)}"
         )
     own = _shard(shard)
+    failed: list[str] = []
+
+    def on_failed(run: Planned, error: CannotLearn) -> None:
+        failed.append(f"{run[0]} {100 * run[1]:.6g}% seed {run[2]} ({error})")
+        stderr.print(f"left out: {failed[-1]}", highlight=False, markup=False)
+
     check_workers(workers)
     if force and own is not None:
         raise InputError("--force: begins anew, expected one process and no --shard")
@@ -261,6 +267,7 @@ def sweep(
                     f"{r.synapses_remaining:,} synapses, {r.events:,.0f} synaptic events per recording, {r.seconds} s",
                     highlight=False,
                 ),
+                on_failed=on_failed,
                 keep_bins=keep_bins,
                 count=count or "parameters",
                 structured=structured,
@@ -280,8 +287,14 @@ def sweep(
             tables = sweeps.shard_tables(out) if own is None else [out / "runs.csv"]
             part = planned if own is None else own.part(planned)
             rows = do(folder / "runs.csv", planned=part, others=tables)
-        if own is None:
-            return _tell_sweep(out, dataset, rows, folds, against)
+        if own is None and rows:
+            _tell_sweep(out, dataset, rows, folds, against)
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(part)} runs could not be done and are in no table: {'; '.join(failed)}"
+        )
+    if own is None:
+        return
     waiting = sweeps.missing(out, planned, structured)
     if waiting:
         say(f"Shard {own} is done; {waiting} of {len(planned)} runs are not done yet.")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dpap_neuro.errors import InputError
+from dpap_neuro.errors import CannotLearn, InputError
 from dpap_neuro.pruning.budget import approach, check_possible
 from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.pruning.goal import Goal, Meter, Reading
@@ -501,7 +501,7 @@ class Pruner:
         )
         if wanted < least:
             text = "remaining" if goal.sparsity is None else f"sparsity {goal.sparsity:g}"
-            raise InputError(
+            raise CannotLearn(
                 f"pruner {self.name}: found {text}, {wanted:,} {goal.count} left, expected at least {least:,}: the read-out is "
                 "not pruned, and no layer is emptied"
             )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dpap_neuro.data.augmentation import augment
 from dpap_neuro.data.binning import only_bins
 from dpap_neuro.data.stored import Rasters, chosen
-from dpap_neuro.errors import InputError
+from dpap_neuro.errors import CannotLearn, InputError
 from dpap_neuro.exchange.counting import synapses
 from dpap_neuro.networks.models import Network, logits
 from dpap_neuro.precision.network import ExactNetwork
@@ -273,12 +273,12 @@ def _train(
                 on_batch(epoch, number + 1)
         mean_loss = float(reduce_over_ranks(losses)) / batches
         if not np.isfinite(mean_loss):
-            raise InputError(
+            raise CannotLearn(
                 f"training: found a loss of {mean_loss} in epoch {epoch}, expected a finite number"
             )
         silent = 0 if float(reduce_over_ranks(spikes)) else silent + 1
         if silent == max(2, min(PATIENCE, settings.all_epochs)):
-            raise InputError(
+            raise CannotLearn(
                 f"network: its read-out never spiked in {silent} epochs, expected activity (lower the threshold)"
             )
         with model.as_stored():

@@ -22,7 +22,7 @@ import torch
 from dpap_neuro.data import every_nth
 from dpap_neuro.data.binning import only_bins
 from dpap_neuro.data.stored import Rasters, chosen
-from dpap_neuro.errors import InputError
+from dpap_neuro.errors import CannotLearn, InputError
 from dpap_neuro.files import make_folder, read_bytes, read_sealed, write_picture, write_sealed, write_text
 from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.pruning import Pruner, make_pruner, parse_pruner, together
@@ -186,6 +186,7 @@ def sweep(
     device: torch.device,
     progress: Callable[[int, int], None] | None = None,
     on_run: Callable[[Row], None] | None = None,
+    on_failed: Callable[[Planned, CannotLearn], None] | None = None,
     keep_bins: int | None = None,
     count: str = "parameters",
     structured: bool = False,
@@ -200,7 +201,8 @@ def sweep(
     data_of(seed): training and test data of a seed. settings: its seed is replaced by each run's. keep_bins: time steps of
     a recording that pruners shall keep (`none` always keeps all, and all of its neurons whatever settings say). count: "parameters" or "synapses".
     structured: pruners remove channels and neurons, and say so in the table behind their name. origin: what `data_of` gives,
-    in words and numbers. network_of(seed, training data): another network than `model` in floats.
+    in words and numbers. network_of(seed, training data): another network than `model` in floats. on_failed: is told of a run whose
+    network cannot learn, which has no row then; None: it ends the sweep.
     Raises InputError for a table of another form, of runs of another length or of other settings, and, before the first
     run, for a pruner that does not know an option.
     """
@@ -259,7 +261,13 @@ def sweep(
         whole = {"prune_positions": None} if name == "none" else {}
         own = loop.TrainSettings(**{**asdict(settings), "seed": seed, **whole})
         network = build_model(model, seed) if network_of is None else network_of(seed, train_data)
-        history = loop.train(network, pruner, train_data, None, own, device)
+        try:
+            history = loop.train(network, pruner, train_data, None, own, device)
+        except CannotLearn as error:
+            if on_failed is None:
+                raise
+            on_failed((label(name, structured), share, seed), error)
+            continue
         last = history.epochs[-1]
         kept, tested = history.kept_bins, test_data[0]
         correct = int((loop.predict(network, tested, device, shown=kept) == test_data[1]).sum())
