@@ -185,7 +185,7 @@ def draw(rows: list[dict], names: list[str], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6.4, 6.4), layout="constrained")
     dense = {row["fold"]: float(row["events"]) for row in rows if row["method"] == DENSE}
     for number, name in enumerate(names):
         own = [row for row in rows if row["method"] == name]
@@ -193,16 +193,17 @@ def draw(rows: list[dict], names: list[str], path: Path) -> None:
             continue
         x = [100 * float(row["events"]) / dense[row["fold"]] for row in own]
         y = [100 * float(row["accuracy"]) for row in own]
-        axes.plot(x, y, ".", color=f"C{number}", alpha=0.4)
-        label = f"{name.removesuffix(', 5 %')}: {np.mean(x):.1f} % of the events, {np.mean(y):.1f} %"
-        axes.plot([np.mean(x)], [np.mean(y)], "o", color=f"C{number}", label=label)
+        colour, marker = plt.get_cmap("tab20").colors[number], "D" if name.endswith(TWICE) else "o"
+        axes.plot(x, y, ".", color=colour, alpha=0.6)
+        label = f"{name.replace(', 5 %', '')}: {np.mean(x):.1f} % of the events, {np.mean(y):.1f} %"
+        axes.plot([np.mean(x)], [np.mean(y)], marker, color=colour, label=label)
     axes.set(
         xscale="log", xlabel="synaptic events per test recording, % of dense", ylabel="test accuracy (%)"
     )
     axes.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
     axes.minorticks_off()
     axes.set_title(f"N-MNIST, {len(dense)} folds; dots: folds, markers: means", fontsize=10)
-    axes.legend(fontsize=7)
+    figure.legend(loc="outside lower center", fontsize=7)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
 
