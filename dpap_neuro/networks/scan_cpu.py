@@ -43,21 +43,24 @@ def _forward(x, constants, out, membranes, drives, first, last, current, leak, s
     rows = np.empty((7, BLOCK), x.dtype)
     v, i, mem, syn = rows[0], rows[1], rows[2], rows[3]
     v_leak, v_th, v_reset = rows[4], rows[5], rows[6]
-    drive, membrane = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
+    drive, own = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
+    one = x.dtype.type(1)
     column = first % constants.shape[1]
     for start in range(first, last, BLOCK):
         n = min(BLOCK, last - start)
         column = _columns(constants, column, rows, n)
         for t in range(len(x)):
-            given, z = x[t, start : start + n], out[t, start : start + n]
-            for k in range(n):
-                drive[k] = given[k]
-            if current:
+            z = out[t, start : start + n]
+            if not current:
+                drive = x[t, start : start + n]
+            else:
+                given = x[t, start : start + n]
                 for k in range(n):
-                    drive[k] = i[k] + drive[k]
+                    drive[k] = i[k] + given[k]
                     i[k] = drive[k] - drive[k] * syn[k]
                 if driven:
                     drives[t, start : start + n] = drive[:n]
+            membrane = membranes[t, start : start + n] if kept else own
             if not leak:
                 for k in range(n):
                     membrane[k] = v[k] + drive[k]
@@ -68,21 +71,21 @@ def _forward(x, constants, out, membranes, drives, first, last, current, leak, s
             else:
                 for k in range(n):
                     membrane[k] = v[k] + ((v_leak[k] - v[k]) + drive[k]) * mem[k]
-            if kept:
-                membranes[t, start : start + n] = membrane[:n]
             if not spikes:
                 for k in range(n):
                     z[k] = membrane[k]
                     v[k] = membrane[k]
                 continue
-            for k in range(n):
-                z[k] = 1 if membrane[k] > v_th[k] else 0
             if subtracts:
                 for k in range(n):
-                    v[k] = membrane[k] - v_th[k] * z[k]
+                    spike = one if membrane[k] > v_th[k] else one - one
+                    z[k] = spike
+                    v[k] = membrane[k] - v_th[k] * spike
             else:
                 for k in range(n):
-                    v[k] = membrane[k] - membrane[k] * z[k]
+                    spike = one if membrane[k] > v_th[k] else one - one
+                    z[k] = spike
+                    v[k] = membrane[k] - membrane[k] * spike
             if resets:
                 for k in range(n):
                     v[k] += z[k] * v_reset[k]
