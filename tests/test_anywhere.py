@@ -20,12 +20,9 @@ from hardware.files import spare
 ROOT = Path(__file__).parents[1]
 # Numba finds no place beside the source nor in the home, as in a container with another user's packages.
 NOWHERE = """
-import numba.core.caching as caching
-def refuse(self):
-    raise OSError(30, "Read-only file system")
-for name in ("_InTreeCacheLocator", "_UserWideCacheLocator", "InTreeCacheLocator", "UserWideCacheLocator"):
-    if hasattr(caching, name):
-        getattr(caching, name).ensure_cache_path = refuse
+import pathlib
+import hardware.compiled
+hardware.compiled.own_places = lambda source: [pathlib.Path("/proc/none")]
 """
 DOUBLE = """
 from hardware.compiled import jit
@@ -185,3 +182,74 @@ def test_what_the_cache_keeps_can_be_named_everywhere(tmp_path):
     opened.rasters(Binning(bins=2, downsample=4), None, tmp_path / "cache")
     found = list((tmp_path / "cache").iterdir())
     assert found and not [p for p in found if set(p.name) & set('<>:"|?*\\') or p.name.endswith((".", " "))]
+
+
+KERNELS = {
+    "hardware/inner.py": "from numba import njit\n@njit(inline='always')\ndef step(x):\n    return x + 1\n",
+    "hardware/between.py": "from hardware.inner import step\n",
+    "hardware/outer.py": "from hardware.between import (\n    step,\n)\nfrom hardware.compiled import jit\n"
+    "@jit()\ndef two(x):\n    return step(step(x))\n",
+}
+RUN = "from hardware.outer import two\nprint(two(1), sum(two.stats.cache_hits.values()))\n"
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A package of the same name with kernels that call each other over files, and nothing else of this one's."""
+    for name in ("__init__.py", "compiled.py", "files/__init__.py", "files/spare.py"):
+        (tmp_path / "hardware" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "hardware" / name).write_bytes((ROOT / "hardware" / name).read_bytes())
+    for name, text in KERNELS.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_code_of_a_file_that_another_calls_is_never_old(copied, chosen):
+    more = {"NUMBA_CACHE_DIR": str(copied / "chosen")} if chosen else {}
+
+    def run():
+        done = python(RUN, copied, PYTHONPATH=str(copied), **more)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    def kept():
+        return sorted(path.name for path in copied.rglob("kernels-*"))
+
+    assert run() == ["3", "0"] and run() == ["3", "1"]
+    first = kept()
+    inner = copied / "hardware/inner.py"
+    inner.write_text(inner.read_text().replace("+ 1", "+ 2"))
+    assert run() == ["5", "0"] and run() == ["5", "1"]
+    assert len(first) == len(kept()) == 1 and first != kept()  # what is old goes
+    assert ("chosen" in {path.parent.name for path in copied.rglob("kernels-*")}) == chosen
+
+
+def test_a_link_to_the_package_has_the_same_compiled_code(copied):
+    assert python(RUN, copied, PYTHONPATH=str(copied)).stdout.split() == ["3", "0"]
+    (copied / "link").mkdir()
+    (copied / "link/hardware").symlink_to(copied / "hardware", target_is_directory=True)
+    (copied / "link/code.py").write_text(RUN)
+    assert python(RUN, copied / "link", PYTHONPATH=str(copied / "link")).stdout.split() == ["3", "1"]
+
+
+def test_threads_that_make_kernels_leave_the_cache_of_others_alone():
+    from concurrent.futures import ThreadPoolExecutor
+
+    from numba import config
+
+    before = config.CACHE_DIR
+
+    def make(number):
+        return jit()(lambda x: x + number).stats.cache_path
+
+    with ThreadPoolExecutor(8) as pool:
+        paths = set(pool.map(make, range(64)))
+    assert len(paths) == 1 and before == config.CACHE_DIR
+    assert paths.pop().count("kernels-") == 1
+
+
+def test_a_kernel_that_is_of_no_file_is_compiled_too():
+    made: dict = {}
+    exec("def double(x):\n    return 2 * x\n", made)
+    assert jit()(made["double"])(21) == 42
