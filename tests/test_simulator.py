@@ -24,7 +24,7 @@ from hardware.network.integer import (
     conv_output_shape,
 )
 from hardware.simulate import simulator as simulator_module
-from hardware.simulate.simulator import Simulator, simulate
+from hardware.simulate.simulator import MAX_COUNT, Simulator, simulate
 from hardware.simulate.tables import Memory, events
 from hardware.simulate.vectors import quotient
 
@@ -219,11 +219,12 @@ def test_threads_and_batch_change_nothing():
     st.integers(2, 9),
 )
 def test_two_cores_in_one_recording_change_nothing(data, network, timing, interval, chunks):
-    x = raster(data.draw, network, 1, 12)
+    x = raster(data.draw, network, 1, 13)
     wanted = everything(network)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(simulator_module, "CHUNKS", chunks)
         patch.setattr(simulator_module, "LEAST_CHUNK", 1)
+        patch.setattr(simulator_module, "LEAST_STEPS", 1)
         patch.setattr(simulator_module, "WORTH_A_CORE", -1.0)
         simulator = Simulator(network)
         one = simulator.run(x, timing, wanted, threads=1, reset_interval=interval)
@@ -243,6 +244,35 @@ def test_two_cores_in_one_recording_change_nothing(data, network, timing, interv
                     if name in a:
                         np.testing.assert_array_equal(a[name], b[name])
                 np.testing.assert_array_equal(one.event_counts[name], two.event_counts[name])
+
+
+@EXAMPLES
+@given(st.data(), networks())
+def test_a_recording_alone_leaves_nothing_for_the_next(data, network):
+    simulator, wanted = Simulator(network), everything(network)
+    for steps, timing in ((9, "chip"), (4, "zero_delay"), (12, "chip"), (4, "chip")):
+        x = raster(data.draw, network, 1, steps)
+        found, fresh = simulator.run(x, timing, wanted), Simulator(network).run(x, timing, wanted)
+        np.testing.assert_array_equal(found.output, fresh.output)
+        for variable in ("spikes", "u", "v", "counts", "event_counts"):
+            for name, values in getattr(fresh, variable).items():
+                np.testing.assert_array_equal(getattr(found, variable)[name], values)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "i2", "<i4", ">i4", "i8", "f4", "f8", "u4", "u8"])
+def test_counts_that_no_message_holds_are_refused_in_every_type(dtype):
+    network = one_layer(DenseProjection("in", "p", np.full((2, 3), 2)), (3,), (2,), vth=1)
+    x = np.zeros((1, 4, 6), dtype)[:, :, ::2]  # not in a row
+    kind = np.dtype(dtype).kind
+    most = MAX_COUNT if kind == "f" else min(MAX_COUNT, np.iinfo(dtype).max)
+    x[0, 2, 1] = most
+    assert simulate(network, x).output[0, 2].any()
+    bad = [] if kind == "u" else [-1, -100]
+    bad += [] if most < MAX_COUNT else [MAX_COUNT + 1]
+    for count in bad:
+        x[0, 2, 1] = count
+        with pytest.raises(HardwareError, match=rf"holds counts from .*{count}.*, expected 0 to {MAX_COUNT}"):
+            simulate(network, x)
 
 
 def test_parts_for_two_cores_never_send_back_nor_meet_at_a_neuron():

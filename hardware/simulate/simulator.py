@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Mapping
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -117,9 +118,10 @@ class _Link:
     reach: int  # the largest |sum| that one spike of every source neuron can make, for a convolution
 
 
-# A recording alone runs on two cores in so many chunks of at least so many steps, where either core has more to do than so many
-# nanoseconds in a step: handing a chunk over takes some ten microseconds, and the first and last chunks run on one core.
-CHUNKS, LEAST_CHUNK, WORTH_A_CORE = 16, 4, 20_000.0
+# A recording alone runs on two cores in about so many chunks of at least so many steps, where it has so many steps in all and either core
+# has more to do than so many nanoseconds in one: handing a chunk over takes some ten microseconds, and the first and last chunks run on
+# one core.
+CHUNKS, LEAST_CHUNK, LEAST_STEPS, WORTH_A_CORE = 24, 4, 64, 20_000.0
 
 
 class Simulator:
@@ -163,6 +165,7 @@ class Simulator:
         self._kinds = [self._kind(*(a[begin:end] for a in constants)) for begin, end in pairwise(self._first)]
         links = [link for projection in network.projections for link in self._links_of(projection, placed)]
         self._links = sorted(links, key=lambda link: link.source)
+        self._idle: deque[tuple[list[Array], list[Array]]] = deque(maxlen=1)
 
     def run(
         self,
@@ -187,13 +190,13 @@ class Simulator:
         if threads is not None and threads < 1:
             raise HardwareError(f"{threads} threads, expected at least 1")
         wanted = wanted_variables(self.network, record)
-        rasters, batch, steps = check_rasters(self.network, raster)
-        largest = max(int(r.max(initial=0)) for r in rasters.values()) if rasters else 0
+        rasters, batch, steps, largest = _checked(self.network, raster)
         workers = min(threads or cores(), max(batch, 1)) if memory is None else 1
         # One recording alone runs on two cores where the network can be cut in two.
-        shared = batch == 1 and memory is None and (threads or cores()) > 1
-        chunk = max(1, steps // CHUNKS)
-        parts = self._parts if shared and steps >= CHUNKS * LEAST_CHUNK else None
+        alone = batch == 1 and memory is None
+        shared = alone and (threads or cores()) > 1
+        chunk = max(LEAST_CHUNK, steps // CHUNKS)
+        parts = self._parts if shared and steps >= LEAST_STEPS else None
         pops, links, ring_size = self._tables(timing, largest, reset_interval, reset_offset, parts, chunk)
         output = self.network.outputs[0]
         spiking = {p.name: p.spiking for p in self.network.populations}
@@ -224,12 +227,16 @@ class Simulator:
         run_sample = kernels.sample_kernel()
 
         def one(b: int) -> None:
-            if not hasattr(local, "state"):
-                local.state = self._state(ring_size, take)
+            if alone:
+                state, own = self._states_alone(ring_size)
+                local.pops = pops
+            elif not hasattr(local, "state"):
+                local.state = state = self._state(ring_size, take)
                 local.pops = pops.copy()
-            state: list[Array] = local.state
-            for i in _VOLATILE:
-                state[i].fill(0)
+            else:
+                state = local.state
+                for i in _VOLATILE:
+                    state[i].fill(0)
             for (name, variable), array in arrays.items():
                 local.pops[self._rank[name], columns[variable]] = array[b].ctypes.data
             constants = [self._keep_u, self._keep_v, self._threshold, self._bias, self._outside]
@@ -244,30 +251,57 @@ class Simulator:
                 return pointer, index, value
 
             quiet = listed(0, 0)
+            sent, added = spike_counts[b], event_counts[b]
 
-            def some(begin: int, end: int, first: int, last: int, state: list[Array] = state) -> None:
-                heard = listed(begin, end) if first < len(self.network.inputs) else quiet
-                in_ptr, in_index, in_value = heard
-                arrays_ = (*constants, *state[:_ROOM], in_index, in_value, *state[_ROOM:])
-                addresses = np.array([a.ctypes.data for a in arrays_], np.int64)
+            def addresses(state: list[Array]) -> Array:
+                """Of what the kernel works on; those of what inputs send are set anew for each call."""
+                given = (*constants, *state[:_ROOM], *quiet[1:], *state[_ROOM:])
+                return np.array([a.ctypes.data for a in given], np.int64)
+
+            def some(begin: int, end: int, first: int, last: int, at: Array, heard: Sequence[Array]) -> None:
+                pointer, index, value = heard
+                at[_HEARD], at[_HEARD + 1] = index.ctypes.data, value.ctypes.data
                 run_sample(
-                    begin, end, first, last, reset_interval or 0, table, links, addresses, in_ptr, spike_counts[b], event_counts[b]
+                    begin, end, first, last, reset_interval or 0, table, links, at, pointer, sent, added
                 )  # fmt: skip
 
             if parts is None:
-                some(0, steps, 0, len(pops))
+                some(0, steps, 0, len(pops), addresses(state), listed(0, steps))
             else:
-                own = self._state(1, take)
                 other = [state[i] if i in _VOLATILE else own[i] for i in range(len(own))]
-                first, last = parts
+                places = addresses(state), addresses(other), addresses(state)
+                spans = list(pairwise((0, *parts, len(pops))))
+                heard = {0: listed(0, min(chunk, steps))}
+                waiting: list[int] = []
+
+                def part(n: int, begin: int) -> None:
+                    if 0 <= begin < steps:
+                        hears = spans[n][0] < len(self.network.inputs)
+                        end = min(begin + chunk, steps)
+                        some(begin, end, *spans[n], places[n], heard[begin] if hears else quiet)
+
+                def list_next() -> None:
+                    try:
+                        begin = waiting.pop()
+                    except IndexError:  # the other core does it
+                        return
+                    heard[begin] = listed(begin, min(begin + chunk, steps))
+
+                def middle(begin: int) -> None:
+                    part(1, begin)
+                    list_next()
+
                 with ThreadPoolExecutor(1) as pool:
-                    # Each part is a chunk of steps behind the one before.
+                    # Each part is a chunk of steps behind the one before; who is done first lists what inputs send in the next chunk.
                     for begin in range(0, steps + 2 * chunk, chunk):
-                        bounds = [min(max(0, begin - n * chunk), steps) for n in (-1, 0, 1, 2)]
-                        middle = pool.submit(some, bounds[2], bounds[1], first, last, other)
-                        some(bounds[1], bounds[0], 0, first)
-                        some(bounds[3], bounds[2], last, len(pops))
-                        middle.result()
+                        if begin + chunk < steps:
+                            waiting.append(begin + chunk)
+                        beside = pool.submit(middle, begin - chunk)
+                        part(0, begin)
+                        part(2, begin - 2 * chunk)
+                        list_next()
+                        beside.result()
+                        heard.pop(begin - 2 * chunk, None)
             spikes = state[_COUNTS]
             for name, array in counts.items():
                 rank = self._rank[name]
@@ -277,6 +311,8 @@ class Simulator:
                     array[b] = spikes[neurons].reshape(*shape[1:], shape[0]).transpose(2, 0, 1)
                 else:
                     array[b] = spikes[neurons].reshape(array.shape[1:])
+            if alone:
+                self._idle.append((state, own))
 
         if workers == 1:
             for b in range(batch):
@@ -362,6 +398,19 @@ class Simulator:
         room = (kernels.BLOCK, most, most, most, most + 1, rows // 2 + 1)
         sizes = (neurons, neurons, ring_size, most, most, most, neurons, *room)
         return [take.zeros(("state", i), (max(size, 1),), np.int32) for i, size in enumerate(sizes)]
+
+    def _states_alone(self, ring_size: int) -> tuple[list[Array], list[Array]]:
+        """For a recording alone: a state, and one whose room is a second core's. Those of the last one are taken again where they are
+        large enough: the system clears new memory page by page."""
+        try:
+            state, own = self._idle.pop()
+        except IndexError:
+            return self._state(ring_size, Fresh()), self._state(1, Fresh())
+        if len(state[_RING]) < ring_size:
+            state[_RING] = np.zeros(ring_size, np.int32)
+        for i in _VOLATILE:
+            state[i][: ring_size if i == _RING else None].fill(0)
+        return state, own
 
     def numbers(self, name: str) -> Array:
         """(neurons,) of a population: each one's number in C order of its shape, in the order of the kernels."""
@@ -503,9 +552,11 @@ def _part(parts: tuple[int, int], population: int) -> int:
 
 
 # Of the arrays that `Simulator._state` returns: u, v, ring and spikes of each neuron start at zero, and parts of the network share them.
-_VOLATILE, _COUNTS = (0, 1, 2, 6), 6
+_VOLATILE, _RING, _COUNTS = (0, 1, 2, 6), 2, 6
 # From here on they are room.
 _ROOM = 7
+# Where the kernel's addresses are those of what inputs send: behind five constants and what is before the room.
+_HEARD = 5 + _ROOM
 
 
 # --- what comes in -----------------------------------------------------------------------------------------
@@ -516,6 +567,11 @@ def check_rasters(network: Network, raster: Rasters) -> tuple[dict[str, Array], 
 
     Raises HardwareError where they do not fit.
     """
+    return _checked(network, raster)[:3]
+
+
+def _checked(network: Network, raster: Rasters) -> tuple[dict[str, Array], int, int, int]:
+    """As `check_rasters`, and the largest count."""
     shapes = {entry.name: tuple(entry.shape) for entry in network.stimulated}
     if not isinstance(raster, Mapping):
         if len(shapes) != 1:
@@ -525,7 +581,7 @@ def check_rasters(network: Network, raster: Rasters) -> tuple[dict[str, Array], 
         raise HardwareError(
             f"rasters are given for {sorted(raster)}, the network's inputs are {sorted(shapes)}"
         )
-    checked = {}
+    checked, largest = {}, max((entry.constant for entry in network.inputs), default=0)
     for name, shape in shapes.items():
         array = np.asarray(raster[name])
         if array.ndim != 2 + len(shape) or array.shape[2:] != shape:
@@ -537,12 +593,13 @@ def check_rasters(network: Network, raster: Rasters) -> tuple[dict[str, Array], 
             raise HardwareError(f"the raster for {name!r} holds {array.dtype}, expected whole numbers")
         if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.trunc(array))).all():
             raise HardwareError(f"the raster for {name!r} holds values that are no whole numbers")
-        within = array.dtype.kind in "bu" and array.dtype.itemsize < 4
-        if array.size and not within and (array.min() < 0 or array.max() > MAX_COUNT):
+        most = _most(array)
+        if most > MAX_COUNT:
             raise HardwareError(
-                f"the raster for {name!r} holds counts from {array.min():g} to {array.max():g}, expected "
+                f"the raster for {name!r} holds counts from {array.min():.12g} to {array.max():.12g}, expected "
                 f"0 to {MAX_COUNT}"
             )
+        largest = max(largest, most)
         checked[name] = array
     sizes = {array.shape[:2] for array in checked.values()}
     if len(sizes) != 1:
@@ -555,7 +612,19 @@ def check_rasters(network: Network, raster: Rasters) -> tuple[dict[str, Array], 
         else np.broadcast_to(np.uint8(entry.constant), (batch, steps, *entry.shape))
         for entry in network.inputs
     }
-    return filled, batch, steps
+    return filled, batch, steps, largest
+
+
+def _most(raster: Array) -> int:
+    """The largest count, in one pass over what caches may not hold; above MAX_COUNT where one is negative."""
+    if not raster.size:
+        return 0
+    if raster.dtype.kind == "i":
+        # Without their sign, negative numbers are the largest of all.
+        most = int(raster.view(raster.dtype.str.replace("i", "u")).max())
+        return most if most <= np.iinfo(raster.dtype).max else MAX_COUNT + 1
+    negative = raster.dtype.kind == "f" and bool(raster.min() < 0)
+    return MAX_COUNT + 1 if negative else int(raster.max())
 
 
 def wanted_variables(network: Network, record: Record) -> dict[str, tuple[str, ...]]:
