@@ -19,7 +19,8 @@ from hardware.network.timing import depths
 from hardware.placement import place
 from hardware.simulate import neurobench, reference
 from hardware.simulate.fidelity import agreement
-from hardware.simulate.simulator import check_rasters, simulate
+from hardware.simulate.given import check_rasters
+from hardware.simulate.simulator import simulate
 
 
 def chain(seed=0, delay=0):

@@ -27,6 +27,7 @@ from hardware.network.integer import (
     SparseProjection,
 )
 from hardware.simulate import lava, simulator
+from hardware.simulate.given import check_rasters
 from hardware.simulate.lava import running
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "lava"
@@ -71,7 +72,7 @@ def agree(network, raster, interval=None, offset=0):
     """Lava, simulator and oracle on everything; what the simulator returned."""
     ours = simulator.simulate(network, raster, "chip", names(network), None, interval, offset)
     same_run(lava.simulate(network, raster, names(network), interval, offset), ours)
-    rasters, batch, _ = simulator.check_rasters(network, raster)
+    rasters, batch, _ = check_rasters(network, raster)
     for b in range(batch):
         given_here = {name: np.asarray(x[b]) for name, x in rasters.items()}
         expected, _ = oracle.run(network, given_here, "chip", interval, offset)

@@ -24,7 +24,8 @@ from hardware.network.integer import (
     conv_output_shape,
 )
 from hardware.simulate import simulator as simulator_module
-from hardware.simulate.simulator import MAX_COUNT, Simulator, simulate
+from hardware.simulate.given import MAX_COUNT
+from hardware.simulate.simulator import Simulator, simulate
 from hardware.simulate.tables import Memory, events
 from hardware.simulate.vectors import quotient
 

@@ -15,7 +15,7 @@ from dpap_neuro.errors import InputError
 from dpap_neuro.files import read_numpy, write_stream
 from hardware.network.integer import Network
 from hardware.network.timing import depths
-from hardware.simulate import lava, simulator
+from hardware.simulate import given, lava, simulator
 
 Recorded = Mapping[str, tuple[str, ...]]
 
@@ -101,15 +101,15 @@ def recorded_of(network: Network, texts: Iterable[str]) -> dict[str, tuple[str, 
         name, _, variables = text.rpartition(":")
         if text in names:
             add(text, ("spikes",))
-        elif all(part in simulator.VARIABLES for part in text.split(",")):
+        elif all(part in given.VARIABLES for part in text.split(",")):
             for each in names:
                 add(each, text.split(","))
-        elif name in names and all(part in simulator.VARIABLES for part in variables.split(",")):
+        elif name in names and all(part in given.VARIABLES for part in variables.split(",")):
             add(name, variables.split(","))
         else:
             raise InputError(
                 f"record: found {text!r}, expected a population ({', '.join(names)[:200]}), one with variables "
-                f"(NAME:{','.join(simulator.VARIABLES)}), or variables of all"
+                f"(NAME:{','.join(given.VARIABLES)}), or variables of all"
             )
     return wanted
 
@@ -125,7 +125,7 @@ def raster_of(model: Model, recordings: Recordings | None, steps: int | None) ->
         counts = recordings.open(model, classes=False).together()
     else:
         counts = np.zeros((1, steps or 0, *(model.input_shape or ())), np.uint8)
-    simulator.check_rasters(model.integers(), counts)
+    given.check_rasters(model.integers(), counts)
     return counts
 
 
@@ -167,7 +167,7 @@ def run(
 
 
 def run_lava(
-    network: Network, raster: np.ndarray, record: simulator.Record = (), python: str | None = None
+    network: Network, raster: np.ndarray, record: given.Record = (), python: str | None = None
 ) -> tuple[simulator.Run, int]:
     """The network on real Lava, and how many values differ from our simulator's.
 
@@ -180,7 +180,7 @@ def run_lava(
     width = [(0, 0), (0, late), *[(0, 0)] * (raster.ndim - 2)]
     padded = np.pad(raster, width)
     everything = {p.name: ("spikes",) if p.spiking else ("v",) for p in network.populations}
-    record = simulator.wanted_variables(network, record)
+    record = given.wanted_variables(network, record)
     both = {name: tuple({*variables, *record.get(name, ())}) for name, variables in everything.items()}
     interval = padded.shape[1]
     if python is None:

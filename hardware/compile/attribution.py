@@ -11,7 +11,7 @@ from hardware.compile.emulation import APPROXIMATIONS, Approximation, float_grap
 from hardware.compile.linear import Convolution
 from hardware.simulate import fidelity, float_simulator
 from hardware.simulate.fidelity import Agreement
-from hardware.simulate.simulator import check_rasters
+from hardware.simulate.given import check_rasters
 
 Array = np.ndarray
 

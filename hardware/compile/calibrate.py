@@ -45,7 +45,7 @@ from hardware.errors import HardwareError
 from hardware.graph.graph import Graph
 from hardware.network.integer import SignMode, weight_grid
 from hardware.simulate.float_simulator import FloatSimulator
-from hardware.simulate.simulator import check_rasters
+from hardware.simulate.given import check_rasters
 
 Array = np.ndarray
 # Beyond so many synapses per neuron their products are not kept; entries of a matrix that is looked at at once.

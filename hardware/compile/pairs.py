@@ -25,7 +25,8 @@ from hardware.network.integer import STATE_BITS, Network, Reset
 from hardware.network.timing import depths, latency
 from hardware.simulate import fidelity, float_simulator
 from hardware.simulate.fidelity import Agreement
-from hardware.simulate.simulator import Simulator, check_rasters
+from hardware.simulate.given import check_rasters
+from hardware.simulate.simulator import Simulator
 
 Array = np.ndarray
 LIMIT = 2 ** (STATE_BITS - 1)

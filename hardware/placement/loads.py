@@ -83,10 +83,10 @@ def chip_run(
     """What `spike_trains` returns, and the run. fresh: states are zeroed before a recording's first step reaches a population, as where
     recordings follow each other, so that the read-out is that of the zero-delay clock, its `depth` later."""
     # Not before it is needed: cores are counted without a simulator.
-    from hardware.simulate import simulator
+    from hardware.simulate import given, simulator
 
     source, late = network.stimulated[0].name, max(depths(network).values())
-    checked, _, _ = simulator.check_rasters(network, raster)
+    checked, _, _ = given.check_rasters(network, raster)
     padded = np.pad(checked[source], [(0, 0), (0, late), *[(0, 0)] * (raster.ndim - 2)])
     record = {p.name: ("spikes",) for p in network.populations if p.spiking}
     interval = padded.shape[1] if fresh else None

@@ -33,7 +33,8 @@ from hardware.network.integer import (
 from hardware.network.timing import depths, is_recurrent, skipped_layers
 from hardware.simulate.fidelity import Agreement, chunks, predictions
 from hardware.simulate.float_simulator import FloatSimulator
-from hardware.simulate.simulator import Run, Simulator, check_rasters
+from hardware.simulate.given import check_rasters
+from hardware.simulate.simulator import Run, Simulator
 from hardware.simulate.tables import Memory
 from hardware.simulate.trains import Pairing, pair
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,16 +33,11 @@ from hardware.network.integer import (
 )
 from hardware.network.timing import Timing, depths, latency
 from hardware.simulate import kernels
+from hardware.simulate.given import VARIABLES, Rasters, Record, wanted_variables, with_largest
 from hardware.simulate.rowwise import NOT_ROWWISE, Rowwise, rowwise
 from hardware.simulate.tables import Fresh, Memory, conv_tables, events, inside
 
 Array = np.ndarray
-Rasters = Array | Mapping[str, Array]
-Record = Collection[str] | Mapping[str, Collection[str]]
-
-VARIABLES = ("spikes", "u", "v")
-# Lava's graded messages have 24 bit.
-MAX_COUNT = STATE_LIMIT - 1
 # Below these shares of non-zero weights a matrix (one that caches hold, one they do not) is run as a list of its
 # synapses: vector instructions add many more weights a second, zeros among them.
 SPARSE_BELOW, SPARSE_BELOW_LARGE = 0.12, 0.4
@@ -190,7 +185,7 @@ class Simulator:
         if threads is not None and threads < 1:
             raise HardwareError(f"{threads} threads, expected at least 1")
         wanted = wanted_variables(self.network, record)
-        rasters, batch, steps, largest = _checked(self.network, raster)
+        rasters, batch, steps, largest = with_largest(self.network, raster)
         workers = min(threads or cores(), max(batch, 1)) if memory is None else 1
         # One recording alone runs on two cores where the network can be cut in two.
         alone = batch == 1 and memory is None
@@ -557,86 +552,3 @@ _VOLATILE, _RING, _COUNTS = (0, 1, 2, 6), 2, 6
 _ROOM = 7
 # Where the kernel's addresses are those of what inputs send: behind five constants and what is before the room.
 _HEARD = 5 + _ROOM
-
-
-# --- what comes in -----------------------------------------------------------------------------------------
-
-
-def check_rasters(network: Network, raster: Rasters) -> tuple[dict[str, Array], int, int]:
-    """The rasters by name of the input, those of always-on inputs filled in, batch and steps.
-
-    Raises HardwareError where they do not fit.
-    """
-    return _checked(network, raster)[:3]
-
-
-def _checked(network: Network, raster: Rasters) -> tuple[dict[str, Array], int, int, int]:
-    """As `check_rasters`, and the largest count."""
-    shapes = {entry.name: tuple(entry.shape) for entry in network.stimulated}
-    if not isinstance(raster, Mapping):
-        if len(shapes) != 1:
-            raise HardwareError(f"the network has {len(shapes)} inputs: give a raster for each, by name")
-        raster = {next(iter(shapes)): raster}
-    if set(raster) != set(shapes):
-        raise HardwareError(
-            f"rasters are given for {sorted(raster)}, the network's inputs are {sorted(shapes)}"
-        )
-    checked, largest = {}, max((entry.constant for entry in network.inputs), default=0)
-    for name, shape in shapes.items():
-        array = np.asarray(raster[name])
-        if array.ndim != 2 + len(shape) or array.shape[2:] != shape:
-            raise HardwareError(
-                f"the raster for {name!r} has shape {array.shape}, expected (batch, steps, "
-                f"{', '.join(map(str, shape))})"
-            )
-        if array.dtype.kind not in "biuf":
-            raise HardwareError(f"the raster for {name!r} holds {array.dtype}, expected whole numbers")
-        if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.trunc(array))).all():
-            raise HardwareError(f"the raster for {name!r} holds values that are no whole numbers")
-        most = _most(array)
-        if most > MAX_COUNT:
-            raise HardwareError(
-                f"the raster for {name!r} holds counts from {array.min():.12g} to {array.max():.12g}, expected "
-                f"0 to {MAX_COUNT}"
-            )
-        largest = max(largest, most)
-        checked[name] = array
-    sizes = {array.shape[:2] for array in checked.values()}
-    if len(sizes) != 1:
-        raise HardwareError(f"the rasters differ in batch or steps: {sorted(sizes)}")
-    batch, steps = sizes.pop()
-    # In the network's order, and an always-on input without the memory of its spikes.
-    filled = {
-        entry.name: checked[entry.name]
-        if entry.name in checked
-        else np.broadcast_to(np.uint8(entry.constant), (batch, steps, *entry.shape))
-        for entry in network.inputs
-    }
-    return filled, batch, steps, largest
-
-
-def _most(raster: Array) -> int:
-    """The largest count, in one pass over what caches may not hold; above MAX_COUNT where one is negative."""
-    if not raster.size:
-        return 0
-    if raster.dtype.kind == "i":
-        # Without their sign, negative numbers are the largest of all.
-        most = int(raster.view(raster.dtype.str.replace("i", "u")).max())
-        return most if most <= np.iinfo(raster.dtype).max else MAX_COUNT + 1
-    negative = raster.dtype.kind == "f" and bool(raster.min() < 0)
-    return MAX_COUNT + 1 if negative else int(raster.max())
-
-
-def wanted_variables(network: Network, record: Record) -> dict[str, tuple[str, ...]]:
-    """The variables to record of each population named; HardwareError for a name or a variable unknown."""
-    names = [population.name for population in network.populations]
-    if isinstance(record, str):
-        record = [record]
-    if not isinstance(record, Mapping):
-        record = dict.fromkeys(record, VARIABLES)
-    for name, variables in record.items():
-        if name not in names:
-            raise HardwareError(f"record names {name!r}, the network has {', '.join(names)[:300]}")
-        if isinstance(variables, str) or not set(variables) <= set(VARIABLES):
-            raise HardwareError(f"record asks for {variables!r} of {name!r}, expected some of {VARIABLES}")
-    return {name: tuple(v for v in VARIABLES if v in variables) for name, variables in record.items()}

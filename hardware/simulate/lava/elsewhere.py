@@ -19,9 +19,10 @@ from hardware.errors import HardwareError
 from hardware.files.network_file import load, save
 from hardware.files.netx import read_net
 from hardware.network.integer import Network
+from hardware.simulate.given import VARIABLES, Rasters, Record
 from hardware.simulate.lava import running
 from hardware.simulate.lava.running import NO_LAVA, Arrays
-from hardware.simulate.simulator import VARIABLES, Rasters, Record, Run
+from hardware.simulate.simulator import Run
 
 
 def run_elsewhere(

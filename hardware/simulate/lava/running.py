@@ -18,8 +18,9 @@ import numpy as np
 from hardware.errors import HardwareError
 from hardware.network.integer import Network
 from hardware.network.timing import depths
+from hardware.simulate.given import Rasters, Record, check_rasters, wanted_variables
 from hardware.simulate.lava.processes import build, from_lava, lava_shape
-from hardware.simulate.simulator import Rasters, Record, Run, check_rasters, wanted_variables
+from hardware.simulate.simulator import Run
 
 DTYPES: dict[str, type] = {"spikes": np.uint8, "u": np.int32, "v": np.int32}
 
