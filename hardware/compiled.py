@@ -9,7 +9,6 @@ cases where NUMBA_CACHE_DIR says); without a place for that, in a temporary fold
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import sys
@@ -90,13 +89,9 @@ def own_places(source: Path) -> Iterator[Path]:
     if given:
         yield Path(given)
     yield source.parent / "__pycache__"
-    home = Path(os.path.expanduser("~"))
-    if sys.platform == "win32":
-        yield Path(os.environ.get("LOCALAPPDATA") or home / "AppData/Local", "dpap-neuro")
-    elif sys.platform == "darwin":
-        yield home / "Library/Caches/dpap-neuro"
-    else:
-        yield Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache", "dpap-neuro")
+    from platformdirs import user_cache_path  # not before it is needed: most can write beside the source
+
+    yield user_cache_path("dpap-neuro", appauthor=False)
 
 
 @cache

@@ -40,11 +40,7 @@ def with_largest(network: Network, raster: Rasters) -> tuple[dict[str, Array], i
     checked, largest = {}, max((entry.constant for entry in network.inputs), default=0)
     for name, shape in shapes.items():
         array = np.asarray(raster[name])
-        if array.ndim != 2 + len(shape) or array.shape[2:] != shape:
-            raise HardwareError(
-                f"the raster for {name!r} has shape {array.shape}, expected (batch, steps, "
-                f"{', '.join(map(str, shape))})"
-            )
+        check_shape(name, array, shape)
         if array.dtype.kind not in "biuf":
             raise HardwareError(f"the raster for {name!r} holds {array.dtype}, expected whole numbers")
         if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.trunc(array))).all():
@@ -57,10 +53,7 @@ def with_largest(network: Network, raster: Rasters) -> tuple[dict[str, Array], i
             )
         largest = max(largest, most)
         checked[name] = array
-    sizes = {array.shape[:2] for array in checked.values()}
-    if len(sizes) != 1:
-        raise HardwareError(f"the rasters differ in batch or steps: {sorted(sizes)}")
-    batch, steps = sizes.pop()
+    batch, steps = batch_and_steps(checked)
     # In the network's order, and an always-on input without the memory of its spikes.
     filled = {
         entry.name: checked[entry.name]
@@ -69,6 +62,22 @@ def with_largest(network: Network, raster: Rasters) -> tuple[dict[str, Array], i
         for entry in network.inputs
     }
     return filled, batch, steps, largest
+
+
+def check_shape(name: str, raster: Array, shape: tuple[int, ...]) -> None:
+    """Raises HardwareError for a raster that is not (batch, steps, *shape)."""
+    if raster.ndim != 2 + len(shape) or raster.shape[2:] != shape:
+        raise HardwareError(
+            f"the raster for {name!r} has shape {raster.shape}, expected (batch, steps, {', '.join(map(str, shape))})"
+        )
+
+
+def batch_and_steps(rasters: Mapping[str, Array]) -> tuple[int, int]:
+    """Of all rasters, at least one. Raises HardwareError where they differ."""
+    sizes = {raster.shape[:2] for raster in rasters.values()}
+    if len(sizes) != 1:
+        raise HardwareError(f"the rasters differ in batch or steps: {sorted(sizes)}")
+    return sizes.pop()
 
 
 def _most(raster: Array) -> int:

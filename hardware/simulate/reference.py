@@ -35,6 +35,7 @@ from hardware.graph.graph import (
 )
 from hardware.network.geometry import conv, positions
 from hardware.network.integer import Reset
+from hardware.simulate.given import batch_and_steps, check_shape
 
 Array = np.ndarray
 # Values kept at once, for one stretch of samples and steps.
@@ -467,18 +468,9 @@ def check_rasters(graph: Graph, raster: Array | Mapping[str, Array]) -> tuple[di
         raise HardwareError(f"rasters are given for {sorted(raster)}, the graph's inputs are {sorted(names)}")
     arrays = {name: np.asarray(value) for name, value in raster.items()}
     for name, array in arrays.items():
-        expected = graph.output_shape[name]
-        if array.ndim != 2 + len(expected) or array.shape[2:] != expected:
-            raise HardwareError(
-                f"the raster for {name!r} has shape {array.shape}, expected (batch, steps, "
-                f"{', '.join(map(str, expected))})"
-            )
+        check_shape(name, array, graph.output_shape[name])
         if array.dtype.kind not in "biuf":
             raise HardwareError(f"the raster for {name!r} holds {array.dtype}, expected numbers")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise HardwareError(f"the raster for {name!r} holds NaN or infinite values")
-    sizes = {array.shape[:2] for array in arrays.values()}
-    if len(sizes) != 1:
-        raise HardwareError(f"the rasters differ in batch or steps: {sorted(sizes)}")
-    batch, steps = sizes.pop()
-    return arrays, batch, steps
+    return arrays, *batch_and_steps(arrays)
