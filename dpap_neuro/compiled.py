@@ -21,12 +21,15 @@ def compiled(signature: Any = None) -> Callable[[Callable], Callable]:
     return jit(signature, nogil=True, boundscheck=False, error_model="numpy")
 
 
-def in_parts(neurons: int, work: Callable[[int, int], Any]) -> None:
-    """work(first, last): neurons are independent, so that as many threads as PyTorch uses take parts of them."""
-    threads = min(torch.get_num_threads(), -(-neurons // _EACH))
+def in_parts(neurons: int, work: Callable[[int, int], Any], unit: int = BLOCK, values: int = 1) -> None:
+    """work(first, last): neurons are independent, so that as many threads as PyTorch uses take parts of them, of whole units.
+
+    values: of each neuron, where that is how much work it is.
+    """
+    threads = min(torch.get_num_threads(), -(-neurons * values // _EACH))
     if threads <= 1:
         work(0, neurons)
         return
-    each = -(-neurons // threads // BLOCK) * BLOCK
+    each = -(-neurons // threads // unit) * unit
     firsts = range(0, neurons, each)
     share_out(len(firsts), lambda part: work(firsts[part], min(firsts[part] + each, neurons)))

@@ -148,7 +148,7 @@ def test_kernels_build_for_gpus(target):
     assert found["fused"] == 0 and found["spilled"] < 64 and all(n <= 128 for n in found["registers"])
 
 
-def test_only_membranes_are_kept_for_backward():
+def test_one_tensor_is_kept_for_backward():
     x, kept = torch.randn(10, 4, 6, requires_grad=True), []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         CubaLIF(SETTINGS)(x)

@@ -17,7 +17,7 @@ from norse.torch.functional.reset import reset_subtract, reset_value
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.networks import neurons
+from dpap_neuro.networks import matrices, neurons
 from dpap_neuro.networks.kinds import nearest
 
 Shape = tuple[int, ...]
@@ -103,6 +103,7 @@ SYNAPSES: dict[type, Callable[[str, Any, Shape], nir.NIRNode]] = {
     nn.Conv2d: _conv2d,
     nn.Conv1d: _conv1d,
     nn.Linear: _linear,
+    matrices.Linear: _linear,
     nn.AvgPool2d: _avg_pool,
     nn.LPPool2d: _sum_pool,
     neurons.Scale: _scale,

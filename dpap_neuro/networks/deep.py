@@ -15,6 +15,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.networks.matrices import Linear
 from dpap_neuro.networks.models import ModelSettings, neurons_of, over_time, readout_of
 
 
@@ -56,9 +57,9 @@ def _dpap(settings: ModelSettings, pool: Callable[[int], nn.Module]) -> list[nn.
     return [
         *_stacked(settings, ((128, 128), (256, 256), (512, 512)), pool),
         nn.Flatten(),
-        nn.Linear(512 * rows * columns, 512),
+        Linear(512 * rows * columns, 512),
         neurons_of(settings),
-        nn.Linear(512, settings.classes),
+        Linear(512, settings.classes),
         *readout_of(settings),
     ]
 
@@ -80,10 +81,10 @@ def vgg9(settings: ModelSettings) -> list[nn.Module]:
         *_stacked(settings, ((64, 64), (128, 128), (256, 256, 256)), nn.AvgPool2d),
         nn.AvgPool2d(2),
         nn.Flatten(),
-        nn.Linear(256 * rows * columns, 1024, bias=False),
+        Linear(256 * rows * columns, 1024, bias=False),
         nn.BatchNorm1d(1024),
         neurons_of(settings),
-        nn.Linear(1024, settings.classes),
+        Linear(1024, settings.classes),
         *readout_of(settings),
     ]
 
@@ -130,7 +131,7 @@ class Residual(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.pool = nn.AvgPool2d((rows, columns))
         self.flatten = nn.Flatten()
-        self.last = nn.Linear(into, settings.classes)
+        self.last = Linear(into, settings.classes)
         self.readout = nn.ModuleList(readout_of(settings))
 
     def forward(self, x: Tensor) -> Tensor:

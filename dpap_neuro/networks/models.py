@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.networks import MODELS, NEURONS, RELU
+from dpap_neuro.networks.matrices import Linear
 from dpap_neuro.networks.neurons import LI, CubaLI, Neuron, NeuronSettings, Recurrent
+from dpap_neuro.networks.normed import can_join
 from dpap_neuro.networks.own import check_runs, is_own, own_layers
 
 
@@ -80,9 +83,23 @@ class SpikingNetwork(nn.Sequential, Network):
     """
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
-        for layer in self:
-            x = over_time(layer, x)
+        norm = None
+        layers: list[nn.Module] = [*self]
+        for layer, after in zip_longest(layers, layers[1:]):
+            if norm is not None:
+                x, norm = layer(x, norm), None
+            elif can_join(layer, x) and _takes_norms(after):
+                norm = layer  # the neurons see to it
+            else:
+                x = over_time(layer, x)
         return x
+
+
+def _takes_norms(layer: nn.Module | None) -> bool:
+    """Whether a population can do what a batch norm in front of it would, without anybody seeing a difference."""
+    return (
+        isinstance(layer, Neuron) and type(layer).forward is Neuron.forward and not layer._forward_pre_hooks
+    )
 
 
 def over_time(layer: nn.Module, x: Tensor) -> Tensor:
@@ -121,10 +138,10 @@ def cnn(settings: ModelSettings) -> list[nn.Module]:
         nn.BatchNorm2d(24),
         neurons_of(settings),
         nn.Flatten(),
-        nn.Linear(24 * rows * columns, 128, bias=False),
+        Linear(24 * rows * columns, 128, bias=False),
         nn.BatchNorm1d(128),
         neurons_of(settings),
-        nn.Linear(128, settings.classes),
+        Linear(128, settings.classes),
         *readout_of(settings),
     ]
 
@@ -141,9 +158,9 @@ def cnn_wide(settings: ModelSettings) -> list[nn.Module]:
         nn.BatchNorm2d(48),
         neurons_of(settings),
         nn.Flatten(),
-        nn.Linear(48 * rows * columns, 256),
+        Linear(48 * rows * columns, 256),
         neurons_of(settings),
-        nn.Linear(256, settings.classes),
+        Linear(256, settings.classes),
         *readout_of(settings),
     ]
 
@@ -153,10 +170,10 @@ def mlp(settings: ModelSettings) -> list[nn.Module]:
     channels, rows, columns = settings.input_shape
     return [
         nn.Flatten(),
-        nn.Linear(channels * rows * columns, 256, bias=False),
+        Linear(channels * rows * columns, 256, bias=False),
         nn.BatchNorm1d(256),
         neurons_of(settings),
-        nn.Linear(256, settings.classes),
+        Linear(256, settings.classes),
         *readout_of(settings),
     ]
 
@@ -172,10 +189,10 @@ def recurrent(settings: ModelSettings) -> list[nn.Module]:
         )
     return [
         nn.Flatten(),
-        nn.Linear(channels * rows * columns, 128, bias=False),
+        Linear(channels * rows * columns, 128, bias=False),
         nn.BatchNorm1d(128),
         Recurrent(neurons, 128),
-        nn.Linear(128, settings.classes),
+        Linear(128, settings.classes),
         *readout_of(settings),
     ]
 

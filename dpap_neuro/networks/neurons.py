@@ -33,6 +33,7 @@ from dpap_neuro.networks.dynamics import (
     lif_step,
     lif_subtract_step,
 )
+from dpap_neuro.networks.normed import can_join, normed_scan
 from dpap_neuro.networks.scan import covers, scan
 from dpap_neuro.networks.surrogates import NORSE, Surrogate, spike
 
@@ -159,9 +160,18 @@ class Neuron(nn.Module):
         """Norse's state before the first step; x: the first input (B, ...)."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: input currents (T, B, ...). Returns spikes, or membranes of an integrator, of the same shape."""
+    def forward(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
+        """x: input currents (T, B, ...). Returns spikes, or membranes of an integrator, of the same shape.
+
+        norm: a batch norm that x is still to pass, on its (T * B, ...); see `normed`.
+        """
         p = self.constants()
+        if norm is not None:
+            if self.gain is None and can_join(norm, x):
+                joint = normed_scan(norm, self.step, x, self.rest(x[0], p), p, self.settings.dt)
+                if joint is not None:
+                    return self.without_dead(joint)
+            x = norm(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         x = x if self.gain is None else x * self.gain
         state, step, dt = self.rest(x[0], p), self.step, self.settings.dt
         if covers(step, x, p):
@@ -285,7 +295,7 @@ class CubaLI(Neuron):
 class Integrator(Neuron):
     """v <- v + i from zero, never a spike (NIR's I). Time counts in steps."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return (x if self.gain is None else x * self.gain).cumsum(0)
 
 
@@ -294,7 +304,7 @@ class Threshold(Neuron):
 
     defaults = ("v_th",)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         x = x if self.gain is None else x * self.gain
         return spike(x - self.v_th, Surrogate(self.settings.surrogate, self.settings.surrogate_slope))
 
@@ -312,7 +322,7 @@ class Recurrent(Neuron):
         self.recurrent_bias = nn.Parameter(torch.zeros(size)) if bias else None
         nn.init.normal_(self.recurrent_weights, std=0.5 / size**0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         neuron = self.neuron
         p = neuron.constants()
         if x.dtype in (torch.float16, torch.bfloat16):  # as autocast leaves it; membranes need more

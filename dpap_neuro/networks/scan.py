@@ -58,6 +58,20 @@ def scan(step: Callable[..., Any], x: Tensor, state: Any, p: Any, dt: float) -> 
     state, p: Norse's, each value one number or a tensor that broadcasts to x[0]; gradients reach x and all of them.
     Membranes have float32's precision at least, so that half precision is stepped better than by the loop.
     """
+    parameters, learned = constants_of(x, state, p)
+    needed = learned or (torch.is_grad_enabled() and x.requires_grad)
+    given = parameters, dynamics_of(step, p), dt, needed, learned
+    if x.device.type == "cpu" and x.dtype in _HALVES:
+        return _Scan.apply(x.float(), *given)[0].to(x.dtype)
+    if parameters.shape[1] == 1 and x.dim() == 5 and not x.is_contiguous():
+        # As convolutions on a CPU leave them, channels last: neurons that are all alike can be taken in any order.
+        return _Scan.apply(x.permute(0, 1, 3, 4, 2), *given)[0].permute(0, 1, 4, 2, 3)
+    return _Scan.apply(x, *given)[0]
+
+
+def constants_of(x: Tensor, state: Any, p: Any) -> tuple[Tensor, bool]:
+    """(7, width): membrane and current at first, 1 / tau_mem, 1 / tau_syn, v_leak, v_th, v_reset, of width 1 where all neurons are alike; and
+    whether any of it is learned."""
     zero = x.new_zeros((), dtype=torch.float32)
     values = [
         state.v,
@@ -66,21 +80,12 @@ def scan(step: Callable[..., Any], x: Tensor, state: Any, p: Any, dt: float) -> 
     ]
     # A current at rest may have x's type; dt / tau comes of the parameters', as in Norse.
     values = [value.to(state.v.dtype) for value in values]
-    alike = not any(value.dim() for value in values)
-    if not alike:
+    if any(value.dim() for value in values):
         shape = torch.broadcast_shapes(*(value.shape for value in values))
         shape = x.shape[x.dim() - len(shape) :]
         values = [value.expand(shape).reshape(-1) for value in values]
     parameters = torch.stack(values).reshape(len(values), -1)
-    learned = torch.is_grad_enabled() and parameters.requires_grad
-    needed = learned or (torch.is_grad_enabled() and x.requires_grad)
-    given = parameters, dynamics_of(step, p), dt, needed, learned
-    if x.device.type == "cpu" and x.dtype in _HALVES:
-        return _Scan.apply(x.float(), *given)[0].to(x.dtype)
-    if alike and x.dim() == 5 and not x.is_contiguous():
-        # As convolutions on a CPU leave them, channels last: neurons that are all alike can be taken in any order.
-        return _Scan.apply(x.permute(0, 1, 3, 4, 2), *given)[0].permute(0, 1, 4, 2, 3)
-    return _Scan.apply(x, *given)[0]
+    return parameters, torch.is_grad_enabled() and parameters.requires_grad
 
 
 class _Scan(torch.autograd.Function):
@@ -102,7 +107,11 @@ class _Scan(torch.autograd.Function):
         _, constants, membranes, drives = output
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*(tensor for tensor in output[1:] if tensor is not None))
-        ctx.save_for_backward(constants, membranes, drives if ctx.kind.current or not ctx.learned else x)
+        # Without membranes backward steps again, from x.
+        again = membranes is None and ctx.kind.spikes
+        ctx.save_for_backward(
+            constants, membranes, x if drives is None and (ctx.learned or again) else drives
+        )
 
     @staticmethod
     @once_differentiable

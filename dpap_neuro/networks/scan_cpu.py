@@ -7,191 +7,20 @@ constants; those of other parameters are equal up to rounding.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-from dpap_neuro.compiled import BLOCK, compiled, in_parts
-from dpap_neuro.networks.surrogates import ATAN, SIGMOID, SUPERSPIKE, TRIANGLE
+from dpap_neuro.compiled import BLOCK, in_parts
+from dpap_neuro.networks.scan_kernels import backward_kernel, forward_kernel, moments, through_norm
 
 if TYPE_CHECKING:
     from dpap_neuro.networks.dynamics import Dynamics
 
-
-@njit(inline="always")
-def _columns(constants, column, rows, n):
-    """The constants of n neurons from a column on into rows (7, at least n); the column behind the last."""
-    width = constants.shape[1]
-    for row in range(len(rows)):
-        if width == 1:
-            rows[row, :n] = constants[row, 0]
-            continue
-        at = column
-        for k in range(n):
-            rows[row, k] = constants[row, at]
-            at = at + 1 if at + 1 < width else 0
-    return (column + n) % width
-
-
-@compiled()
-def _forward(x, constants, out, membranes, drives, first, last, current, leak, spikes, subtracts, resets):
-    """Where membranes or drives are not wanted, they have no rows."""
-    kept, driven = len(membranes) > 0, len(drives) > 0
-    rows = np.empty((7, BLOCK), x.dtype)
-    v, i, mem, syn = rows[0], rows[1], rows[2], rows[3]
-    v_leak, v_th, v_reset = rows[4], rows[5], rows[6]
-    drive, own = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
-    one = x.dtype.type(1)
-    column = first % constants.shape[1]
-    for start in range(first, last, BLOCK):
-        n = min(BLOCK, last - start)
-        column = _columns(constants, column, rows, n)
-        for t in range(len(x)):
-            z = out[t, start : start + n]
-            if not current:
-                drive = x[t, start : start + n]
-            else:
-                given = x[t, start : start + n]
-                for k in range(n):
-                    drive[k] = i[k] + given[k]
-                    i[k] = drive[k] - drive[k] * syn[k]
-                if driven:
-                    drives[t, start : start + n] = drive[:n]
-            membrane = membranes[t, start : start + n] if kept else own
-            if not leak:
-                for k in range(n):
-                    membrane[k] = v[k] + drive[k]
-            # Norse adds in another order where input meets the membrane of a spiking neuron directly.
-            elif spikes and not current:
-                for k in range(n):
-                    membrane[k] = v[k] + ((drive[k] + v_leak[k]) - v[k]) * mem[k]
-            else:
-                for k in range(n):
-                    membrane[k] = v[k] + ((v_leak[k] - v[k]) + drive[k]) * mem[k]
-            if not spikes:
-                for k in range(n):
-                    z[k] = membrane[k]
-                    v[k] = membrane[k]
-                continue
-            if subtracts:
-                for k in range(n):
-                    spike = one if membrane[k] > v_th[k] else one - one
-                    z[k] = spike
-                    v[k] = membrane[k] - v_th[k] * spike
-            else:
-                for k in range(n):
-                    spike = one if membrane[k] > v_th[k] else one - one
-                    z[k] = spike
-                    v[k] = membrane[k] - membrane[k] * spike
-            if resets:
-                for k in range(n):
-                    v[k] += z[k] * v_reset[k]
-
-
-@njit(inline="always")
-def flatness(x, surrogate, inner, outer, one):
-    """`Surrogate.flatness`, with the same operations."""
-    reach = abs(x) * inner
-    if surrogate == ATAN:
-        return (reach * reach + one) * outer
-    if surrogate == SIGMOID:
-        e = np.exp(-reach)
-        return (e + one) * (e + one) / e * outer
-    if surrogate == TRIANGLE:
-        return one / max(one - reach, one - one) * outer
-    return (reach + one) * (reach + one)
-
-
-@njit(inline="always")
-def flatten(x, n, surrogate, inner, outer, one):
-    """`flatness` of the first n, in place."""
-    # A loop each, without a branch: only such are compiled to vectors.
-    if surrogate == ATAN:
-        for k in range(n):
-            x[k] = flatness(x[k], ATAN, inner, outer, one)
-    elif surrogate == SIGMOID:
-        for k in range(n):
-            x[k] = flatness(x[k], SIGMOID, inner, outer, one)
-    elif surrogate == TRIANGLE:
-        for k in range(n):
-            x[k] = flatness(x[k], TRIANGLE, inner, outer, one)
-    else:
-        for k in range(n):
-            x[k] = flatness(x[k], SUPERSPIKE, inner, outer, one)
-
-
-@compiled()
-def _backward(
-    grad,
-    constants,
-    membranes,
-    grad_x,
-    first,
-    last,
-    current,
-    leak,
-    spikes,
-    subtracts,
-    resets,
-    surrogate,
-    inner,
-    outer,
-):
-    one = grad.dtype.type(1)
-    rows = np.empty((7, BLOCK), grad.dtype)
-    mem, syn, v_th, v_reset = rows[2], rows[3], rows[5], rows[6]
-    # With regard to membrane and current behind the step; the leak's part of the former is added last.
-    g_v, g_leaked, g_i = np.empty(BLOCK, grad.dtype), np.empty(BLOCK, grad.dtype), np.empty(BLOCK, grad.dtype)
-    wide = np.empty(BLOCK, grad.dtype)
-    column = first % constants.shape[1]
-    for start in range(first, last, BLOCK):
-        n = min(BLOCK, last - start)
-        column = _columns(constants, column, rows, n)
-        for k in range(n):
-            g_v[k], g_leaked[k], g_i[k] = 0, 0, 0
-        for t in range(len(grad) - 1, -1, -1):
-            given, found = grad[t, start : start + n], grad_x[t, start : start + n]
-            if leak and spikes:
-                for k in range(n):
-                    g_v[k] -= g_leaked[k]
-            if spikes:
-                membrane = membranes[t, start : start + n]
-                for k in range(n):
-                    wide[k] = membrane[k] - v_th[k]
-                flatten(wide, n, surrogate, inner, outer, one)
-                if subtracts:
-                    # What is subtracted does not depend on the membrane, so that all of its gradient passes.
-                    for k in range(n):
-                        a = (membrane[k] - v_th[k]) * g_v[k] + given[k]
-                        g_v[k] = g_v[k] + (a - g_v[k] * membrane[k]) / wide[k]
-                elif resets:
-                    for k in range(n):
-                        a = g_v[k] * v_reset[k] + given[k]
-                        z = one if membrane[k] > v_th[k] else one - one
-                        g_v[k] = (g_v[k] - z * g_v[k]) + (a - g_v[k] * membrane[k]) / wide[k]
-                else:
-                    for k in range(n):
-                        z = one if membrane[k] > v_th[k] else one - one
-                        g_v[k] = (g_v[k] - z * g_v[k]) + (given[k] - g_v[k] * membrane[k]) / wide[k]
-            else:
-                for k in range(n):
-                    g_v[k] += given[k]
-                if leak:
-                    for k in range(n):
-                        g_v[k] -= g_leaked[k]
-            if leak:
-                for k in range(n):
-                    g_leaked[k] = g_v[k] * mem[k]
-            if current:
-                for k in range(n):
-                    g_i[k] = (g_i[k] - g_i[k] * syn[k]) + (g_leaked[k] if leak else g_v[k])
-                    found[k] = g_i[k]
-            else:
-                for k in range(n):
-                    found[k] = g_leaked[k] if leak else g_v[k]
+# Membranes that backward steps through again, at once: a quarter of a megabyte; and neurons below which a loop does not pay.
+_HELD, _LEAST = 65_536, 128
 
 
 def _flat(x: Tensor, constants: Tensor) -> Tensor:
@@ -210,25 +39,40 @@ def _array(x: Tensor) -> np.ndarray:
 
 def _flags(constants: Tensor, kind: Dynamics) -> tuple[bool, ...]:
     resets = kind.spikes and not kind.subtracts and bool(constants.numpy()[6].any())
-    return kind.current, kind.leak, kind.spikes, kind.subtracts, resets
+    return kind.current, kind.leak, kind.spikes, kind.subtracts, resets, constants.shape[1] == 1
+
+
+def _factors(kind: Dynamics, dtype: np.dtype) -> tuple[Any, Any]:
+    inner, outer = kind.surrogate.factors
+    return dtype.type(inner), dtype.type(outer)
+
+
+def _size(steps: int, channels: int) -> int:
+    """Neurons that go through all steps at once: what the nearest caches hold, whole sets of channels where these are few."""
+    size = max(_LEAST, min(BLOCK, _HELD // steps))
+    return size // channels * channels or size
 
 
 def forward(
     x: Tensor, constants: Tensor, kind: Dynamics, needed: bool, learned: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Outputs like x; where `backward` needs them, membranes before reset, and the currents that drove them.
+    """Outputs like x; where gradients of the constants are wanted, membranes before reset, and the currents that drove them.
 
-    x: (T, B, ...), contiguous. constants: see `scan`. needed, learned: whether any gradients, and those of the constants,
-    are wanted.
+    x: (T, B, ...), contiguous. constants: see `scan`. needed: whether any gradients are wanted, which makes no difference here.
     """
     out = torch.empty_like(x)
-    membranes = torch.empty_like(x) if learned or (needed and kind.spikes) else None
+    membranes = torch.empty_like(x) if learned else None
     drives = torch.empty_like(x) if learned and kind.current else None
     none = x.new_empty(0, 1)
-    arrays = [_array(a) for a in (x, constants, out)]
-    kept = [_array(none if a is None else a) for a in (membranes, drives)]
-    flags = _flags(constants, kind)
-    in_parts(arrays[0].shape[1], lambda first, last: _forward(*arrays, *kept, first, last, *flags))
+    arrays = [_array(a) for a in (x, constants)]
+    results = [_array(none if a is None else a) for a in (out, membranes, drives)]
+    kernel, size = forward_kernel(*_flags(constants, kind), normed=False), _size(len(x), 1)
+    norm = np.zeros(1, arrays[0].dtype)
+    in_parts(
+        arrays[0].shape[1],
+        lambda first, last: kernel(*arrays, norm, norm, *results, first, last, size),
+        size,
+    )
     return out, membranes, drives
 
 
@@ -243,15 +87,23 @@ def backward(
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of x and, where they are learned, of the parameters behind the constants.
 
-    membranes, drives: what `forward` gave; for neurons without a synaptic current, x drives.
+    membranes: what `forward` gave. drives: the same, or x where it gave none.
     """
     if learned:
         return _backward_learned(grad, constants, membranes, drives, kind, dt)
     grad_x = torch.empty_like(grad)
-    arrays = [_array(a) for a in (grad, constants, grad if membranes is None else membranes, grad_x)]
-    inner, outer = (arrays[0].dtype.type(factor) for factor in kind.surrogate.factors)
-    flags = *_flags(constants, kind), kind.surrogate.number, inner, outer
-    in_parts(arrays[0].shape[1], lambda first, last: _backward(*arrays, first, last, *flags))
+    arrays = [_array(a) for a in (grad, grad if drives is None else drives, constants)]
+    kernel, size = (
+        backward_kernel(*_flags(constants, kind), False, kind.surrogate.number),
+        _size(len(grad), 1),
+    )
+    norm, sums = np.zeros(1, arrays[0].dtype), np.zeros((2, 1))
+    factors, found = _factors(kind, arrays[0].dtype), _array(grad_x)
+    in_parts(
+        found.shape[1],
+        lambda first, last: kernel(*arrays, norm, norm, norm, *factors, found, sums, first, last, size),
+        size,
+    )
     return grad_x, None
 
 
@@ -326,3 +178,102 @@ def _backward_learned(
     add(0, g_v - g_leaked)
     add(1, g_i)
     return grad_x.view(grad.shape), torch.stack(totals).reshape(constants.shape)
+
+
+def normed_forward(
+    x: Tensor, constants: Tensor, kind: Dynamics, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs like x for populations that see (x - mean) / sqrt(variance + eps) * weight + bias, channel by channel.
+
+    x: (T, B, ..., channels), contiguous. constants: see `scan`, of width 1. Returns the output, mean and variance (biased) of each channel,
+    float64.
+    """
+    channels = x.shape[-1]
+    rows = x.detach().numpy().reshape(-1, channels)
+    parts: list[tuple[int, np.ndarray]] = []
+
+    def add(first: int, last: int) -> None:
+        sums = np.empty((2, channels))
+        moments(rows, first, last, sums)
+        parts.append((first, sums))
+
+    in_parts(len(rows), add, _size(1, 1), channels)
+    away, squares = _added(parts) / len(rows)
+    mean, variance = rows[0] + away, np.maximum(squares - away**2, 0.0)
+    out = torch.empty_like(x)
+    given, c, result = (_array(a) for a in (x, constants, out))
+    kernel, size = forward_kernel(*_flags(constants, kind), normed=True), _size(len(x), channels)
+    scale, shift = _affine(mean, variance, weight, bias, eps, given.dtype)
+    none = np.empty((0, 1), given.dtype)
+    in_parts(
+        given.shape[1],
+        lambda first, last: kernel(given, c, scale, shift, result, none, none, first, last, size),
+        size,
+    )
+    return out, torch.from_numpy(mean), torch.from_numpy(variance)
+
+
+def normed_backward(
+    grad: Tensor,
+    x: Tensor,
+    constants: Tensor,
+    kind: Dynamics,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    mean: Tensor,
+    variance: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias of `normed_forward`, from that of its output and what it was given and gave."""
+    channels, grad_x = x.shape[-1], torch.empty_like(grad)
+    parts: list[tuple[int, np.ndarray]] = []
+    to_out, given, c, found = (_array(a) for a in (grad, x, constants, grad_x))
+    dtype, centre, spread = given.dtype, mean.numpy(), 1.0 / np.sqrt(variance.numpy() + eps)
+    scale, shift = _affine(centre, variance.numpy(), weight, bias, eps, dtype)
+    kernel, size = (
+        backward_kernel(*_flags(constants, kind), True, kind.surrogate.number),
+        _size(len(x), channels),
+    )
+    means, factors = centre.astype(dtype), _factors(kind, dtype)
+
+    def add(first: int, last: int) -> None:
+        sums = np.zeros((2, channels))
+        kernel(to_out, given, c, scale, shift, means, *factors, found, sums, first, last, size)
+        parts.append((first, sums))
+
+    in_parts(given.shape[1], add, size)
+    total, products = _added(parts)
+    n = x.numel() // channels
+    shared, slope = (total / n).astype(dtype), (products / n * spread**2).astype(dtype)
+    flat, values = found.reshape(-1), given.reshape(-1)
+    size = _size(1, channels)
+    in_parts(
+        len(flat),
+        lambda first, last: through_norm(flat, values, means, scale, shared, slope, first, last, size),
+        size,
+    )
+    to_weight, to_bias = (torch.from_numpy(a.astype(dtype)) for a in (products * spread, total))
+    return grad_x, to_weight, to_bias
+
+
+def _added(parts: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    """Sums over parts, in one order, whichever thread was first."""
+    return np.sum([sums for _, sums in sorted(parts, key=lambda part: part[0])], axis=0)
+
+
+def _affine(
+    mean: np.ndarray,
+    variance: np.ndarray,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    dtype: np.dtype,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Batch norm as a factor and a summand of each channel."""
+    scale = 1.0 / np.sqrt(variance + eps)
+    if weight is not None:
+        scale = scale * weight.detach().numpy()
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + bias.detach().numpy()
+    return scale.astype(dtype), shift.astype(dtype)

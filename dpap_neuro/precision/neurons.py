@@ -128,7 +128,7 @@ class ExactNeuron(Neuron):
         surrogate = Surrogate(self.settings.surrogate, self.settings.surrogate_slope)
         return Integers(keep_u, keep_v, threshold, drive, unit, self.spikes, self.subtract, surrogate)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, always: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None, always: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """x: synaptic input (T, B, ...), float32 of whole numbers. bias: (neurons,) or (1,), constant drive of the float model.
 
         always: synaptic input of all samples, that of an input which is always on; broadcasts to x, whole numbers.

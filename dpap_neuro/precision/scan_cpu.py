@@ -9,7 +9,7 @@ from numba import boolean, float32, int32, int64, njit, void
 from torch import Tensor
 
 from dpap_neuro.compiled import BLOCK, compiled, in_parts
-from dpap_neuro.networks.scan_cpu import flatten
+from dpap_neuro.networks.scan_kernels import flatten
 
 if TYPE_CHECKING:
     from dpap_neuro.precision.scan import Integers

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.networks.matrices import linear
 from hardware.compile import quantise
 from hardware.network.integer import SignMode, weight_grid
 
@@ -138,7 +139,7 @@ class ExactLinear(_Exact, nn.Linear):
         self.register_buffer("alive", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weights())
+        return linear(x, self.weights())
 
 
 Exact = ExactConv2d | ExactLinear
