@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.allocation import erdos_renyi_kernel
 from dpap_neuro.pruning.base import Pruner
+from dpap_neuro.pruning.regrowth import exchange
 from dpap_neuro.pruning.scored import Scored, SingleWeights
 from dpap_neuro.pruning.structure import Projection
 
@@ -133,16 +133,10 @@ class Rewiring(SingleWeights):
     def _prune(self, epoch: int) -> None:
         share = self.goal.exchanged(epoch, self.fraction)
         for p in self.structure.prunable:
-            mask = self.masks.synapses[p.name].flatten().clone()
-            moved = min(int(share * int(mask.sum())), int((~mask).sum()))
-            if moved == 0:
-                continue
-            size = torch.where(mask, p.weight.detach().abs().flatten(), math.inf)
-            dropped = torch.topk(size, moved, largest=False).indices
-            appeal = torch.where(mask, -math.inf, self._appeal(p).flatten())
-            mask[dropped] = False
-            mask[torch.topk(appeal, moved).indices] = True
-            self.masks.synapses[p.name] = mask.reshape(p.weight.shape)
+            mask = self.masks.synapses[p.name]
+            self.masks.synapses[p.name] = exchange(
+                mask, p.weight.detach().abs(), self._appeal(p), ~mask, share
+            )
         self.masks.refresh()
 
     def _appeal(self, p: Projection) -> Tensor:

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from dpap_neuro.pruning.order import least, most
+
 REGROWTHS = ("none", "gradient", "random")
 
 
@@ -18,8 +20,8 @@ def exchange(mask: Tensor, score: Tensor, appeal: Tensor, pruned: Tensor, share:
     """Give up the least important `share` of a layer's synapses for as many of the `pruned` with the largest appeal."""
     moved = min(int(share * int(mask.sum())), int(pruned.sum()))
     flat = mask.flatten().clone()
-    least = torch.topk(torch.where(flat, score.flatten(), math.inf), moved, largest=False).indices
+    given_up = least(torch.where(flat, score.flatten(), math.inf), moved)
     appeal = torch.where(pruned.flatten(), appeal.flatten(), -math.inf)
-    flat[least] = False
-    flat[torch.topk(appeal, moved).indices] = True
+    flat[given_up] = False
+    flat[most(appeal, moved)] = True
     return flat.reshape(mask.shape)

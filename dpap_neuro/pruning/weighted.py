@@ -33,12 +33,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.goal import COUNTS
+from dpap_neuro.pruning.order import ascending
 from dpap_neuro.pruning.plasticity import DELTA
 from dpap_neuro.pruning.pricing import LEAST, NeuronPrices, neuron_costs, paid
 from dpap_neuro.pruning.regrowth import exchange
@@ -158,7 +158,7 @@ class Weighted(Traced):
     def _within(self, scores: dict[str, Tensor], wanted: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Units and synapses at the lowest threshold that leaves at most `wanted`; everything, where that is little enough."""
         ladder = torch.cat([s.flatten() for s in scores.values()])
-        ladder = _sorted(torch.cat([ladder[ladder >= 0.0], ladder.new_tensor([BELOW_ALL])]))
+        ladder = ascending(torch.cat([ladder[ladder >= 0.0], ladder.new_tensor([BELOW_ALL])]))
         costs = self._costs()
         low, high = -1, min(len(ladder) - 1, max(0, self._enough(len(ladder), wanted)))
         # A rung takes about one weight, so that few looks are needed; where units go in lumps, halving is surer.
@@ -233,10 +233,3 @@ class Weighted(Traced):
     def _left(self, units: dict[str, Tensor], synapses: dict[str, Tensor]) -> int:
         masks, _ = self.masks.weight_masks(units, synapses)
         return self.left(masks)
-
-
-def _sorted(values: Tensor) -> Tensor:
-    """In ascending order; on a CPU NumPy takes a third of torch's time."""
-    if values.device.type != "cpu" or values.dtype == torch.bfloat16:
-        return values.sort().values
-    return torch.from_numpy(np.sort(values.numpy()))

@@ -3,7 +3,7 @@
 python tests/benchmarks/bench_pruning.py [pruner ...]               epoch time with a pruner over the epoch without
 python tests/benchmarks/bench_pruning.py compact [EPOCHS [MODEL]]   a whole run, cut down as it shrinks, over the dense
 
-The network is the one of a usual N-MNIST run: 24C5s2-BN-LIF-48C3s2-BN-LIF-256FC-LIF-10FC, 10 bins, batch 64. Times are
+The network is the one of a usual N-MNIST run, cnn-wide with 10 bins, batch 64, in memory as in `train`. Times are
 the process's own, which other processes disturb less than the clock's; of all epochs the fastest of each batch
 and the median of what follows the last, sums over runs. The pruner `none` shows what the measurement itself is worth.
 """
@@ -18,23 +18,20 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from pruning_samples import Folded, Lif, events
+from pruning_samples import events
 
 from dpap_neuro.data import Binning, open_dataset
 from dpap_neuro.networks.models import ModelSettings, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.pruning import make_pruner
 from dpap_neuro.train.loop import as_input
+from dpap_neuro.train.memory import keep_freed
 
 EPOCHS = 25
 
 
 def network() -> nn.Module:
-    torch.manual_seed(0)
-    return Folded(
-        nn.Conv2d(2, 24, 5, stride=2), nn.BatchNorm2d(24), Lif(), nn.Conv2d(24, 48, 3, stride=2),
-        nn.BatchNorm2d(48), Lif(), nn.Flatten(), nn.Linear(48 * 49, 256), Lif(), nn.Linear(256, 10),
-    )  # fmt: skip
+    return build_model(ModelSettings("cnn-wide", (2, 34, 34), 10, NeuronSettings(1e-3, 2e-3)))
 
 
 def step(model, optimizer, pruner, x, y):
@@ -59,7 +56,7 @@ def epoch(model, optimizer, pruner, x, y, number, compact=False):
 
 
 def costs(names) -> None:
-    x = events(steps=10, batch=640, size=34, rate=0.3)
+    x = as_input(events(steps=10, batch=640, size=34, rate=0.3).transpose(0, 1), torch.device("cpu"))
     y = torch.arange(640) % 10
     for name in names or ["none", "dpap", "dpap with a goal", "weighted", "magnitude"]:
         kind = name.split()[0]
@@ -121,6 +118,7 @@ def compaction(epochs, name) -> None:
 
 def main() -> None:
     torch.set_num_threads(1)
+    keep_freed()
     if sys.argv[1:2] == ["compact"]:
         epochs, name = [*sys.argv[2:], *("20", "cnn-wide")[len(sys.argv) - 2 :]]
         compaction(int(epochs), name)
