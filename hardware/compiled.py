@@ -9,6 +9,7 @@ cases where NUMBA_CACHE_DIR says); without a place for that, in a temporary fold
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import sys
@@ -18,8 +19,6 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-from numba import config, njit
 
 from hardware.files.spare import spare_folder
 
@@ -45,7 +44,9 @@ def jit(signature: Any = None, **options: Any) -> Callable[[Callable], Any]:
             return _as_numba_does(function, signature, options)
         # Numba's folders are named by the path: one for all links to it, `simulate.lava.elsewhere` has a new one for each run.
         function.__code__ = function.__code__.replace(co_filename=str(source))
-        folder = _folder(source)
+        from numba import config, njit
+
+        folder = folder_of(source)
         if folder is None:
             return njit(signature, **options)(function)
         # Read as a function is decorated; other packages' are none of our business.
@@ -61,6 +62,8 @@ def jit(signature: Any = None, **options: Any) -> Callable[[Callable], Any]:
 
 
 def _as_numba_does(function: Callable, signature: Any, options: dict[str, Any]) -> Any:
+    from numba import njit
+
     try:
         return njit(signature, cache=True, **options)(function)
     except RuntimeError as error:
@@ -69,7 +72,7 @@ def _as_numba_does(function: Callable, signature: Any, options: dict[str, Any]) 
     return njit(signature, **options)(function)
 
 
-def _folder(source: Path) -> Path | None:
+def folder_of(source: Path) -> Path | None:
     """Where compiled code of a file is kept, there and writable; None where there is no place. Folders of what the file was go."""
     where = hashlib.sha256(bytes(source)).hexdigest()[:8]
     name = f"kernels-{source.stem}-{where}-"
@@ -83,9 +86,10 @@ def _folder(source: Path) -> Path | None:
 
 def own_places(source: Path) -> Iterator[Path]:
     """Where compiled code may be kept, the best first."""
-    settings: Any = config
     with _DECORATING:
-        given = settings.CACHE_DIR
+        # Not imported for that: `hardware.ahead` runs what is kept without it.
+        numba: Any = sys.modules.get("numba")
+        given = os.environ.get("NUMBA_CACHE_DIR") if numba is None else numba.config.CACHE_DIR
     if given:
         yield Path(given)
     yield source.parent / "__pycache__"

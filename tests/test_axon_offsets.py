@@ -111,7 +111,7 @@ def measured(network, chip, order):
     """Bits of the neurons in this order on one core, counted fast and slowly."""
     problem = Problem(network, chip, {})
     (wire,) = problem.wires
-    bits, axons, synapses, _ = wire.measure(np.array(order, dtype=np.int32), problem.form, problem.widths)
+    bits, axons, synapses, _ = wire.measure(np.array(order, dtype=np.int32))
     assert (bits, axons, synapses) == oracle.Unrolled(network, chip).core({"conv": list(order)})
     return bits
 

@@ -13,6 +13,7 @@ import pytest
 from graph_samples import graph, inp, lif, out
 
 from dpap_neuro.cli.commands import COMMANDS
+from hardware import ahead
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "norse", "sklearn", "tonic", "matplotlib")
@@ -113,6 +114,15 @@ def test_the_list_of_commands_imports_none_of_what_they_need():
 
 def test_cores_are_counted_without_simulators_and_the_large_parts_of_scipy(files):
     done = command("cores", files / "m.nir", code=PLACING)
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "imported:", done.stderr
+
+
+@pytest.mark.skipif(ahead.linker() is None, reason="no machine code is linked on this system")
+@pytest.mark.parametrize("model", ["m", "pruned"])
+def test_cores_are_counted_without_numba_once_its_code_is_there(files, model):
+    code = PLACING.replace("heavy = (", 'heavy = ("numba", ')
+    for _ in range(2):
+        done = command("cores", files / f"{model}.nir", code=code)
     assert done.returncode == 0 and done.stderr.splitlines()[-1] == "imported:", done.stderr
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hardware.ahead import Loops
 from hardware.errors import HardwareError
 from hardware.network.integer import (
     ConvProjection,
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 Shape = tuple[int, ...]
+
+LOOPS = Loops("hardware.network.turning_loops")
+_TURN = LOOPS("turned", "", "*q", "*i", "*?", "*q", "*q", "*q", "*i")
 
 
 @dataclass(frozen=True)
@@ -139,15 +143,28 @@ def by_post(projection: Projection, source_shape: Shape, target_shape: Shape) ->
                 f"{label}: {len(indptr) - 1} pre neurons and targets up to {post.max(initial=-1)}; "
                 f"expected {n_pre} pre and {n_post} post neurons"
             )
-        # Not before it is needed, as of all that is compiled: a small network is compiled without it.
-        from hardware.network.unrolling import turned
-
-        starts, pre = turned(indptr.astype(np.int64), post, np.asarray(projection.weight), n_post)
+        starts, pre = _turned(
+            np.ascontiguousarray(indptr, np.int64),
+            np.ascontiguousarray(post, np.int32),
+            np.not_equal(projection.weight, 0),
+            n_post,
+        )
         return Incoming(projection, n_pre, n_post, starts, pre, None, none, len(pre))
     taps, indptr, geometry = _taps(projection, source_shape, target_shape, label)
     dead = projection.dead_pre, projection.dead_post
     conv = Incoming(projection, n_pre, n_post, indptr, np.zeros(0, dtype=np.int32), taps, geometry, 0, *dead)
     return replace(conv, synapses=int(_conv_degrees(conv)[0].sum()))
+
+
+def _turned(
+    indptr: np.ndarray, post: np.ndarray, there: np.ndarray, n_post: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """CSR by post neuron: indptr and pre neurons, of synapses that are `there`, no pair twice."""
+    starts, pre = np.zeros(n_post + 1, dtype=np.int64), np.empty(len(post), dtype=np.int32)
+    last, cursor = np.empty(n_post, dtype=np.int64), np.empty(n_post, dtype=np.int64)
+    _TURN(indptr, post, there, last, starts, cursor, pre)
+    number = int(starts[-1])
+    return starts, pre if number == len(pre) else pre[:number].copy()
 
 
 def rises(projection: SparseProjection) -> bool:

@@ -8,39 +8,6 @@ from hardware.compiled import jit
 
 
 @jit()
-def turned(indptr, post, weight, n_post):
-    """Counting sort of CSR into CSC, leaving out zero weights and repeated pairs."""
-    # Where post neurons rise there is no pair twice: what is known of each, which is in no cache, need not be looked at.
-    rising = True
-    for j in range(len(indptr) - 1):
-        for k in range(indptr[j] + 1, indptr[j + 1]):
-            rising &= post[k] > post[k - 1]
-    last = np.full(0 if rising else n_post, -1, dtype=np.int64)
-    starts = np.zeros(n_post + 1, dtype=np.int64)
-    for j in range(len(indptr) - 1):
-        for k in range(indptr[j], indptr[j + 1]):
-            i = np.uint32(post[k])
-            if weight[k] != 0 and (rising or last[i] != j):
-                if not rising:
-                    last[i] = j
-                starts[i + 1] += 1
-    for n in range(n_post):
-        starts[n + 1] += starts[n]
-    pre = np.empty(starts[n_post], dtype=np.int32)
-    cursor = starts[:-1].copy()
-    last[:] = -1
-    for j in range(len(indptr) - 1):
-        for k in range(indptr[j], indptr[j + 1]):
-            i = np.uint32(post[k])
-            if weight[k] != 0 and (rising or last[i] != j):
-                if not rising:
-                    last[i] = j
-                pre[cursor[i]] = j
-                cursor[i] += 1
-    return starts, pre
-
-
-@jit()
 def masked_degrees(indptr, taps, geometry, dead_pre, dead_post):
     h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
     s_y, s_x, p_y, p_x, d_y, d_x = (

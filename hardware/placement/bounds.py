@@ -14,7 +14,6 @@ import numpy as np
 
 from hardware.chip import memory
 from hardware.chip.chips import Chip
-from hardware.compiled import jit
 from hardware.network.connectivity import Incoming
 from hardware.placement import packing
 
@@ -45,52 +44,16 @@ def shared_pre_neurons(incoming: Incoming, most: int) -> Shared:
         sizes.append(math.ceil(1.2 * sizes[-1]))
     out_ptr, out_post = packing.transpose(incoming.indptr, incoming.pre, incoming.n_pre)
     rising = np.array(sizes, dtype=np.int64)
-    heard, top = _shared(incoming.indptr, incoming.pre, out_ptr, out_post, rising)
+    n_post, n_pre = incoming.n_post, incoming.n_pre
+    heard, top = np.zeros(n_post, dtype=np.int64), np.zeros((len(sizes), n_post), dtype=np.int64)
+    room = (
+        np.zeros(n_post, dtype=np.int32),
+        np.empty(n_post + 1, dtype=np.int32),
+        np.full(n_pre, -1, dtype=np.int32),
+        np.zeros(n_pre + 1, dtype=np.int64),
+    )
+    packing.shared(incoming.indptr, incoming.pre, out_ptr, out_post, rising, heard, top, *room)
     return Shared(heard, rising, top)
-
-
-@jit()
-def _shared(indptr, pre, out_ptr, out_post, sizes):
-    n_post, n_pre = len(indptr) - 1, len(out_ptr) - 1
-    heard = np.zeros(n_post, dtype=np.int64)
-    top = np.zeros((len(sizes), n_post), dtype=np.int64)
-    common = np.zeros(n_post, dtype=np.int32)
-    touched = np.empty(n_post + 1, dtype=np.int32)
-    seen = np.full(n_pre, -1, dtype=np.int32)
-    number = np.zeros(n_pre + 1, dtype=np.int64)
-    for i in range(n_post):
-        n = 0
-        for k in range(indptr[i], indptr[i + 1]):
-            j = pre[k]
-            if seen[j] == i:
-                continue
-            seen[j] = i
-            heard[i] += 1
-            for q in range(out_ptr[j], out_ptr[j + 1]):
-                other = out_post[q]
-                # Without a branch: the neuron itself is taken out below.
-                touched[n] = other
-                n += common[other] == 0
-                common[other] += 1
-        common[i] = 0
-        largest = 0
-        for k in range(n):
-            # A pair of neurons joined twice is counted twice.
-            shared = min(common[touched[k]], heard[i])
-            number[shared] += 1
-            largest = max(largest, shared)
-            common[touched[k]] = 0
-        number[0] = 0
-        s, taken, total = 0, 0, 0
-        for shared in range(largest, 0, -1):
-            while s < len(sizes) and taken + number[shared] >= sizes[s] - 1:
-                top[s, i] = total + (sizes[s] - 1 - taken) * shared
-                s += 1
-            taken += number[shared]
-            total += number[shared] * shared
-            number[shared] = 0
-        top[s:, i] = total
-    return heard, top
 
 
 def most_neurons(shared: Shared, axons: float, most: int) -> int:
@@ -168,21 +131,8 @@ def grouped_bits(
     group: the axon of each pre neuron; atoms: pre neurons of each axon, for all of which a list without indices has a synapse at
     each of its targets.
     """
-    return float(_grouped(incoming.indptr, incoming.pre, group, atoms, bare, indexed))
-
-
-@jit()
-def _grouped(indptr, pre, group, atoms, bare, indexed):
-    synapses = np.zeros(len(atoms), dtype=np.int64)
-    bits = 0.0
-    for i in range(len(indptr) - 1):
-        for k in range(indptr[i], indptr[i + 1]):
-            synapses[group[pre[k]]] += 1
-        for k in range(indptr[i], indptr[i + 1]):
-            g = group[pre[k]]
-            bits += min(bare * atoms[g], indexed * synapses[g])
-            synapses[g] = 0
-    return bits
+    room = np.zeros(len(atoms), dtype=np.int64)
+    return packing.grouped_bits(incoming.indptr, incoming.pre, group, atoms, bare, indexed, room)
 
 
 def least_bits(chip: Chip, plain: int, degrees: np.ndarray) -> float:

@@ -263,10 +263,7 @@ def _check_possible(problem: Problem, name: str, neuron: int) -> None:
     chip = problem.chip
     fan_out = problem.least_fan_out()
     used = problem.usage(name, np.array([neuron], dtype=np.int32), fan_out)
-    fan_in = sum(
-        w.measure(np.array([neuron], dtype=np.int32), problem.form, problem.widths)[2]
-        for w in problem.into[name]
-    )
+    fan_in = sum(w.measure(np.array([neuron], dtype=np.int32))[2] for w in problem.into[name])
     # Of the time of a core, which may be another resource, there is no such limit.
     labels = ("neurons", "bits of memory", "incoming axons", "outgoing axons")
     for label, need, room in zip(labels, used, problem.capacity, strict=False):

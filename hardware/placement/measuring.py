@@ -74,7 +74,7 @@ def measure(problem: Problem, segments: list[list[Segment]], strategy: str) -> F
             neurons_on[core] += len(neurons)
             numbered = problem.numbered(name, neurons)
             for wire in problem.into[name]:
-                bits, axons, number, reached = wire.measure(numbered, problem.form, problem.widths)
+                bits, axons, number, reached = wire.measure(numbered)
                 synapse_bits[core] += bits
                 axons_in[core] += axons
                 synapses[core] += number
@@ -112,9 +112,9 @@ def measure(problem: Problem, segments: list[list[Segment]], strategy: str) -> F
 def _outgoing(wire: Wire, home: np.ndarray, cores: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Outgoing axons of a wire's pre neurons on the cores `home`: (the axon of each, the core of each axon, scratch)."""
     if wire.atoms == 1:
-        return np.arange(len(home), dtype=np.int32), home, np.zeros(len(home), dtype=np.uint8)
+        return np.arange(len(home), dtype=np.int32), home, np.zeros(len(home), dtype=np.bool_)
     pairs, axon = np.unique(wire.group.astype(np.int64) * cores + home, return_inverse=True)
-    return axon.astype(np.int32), (pairs % cores).astype(np.int32), np.zeros(len(pairs), dtype=np.uint8)
+    return axon.astype(np.int32), (pairs % cores).astype(np.int32), np.zeros(len(pairs), dtype=np.bool_)
 
 
 def resources(found: Found) -> dict[str, np.ndarray]:

@@ -1,59 +1,51 @@
-"""The inner loops of placement: what a list of post neurons costs the core that holds them.
-
-All kernels take the neurons of one population on one core in the order of their numbers on that core (`rank`).
-Scratch arrays are per axon, that is per pre neuron or group of them: `lists`, int32 rows of the COUNT of synapses (zero
-between calls), FIRST and LAST rank (a row of four, so that one cache line serves a synapse: waiting for it is most of the
-time), `pattern` (a hash), `touched` (the axons with a synapse here, filled from the front).
-`form` is (word bits, synapses per block, header bits, axon offsets), see `form_of`; `widths` the chip's index widths.
-"""
+"""What a list of post neurons costs the core that holds them: `hardware.placement.loops`, with the results and the scratch that they take."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from hardware.ahead import Loops
 from hardware.chip.chips import Chip
-from hardware.compiled import jit
 
-COUNT, FIRST, LAST = 0, 1, 2
+LOOPS = Loops("hardware.placement.loops")
+# Bits of n synapses of `bits` each, as `hardware.chip.memory.list_bits`: (n, bits, form).
+list_bits = LOOPS("list_bits", "q", "q", "q", "*q")
+# The narrowest non-zero width that holds indices 0..largest: (largest, widths).
+index_width = LOOPS("index_width", "q", "q", "*q")
+# The smaller form of one axon: (synapses, span, bits of one, index width, form).
+axon_bits = LOOPS("axon_bits", "q", "q", "q", "q", "q", "*q")
+_MEASURED = ("*i", "q", "*q", "*q", "**i", "*i")
+measure_rows = LOOPS("measure_rows", "", "*q", "*i", *_MEASURED, "*q")
+measure_groups = LOOPS("measure_groups", "", "*q", "*i", *_MEASURED, "*i", "*q", "*q")
+measure_taps = LOOPS(
+    "measure_taps", "", "*q", "**q", "*q", "q", *_MEASURED, "*q", "*Q", "*Q", "*Q", "*q", "*?", "*q", "*q", "*?", "*Q", "*q"
+)  # fmt: skip
+reach_rows = LOOPS("reach_rows", "q", "*q", "*i", "*i", "*?", "*i")
+reach_taps = LOOPS("reach_taps", "q", "*q", "**q", "*q", "*q", "*q", "*q", "*i", "*i", "*i", "*i", "*i", "*q")
+sum_once = LOOPS("sum_once", "q", "*i", "*i", "*q", "*?")
+count_once = LOOPS("count_once", "", "*i", "*i", "*i", "*?", "q", "*q")
+_used_taps = LOOPS("used_taps", "", "*q", "**q", "*q", "*?", "*q", "*q", "*?", "*?")
+_group_taps = LOOPS("group_taps", "", "*q", "**q", "q", "*Q", "*Q", "q", "***q", "***Q", "**q", "*q", "*Q")
+_grow = LOOPS(
+    "grow", "", "*q", "*i", "*q", "*i", "*q", "*q", "*q", "d", "*i", "*q", "**i", "**i", "*?", "*i", "*q", "*q", "*q"
+)  # fmt: skip
+_transpose = LOOPS("transpose", "", "*q", "*i", "*q", "*q", "*i")
+shared = LOOPS("shared", "", "*q", "*i", "*q", "*i", "*q", "*q", "**q", "*i", "*i", "*i", "*q")
+grouped_bits = LOOPS("grouped_bits", "d", "*q", "*i", "*i", "*q", "d", "d", "*q")
 
-# Tells the lists of one pattern and different parts of their numbers beyond the axon's offset apart: an odd 64-bit word.
-_BEYOND = np.uint64(0x9E3779B97F4A7C15)
+# Neighbours in `grow` whose best is known together.
+BLOCK = 256
 
 
 def form_of(chip: Chip) -> np.ndarray:
-    """How a chip stores lists, int64, for the kernels below."""
+    """How a chip stores lists, int64, for the loops."""
     offsets = min(chip.axon_offsets, np.iinfo(np.int64).max)
     return np.array([chip.word_bits, chip.block_synapses, chip.block_header_bits, offsets], dtype=np.int64)
 
 
-@jit()
-def list_bits(n, bits, form):
-    """Bits of n synapses of `bits` each, as `hardware.chip.memory.list_bits`."""
-    word, block, header = form[0], form[1], form[2]
-    full = n // block
-    rest = n - full * block
-    total = full * (-(-(block * bits + header) // word) * word)
-    if rest:
-        total += -(-(rest * bits + header) // word) * word
-    return total
-
-
-@jit()
-def index_width(largest, widths):
-    """The narrowest non-zero width that holds indices 0..largest."""
-    for width in widths:
-        if width > 0 and (1 << width) > largest:
-            return width
-    return widths[-1]
-
-
-@jit()
-def axon_bits(n, span, plain, width, form):
-    """The smaller form of one axon: its whole span without indices, or its synapses with them."""
-    indexed = list_bits(n, plain + width, form)
-    if span * plain >= indexed:
-        return indexed
-    return min(list_bits(span, plain, form), indexed)
+def widths_of(chip: Chip) -> np.ndarray:
+    """Index widths of a chip's lists, int64, for the loops."""
+    return np.array(chip.index_bits, dtype=np.int64)
 
 
 def random_words(n: int, seed: int) -> np.ndarray:
@@ -61,465 +53,67 @@ def random_words(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 2**63, n, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
 
 
-@jit()
-def measure_rows(indptr, pre, neurons, plain, form, widths, lists, touched):
-    """Dense or sparse: (bits, axons in, synapses, touched pre neurons)."""
-    n = 0
-    synapses = 0
-    for rank in range(len(neurons)):
-        i = neurons[rank]
-        synapses += indptr[i + 1] - indptr[i]
-        for k in range(indptr[i], indptr[i + 1]):
-            # Unsigned, so that no place counted from the end is thought of: a tenth of the time.
-            j = np.uint32(pre[k])
-            count = lists[j, COUNT]
-            if count == 0:
-                touched[n] = j
-                n += 1
-                lists[j, FIRST] = rank
-            lists[j, COUNT] = count + 1
-            lists[j, LAST] = rank
-    largest = 0
-    for k in range(n):
-        largest = max(largest, lists[np.uint32(touched[k]), LAST])
-    width = index_width(largest, widths)
-    bits = 0
-    for k in range(n):
-        j = np.uint32(touched[k])
-        span = lists[j, LAST] - min(lists[j, FIRST], form[3] - 1) + 1
-        bits += axon_bits(lists[j, COUNT], span, plain, width, form)
-        lists[j, COUNT] = 0
-    return bits, n, synapses, n
-
-
-@jit()
-def measure_groups(indptr, pre, neurons, plain, form, widths, lists, touched, group, atoms):
-    """Dense or sparse with several pre neurons to an axon: (bits, axons in, synapses, touched axons).
-
-    group: the axon of each pre neuron; atoms: how many pre neurons with a synapse anywhere each axon stands for. Its list
-    is that of all of them: each synapse with its index, or the whole span for every atom.
-    """
-    n = 0
-    synapses = 0
-    for rank in range(len(neurons)):
-        i = neurons[rank]
-        synapses += indptr[i + 1] - indptr[i]
-        for k in range(indptr[i], indptr[i + 1]):
-            g = group[pre[k]]
-            if lists[g, COUNT] == 0:
-                touched[n] = g
-                n += 1
-                lists[g, FIRST] = rank
-            lists[g, COUNT] += 1
-            lists[g, LAST] = rank
-    largest = 0
-    for k in range(n):
-        largest = max(largest, lists[touched[k], LAST])
-    width = index_width(largest, widths)
-    bits = 0
-    for k in range(n):
-        g = touched[k]
-        span = lists[g, LAST] - min(lists[g, FIRST], form[3] - 1) + 1
-        bits += axon_bits(lists[g, COUNT], atoms[g] * span, plain, width, form)
-        lists[g, COUNT] = 0
-    return bits, n, synapses, n
-
-
-@jit()
-def measure_taps(
-    indptr,
-    taps,
-    geometry,
-    share,
-    neurons,
-    plain,
-    form,
-    widths,
-    lists,
-    touched,
-    atoms,
-    pattern,
-    rank_word,
-    tap_word,
-    kernel_bits,
-    dead_pre,
-    channel_ptr,
-    channels,
-):
-    """Convolution: (bits, axons in, synapses, touched axons).
-
-    taps: rows of (block of channels that share an axon, kernel row, kernel column, synapses), by output channel.
-    share: 0 every axon stores its synapses; 1 axons whose synapses agree but for a shift of their offsets store them once; 2
-    the core stores the kernels of the output channels it holds, `kernel_bits` each. A list's pattern is the sum over its taps of
-    rank_word[rank - first rank] * tap_word[tap], both from `random_words`; other scratch as in `measure_groups`.
-    dead_pre: pre neurons without a synapse, empty: none; channels channel_ptr[k]:channel_ptr[k + 1] are those of tap k. At a target
-    that it has a synapse to, a list holds the weights of dead channels, too.
-    """
-    h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
-    s_y, s_x, p_y, p_x, d_y, d_x = (
-        geometry[4],
-        geometry[5],
-        geometry[6],
-        geometry[7],
-        geometry[8],
-        geometry[9],
-    )
-    n = 0
-    synapses = 0
-    bits = 0
-    area = h_out * w_out
-    held = np.zeros(len(kernel_bits), dtype=np.bool_)
-    masked = len(dead_pre) > 0
-    for rank in range(len(neurons)):
-        i = neurons[rank]
-        o = i // area
-        y = (i - o * area) // w_out
-        x = i - o * area - y * w_out
-        if share == 2 and not held[o]:
-            held[o] = True
-            bits += kernel_bits[o]
-        for k in range(indptr[o], indptr[o + 1]):
-            in_y = y * s_y - p_y + taps[k, 1] * d_y
-            in_x = x * s_x - p_x + taps[k, 2] * d_x
-            if in_y < 0 or in_y >= h_in or in_x < 0 or in_x >= w_in:
-                continue
-            joined = taps[k, 3]
-            if masked:
-                for m in range(channel_ptr[k], channel_ptr[k + 1]):
-                    joined -= dead_pre[(channels[m] * h_in + in_y) * w_in + in_x]
-                if joined == 0:
-                    continue
-            g = (taps[k, 0] * h_in + in_y) * w_in + in_x
-            if lists[g, COUNT] == 0:
-                touched[n] = g
-                n += 1
-                lists[g, FIRST] = rank
-                pattern[g] = 0
-            lists[g, COUNT] += taps[k, 3]
-            lists[g, LAST] = rank
-            if share == 1:
-                pattern[g] += rank_word[rank - lists[g, FIRST]] * tap_word[k]
-            synapses += joined
-    largest = 0
-    for k in range(n):
-        g = touched[k]
-        if share == 1:
-            if lists[g, FIRST] >= form[3]:
-                beyond = lists[g, FIRST] // form[3]
-                lists[g, FIRST] -= beyond * form[3]
-                pattern[g] += np.uint64(beyond) * _BEYOND
-            largest = max(largest, lists[g, LAST] - lists[g, FIRST])
-        else:
-            lists[g, FIRST] = min(lists[g, FIRST], form[3] - 1)
-            largest = max(largest, lists[g, LAST])
-    width = index_width(largest, widths)
-    size = 16
-    while size < 2 * n and share == 1:
-        size *= 2
-    table = np.zeros(size, dtype=np.uint64)
-    for k in range(n):
-        g = touched[k]
-        fresh = share != 2
-        if share == 1:
-            key = pattern[g] | np.uint64(1)
-            slot = np.int64(key >> np.uint64(1)) & (size - 1)
-            while table[slot] != 0 and table[slot] != key:
-                slot = (slot + 1) & (size - 1)
-            fresh = table[slot] == 0
-            table[slot] = key
-        if fresh:
-            bits += axon_bits(
-                lists[g, COUNT], atoms[g] * (lists[g, LAST] - lists[g, FIRST] + 1), plain, width, form
-            )
-        lists[g, COUNT] = 0
-    return bits, n, synapses, n
-
-
-@jit()
-def used_taps(indptr, taps, geometry, dead_pre, channel_ptr, channels, dead_post):
-    """Which taps make a synapse between two neurons that are not dead, anywhere; arguments of `measure_taps`."""
-    h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
-    s_y, s_x, p_y, p_x, d_y, d_x = (
-        geometry[4],
-        geometry[5],
-        geometry[6],
-        geometry[7],
-        geometry[8],
-        geometry[9],
-    )
+def used_taps(
+    indptr: np.ndarray,
+    taps: np.ndarray,
+    geometry: np.ndarray,
+    masks: tuple[np.ndarray, ...],
+    dead: np.ndarray,
+) -> np.ndarray:
+    """Which taps make a synapse between two neurons that are not dead, anywhere; masks: those of `measure_taps`, dead: post neurons."""
     used = np.zeros(len(taps), dtype=np.bool_)
-    for o in range(len(indptr) - 1):
-        for k in range(indptr[o], indptr[o + 1]):
-            for i in range(h_out * w_out):
-                y = i // w_out
-                in_y = y * s_y - p_y + taps[k, 1] * d_y
-                in_x = (i - y * w_out) * s_x - p_x + taps[k, 2] * d_x
-                if dead_post[o * h_out * w_out + i] or not (0 <= in_y < h_in and 0 <= in_x < w_in):
-                    continue
-                if len(dead_pre) == 0:
-                    used[k] = True
-                for m in range(channel_ptr[k], channel_ptr[k + 1] if len(dead_pre) else channel_ptr[k]):
-                    used[k] |= not dead_pre[(channels[m] * h_in + in_y) * w_in + in_x]
-                if used[k]:
-                    break
+    _used_taps(indptr, taps, geometry, *masks, dead, used)
     return used
 
 
-@jit()
-def group_taps(indptr, taps, atoms, channel_word, weight_word, lowest):
+def group_taps(
+    indptr: np.ndarray,
+    taps: np.ndarray,
+    atoms: int,
+    channel_word: np.ndarray,
+    weight_word: np.ndarray,
+    lowest: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Taps with the channels of an axon taken together: rows of (block of channels, kernel row, column, synapses) by output channel, in
     rising order; their indptr; and a word for each, the sum over its channels of channel_word[channel in the block] times
     weight_word[weight - lowest]."""
-    high, wide, blocks = 1, 1, 1
-    for k in range(len(taps)):
-        blocks = max(blocks, taps[k, 0] // atoms + 1)
-        high = max(high, taps[k, 1] + 1)
-        wide = max(wide, taps[k, 2] + 1)
-    count = np.zeros(blocks * high * wide, dtype=np.int64)
-    word = np.zeros(blocks * high * wide, dtype=np.uint64)
-    grouped = np.empty((len(taps), 4), dtype=np.int64)
-    words = np.empty(len(taps), dtype=np.uint64)
+    most = taps[:, :3].max(axis=0, initial=0)
+    cells = (int(most[0]) // atoms + 1, int(most[1]) + 1, int(most[2]) + 1)
+    grouped, words = np.empty((len(taps), 4), dtype=np.int64), np.empty(len(taps), dtype=np.uint64)
     starts = np.zeros(len(indptr), dtype=np.int64)
-    n = 0
-    for o in range(len(indptr) - 1):
-        for k in range(indptr[o], indptr[o + 1]):
-            cell = (taps[k, 0] // atoms * high + taps[k, 1]) * wide + taps[k, 2]
-            count[cell] += 1
-            word[cell] += channel_word[taps[k, 0] % atoms] * weight_word[taps[k, 3] - lowest]
-        for cell in range(len(count) if indptr[o + 1] > indptr[o] else 0):
-            if count[cell]:
-                grouped[n, 0] = cell // (high * wide)
-                grouped[n, 1] = cell // wide % high
-                grouped[n, 2] = cell % wide
-                grouped[n, 3] = count[cell]
-                words[n] = word[cell]
-                count[cell] = 0
-                word[cell] = 0
-                n += 1
-        starts[o + 1] = n
-    return grouped[:n].copy(), starts, words[:n].copy()
+    room = np.zeros(cells, dtype=np.int64), np.zeros(cells, dtype=np.uint64)
+    _group_taps(indptr, taps, atoms, channel_word, weight_word, lowest, *room, grouped, starts, words)
+    return grouped[: starts[-1]].copy(), starts, words[: starts[-1]].copy()
 
 
-@jit()
-def reach_rows(indptr, pre, neurons, seen, touched):
-    """Pre neurons with a synapse onto `neurons`, into the front of `touched`; how many. seen: zero between calls."""
-    n = 0
-    for i in neurons:
-        for k in range(indptr[i], indptr[i + 1]):
-            j = pre[k]
-            if seen[j] == 0:
-                seen[j] = 1
-                touched[n] = j
-                n += 1
-    for k in range(n):
-        seen[touched[k]] = 0
-    return n
+def grow(
+    in_ptr: np.ndarray,
+    in_pre: np.ndarray,
+    out_ptr: np.ndarray,
+    out_post: np.ndarray,
+    limits: np.ndarray,
+    costs: np.ndarray,
+    form: np.ndarray,
+    most_visits: float,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """An order of post neurons in which neighbours share pre neurons, where in it each core ends, and how many synapses were looked at; see
+    `loops.grow`."""
+    n_post, n_pre = len(in_ptr) - 1, len(out_ptr) - 1
+    order, ends = np.empty(n_post, dtype=np.int32), np.empty(n_post, dtype=np.int64)
+    known, pre_known = (np.full((n, 2), -1, dtype=np.int32) for n in (n_post, n_pre))
+    placed, neighbour = np.zeros(n_post, dtype=np.bool_), np.empty(n_post, dtype=np.int32)
+    keys, best = np.empty(n_post, dtype=np.int64), np.empty(n_post // BLOCK + 1, dtype=np.int64)
+    result = np.zeros(2, dtype=np.int64)
+    _grow(
+        in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits,
+        order, ends, known, pre_known, placed, neighbour, keys, best, result,
+    )  # fmt: skip
+    return order, ends[: result[0]], int(result[1])
 
 
-@jit()
-def reach_taps(
-    cell_ptr, cells, list_ptr, channels, geometry, kind, neurons, done, heard, seen, touched, stamp
-):
-    """As `reach_rows` for a convolution: pre neurons of the post neurons into the front of `touched`; how many.
-
-    kind: a number per output channel, the same for channels that hear the same inputs, so that one of them is enough. Kind k hears
-    through the cells cell_ptr[k]:cell_ptr[k + 1], rows of (kernel row, column, list); a list l is the input channels
-    list_ptr[l]:list_ptr[l + 1] of `channels`, the same for all cells that have them.
-    done, heard, seen: per (kind, output position), (list, input position) and pre neuron, below `stamp` before the call.
-    """
-    h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
-    s_y, s_x, p_y, p_x, d_y, d_x = (
-        geometry[4],
-        geometry[5],
-        geometry[6],
-        geometry[7],
-        geometry[8],
-        geometry[9],
-    )
-    area = h_out * w_out
-    n = 0
-    for i in neurons:
-        o = i // area
-        at = kind[o] * area + i % area
-        if done[at] == stamp:
-            continue
-        done[at] = stamp
-        y = (i - o * area) // w_out
-        x = i - o * area - y * w_out
-        for k in range(cell_ptr[kind[o]], cell_ptr[kind[o] + 1]):
-            in_y = y * s_y - p_y + cells[k, 0] * d_y
-            in_x = x * s_x - p_x + cells[k, 1] * d_x
-            if in_y < 0 or in_y >= h_in or in_x < 0 or in_x >= w_in:
-                continue
-            position = in_y * w_in + in_x
-            at = cells[k, 2] * h_in * w_in + position
-            if heard[at] == stamp:
-                continue
-            heard[at] = stamp
-            for m in range(list_ptr[cells[k, 2]], list_ptr[cells[k, 2] + 1]):
-                j = channels[m] * h_in * w_in + position
-                if seen[j] != stamp:
-                    seen[j] = stamp
-                    touched[n] = j
-                    n += 1
-    return n
-
-
-@jit()
-def sum_once(neurons, group, value, seen):
-    """Sum of `value` over the distinct groups of `neurons`. seen: scratch per group, zero between calls."""
-    total = 0
-    for j in neurons:
-        if seen[group[j]] == 0:
-            seen[group[j]] = 1
-            total += value[group[j]]
-    for j in neurons:
-        seen[group[j]] = 0
-    return total
-
-
-@jit()
-def count_once(neurons, group, home, seen, value, counts):
-    """Add `value` to counts[home[g]] for each distinct group g of `neurons`. seen: scratch per group, zero between calls."""
-    for j in neurons:
-        if seen[group[j]] == 0:
-            seen[group[j]] = 1
-            counts[home[group[j]]] += value
-    for j in neurons:
-        seen[group[j]] = 0
-
-
-# Columns of what `grow` knows of a neuron: the last core that it bordered on, and where in the list of that core's neighbours it is; of a pre
-# neuron: the last core that it reached, and its synapses there.
-STAMP, AT, REACHED = 0, 1, 1
-# Neighbours whose best is known together, and what is below any that can be placed.
-_BLOCK, _TAKEN = 256, -(1 << 62)
-
-
-@jit()
-def _best_of(keys, first, last):
-    best = _TAKEN
-    for k in range(first, last):
-        best = max(best, keys[k])
-    return best
-
-
-@jit()
-def grow(in_ptr, in_pre, out_ptr, out_post, limits, costs, form, most_visits):
-    """An order of post neurons in which neighbours share pre neurons, and where in it each core ends.
-
-    Cores are grown one after the other: each takes the neuron with the most synapses from pre neurons that already reach the
-    core (ties: the one that came up last), as long as limits = (neurons, pre neurons, bits) hold; costs: bits of a synapse in
-    a list with indices, of an axon and of a neuron. The first that does not fit begins the next core, so that it borders on the last.
-    The third result is the number of synapses looked at; beyond `most_visits` the order is left unfinished.
-    """
-    bits, axon, neuron = costs[0], costs[1], costs[2]
-    visits = 0
-    n_post = len(in_ptr) - 1
-    n_pre = len(out_ptr) - 1
-    order = np.empty(n_post, dtype=np.int32)
-    ends = np.empty(n_post, dtype=np.int64)
-    known = np.full((n_post, 2), -1, dtype=np.int32)
-    pre_known = np.full((n_pre, 2), -1, dtype=np.int32)
-    placed = np.zeros(n_post, dtype=np.bool_)
-    # Of the neighbours of the core that grows, in the order in which they came up: which neuron, and a key that is larger the more
-    # synapses it has from there and, of as many, the later it came up last; and of each block of them the largest key.
-    neighbour = np.empty(n_post, dtype=np.int32)
-    keys = np.empty(n_post, dtype=np.int64)
-    best = np.empty(n_post // _BLOCK + 1, dtype=np.int64)
-    found = 0
-    came = 0
-    start = 0
-    core = 0
-    in_core = 0
-    axons = 0
-    memory = 0
-    for n in range(n_post):
-        top = _best_of(best, 0, (found + _BLOCK - 1) // _BLOCK)
-        at = 0
-        if top > 0:
-            while best[at // _BLOCK] != top:
-                at += _BLOCK
-            while keys[at] != top:
-                at += 1
-            i = neighbour[at]
-        else:
-            while placed[start]:
-                start += 1
-            i = start
-        if visits > most_visits:
-            break
-        more = 0
-        more_bits = neuron
-        for k in range(in_ptr[i], in_ptr[i + 1]):
-            j = in_pre[k]
-            if pre_known[j, STAMP] != core:
-                more += 1
-                more_bits += list_bits(1, bits, form) + axon
-            else:
-                listed = pre_known[j, REACHED]
-                more_bits += list_bits(listed + 1, bits, form) - list_bits(listed, bits, form)
-        if in_core and (in_core >= limits[0] or axons + more > limits[1] or memory + more_bits > limits[2]):
-            ends[core] = n
-            core += 1
-            in_core = 0
-            axons = 0
-            memory = 0
-            more = in_ptr[i + 1] - in_ptr[i]
-            more_bits = more * (list_bits(1, bits, form) + axon) + neuron
-            found = 0
-            came = 0
-        elif top > 0:
-            keys[at] = _TAKEN
-            block = at // _BLOCK
-            best[block] = _best_of(keys, block * _BLOCK, min(found, (block + 1) * _BLOCK))
-        placed[i] = True
-        order[n] = i
-        in_core += 1
-        axons += more
-        memory += more_bits
-        for k in range(in_ptr[i], in_ptr[i + 1]):
-            j = in_pre[k]
-            if pre_known[j, STAMP] == core:
-                pre_known[j, REACHED] += 1
-                continue
-            pre_known[j, STAMP] = core
-            pre_known[j, REACHED] = 1
-            visits += out_ptr[j + 1] - out_ptr[j]
-            for m in range(out_ptr[j], out_ptr[j + 1]):
-                # Unsigned, as in `measure_rows`.
-                t = np.uint32(out_post[m])
-                if known[t, STAMP] != core:
-                    known[t, STAMP], known[t, AT] = core, found
-                    neighbour[found] = t
-                    # One that is placed stays below all others, however many synapses come up.
-                    keys[found] = _TAKEN if placed[t] else 0
-                    if found % _BLOCK == 0:
-                        best[found // _BLOCK] = _TAKEN
-                    found += 1
-                slot = np.uint32(known[t, AT])
-                came += 1
-                key = (((keys[slot] >> 32) + 1) << 32) | came
-                keys[slot] = key
-                part = slot // np.uint32(_BLOCK)
-                best[part] = max(best[part], key)
-    ends[core] = n_post
-    return order, ends[: core + 1], visits
-
-
-@jit()
-def transpose(indptr, pre, n_pre):
+def transpose(indptr: np.ndarray, pre: np.ndarray, n_pre: int) -> tuple[np.ndarray, np.ndarray]:
     """By pre neuron what is given by post neuron."""
-    starts = np.zeros(n_pre + 1, dtype=np.int64)
-    for k in range(len(pre)):
-        starts[pre[k] + 1] += 1
-    for j in range(n_pre):
-        starts[j + 1] += starts[j]
-    cursor = starts[:-1].copy()
+    starts, cursor = np.zeros(n_pre + 1, dtype=np.int64), np.empty(n_pre, dtype=np.int64)
     post = np.empty(len(pre), dtype=np.int32)
-    for i in range(len(indptr) - 1):
-        for k in range(indptr[i], indptr[i + 1]):
-            j = pre[k]
-            post[cursor[j]] = i
-            cursor[j] += 1
+    _transpose(indptr, pre, starts, cursor, post)
     return starts, post

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hardware.ahead import Bound
 from hardware.chip import memory
 from hardware.chip.chips import Chip
 from hardware.errors import HardwareError
@@ -52,8 +53,7 @@ class Problem:
         self.count = {p.name: p.neurons for p in network.populations}
         if sum(self.size[name] for name in self.names) == 0:
             raise HardwareError("network without neurons; expected at least one population with a neuron")
-        self.form = packing.form_of(chip)
-        self.widths = np.array(chip.index_bits, dtype=np.int64)
+        self.form, self.widths = packing.form_of(chip), packing.widths_of(chip)
         self.wires: list[Wire] = []
         for projection in network.projections:
             for end in (projection.source, projection.target):
@@ -127,7 +127,7 @@ class Problem:
                 low = 1
                 while low < most:
                     middle = (low + most + 1) // 2
-                    bits = wire.full_bits(middle, self.form, self.widths)
+                    bits = wire.full_bits(middle)
                     if memory.core_bits(chip, bits, middle, wire.groups, 0) <= chip.memory_bits_per_core:
                         low = middle
                     else:
@@ -144,7 +144,7 @@ class Problem:
         neurons = self.numbered(name, neurons)
         bits = axons_in = axons_out = 0
         for wire in self.into[name]:
-            more, axons, _, _ = wire.measure(neurons, self.form, self.widths)
+            more, axons, _, _ = wire.measure(neurons)
             bits += more
             axons_in += axons
         for wire in self.out_of[name]:
@@ -166,7 +166,7 @@ class Problem:
             alive = slice(None) if name not in self.dead else ~self.dead[name]
             own_bits, alone, least_in, reached = 0.0, size / self.most[name], 0, 0
             for wire in self.into[name]:
-                wire_bits, wire_cores = wire.least_bits(chip, self.most[name], self.form, self.widths)
+                wire_bits, wire_cores = wire.least_bits(chip, self.most[name])
                 own_bits, alone = own_bits + wire_bits, max(alone, wire_cores)
                 reached += int(wire.least_fan_out.sum())
                 if wire.source in self.into:
@@ -188,6 +188,7 @@ class Wire:
         self, number: int, incoming: Incoming, chip: Chip, source_shape: Shape, target_shape: Shape
     ) -> None:
         projection = incoming.projection
+        self.form, self.widths = packing.form_of(chip), packing.widths_of(chip)
         self.source_shape, self.target_shape = source_shape, target_shape
         self.number = number
         self.incoming = incoming
@@ -233,7 +234,7 @@ class Wire:
         self.touched = np.zeros(self.groups, dtype=np.int32)
         if self.full:
             self.touched[:] = np.arange(self.groups)
-        self.seen = np.zeros(max(n_pre, self.groups), dtype=np.uint8)
+        self.seen = np.zeros(max(n_pre, self.groups), dtype=np.bool_)
         self.reached = np.zeros(n_pre, dtype=np.int32)
         if incoming.taps is not None:
             self.pattern = np.zeros(self.groups, dtype=np.uint64)
@@ -245,7 +246,9 @@ class Wire:
             self.done = np.zeros((len(self.hears.cell_ptr) - 1) * area_out, dtype=np.int32)
             self.heard = np.zeros((len(self.hears.list_ptr) - 1) * area_in, dtype=np.int32)
             self.stamps = np.zeros(n_pre, dtype=np.int32)
-            self.stamp = 0
+            self.stamp = np.zeros(1, dtype=np.int64)
+        self._measured = np.zeros(3, dtype=np.int64)
+        self._measure, self._reach = self._bound()
         # What a look at one post neuron costs.
         if incoming.taps is not None:
             self.visits = len(self.axon_taps) / max(1, len(self.axon_indptr) - 1)
@@ -253,25 +256,45 @@ class Wire:
             self.visits = 0.0 if self.full else incoming.synapses / max(1, incoming.n_post)
         self.least_fan_out = self.least_targets(1)
 
-    def measure(self, neurons: np.ndarray, form: np.ndarray, widths: np.ndarray) -> tuple[int, int, int, int]:
+    def measure(self, neurons: np.ndarray) -> tuple[int, int, int, int]:
         """(bits, axons in, synapses, touched axons) of these post neurons on one core; see `packing`."""
         into = self.incoming
         if self.full and len(neurons):
             return (
-                self.full_bits(len(neurons), form, widths),
+                self.full_bits(len(neurons)),
                 self.groups,
                 len(neurons) * into.n_pre,
                 self.groups,
             )
-        head = (neurons, self.plain, form, widths, self.lists, self.touched)
+        self._measure(neurons)
+        bits, axons, synapses = self._measured.tolist()
+        return bits, axons, synapses, axons
+
+    def _bound(self) -> tuple[Bound, Bound]:
+        """`packing`'s loops that measure and that reach, for this projection: given the post neurons on a core."""
+        into = self.incoming
+        per_synapse = self.plain, self.form, self.widths, self.lists, self.touched
         if into.taps is not None:
-            return packing.measure_taps(
-                self.axon_indptr, self.axon_taps, into.geometry, self.share, *head, self.group_atoms,
-                self.pattern, self.rank_word, self.tap_word, self.kernel_bits, *self.masks,
+            size = 16
+            while size < 2 * self.groups:
+                size *= 2
+            room = np.zeros(len(self.kernel_bits), dtype=np.bool_), np.zeros(size, dtype=np.uint64)
+            measure = packing.measure_taps.bound(
+                self.axon_indptr, self.axon_taps, into.geometry, self.share, ..., *per_synapse, self.group_atoms,
+                self.pattern, self.rank_word, self.tap_word, self.kernel_bits, *self.masks, *room, self._measured,
             )  # fmt: skip
+            h = self.hears
+            reach = packing.reach_taps.bound(
+                h.cell_ptr, h.cells, h.list_ptr, h.channels, into.geometry, h.kind, ..., self.done, self.heard,
+                self.stamps, self.reached, self.stamp,
+            )  # fmt: skip
+            return measure, reach
+        rows = into.indptr, into.pre, ...
+        reach = packing.reach_rows.bound(*rows, self.seen, self.reached)
         if self.atoms == 1:
-            return packing.measure_rows(into.indptr, into.pre, *head)
-        return packing.measure_groups(into.indptr, into.pre, *head, self.group, self.group_atoms)
+            return packing.measure_rows.bound(*rows, *per_synapse, self._measured), reach
+        groups = self.group, self.group_atoms, self._measured
+        return packing.measure_groups.bound(*rows, *per_synapse, *groups), reach
 
     def find_shared(self, most: int) -> None:
         """Pre neurons that post neurons share, where a bound may gain by it."""
@@ -290,12 +313,12 @@ class Wire:
         np.maximum.at(degrees, self.group, self.out_degrees)
         return -(-degrees // most)
 
-    def full_bits(self, neurons: int, form: np.ndarray, widths: np.ndarray) -> int:
+    def full_bits(self, neurons: int) -> int:
         """Bits of every pre neuron onto `neurons` neurons: all lists of as many atoms are alike."""
         if neurons not in self.known_full_bits:
-            width = packing.index_width(neurons - 1, widths)
+            width = packing.index_width(neurons - 1, self.widths)
             atoms, lists = np.unique(self.group_atoms, return_counts=True)
-            each = [packing.axon_bits(a * neurons, a * neurons, self.plain, width, form) for a in atoms]
+            each = [packing.axon_bits(a * neurons, a * neurons, self.plain, width, self.form) for a in atoms]
             self.known_full_bits[neurons] = int(np.dot(each, lists))
         return self.known_full_bits[neurons]
 
@@ -324,40 +347,34 @@ class Wire:
         into = self.incoming
         if self.full and len(neurons):
             return np.arange(into.n_pre, dtype=np.int32)
-        if into.taps is None:
-            n = packing.reach_rows(into.indptr, into.pre, neurons, self.seen, self.reached)
-        else:
+        if into.taps is not None:
             self.stamp += 1
-            h = self.hears
-            n = packing.reach_taps(
-                h.cell_ptr, h.cells, h.list_ptr, h.channels, into.geometry, h.kind, neurons, self.done, self.heard,
-                self.stamps, self.reached, self.stamp,
-            )  # fmt: skip
-            if into.dead_pre is not None:
-                found = self.reached[:n]
-                return found[~into.dead_pre[found]]
+        n = self._reach(neurons)
+        if into.dead_pre is not None:
+            found = self.reached[:n]
+            return found[~into.dead_pre[found]]
         return self.reached[:n].copy()
 
-    def least_bits(self, chip: Chip, most: int, form: np.ndarray, widths: np.ndarray) -> tuple[float, float]:
+    def least_bits(self, chip: Chip, most: int) -> tuple[float, float]:
         """Fewest bits of this projection's synapses over all placements with at most `most` post neurons on a core, and the
         cores that they take at least."""
-        bits, cores = self._least_bits(chip, most, form, widths), 0.0
+        bits, cores = self._least_bits(chip, most), 0.0
         if self.shared is not None:
             indexed, cores = bounds.indexed_bits(chip, self.shared, self.plain, most)
             bits = max(bits, indexed)
         return bits, max(cores, bits / chip.memory_bits_per_core)
 
-    def _least_bits(self, chip: Chip, most: int, form: np.ndarray, widths: np.ndarray) -> float:
+    def _least_bits(self, chip: Chip, most: int) -> float:
         into = self.incoming
         if into.taps is not None and self.share == 2:
             channels = into.dead()[1].reshape(len(self.kernel_bits), -1)
             return float(self.kernel_bits[~channels.all(axis=1)].sum())
         if self.full:
-            return into.n_post * min(self.full_bits(n, form, widths) / n for n in range(1, most + 1))
+            return into.n_post * min(self.full_bits(n) / n for n in range(1, most + 1))
         if into.taps is None and self.atoms > 1:
             bare, indexed = (
                 memory.least_bits_per_synapse(chip, self.plain + width)
-                for width in (0, packing.index_width(0, widths))
+                for width in (0, packing.index_width(0, self.widths))
             )
             return bounds.grouped_bits(into, self.group, self.group_atoms, bare, indexed)
         if into.taps is None or self.share == 0:
@@ -367,9 +384,8 @@ class Wire:
         # that differs from the others is stored at least once.
         used = _used(self.axon_taps, into.geometry)
         if into.masked:
-            used = packing.used_taps(
-                self.axon_indptr, self.axon_taps, into.geometry, *self.masks, into.dead()[1]
-            )
+            dead = into.dead()[1]
+            used = packing.used_taps(self.axon_indptr, self.axon_taps, into.geometry, self.masks, dead)
         _, once = np.unique(self.tap_word[used], return_index=True)
         return float(memory.least_bits_per_synapse(chip, self.plain) * self.axon_taps[used][once, 3].sum())
 

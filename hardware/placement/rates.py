@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hardware.compiled import jit
 from hardware.errors import HardwareError
 from hardware.network.connectivity import Incoming, shapes
 from hardware.network.integer import Network
@@ -48,43 +47,13 @@ def step_rates(network: Network, rates: Rates | None, steps: float = 1.0) -> dic
 
 def heard_per_step(incoming: Incoming, rate: np.ndarray) -> np.ndarray:
     """Synaptic events that arrive at each post neuron in a mean step, float64, from the pre neurons' spikes per step."""
+    from hardware.placement import counting_loops  # not before it is needed: Numba takes long to import
+
     if incoming.taps is None:
-        return _heard_rows(incoming.indptr, incoming.pre, rate)
+        return counting_loops.heard_rows(incoming.indptr, incoming.pre, rate)
     pre, post = incoming.dead()
     rate = np.where(pre, 0.0, rate)
-    heard = _heard_taps(incoming.indptr, incoming.taps, incoming.geometry, rate, incoming.n_post)
-    return np.where(post, 0.0, heard)
-
-
-@jit()
-def _heard_rows(indptr, pre, rate):
-    heard = np.zeros(len(indptr) - 1)
-    for i in range(len(heard)):
-        for k in range(indptr[i], indptr[i + 1]):
-            heard[i] += rate[pre[k]]
-    return heard
-
-
-@jit()
-def _heard_taps(indptr, taps, geometry, rate, n_post):
-    h_in, w_in, h_out, w_out = geometry[0], geometry[1], geometry[2], geometry[3]
-    s_y, s_x, p_y, p_x, d_y, d_x = (
-        geometry[4],
-        geometry[5],
-        geometry[6],
-        geometry[7],
-        geometry[8],
-        geometry[9],
+    heard = counting_loops.heard_taps(
+        incoming.indptr, incoming.taps, incoming.geometry, rate, incoming.n_post
     )
-    heard = np.zeros(n_post)
-    for o in range(len(indptr) - 1):
-        for k in range(indptr[o], indptr[o + 1]):
-            for y in range(h_out):
-                in_y = y * s_y - p_y + taps[k, 1] * d_y
-                if in_y < 0 or in_y >= h_in:
-                    continue
-                for x in range(w_out):
-                    in_x = x * s_x - p_x + taps[k, 2] * d_x
-                    if 0 <= in_x < w_in:
-                        heard[(o * h_out + y) * w_out + x] += rate[(taps[k, 0] * h_in + in_y) * w_in + in_x]
-    return heard
+    return np.where(post, 0.0, heard)

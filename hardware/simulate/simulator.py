@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,12 +31,15 @@ from hardware.network.integer import (
     SparseProjection,
 )
 from hardware.network.timing import Timing, depths, latency
-from hardware.simulate import kernels
+from hardware.simulate import kernels, relay
 from hardware.simulate.given import VARIABLES, Rasters, Record, wanted_variables, with_largest
 from hardware.simulate.rowwise import NOT_ROWWISE, Rowwise, rowwise
 from hardware.simulate.tables import Fresh, Memory, conv_tables, events, inside
 
 Array = np.ndarray
+# Of what inputs send: where each step's begins, neurons, counts; and of what hears none of it.
+_Heard = tuple[Array, Array, Array]
+_QUIET: _Heard = np.zeros((1, 1), np.int64), np.zeros(1, np.int32), np.zeros(1, np.int32)
 # Below these shares of non-zero weights a matrix (one that caches hold, one they do not) is run as a list of its
 # synapses: vector instructions add many more weights a second, zeros among them.
 SPARSE_BELOW, SPARSE_BELOW_LARGE = 0.12, 0.4
@@ -116,7 +118,7 @@ class _Link:
 # A recording alone runs on two cores in about so many chunks of at least so many steps, where it has so many steps in all and either core
 # has more to do than so many nanoseconds in one: handing a chunk over takes some ten microseconds, and the first and last chunks run on
 # one core.
-CHUNKS, LEAST_CHUNK, LEAST_STEPS, WORTH_A_CORE = 24, 4, 64, 20_000.0
+CHUNKS, LEAST_CHUNK, LEAST_STEPS, WORTH_A_CORE = 32, 3, 64, 20_000.0
 
 
 class Simulator:
@@ -192,6 +194,19 @@ class Simulator:
         shared = alone and (threads or cores()) > 1
         chunk = max(LEAST_CHUNK, steps // CHUNKS)
         parts = self._parts if shared and steps >= LEAST_STEPS else None
+
+        def listed(b: int, begin: int, end: int) -> _Heard:
+            """As `events`, of some steps; where those of others would lie is of no meaning."""
+            some_steps = {name: raster[:, begin:end] for name, raster in rasters.items()}
+            found, index, value = events(some_steps, b, end - begin, np.int32, self._inside)
+            pointer = np.zeros((len(found), steps + 1), np.int64)
+            pointer[:, begin : end + 1] = found
+            return pointer, index, value
+
+        if parts is not None:
+            beside = ThreadPoolExecutor(1)
+            # What the second core begins with, while this one makes tables.
+            ahead = beside.submit(listed, 0, 0, chunk)
         pops, links, ring_size = self._tables(timing, largest, reset_interval, reset_offset, parts, chunk)
         output = self.network.outputs[0]
         spiking = {p.name: p.spiking for p in self.network.populations}
@@ -237,23 +252,14 @@ class Simulator:
             constants = [self._keep_u, self._keep_v, self._threshold, self._bias, self._outside]
             table = local.pops
 
-            def listed(begin: int, end: int) -> tuple[Array, Array, Array]:
-                """As `events`, of some steps; where those of others would lie is of no meaning."""
-                some_steps = {name: raster[:, begin:end] for name, raster in rasters.items()}
-                found, index, value = events(some_steps, b, end - begin, np.int32, self._inside)
-                pointer = np.zeros((len(found), steps + 1), np.int64)
-                pointer[:, begin : end + 1] = found
-                return pointer, index, value
-
-            quiet = listed(0, 0)
             sent, added = spike_counts[b], event_counts[b]
 
             def addresses(state: list[Array]) -> Array:
                 """Of what the kernel works on; those of what inputs send are set anew for each call."""
-                given = (*constants, *state[:_ROOM], *quiet[1:], *state[_ROOM:])
+                given = (*constants, *state[:_ROOM], *_QUIET[1:], *state[_ROOM:])
                 return np.array([a.ctypes.data for a in given], np.int64)
 
-            def some(begin: int, end: int, first: int, last: int, at: Array, heard: Sequence[Array]) -> None:
+            def some(begin: int, end: int, first: int, last: int, at: Array, heard: _Heard) -> None:
                 pointer, index, value = heard
                 at[_HEARD], at[_HEARD + 1] = index.ctypes.data, value.ctypes.data
                 run_sample(
@@ -261,42 +267,25 @@ class Simulator:
                 )  # fmt: skip
 
             if parts is None:
-                some(0, steps, 0, len(pops), addresses(state), listed(0, steps))
+                some(0, steps, 0, len(pops), addresses(state), listed(b, 0, steps))
             else:
                 other = [state[i] if i in _VOLATILE else own[i] for i in range(len(own))]
                 places = addresses(state), addresses(other), addresses(state)
                 spans = list(pairwise((0, *parts, len(pops))))
-                heard = {0: listed(0, min(chunk, steps))}
-                waiting: list[int] = []
+                chunks = list(pairwise((*range(0, steps, chunk), steps)))
+                heard = {0: ahead.result()}
 
-                def part(n: int, begin: int) -> None:
-                    if 0 <= begin < steps:
-                        hears = spans[n][0] < len(self.network.inputs)
-                        end = min(begin + chunk, steps)
-                        some(begin, end, *spans[n], places[n], heard[begin] if hears else quiet)
+                def list_chunk(k: int) -> None:
+                    heard[k] = listed(b, *chunks[k])
 
-                def list_next() -> None:
-                    try:
-                        begin = waiting.pop()
-                    except IndexError:  # the other core does it
-                        return
-                    heard[begin] = listed(begin, min(begin + chunk, steps))
+                def run_part(n: int, k: int) -> None:
+                    hears = spans[n][0] < len(self.network.inputs)
+                    some(*chunks[k], *spans[n], places[n], heard[k] if hears else _QUIET)
+                    if n == relay.PARTS - 1:
+                        heard.pop(k, None)
 
-                def middle(begin: int) -> None:
-                    part(1, begin)
-                    list_next()
-
-                with ThreadPoolExecutor(1) as pool:
-                    # Each part is a chunk of steps behind the one before; who is done first lists what inputs send in the next chunk.
-                    for begin in range(0, steps + 2 * chunk, chunk):
-                        if begin + chunk < steps:
-                            waiting.append(begin + chunk)
-                        beside = pool.submit(middle, begin - chunk)
-                        part(0, begin)
-                        part(2, begin - 2 * chunk)
-                        list_next()
-                        beside.result()
-                        heard.pop(begin - 2 * chunk, None)
+                relay.Relay(len(chunks), run_part, list_chunk, first=1).go(beside)
+                beside.shutdown(wait=False)
             spikes = state[_COUNTS]
             for name, array in counts.items():
                 rank = self._rank[name]
@@ -421,7 +410,7 @@ class Simulator:
         parts: tuple[int, int] | None = None,
         chunk: int = 0,
     ) -> tuple[Array, Array, int]:
-        """parts, chunk: each part of the network runs up to two chunks of steps behind the one before, whose spikes wait that long."""
+        """parts, chunk: what parts of the network send to each other waits as `relay` says."""
         network = self.network
         links = np.zeros((len(self._links), kernels.L_COLUMNS), np.int64)
         slots = [1] * len(self._entries)
@@ -432,7 +421,7 @@ class Simulator:
             wrap = conv and (link.reach * counts << max(projection.weight_exp, 0)) >= STATE_LIMIT
             steps = latency(network, projection, link.delay, timing, self.depth)
             behind = 0 if parts is None else _part(parts, link.target) - _part(parts, link.source)
-            slots[link.target] = max(slots[link.target], steps + 1 + (behind + 1) * chunk * (behind > 0))
+            slots[link.target] = max(slots[link.target], steps + 1 + relay.room(behind, chunk))
             row[kernels.L_KIND] = link.form
             row[kernels.L_TARGET] = link.target
             row[kernels.L_LATENCY] = steps
