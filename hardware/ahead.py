@@ -79,7 +79,10 @@ class Loops:
             with _MAKING:
                 if self._found is None:
                     llvm = linker()
-                    self._found = {} if llvm is None else _linked(self, llvm)
+                    try:
+                        self._found = {} if llvm is None else _linked(self, llvm)
+                    except (AttributeError, RuntimeError):  # of an llvmlite that is newer than this
+                        self._found = {}
         return self._found
 
 

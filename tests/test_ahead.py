@@ -122,6 +122,18 @@ def test_loops_are_not_linked_where_somebody_looks_for_an_error(name, monkeypatc
     assert ahead.linker() is None
 
 
+@linked
+@pytest.mark.parametrize("error", [AttributeError("no such pass"), RuntimeError("no such target")])
+def test_an_llvmlite_that_has_changed_leaves_all_to_numba(own, monkeypatch, error):
+    def changed(*given):
+        raise error
+
+    monkeypatch.setattr(ahead, "_machine_code", changed)
+    loops = own()
+    assert loops.found() == {}
+    dot_of(loops)
+
+
 def test_a_module_without_a_place_for_machine_code_is_run_by_numba(own, monkeypatch):
     monkeypatch.setattr(ahead, "folder_of", lambda source: None)
     loops = own()

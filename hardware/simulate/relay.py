@@ -18,7 +18,7 @@ class Relay:
     whichever part hears them takes.
 
     Neither core waits while there is anything that it may do; what inputs send is listed by whichever has nothing else to do, some
-    chunks ahead. The first `listed` chunks are there already.
+    chunks ahead. first: so many chunks are listed already.
     """
 
     def __init__(
