@@ -20,7 +20,8 @@ def exchange(mask: Tensor, score: Tensor, appeal: Tensor, pruned: Tensor, share:
     """Give up the least important `share` of a layer's synapses for as many of the `pruned` with the largest appeal."""
     moved = min(int(share * int(mask.sum())), int(pruned.sum()))
     flat = mask.flatten().clone()
-    given_up = least(torch.where(flat, score.flatten(), math.inf), moved)
+    kept = flat.nonzero().squeeze(1)
+    given_up = kept[least(score.flatten()[kept], moved)]
     appeal = torch.where(pruned.flatten(), appeal.flatten(), -math.inf)
     flat[given_up] = False
     flat[most(appeal, moved)] = True

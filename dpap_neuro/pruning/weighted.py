@@ -157,8 +157,9 @@ class Weighted(Traced):
 
     def _within(self, scores: dict[str, Tensor], wanted: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Units and synapses at the lowest threshold that leaves at most `wanted`; everything, where that is little enough."""
-        ladder = torch.cat([s.flatten() for s in scores.values()])
-        ladder = ascending(torch.cat([ladder[ladder >= 0.0], ladder.new_tensor([BELOW_ALL])]))
+        ladder = ascending(torch.cat([s.flatten() for s in scores.values()]))
+        # Scores of pruned weights are below 0.
+        ladder = torch.cat([ladder.new_tensor([BELOW_ALL]), ladder[torch.searchsorted(ladder, 0.0) :]])
         costs = self._costs()
         low, high = -1, min(len(ladder) - 1, max(0, self._enough(len(ladder), wanted)))
         # A rung takes about one weight, so that few looks are needed; where units go in lumps, halving is surer.
