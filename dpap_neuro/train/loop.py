@@ -86,6 +86,11 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def adamw(model: nn.Module, learning_rate: float, weight_decay: float = 0.01) -> torch.optim.AdamW:
+    """AdamW as one operation: of pruned weights, whose moments are 0, the one in steps takes the root in eight times the time on a CPU."""
+    return torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=weight_decay, fused=True)
+
+
 def as_input(rasters: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """uint8 counts (B, T, ...) to the float32 (T, B, ...) that networks take, on a CPU with polarities last in memory:
     convolutions go on so, which is the fastest there."""
@@ -222,9 +227,7 @@ def _train(
                 "prune_positions: cannot be of a network in integers; prune a float one, then finetune it"
             )
         positions = Positions(pruner.structure, share_of_positions(settings.prune_positions))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimizer = adamw(model, settings.learning_rate, settings.weight_decay)
     batches = max(1, len(rasters) // settings.batch)
     total, warmup = settings.all_epochs * batches, max(1, round(settings.warmup * batches))
     scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -442,7 +445,7 @@ def overhead(
             twin = copy.deepcopy(model).to(device).train()
             if pruner is not None:
                 pruner.attach(twin, x[:, :2])
-            pair.append((twin, torch.optim.AdamW(twin.parameters(), 0.0), pruner))
+            pair.append((twin, adamw(twin, 0.0), pruner))
         for number in range(rounds):
             seconds = []
             for twin, optimizer, pruner in pair:

@@ -24,7 +24,7 @@ from dpap_neuro.data import Binning, open_dataset
 from dpap_neuro.networks.models import ModelSettings, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.pruning import make_pruner
-from dpap_neuro.train.loop import as_input
+from dpap_neuro.train.loop import adamw, as_input
 from dpap_neuro.train.memory import keep_freed
 
 EPOCHS = 25
@@ -62,7 +62,7 @@ def costs(names) -> None:
         kind = name.split()[0]
         goal = {} if name in ("none", "dpap") else {"sparsity": 0.9}
         models = network(), network()
-        optimizers = [torch.optim.AdamW(model.parameters(), 2e-3) for model in models]
+        optimizers = [adamw(model, 2e-3) for model in models]
         pruners = None, make_pruner(kind, epochs=EPOCHS, **goal).attach(models[1], x)
         steps, ends = {}, []
         for number in range(EPOCHS):
@@ -102,7 +102,7 @@ def compaction(epochs, name) -> None:
         if kind is not None:
             method, options, compact = kind
             pruner = make_pruner(method, epochs=epochs, sparsity=0.8, **options).attach(model, x[:, :2])
-        runs[title] = (model, torch.optim.AdamW(model.parameters(), 2e-3), pruner, compact)
+        runs[title] = (model, adamw(model, 2e-3), pruner, compact)
     seconds = {title: 0.0 for title in kinds}
     for number in range(epochs):
         for title, (model, optimizer, pruner, compact) in runs.items():
