@@ -515,12 +515,19 @@ def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "
     write_picture(figure, path)
 
 
+def _short(value: float, _: Any = None) -> str:
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:,.12g}{letter}"
+    return f"{value:.12g}"
+
+
 def _readable(axis: Any, values: Sequence[float]) -> None:
-    """A logarithmic axis whose every span has at least three ticks, written as plain numbers."""
+    """A logarithmic axis whose every span has at least three ticks, written as plain numbers, thousands and millions as 200k and 1M."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     low, high = min(values, default=1.0), max(values, default=1.0)
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+    axis.xaxis.set_major_formatter(FuncFormatter(_short))
     if low <= 0:
         axis.xaxis.set_major_locator(MaxNLocator(5))
         return
@@ -532,6 +539,6 @@ def _readable(axis: Any, values: Sequence[float]) -> None:
         if high / low < 4
         else LogLocator(subs=(1, 2, 3, 5) if close else (1, 2, 5))
     )
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
+    axis.xaxis.set_major_formatter(FuncFormatter(_short))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_minor_formatter(NullFormatter())
