@@ -11,6 +11,7 @@ pytest.importorskip("torch")
 pytest.importorskip("norse")
 
 import torch
+from norse_loop import loop
 from torch import nn
 
 from dpap_neuro.networks import SURROGATES, normed
@@ -35,15 +36,6 @@ def made(channels: int, space: tuple[int, ...], **options) -> nn.Module:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.uniform_(norm.bias, -0.5, 0.8)
     return norm
-
-
-def loop(neuron, x):
-    p = neuron.constants()
-    state, out = neuron.rest(x[0], p), []
-    for current in x:
-        z, state = neuron.step(current, state, p, neuron.settings.dt)
-        out.append(z)
-    return torch.stack(out)
 
 
 def plainly_normed(norm, x):

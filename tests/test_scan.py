@@ -20,6 +20,7 @@ pytest.importorskip("norse")
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from norse_loop import loop
 
 from dpap_neuro.networks import SURROGATES, scan
 from dpap_neuro.networks.neurons import IF, LI, LIF, CubaLI, CubaLIF, Neuron, NeuronSettings, ParametricLIF
@@ -27,16 +28,6 @@ from dpap_neuro.networks.neurons import IF, LI, LIF, CubaLI, CubaLIF, Neuron, Ne
 SETTINGS = NeuronSettings(dt=0.01, tau_mem=0.04, v_th=0.4, tau_syn=0.02)
 KINDS = [LIF, ParametricLIF, CubaLIF, IF, LI, CubaLI]
 EXAMPLES = settings(max_examples=200, deadline=None)
-
-
-def loop(neuron: Neuron, x):
-    """What Norse says, step by step."""
-    p = neuron.constants()
-    state, out = neuron.rest(x[0], p), []
-    for current in x:
-        z, state = neuron.step(current, state, p, neuron.settings.dt)
-        out.append(z)
-    return torch.stack(out)
 
 
 def scanned(neuron: Neuron, x):

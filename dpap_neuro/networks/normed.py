@@ -14,10 +14,11 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dpap_neuro.networks import scan_cpu
 from dpap_neuro.networks.dynamics import Dynamics, dynamics_of
-from dpap_neuro.networks.scan import constants_of, covers
+from dpap_neuro.networks.scan import constants_of, covers, of_a_step
 
 _KINDS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -52,63 +53,55 @@ def normed_scan(
     """
     if not covers(step, x, p):
         return None
-    constants, learned = constants_of(x, state, p)
-    if learned or constants.shape[1] > 1:
+    parameters, learned = constants_of(x, state, p)
+    if learned or parameters.shape[1] > 1:
         return None
-    given = norm.weight, norm.bias, constants, dynamics_of(step, p), dt, norm.eps
+    given = norm.weight, norm.bias, of_a_step(parameters, x, dt), dynamics_of(step, p), norm.eps
     out, mean, variance = _NormedScan.apply(_last(x), *given)
-    _move(norm, mean, variance, x.numel() // x.shape[2])
+    if norm.track_running_stats:
+        count = x.numel() // x.shape[2]
+        move(norm, mean, variance * (count / (count - 1)))
     return out.permute(0, 1, 4, 2, 3) if x.dim() == 5 else out
 
 
 @torch.no_grad()
-def _move(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Running statistics, as PyTorch moves them."""
-    if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
+def move(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Running statistics, where a norm has any, as PyTorch moves them; variance: unbiased."""
+    if norm.running_mean is None or norm.running_var is None:
         return
     assert norm.num_batches_tracked is not None
     norm.num_batches_tracked += 1
     share = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
-    norm.running_var.lerp_((variance * (count / (count - 1))).to(norm.running_var.dtype), share)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), share)
 
 
 class _NormedScan(torch.autograd.Function):
-    """x (T, B, ..., channels), contiguous; parameters: `constants_of`. Returns the output, and mean and variance of each channel."""
+    """x (T, B, ..., channels), contiguous; constants: `of_a_step`. Returns the output, and mean and variance of each channel."""
 
     @staticmethod
     def forward(
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        parameters: Tensor,
-        kind: Dynamics,
-        dt: float,
-        eps: float,
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, constants: Tensor, kind: Dynamics, eps: float
     ) -> Any:
-        constants = parameters.clone()
-        constants[2:4] *= dt
-        return scan_cpu.normed_forward(x, constants.to(x.dtype), kind, weight, bias, eps)
+        return scan_cpu.normed_forward(x, constants, kind, weight, bias, eps)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, weight, bias, parameters, ctx.kind, ctx.dt, ctx.eps = inputs
+        x, weight, bias, constants, ctx.kind, ctx.eps = inputs
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(x, weight, bias, parameters, *output[1:])
+        ctx.save_for_backward(x, weight, bias, constants, *output[1:])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x, weight, bias, parameters, mean, variance = ctx.saved_tensors
-        constants = parameters.clone()
-        constants[2:4] *= ctx.dt
+        x, weight, bias, constants, mean, variance = ctx.saved_tensors
         to_x, to_weight, to_bias = scan_cpu.normed_backward(
-            grad.contiguous(), x, constants.to(x.dtype), ctx.kind, weight, bias, ctx.eps, mean, variance
+            grad.contiguous(), x, constants, ctx.kind, weight, bias, ctx.eps, mean, variance
         )
         learned = [
             None if of is None else to.to(of.dtype) for of, to in ((weight, to_weight), (bias, to_bias))
         ]
-        return to_x, *learned, None, None, None, None
+        return to_x, *learned, None, None, None
 
 
 # Asked for at every call, and else put together anew.

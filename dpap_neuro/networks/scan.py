@@ -88,6 +88,13 @@ def constants_of(x: Tensor, state: Any, p: Any) -> tuple[Tensor, bool]:
     return parameters, torch.is_grad_enabled() and parameters.requires_grad
 
 
+def of_a_step(parameters: Tensor, x: Tensor, dt: float) -> Tensor:
+    """`constants_of` with dt / tau in place of 1 / tau, in x's precision, float32's at least."""
+    constants = parameters.clone()
+    constants[2:4] *= dt
+    return constants.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class _Scan(torch.autograd.Function):
     """x (T, B, ...), parameters (7, width): membrane and current at first, 1 / tau_mem, 1 / tau_syn, v_leak, v_th,
     v_reset; neuron n of x[t], laid flat, has those in column n modulo width. Returns the output, and what backward
@@ -95,9 +102,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, parameters: Tensor, kind: Dynamics, dt: float, needed: bool, learned: bool) -> Any:
-        constants = parameters.clone()
-        constants[2:4] *= dt
-        constants = constants.to(torch.promote_types(x.dtype, torch.float32))
+        constants = of_a_step(parameters, x, dt)
         out, membranes, drives = _backend(x).forward(x.contiguous(), constants, kind, needed, learned)
         return out, constants, membranes, drives
 

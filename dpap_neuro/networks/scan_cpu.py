@@ -7,6 +7,8 @@ constants; those of other parameters are equal up to rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -190,15 +192,8 @@ def normed_forward(
     """
     channels = x.shape[-1]
     rows = x.detach().numpy().reshape(-1, channels)
-    parts: list[tuple[int, np.ndarray]] = []
-
-    def add(first: int, last: int) -> None:
-        sums = np.empty((2, channels))
-        moments(rows, first, last, sums)
-        parts.append((first, sums))
-
-    in_parts(len(rows), add, _size(1, 1), channels)
-    away, squares = _added(parts) / len(rows)
+    summed = _summed(len(rows), channels, partial(moments, rows), _size(1, 1), channels)
+    away, squares = summed / len(rows)
     mean, variance = rows[0] + away, np.maximum(squares - away**2, 0.0)
     out = torch.empty_like(x)
     given, c, result = (_array(a) for a in (x, constants, out))
@@ -226,7 +221,6 @@ def normed_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias of `normed_forward`, from that of its output and what it was given and gave."""
     channels, grad_x = x.shape[-1], torch.empty_like(grad)
-    parts: list[tuple[int, np.ndarray]] = []
     to_out, given, c, found = (_array(a) for a in (grad, x, constants, grad_x))
     dtype, centre, spread = given.dtype, mean.numpy(), 1.0 / np.sqrt(variance.numpy() + eps)
     scale, shift = _affine(centre, variance.numpy(), weight, bias, eps, dtype)
@@ -236,13 +230,10 @@ def normed_backward(
     )
     means, factors = centre.astype(dtype), _factors(kind, dtype)
 
-    def add(first: int, last: int) -> None:
-        sums = np.zeros((2, channels))
+    def work(first: int, last: int, sums: np.ndarray) -> None:
         kernel(to_out, given, c, scale, shift, means, *factors, found, sums, first, last, size)
-        parts.append((first, sums))
 
-    in_parts(given.shape[1], add, size)
-    total, products = _added(parts)
+    total, products = _summed(given.shape[1], channels, work, size)
     n = x.numel() // channels
     shared, slope = (total / n).astype(dtype), (products / n * spread**2).astype(dtype)
     flat, values = found.reshape(-1), given.reshape(-1)
@@ -256,9 +247,22 @@ def normed_backward(
     return grad_x, to_weight, to_bias
 
 
-def _added(parts: list[tuple[int, np.ndarray]]) -> np.ndarray:
-    """Sums over parts, in one order, whichever thread was first."""
-    return np.sum([sums for _, sums in sorted(parts, key=lambda part: part[0])], axis=0)
+def _summed(
+    neurons: int,
+    channels: int,
+    work: Callable[[int, int, np.ndarray], Any],
+    unit: int,
+    values: int = 1,
+) -> np.ndarray:
+    """Sums (2, channels) float64 that work(first, last, sums) makes of the parts of `in_parts`, added in one order, whichever thread was first."""
+    parts: dict[int, np.ndarray] = {}
+
+    def part(first: int, last: int) -> None:
+        parts[first] = np.zeros((2, channels))
+        work(first, last, parts[first])
+
+    in_parts(neurons, part, unit, values)
+    return np.sum([parts[first] for first in sorted(parts)], axis=0)
 
 
 def _affine(

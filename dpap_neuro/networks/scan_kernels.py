@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from dpap_neuro.compiled import compiled
-from dpap_neuro.networks.surrogates import ATAN, SIGMOID, SUPERSPIKE, TRIANGLE
+from dpap_neuro.networks.surrogates import ATAN, SIGMOID, TRIANGLE
 
 
 @njit(inline="always")
@@ -32,33 +32,12 @@ def flatness(x, surrogate, inner, outer, one):
 
 
 @njit(inline="always")
-def flatten(x, n, surrogate, inner, outer, one):
-    """`flatness` of the first n, in place."""
-    # A loop each, without a branch: only such are compiled to vectors.
-    if surrogate == ATAN:
-        for k in range(n):
-            x[k] = flatness(x[k], ATAN, inner, outer, one)
-    elif surrogate == SIGMOID:
-        for k in range(n):
-            x[k] = flatness(x[k], SIGMOID, inner, outer, one)
-    elif surrogate == TRIANGLE:
-        for k in range(n):
-            x[k] = flatness(x[k], TRIANGLE, inner, outer, one)
-    else:
-        for k in range(n):
-            x[k] = flatness(x[k], SUPERSPIKE, inner, outer, one)
-
-
-@njit(inline="always")
-def _columns(constants, column, rows, n):
-    """The constants of n neurons from a column on into rows (7, at least n); the column behind the last."""
-    width = constants.shape[1]
-    for row in range(len(rows)):
-        at = column
-        for k in range(n):
-            rows[row, k] = constants[row, at]
-            at = at + 1 if at + 1 < width else 0
-    return (column + n) % width
+def _repeated(values, column, row, n):
+    """Values from a column on, over and over, into the first n of a row."""
+    at = column % len(values)
+    for k in range(n):
+        row[k] = values[at]
+        at = at + 1 if at + 1 < len(values) else 0
 
 
 @njit(inline="always")
@@ -116,15 +95,6 @@ def _step(
         v[k] = after
 
 
-@njit(inline="always")
-def _repeated(values, column, row, n):
-    """Values from a column on, over and over, into the first n of a row."""
-    at = column % len(values)
-    for k in range(n):
-        row[k] = values[at]
-        at = at + 1 if at + 1 < len(values) else 0
-
-
 @cache
 def forward_kernel(
     current: bool, leak: bool, spikes: bool, subtracts: bool, resets: bool, alike: bool, normed: bool
@@ -141,11 +111,11 @@ def forward_kernel(
         v, i, membrane, driven, scales, shifts = own[0], own[1], own[2], own[3], own[4], own[5]
         c = constants
         one = c[0, 0], c[1, 0], c[2, 0], c[3, 0], c[4, 0], c[5, 0], c[6, 0]
-        column = first % constants.shape[1]
         for start in range(first, last, size):
             n = min(size, last - start)
             if not alike:
-                column = _columns(constants, column, rows, n)
+                for row in range(len(rows)):
+                    _repeated(constants[row], start, rows[row], n)
             if normed and (start == first or size % len(scale)):
                 _repeated(scale, start, scales, n)
                 _repeated(shift, start, shifts, n)
@@ -197,11 +167,11 @@ def backward_kernel(
         c = constants
         one = c[0, 0], c[1, 0], c[2, 0], c[3, 0], c[4, 0], c[5, 0], c[6, 0]
         r_mem, r_syn, r_th, r_reset = rows[2], rows[3], rows[5], rows[6]
-        column = first % constants.shape[1]
         for start in range(first, last, size):
             n = min(size, last - start)
             if not alike:
-                column = _columns(constants, column, rows, n)
+                for row in range(len(rows)):
+                    _repeated(constants[row], start, rows[row], n)
             if normed and (start == first or size % len(scale)):
                 _repeated(scale, start, scales, n)
                 _repeated(shift, start, shifts, n)

@@ -9,7 +9,8 @@ from numba import boolean, float32, int32, int64, njit, void
 from torch import Tensor
 
 from dpap_neuro.compiled import BLOCK, compiled, in_parts
-from dpap_neuro.networks.scan_kernels import flatten
+from dpap_neuro.networks.scan_kernels import flatness
+from dpap_neuro.networks.surrogates import ATAN, SIGMOID, SUPERSPIKE, TRIANGLE
 
 if TYPE_CHECKING:
     from dpap_neuro.precision.scan import Integers
@@ -101,6 +102,24 @@ def _forward(
             u[start + i], v[start + i] = uu[i], vv[i]
 
 
+@njit(inline="always")
+def _flatten(x, n, surrogate, inner, outer, one):
+    """`flatness` of the first n, in place."""
+    # A loop each, without a branch: only such are compiled to vectors.
+    if surrogate == ATAN:
+        for k in range(n):
+            x[k] = flatness(x[k], ATAN, inner, outer, one)
+    elif surrogate == SIGMOID:
+        for k in range(n):
+            x[k] = flatness(x[k], SIGMOID, inner, outer, one)
+    elif surrogate == TRIANGLE:
+        for k in range(n):
+            x[k] = flatness(x[k], TRIANGLE, inner, outer, one)
+    else:
+        for k in range(n):
+            x[k] = flatness(x[k], SUPERSPIKE, inner, outer, one)
+
+
 @compiled(
     void(
         _float_grid,
@@ -163,7 +182,7 @@ def _backward(
             if spikes:
                 for i in range(n):
                     wide[i] = float32(int32(kept[i] - th[i])) * per[i]
-                flatten(wide, n, surrogate, inner, outer, float32(1.0))
+                _flatten(wide, n, surrogate, inner, outer, float32(1.0))
                 if subtract:
                     for i in range(n):
                         lost = float32(th[i]) * per[i]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.networks.normed import move
 from dpap_neuro.pruning.statistics import reduce_over_ranks
 
 
@@ -132,13 +133,7 @@ def _normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
     mean = _Sum.apply(x.sum(axes)) / count
     centred = x - mean.reshape(shape)
     variance = _Sum.apply(centred.square().sum(axes)) / count
-    if norm.running_mean is not None and norm.running_var is not None:
-        assert norm.num_batches_tracked is not None
-        with torch.no_grad():
-            norm.num_batches_tracked += 1
-            share = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-            norm.running_mean.lerp_(mean, share)
-            norm.running_var.lerp_(variance * count / (count - 1), share)
+    move(norm, mean, variance * count / (count - 1))
     y = centred * torch.rsqrt(variance + norm.eps).reshape(shape)
     if norm.weight is not None:
         y = y * norm.weight.reshape(shape)
