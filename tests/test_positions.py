@@ -32,6 +32,7 @@ from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.pruning.positions import Positions
 from dpap_neuro.train import loop, runs, sweeps
 from dpap_neuro.train.loop import train
+from dpap_neuro.train.planned import plan
 from dpap_neuro.train.settings import TrainSettings, share_of_positions
 from hardware.compile.compiler import compile_graph
 from hardware.graph.parsing import from_nir
@@ -280,7 +281,7 @@ def test_a_sweep_prunes_neurons_of_all_runs_but_the_dense_ones(tmp_path):
     tables = {}
     for share in shares:
         settings = TrainSettings(epochs=3, batch=16, prune_positions=share)
-        planned = sweeps.plan(["none", "magnitude"], [0.5], range(1))
+        planned = plan(["none", "magnitude"], [0.5], range(1))
         tables[share] = sweeps.sweep(
             tmp_path / f"{share}.csv", MODEL, lambda _: (data, data), planned, settings, CPU
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -19,8 +20,9 @@ from dpap_neuro.files import write_sealed
 from dpap_neuro.networks.models import ModelSettings, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.pruning import make_pruner
-from dpap_neuro.train import loop, runs, sweeps
+from dpap_neuro.train import loop, paired, runs, sweeps
 from dpap_neuro.train.loop import TrainSettings, train
+from dpap_neuro.train.planned import at_rates, own_rate, plan
 from hardware.graph.parsing import read_graph
 
 CPU = torch.device("cpu")
@@ -185,8 +187,9 @@ def test_every_recording_is_tested_in_one_fold():
 
 def test_a_sweep_goes_on_where_it_stopped_and_sums_up(tmp_path):
     table = tmp_path / "runs.csv"
-    planned = sweeps.plan(["none", "magnitude"], [0.5, 0.9], range(2))
+    planned = plan(["none", "magnitude"], [0.5, 0.9], range(2))
     assert len(planned) == 2 * (1 + 2)
+    assert plan(["none", "magnitude", "none"], [0.5, 0.9, 0.5], range(2)) == planned
     asked = []
 
     def data_of(seed):
@@ -244,7 +247,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_sums_up(tmp_path):
 
 def test_a_structured_sweep_says_so_and_keeps_what_is_there(tmp_path):
     table = tmp_path / "runs.csv"
-    planned = sweeps.plan(["none", "weighted"], [0.8], range(1))
+    planned = plan(["none", "weighted"], [0.8], range(1))
     data = (recordings(), recordings(seed=5))
     settings = TrainSettings(epochs=4, batch=16, compact=True)
     first = sweeps.sweep(table, MODEL, lambda _: data, planned, settings, CPU)
@@ -259,7 +262,7 @@ def test_rows_have_synaptic_events_and_pruners_their_options(tmp_path):
     table, (x, y) = tmp_path / "runs.csv", recordings(seed=5)
     names = ["none", "magnitude", "magnitude:score=fisher,allocation=lamp"]
     settings = TrainSettings(epochs=3, batch=16)
-    planned = sweeps.plan(names, [0.9], range(1))
+    planned = plan(names, [0.9], range(1))
     rows = sweeps.sweep(table, MODEL, lambda _: (recordings(), (x, y)), planned, settings, CPU)
     assert [row.pruner for row in rows] == names and sweeps.read_table(table) == rows
     dense, *pruned = rows
@@ -280,13 +283,61 @@ def test_rows_have_synaptic_events_and_pruners_their_options(tmp_path):
     assert [s.events for s in sweeps.summarise(mixed)] == [None, None, rows[2].events]
 
 
+def test_a_pruner_learns_at_a_rate_of_its_own(tmp_path):
+    """As a sweep of that rate has it; the dense network beside it is the one of the same rate."""
+    data = (recordings(), recordings(seed=5))
+    settings = TrainSettings(epochs=3, batch=16, learning_rate=1e-3)
+
+    def rows_of(table, names, settings):
+        return sweeps.sweep(
+            tmp_path / table, MODEL, lambda _: data, plan(names, [0.9], range(2)), settings, CPU
+        )
+
+    names = ["none:learning_rate=0.02", "none", "magnitude:learning_rate=0.02", "magnitude"]
+    own = rows_of("own.csv", names, settings)
+    said = rows_of("said.csv", ["none", "magnitude"], replace(settings, learning_rate=0.02))
+    assert [row.pruner for row in own[:4]] == names
+    assert [(r.correct, r.events) for r in own[::2]] == [(r.correct, r.events) for r in said]
+    assert [(r.correct, r.events) for r in own[1::2]] != [(r.correct, r.events) for r in said]
+    found, apart = ({s.pruner: s.lost for s in sweeps.summarise(rows)} for rows in (own, said))
+    assert found["magnitude:learning_rate=0.02"] == apart["magnitude"]
+    assert found["magnitude"] == pytest.approx(
+        50 * sum(a.accuracy - b.accuracy for a, b in zip(own[1::4], own[3::4], strict=True))
+    )
+    # One dense network is everyone's; of several, none is that of a rate that none had.
+    assert {s.lost is None for s in sweeps.summarise([r for r in own if r.pruner != "none"])} == {False}
+    assert sweeps.summarise([*own[:2], replace(own[2], pruner="lamp:learning_rate=3")])[-1].lost is None
+    sweeps.draw(own, tmp_path / "sweep.png")
+    compared = {(d.pruner, d.other) for d in paired.differences(own)}
+    assert compared == set(itertools.combinations(names[::-1], 2))
+
+
+def test_rates_and_pruners_are_combined():
+    assert at_rates("lamp", [0.1]) == ["lamp"]
+    assert at_rates("lamp", [0.1, 0.02]) == ["lamp:learning_rate=0.1", "lamp:learning_rate=0.02"]
+    assert at_rates("weighted:regrow=0", [0.1, 1e-5])[1] == "weighted:regrow=0,learning_rate=1e-05"
+    assert at_rates("none:learning_rate=1", [0.1, 0.02]) == ["none:learning_rate=1"]
+    assert own_rate("weighted:regrow=0,learning-rate = 1e-5,delta=0.5") == (
+        "weighted:regrow=0,delta=0.5",
+        1e-5,
+    )
+    assert own_rate("none:learning_rate=1") == ("none", 1.0) and own_rate("dpap") == ("dpap", None)
+
+
 def test_a_plan_refuses_what_it_does_not_know():
+    for value in ("0", "-1", "inf", "nan", "", "fast"):
+        with pytest.raises(
+            InputError, match=f"lamp: found learning_rate '{value}', expected a number above 0"
+        ):
+            plan([f"lamp:learning_rate={value}"], [0.5], range(1))
+    with pytest.raises(InputError, match="none: found learning_rate twice"):
+        plan(["none:learning_rate=1,learning_rate=2"], [0.5], range(1))
     with pytest.raises(InputError, match="magnitude: has no option 'colour'"):
-        sweeps.plan(["magnitude:colour=red"], [0.5], range(1))
+        plan(["magnitude:colour=red"], [0.5], range(1))
     with pytest.raises(InputError, match="axe"):
-        sweeps.plan(["axe"], [0.5], range(1))
+        plan(["axe"], [0.5], range(1))
     with pytest.raises(InputError, match="sparsity"):
-        sweeps.plan(["dpap"], [1.0], range(1))
+        plan(["dpap"], [1.0], range(1))
 
 
 def test_batch_norms_statistics_cover_an_epoch_of_few_batches():

@@ -25,7 +25,6 @@ from dpap_neuro.cli.options import (
     Epochs,
     Force,
     KeepBins,
-    LearningRate,
     Precision,
     PrunePositions,
     RateTarget,
@@ -56,7 +55,8 @@ from dpap_neuro.networks import MODELS
 from dpap_neuro.pruning import PRUNERS, with_choices
 
 if TYPE_CHECKING:
-    from dpap_neuro.train.sweeps import Planned, Row, Shard
+    from dpap_neuro.train.planned import Planned, Shard
+    from dpap_neuro.train.sweeps import Row
 
 
 @command()
@@ -78,7 +78,7 @@ def sweep(
         list[str] | None,
         typer.Option(
             help=f"{either(*PRUNERS)}; give it several times to compare. Options of its own behind a colon, such as "
-            "weighted:exponent=0.5,regrow=0."
+            "weighted:exponent=0.5,regrow=0, or a learning rate of its own: lamp:learning_rate=0.004, which `none` takes, too."
         ),
     ] = None,
     score: Score = None,
@@ -115,7 +115,13 @@ def sweep(
     ] = None,
     epochs: Epochs = 24,
     batch: Batch = 64,
-    learning_rate: LearningRate = 3e-3,
+    learning_rate: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="AdamW's, at the top of its cosine. Give it several times to run every pruner at each.",
+            show_default="0.003",
+        ),
+    ] = None,
     rate_target: RateTarget = 0.0,
     rate_weight: RateWeight = 0.0,
     neurons: NeuronRequest = NeuronRequest(),
@@ -139,11 +145,14 @@ def sweep(
     """Compare pruners at equal sparsity: pruners x sparsities x seeds, as a table and a picture.
 
     Settings are to be chosen on other recordings than those that are reported: --inner tests on recordings held out of the training
-    part of the same split or folds. With --folds every recording trains in other folds: strictly, choose for each fold by itself.
+    part of the same split or folds; the learning rate of each pruner is one of them. With --folds every recording trains in other folds: strictly, choose for each fold by itself.
 
     Example: dpap-neuro sweep --pruner none --pruner dpap --pruner magnitude --sparsity 0.8 --out sweep
 
     Example: dpap-neuro sweep --pruner weighted --pruner weighted:regrow=0 --pruner lamp --sparsity 0.98 --out ablation
+
+    A learning rate for each: dpap-neuro sweep --inner --pruner weighted --pruner lamp --learning-rate 0.002 --learning-rate 0.008 --out
+    rates, then --pruner weighted:learning_rate=0.008 --pruner lamp:learning_rate=0.002 without --inner.
 
     On the integers of a chip, 4 bits a weight: --precision loihi --weight-bits 4
 
@@ -158,11 +167,13 @@ def sweep(
     from dpap_neuro.errors import CannotLearn, InputError
     from dpap_neuro.files import locked
     from dpap_neuro.train import distributed, loop, runs, sweeps
+    from dpap_neuro.train.planned import at_rates, is_dense, label, plan
 
+    rates = learning_rate or [3e-3]
     settings = loop.TrainSettings(
         epochs=epochs,
         batch=batch,
-        learning_rate=learning_rate,
+        learning_rate=rates[0],
         rate_target=rate_target,
         rate_weight=rate_weight,
         shift=defaults.shift,
@@ -181,15 +192,16 @@ def sweep(
     )
     cache = cache_folder(cache_dir)
     choices = {"score": score, "allocation": allocation, "regrow": regrow}
-    planned = sweeps.plan(
+    planned = plan(
         [
-            name if name == "none" else with_choices(name, **choices)
+            run
             for name in pruner or ["none", "dpap", "weighted", "magnitude"]
+            for run in at_rates(name if is_dense(name) else with_choices(name, **choices), rates)
         ],
         sparsity or [0.8, 0.95, 0.98],
         range(seeds or 3) if folds is None else range(folds * (seeds or 1)),
     )
-    names = list(dict.fromkeys(sweeps.label(name, structured) for name, _, _ in planned))
+    names = list(dict.fromkeys(label(name, structured) for name, _, _ in planned))
     if against is not None and against not in names:
         raise InputError(
             f"against: found {against!r}, expected one of the pruners compared: {', '.join(names)}"
@@ -308,7 +320,7 @@ def _shard(text: str | None) -> Shard | None:
     """The part of a sweep that is this process's: as --shard says or, of processes that torchrun started, one each."""
     from dpap_neuro.errors import InputError
     from dpap_neuro.train import distributed
-    from dpap_neuro.train.sweeps import Shard
+    from dpap_neuro.train.planned import Shard
 
     if distributed.started() < 2:
         return None if text is None else Shard.parse(text)

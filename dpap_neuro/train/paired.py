@@ -14,6 +14,7 @@ from itertools import combinations
 
 from scipy.special import stdtrit
 
+from dpap_neuro.train.planned import is_dense
 from dpap_neuro.train.sweeps import Row
 
 # Of the interval.
@@ -51,11 +52,11 @@ def differences(rows: Sequence[Row], folds: int | None = None) -> list[Differenc
     for row in rows:
         groups.setdefault((row.pruner, row.sparsity), {})[row.seed] = 100 * row.accuracy
     names = list(dict.fromkeys(row.pruner for row in rows))
-    sparsities = dict.fromkeys(row.sparsity for row in rows if row.pruner != "none")
+    sparsities = dict.fromkeys(row.sparsity for row in rows if not is_dense(row.pruner))
     result = []
     for share in sparsities:
         for first, second in combinations(names, 2):
-            a, b = (groups.get((name, 0.0 if name == "none" else share), {}) for name in (second, first))
+            a, b = (groups.get((name, 0.0 if is_dense(name) else share), {}) for name in (second, first))
             found = _by_unit({seed: a[seed] - b[seed] for seed in a if seed in b}, folds)
             if found:
                 low, high = interval(found)

@@ -11,8 +11,8 @@ import io
 import json
 import statistics
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +28,12 @@ from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.pruning import Pruner, make_pruner, parse_pruner, together
 from dpap_neuro.pruning.inputs import synaptic_events
 from dpap_neuro.train import loop
+from dpap_neuro.train.planned import Planned, is_dense, label, own_rate
 
 if TYPE_CHECKING:
     from dpap_neuro.train.paired import Difference
 
 Data = tuple[Rasters, np.ndarray]
-# A run: pruner, sparsity, seed.
-Planned = tuple[str, float, int]
-
-MOST_SHARDS = 100_000
-
 # Of the training recordings of a run one in this many is held out for choosing settings by.
 INNER = 5
 
@@ -71,38 +67,6 @@ class Row:
     steps: int
     seconds: float
     events: float | None = None
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Part `number`, from 1, of a sweep that is divided into `of`: every of-th run. Each part has a table of its own, so that
-    parts may run at once, on several machines that share a folder."""
-
-    number: int
-    of: int
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Of "2/8". Raises InputError for anything else."""
-        number, _, of = text.partition("/")
-        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of) <= MOST_SHARDS):
-            raise InputError(f"shard: found {text!r}, expected NUMBER/OF such as 2/8, from 1/8 to 8/8")
-        return cls(int(number), int(of))
-
-    def __str__(self) -> str:
-        return f"{self.number} of {self.of}"
-
-    def folder(self, whole: Path) -> Path:
-        """Its own, inside that of the whole sweep."""
-        return whole / f"shard-{self.number}-of-{self.of}"
-
-    def part(self, planned: Sequence[Planned]) -> list[Planned]:
-        return list(planned[self.number - 1 :: self.of])
-
-
-def label(pruner: str, structured: bool) -> str:
-    """A pruner's name in a table."""
-    return f"{pruner} structured" if structured and pruner != "none" else pruner
 
 
 def missing(folder: Path, planned: Sequence[Planned], structured: bool = False) -> int:
@@ -157,26 +121,6 @@ def inner(
     return divided
 
 
-def plan(pruners: Iterable[str], sparsities: Iterable[float], seeds: Iterable[int]) -> list[Planned]:
-    """(pruner, sparsity, seed) of every run; `none` runs once per seed. A pruner may have options behind its name, see
-    `parse_pruner`. Raises InputError for an unknown pruner or option.
-    """
-    pruners, sparsities, seeds = list(pruners), list(sparsities), list(seeds)
-    for name in pruners:
-        parse_pruner(name)
-    for share in sparsities:
-        if not 0 <= share < 1:
-            raise InputError(
-                f"sparsity: found {share}, expected 0 to below 1 (share of the parameters removed)"
-            )
-    return [
-        (name, share, seed)
-        for seed in seeds
-        for name in pruners
-        for share in ([0.0] if name == "none" else sparsities)
-    ]
-
-
 def sweep(
     table: str | Path,
     model: ModelSettings,
@@ -198,7 +142,8 @@ def sweep(
 
     others: tables of the same settings, such as those of shards, whose runs are taken over.
 
-    data_of(seed): training and test data of a seed. settings: its seed is replaced by each run's. keep_bins: time steps of
+    data_of(seed): training and test data of a seed. settings: its seed is replaced by each run's, its learning rate where a pruner
+    says its own. keep_bins: time steps of
     a recording that pruners shall keep (`none` always keeps all, and all of its neurons whatever settings say). count: "parameters" or "synapses".
     structured: pruners remove channels and neurons, and say so in the table behind their name. origin: what `data_of` gives,
     in words and numbers. network_of(seed, training data): another network than `model` in floats. on_failed: is told of a run whose
@@ -231,7 +176,7 @@ def sweep(
     beside = Path(table).with_suffix(".json")
 
     def make(text: str, share: float) -> Pruner:
-        name, own = parse_pruner(text)
+        name, own = parse_pruner(own_rate(text)[0])
         options: dict[str, Any] = {}
         if name != "none":
             options = {"sparsity": share, "count": count}
@@ -258,8 +203,11 @@ def sweep(
             continue
         train_data, test_data = data_of(seed)
         pruner = make(name, share)
-        whole = {"prune_positions": None} if name == "none" else {}
-        own = loop.TrainSettings(**{**asdict(settings), "seed": seed, **whole})
+        own = replace(settings, seed=seed)
+        if is_dense(name):
+            own = replace(own, prune_positions=None)
+        if (rate := own_rate(name)[1]) is not None:
+            own = replace(own, learning_rate=rate)
         network = build_model(model, seed) if network_of is None else network_of(seed, train_data)
         try:
             history = loop.train(network, pruner, train_data, None, own, device)
@@ -417,12 +365,25 @@ class Summary:
     events: float | None
 
 
+def _dense_of(rows: Sequence[Row]) -> Callable[[str], dict[int, float]]:
+    """Accuracy by seed of the dense network that a pruner is compared with: the only one or, of several, that at its learning rate."""
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if is_dense(row.pruner):
+            found.setdefault(row.pruner, {})[row.seed] = row.accuracy
+    if len(found) < 2:
+        only = next(iter(found.values()), {})
+        return lambda _: only
+    by_rate = {own_rate(name)[1]: accuracies for name, accuracies in found.items()}
+    return lambda name: by_rate.get(own_rate(name.removesuffix(" structured"))[1], {})
+
+
 def summarise(rows: Sequence[Row]) -> list[Summary]:
     """Rows by pruner and sparsity, in the order in which they first appear."""
     groups: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.pruner, row.sparsity), []).append(row)
-    dense = {row.seed: row.accuracy for row in rows if row.pruner == "none"}
+    dense = _dense_of(rows)
 
     def spread(values: list[float]) -> float:
         return statistics.stdev(values) if len(values) > 1 else 0.0
@@ -431,7 +392,8 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
     for (name, share), group in groups.items():
         accuracies = [r.accuracy for r in group]
         events = [r.events for r in group if r.events is not None]
-        lost = [100 * (dense[r.seed] - r.accuracy) for r in group if r.seed in dense]
+        whole = dense(name)
+        lost = [100 * (whole[r.seed] - r.accuracy) for r in group if r.seed in whole]
         result.append(
             Summary(
                 name,
@@ -453,6 +415,7 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
 
 # A marker and a colour for each method, told apart without red and green (Okabe and Ito 2008) and in print without colour.
 _MARKERS = "osD^vP*X<>hp8"
+_DASHES = ("--", ":", "-.", (0, (6, 1)), (0, (1, 4)))
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 
 
@@ -465,8 +428,8 @@ def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "
     from matplotlib.figure import Figure
 
     found = summarise(rows)
-    names = [name for name in dict.fromkeys(s.pruner for s in found) if name != "none"]
-    dense = next((s for s in found if s.pruner == "none"), None)
+    names = [name for name in dict.fromkeys(s.pruner for s in found) if not is_dense(name)]
+    dense = [s for s in found if is_dense(s.pruner)]
     panels: list[tuple[str, Callable[[Summary], float]]] = [
         ("parameters left, %", lambda s: 100 * s.remaining),
         ("synapses left, %", lambda s: 100 * s.synapses_remaining),
@@ -476,14 +439,14 @@ def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "
     figure = Figure(figsize=(1.2 + 4.2 * len(panels), 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), sharey=True)
-    for axis, (label, value) in zip(axes, panels, strict=True):
-        if dense is not None:
+    for axis, (what, value) in zip(axes, panels, strict=True):
+        for number, one in enumerate(dense):
             axis.axhline(
-                100 * dense.accuracy,
+                100 * one.accuracy,
                 color="0.4",
-                linestyle="--",
+                linestyle=_DASHES[number % len(_DASHES)],
                 linewidth=1,
-                label=f"dense, {dense.accuracy:.1%}",
+                label=f"{one.pruner.replace('none', 'dense', 1)}, {one.accuracy:.1%}",
             )
         for number, name in enumerate(names):
             own = sorted((s for s in found if s.pruner == name), key=value)
@@ -498,8 +461,8 @@ def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "
                 capsize=3,
                 label=name,
             )
-        axis.set_xlabel(label)
-        _readable(axis, [value(s) for s in found if s.pruner != "none"])
+        axis.set_xlabel(what)
+        _readable(axis, [value(s) for s in found if not is_dense(s.pruner)])
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("test accuracy, %")
     handles, labels = axes[0].get_legend_handles_labels()
