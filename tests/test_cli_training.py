@@ -27,6 +27,7 @@ from dpap_neuro.deploy.evaluation import evaluate
 from dpap_neuro.deploy.opening import open_model
 from dpap_neuro.deploy.recordings import Recordings
 from dpap_neuro.errors import InputError
+from dpap_neuro.files import write_sealed
 from dpap_neuro.train import loop, runs, sweeps
 
 ROOT = Path(__file__).parents[1]
@@ -292,6 +293,39 @@ def test_a_run_that_cannot_learn_is_left_out_and_said(folder, tmp_path):
     rows = sweeps.read_table(tmp_path / "out" / "runs.csv")
     assert {(row.pruner, row.sparsity) for row in rows} == {("none", 0.0), ("magnitude", 0.8)}
     assert "magnitude,0.8" in (tmp_path / "out" / "summary.csv").read_text()
+
+
+def test_a_shard_with_a_run_that_cannot_learn_keeps_no_table_from_the_others(folder, tmp_path):
+    """Whichever shard comes last puts the tables together and names all that is in none; what can learn later is in them."""
+    out = tmp_path / "out"
+
+    def shard(number, *more):
+        given = [
+            *("sweep", "--dataset", "nmnist", "--data-dir", str(folder), "--out", str(out), "--model", "mlp"),
+            *("--epochs", "3", "--bins", "6", "--batch", "8", "--seeds", "1", "--cache-dir", str(tmp_path / "cache")),
+            *("--pruner", "magnitude", "--sparsity", "0.9999", "--sparsity", "0.8", "--shard", number, *more),
+        ]  # fmt: skip
+        return CliRunner().invoke(app, given)
+
+    failed = shard("1/2")
+    assert isinstance(failed.exception, InputError) and "1 of 1 runs could not be done" in str(
+        failed.exception
+    )
+    assert "1 of 2 runs are not done yet" in " ".join(failed.output.split())
+    last = shard("2/2")
+    assert "1 of 2 runs could not be done and are in no table: magnitude 99.99% seed 0" in str(last.exception)
+    assert [row.sparsity for row in sweeps.read_table(out / "runs.csv")] == [0.8]
+    assert "magnitude,0.8" in (out / "summary.csv").read_text()
+    assert sweeps.left_out(out).keys() == {("magnitude", 0.9999, 0)}
+    kept = out / "shard-1-of-2" / "left_out.json"
+    kept.write_text(kept.read_text().replace("0.9999", "0.8"))
+    with pytest.raises(InputError, match=r"left_out.json: damaged"):
+        sweeps.left_out(out)
+    write_sealed(kept, {"runs": [["magnitude", 0.9999]]})
+    with pytest.raises(InputError, match=r"left_out.json: not the runs that a sweep left out"):
+        sweeps.left_out(out)
+    sweeps.write_left_out(kept.parent, {})
+    assert not kept.exists() and not sweeps.left_out(out)
 
 
 def test_every_fold_is_run_as_often_as_seeds_say(folder, tmp_path):

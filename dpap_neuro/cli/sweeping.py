@@ -207,11 +207,11 @@ def sweep(
             f"against: found {against!r}, expected one of the pruners compared: {', '.join(names)}"
         )
     own = _shard(shard)
-    failed: list[str] = []
+    failed: dict[Planned, str] = {}
 
     def on_failed(run: Planned, error: CannotLearn) -> None:
-        failed.append(f"{run[0]} {100 * run[1]:.6g}% seed {run[2]} ({error})")
-        stderr.print(f"left out: {failed[-1]}", highlight=False, markup=False)
+        failed[run] = f"{run[0]} {100 * run[1]:.6g}% seed {run[2]} ({error})"
+        stderr.print(f"left out: {failed[run]}", highlight=False, markup=False)
 
     check_workers(workers)
     if force and own is not None:
@@ -299,21 +299,24 @@ def sweep(
             tables = sweeps.shard_tables(out) if own is None else [out / "runs.csv"]
             part = planned if own is None else own.part(planned)
             rows = do(folder / "runs.csv", planned=part, others=tables)
+        sweeps.write_left_out(folder, failed)
         if own is None and rows:
             _tell_sweep(out, dataset, rows, folds, against)
+    if own is not None:
+        waiting = sweeps.missing(out, planned, structured)
+        if waiting:
+            say(f"Shard {own} is done; {waiting} of {len(planned)} runs are not done yet.")
+        else:
+            part, failed = planned, sweeps.left_out(out)
+            with locked(out):
+                able = [run for run in planned if (label(run[0], structured), *run[1:]) not in failed]
+                rows = do(out / "runs.csv", planned=able, others=sweeps.shard_tables(out), progress=None)
+                if rows:
+                    _tell_sweep(out, dataset, rows, folds, against)
     if failed:
         raise InputError(
-            f"{len(failed)} of {len(part)} runs could not be done and are in no table: {'; '.join(failed)}"
+            f"{len(failed)} of {len(part)} runs could not be done and are in no table: {'; '.join(failed.values())}"
         )
-    if own is None:
-        return
-    waiting = sweeps.missing(out, planned, structured)
-    if waiting:
-        say(f"Shard {own} is done; {waiting} of {len(planned)} runs are not done yet.")
-        return
-    with locked(out):
-        rows = do(out / "runs.csv", planned=planned, others=sweeps.shard_tables(out), progress=None)
-        _tell_sweep(out, dataset, rows, folds, against)
 
 
 def _shard(text: str | None) -> Shard | None:

@@ -40,6 +40,8 @@ INNER = 5
 # Recordings at a time whose synaptic events are counted.
 TESTED = 128
 
+_LEFT_OUT = "left_out.json"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -70,10 +72,36 @@ class Row:
 
 
 def missing(folder: Path, planned: Sequence[Planned], structured: bool = False) -> int:
-    """How many of the runs are in none of a sweep's tables."""
+    """How many of the runs are in none of a sweep's tables, those that could not be done aside."""
     tables = [path for path in (folder / "runs.csv", *shard_tables(folder)) if path.exists()]
     known = {(row.pruner, row.sparsity, row.seed) for path in tables for row in read_table(path)}
+    known |= left_out(folder).keys()
     return sum((label(name, structured), share, seed) not in known for name, share, seed in planned)
+
+
+def write_left_out(folder: Path, runs: dict[Planned, str]) -> None:
+    """Keep which runs, by what a table calls them, could not be done and why; nothing is kept of none."""
+    path = folder / _LEFT_OUT
+    if runs:
+        write_sealed(path, {"runs": [[*run, why] for run, why in runs.items()]}, 2)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def left_out(folder: Path) -> dict[Planned, str]:
+    """What `write_left_out` kept in a sweep's folder and in those of its shards. Raises InputError for a file that it did not write."""
+    found: dict[Planned, str] = {}
+    for path in (folder / _LEFT_OUT, *sorted(folder.glob(f"shard-*-of-*/{_LEFT_OUT}"))):
+        if not path.exists():
+            continue
+        try:
+            for name, share, seed, why in read_sealed(path, "the runs that a sweep left out")["runs"]:
+                found[str(name), float(share), int(seed)] = str(why)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: not the runs that a sweep left out ({type(error).__name__}: {error})"
+            ) from None
+    return found
 
 
 def shard_tables(folder: Path) -> list[Path]:
@@ -85,7 +113,7 @@ def remove(folder: Path) -> None:
     """The tables of a sweep and of its shards, so that it begins anew."""
     for table in (folder / "runs.csv", *shard_tables(folder)):
         # The table first: without it the settings beside it mean nothing.
-        for path in (table, table.with_suffix(".json")):
+        for path in (table, table.with_suffix(".json"), table.with_name(_LEFT_OUT)):
             path.unlink(missing_ok=True)
 
 
