@@ -63,7 +63,7 @@ def test_an_axis_has_at_least_two_ticks_in_plain_numbers(low, high):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from dpap_neuro.train.sweeps import _readable
+    from dpap_neuro.train.sweep_picture import _readable
 
     figure = Figure()
     FigureCanvasAgg(figure)

@@ -23,6 +23,7 @@ from dpap_neuro.pruning import make_pruner
 from dpap_neuro.train import loop, paired, runs, sweeps
 from dpap_neuro.train.loop import TrainSettings, train
 from dpap_neuro.train.planned import at_rates, own_rate, plan
+from dpap_neuro.train.sweep_picture import draw
 from hardware.graph.parsing import read_graph
 
 CPU = torch.device("cpu")
@@ -211,7 +212,7 @@ def test_a_sweep_goes_on_where_it_stopped_and_sums_up(tmp_path):
     assert found["magnitude", 0.9].accuracy == pytest.approx(np.mean(two))
     assert found["magnitude", 0.9].spread == pytest.approx(np.std(two, ddof=1))
     assert found["magnitude", 0.9].lost == pytest.approx(100 * np.mean(np.subtract(dense, two)))
-    sweeps.draw(rows, tmp_path / "sweep.png")
+    draw(rows, tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 5000
     with pytest.raises(InputError, match="epochs"):
         sweeps.sweep(table, MODEL, data_of, planned, TrainSettings(epochs=5, batch=16), CPU)
@@ -307,7 +308,7 @@ def test_a_pruner_learns_at_a_rate_of_its_own(tmp_path):
     # One dense network is everyone's; of several, none is that of a rate that none had.
     assert {s.lost is None for s in sweeps.summarise([r for r in own if r.pruner != "none"])} == {False}
     assert sweeps.summarise([*own[:2], replace(own[2], pruner="lamp:learning_rate=3")])[-1].lost is None
-    sweeps.draw(own, tmp_path / "sweep.png")
+    draw(own, tmp_path / "sweep.png")
     compared = {(d.pruner, d.other) for d in paired.differences(own)}
     assert compared == set(itertools.combinations(names[::-1], 2))
 

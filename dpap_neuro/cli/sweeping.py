@@ -336,9 +336,10 @@ def _tell_sweep(out: Path, dataset: str, rows: Sequence[Row], folds: int | None,
     """The summary of a sweep that is whole: its files and its table."""
     from dpap_neuro.deploy.report import paired_table, sweep_table
     from dpap_neuro.train import paired, sweeps
+    from dpap_neuro.train.sweep_picture import draw
 
     sweeps.write_table(sweeps.summarise(rows), out / "summary.csv")
-    sweeps.draw(rows, out / "sweep.png", Path(dataset).name, "seeds" if folds is None else "folds")
+    draw(rows, out / "sweep.png", Path(dataset).name, "seeds" if folds is None else "folds")
     stdout.print(sweep_table(sweeps.summarise(rows)))
     files = ["runs.csv", "runs.json", "summary.csv", "sweep.png"]
     found = paired.differences(rows, folds)

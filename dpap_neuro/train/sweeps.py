@@ -23,7 +23,7 @@ from dpap_neuro.data import every_nth
 from dpap_neuro.data.binning import only_bins
 from dpap_neuro.data.stored import Rasters, chosen
 from dpap_neuro.errors import CannotLearn, InputError
-from dpap_neuro.files import make_folder, read_bytes, read_sealed, write_picture, write_sealed, write_text
+from dpap_neuro.files import make_folder, read_bytes, read_sealed, write_sealed, write_text
 from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.pruning import Pruner, make_pruner, parse_pruner, together
 from dpap_neuro.pruning.inputs import synaptic_events
@@ -439,97 +439,3 @@ def summarise(rows: Sequence[Row]) -> list[Summary]:
             )
         )
     return result
-
-
-# A marker and a colour for each method, told apart without red and green (Okabe and Ito 2008) and in print without colour.
-_MARKERS = "osD^vP*X<>hp8"
-_DASHES = ("--", ":", "-.", (0, (6, 1)), (0, (1, 4)))
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-
-
-def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "seeds") -> None:
-    """Accuracy against parameters, synapses and synaptic events that are left, a line and a marker per pruner.
-
-    Bars: standard deviation over seeds, or over folds (unit). Events are left out where a run does not have them.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    found = summarise(rows)
-    names = [name for name in dict.fromkeys(s.pruner for s in found) if not is_dense(name)]
-    dense = [s for s in found if is_dense(s.pruner)]
-    panels: list[tuple[str, Callable[[Summary], float]]] = [
-        ("parameters left, %", lambda s: 100 * s.remaining),
-        ("synapses left, %", lambda s: 100 * s.synapses_remaining),
-    ]
-    if all(s.events is not None for s in found):
-        panels.append(("synaptic events per recording", lambda s: s.events or 0.0))
-    figure = Figure(figsize=(1.2 + 4.2 * len(panels), 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(panels), sharey=True)
-    for axis, (what, value) in zip(axes, panels, strict=True):
-        for number, one in enumerate(dense):
-            axis.axhline(
-                100 * one.accuracy,
-                color="0.4",
-                linestyle=_DASHES[number % len(_DASHES)],
-                linewidth=1,
-                label=f"{one.pruner.replace('none', 'dense', 1)}, {one.accuracy:.1%}",
-            )
-        for number, name in enumerate(names):
-            own = sorted((s for s in found if s.pruner == name), key=value)
-            axis.errorbar(
-                [value(s) for s in own],
-                [100 * s.accuracy for s in own],
-                [100 * s.spread for s in own],
-                marker=_MARKERS[number % len(_MARKERS)],
-                color=_COLOURS[number % len(_COLOURS)],
-                markersize=5,
-                linewidth=1.2,
-                capsize=3,
-                label=name,
-            )
-        axis.set_xlabel(what)
-        _readable(axis, [value(s) for s in found if not is_dense(s.pruner)])
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("test accuracy, %")
-    handles, labels = axes[0].get_legend_handles_labels()
-    legend = figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False
-    )
-    for text in legend.get_texts():
-        text.set_parse_math(False)
-    runs = sorted({s.runs for s in found})
-    many = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
-    bars = f"means of {many} {unit}; bars: standard deviation over {unit}" if runs[-1] > 1 else "one run each"
-    figure.suptitle(f"{dataset}: {bars}" if dataset else bars, fontsize=11, parse_math=False)
-    write_picture(figure, path)
-
-
-def _short(value: float, _: Any = None) -> str:
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:,.12g}{letter}"
-    return f"{value:.12g}"
-
-
-def _readable(axis: Any, values: Sequence[float]) -> None:
-    """A logarithmic axis whose every span has at least three ticks, written as plain numbers, thousands and millions as 200k and 1M."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
-
-    low, high = min(values, default=1.0), max(values, default=1.0)
-    axis.xaxis.set_major_formatter(FuncFormatter(_short))
-    if low <= 0:
-        axis.xaxis.set_major_locator(MaxNLocator(5))
-        return
-    axis.set(xscale="log", xlim=(low / 1.25, high * 1.25))
-    # In a span of less than a decade and a half 1, 2 and 5 alone are two ticks or one.
-    close = high / low < 30
-    axis.xaxis.set_major_locator(
-        MaxNLocator(5, steps=[1, 2, 5, 10])
-        if high / low < 4
-        else LogLocator(subs=(1, 2, 3, 5) if close else (1, 2, 5))
-    )
-    axis.xaxis.set_major_formatter(FuncFormatter(_short))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_minor_formatter(NullFormatter())
