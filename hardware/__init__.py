@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from hardware.compile.compiler import compile_graph
     from hardware.errors import HardwareError
     from hardware.files.network_file import load, save
-    from hardware.files.netx import read_net, write_net
+    from hardware.files.netx_reading import read_net
+    from hardware.files.netx_writing import write_net
     from hardware.graph.graph import Graph
     from hardware.graph.parsing import from_nir, read_graph
     from hardware.network.integer import Network
@@ -28,7 +29,8 @@ _FROM = {
     "hardware.compile.compiler": ("compile_graph",),
     "hardware.errors": ("HardwareError",),
     "hardware.files.network_file": ("load", "save"),
-    "hardware.files.netx": ("read_net", "write_net"),
+    "hardware.files.netx_reading": ("read_net",),
+    "hardware.files.netx_writing": ("write_net",),
     "hardware.graph.graph": ("Graph",),
     "hardware.graph.parsing": ("from_nir", "read_graph"),
     "hardware.network.integer": ("Network",),

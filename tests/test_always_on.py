@@ -12,7 +12,8 @@ from hardware.compile.compiler import compile_graph
 from hardware.compile.warning import warnings_of
 from hardware.errors import HardwareError
 from hardware.files.network_file import load, save
-from hardware.files.netx import restrict, write_net
+from hardware.files.netx import restrict
+from hardware.files.netx_writing import write_net
 from hardware.graph.parsing import from_nir
 from hardware.network.integer import InputPopulation
 from hardware.network.timing import depths

@@ -25,7 +25,8 @@ from dpap_neuro.deploy.simulation import run_lava
 from hardware.chip.chips import load_chip
 from hardware.compile.compiler import compile_graph
 from hardware.files.network_file import load, save
-from hardware.files.netx import read_net, restrict
+from hardware.files.netx import restrict
+from hardware.files.netx_reading import read_net
 from hardware.graph.parsing import read_graph
 from hardware.network.integer import DenseProjection, InputPopulation, Network, Population
 from hardware.simulate import lava, simulator

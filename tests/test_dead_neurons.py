@@ -16,7 +16,7 @@ from test_compile import conv, exact_weights, flatten, integrate, pool
 from hardware.chip.chips import load_chip
 from hardware.compile.compiler import compile_graph, compile_layers
 from hardware.errors import HardwareError
-from hardware.files import network_file, netx
+from hardware.files import network_file, netx, netx_reading, netx_writing
 from hardware.graph.graph import padding_of
 from hardware.graph.parsing import from_nir, read_graph
 from hardware.graph.summary import describe
@@ -315,8 +315,8 @@ def test_a_netx_file_has_matrices_in_their_place(tmp_path):
     chip = netx.restrict(load_chip("loihi1"))
     given = network(lambda *shape: lif(*shape, tau=2.0, v_threshold=0.9), masks(4, 0.2))
     compiled, _ = compile_graph(from_nir(given), chip)
-    netx.write_net(compiled, tmp_path / "n.net")
-    again = netx.read_net(tmp_path / "n.net")
+    netx_writing.write_net(compiled, tmp_path / "n.net")
+    again = netx_reading.read_net(tmp_path / "n.net")
     x = raster()
     names = [p.name for p in again.populations]
     assert names == [p.name for p in compiled.populations]

@@ -34,7 +34,9 @@ from hardware.compile.compiler import compile_graph
 from hardware.compile.pins import KEY
 from hardware.errors import HardwareError
 from hardware.files.network_file import load, save
-from hardware.files.netx import read_net, restrict, write_net
+from hardware.files.netx import restrict
+from hardware.files.netx_reading import read_net
+from hardware.files.netx_writing import write_net
 from hardware.graph.parsing import from_nir, read_graph
 from hardware.simulate.fidelity import predictions
 from hardware.simulate.simulator import simulate

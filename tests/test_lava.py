@@ -17,7 +17,7 @@ from lava_samples import compiled, networks
 
 from hardware.errors import HardwareError
 from hardware.files.network_file import save
-from hardware.files.netx import mantissas, read_net
+from hardware.files.netx_reading import mantissas, read_net
 from hardware.network.integer import (
     ConvProjection,
     DenseProjection,

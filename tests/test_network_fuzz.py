@@ -14,7 +14,8 @@ from test_netx import chain
 from hardware.errors import HardwareError
 from hardware.files.guarded import Reader
 from hardware.files.network_file import load, save
-from hardware.files.netx import read_net, write_net
+from hardware.files.netx_reading import read_net
+from hardware.files.netx_writing import write_net
 from hardware.simulate.simulator import simulate
 
 FILES = 120

@@ -17,7 +17,8 @@ from hardware.errors import HardwareError
 from hardware.files.guarded import Reader
 from hardware.files.hdf5 import read_groups
 from hardware.files.network_file import load, save
-from hardware.files.netx import mantissas, read_net, write_net
+from hardware.files.netx_reading import mantissas, read_net
+from hardware.files.netx_writing import write_net
 from hardware.network.integer import (
     ConvProjection,
     DenseProjection,

@@ -144,7 +144,7 @@ def _inspect_integers(model: Path, draw: Path | None, dt: float | None, as_json:
     """The populations and projections of a network of the chip's integers."""
     from dpap_neuro.errors import InputError
     from hardware.files.network_file import load
-    from hardware.files.netx import read_net
+    from hardware.files.netx_reading import read_net
     from hardware.network import summary
 
     if draw is not None or dt is not None:

@@ -17,7 +17,8 @@ from hardware.compile.compiler import Compiled, compile_layers
 from hardware.compile.report import LayerReport
 from hardware.errors import HardwareError
 from hardware.files.network_file import save
-from hardware.files.netx import restrict, write_net
+from hardware.files.netx import restrict
+from hardware.files.netx_writing import write_net
 from hardware.graph.graph import Graph
 from hardware.graph.parsing import read_graph
 from hardware.network.integer import Network

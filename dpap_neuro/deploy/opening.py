@@ -62,7 +62,7 @@ class CompileOptions:
 
 @dataclass(frozen=True)
 class InputNeurons:
-    """What the input layer of a NETX file is given, where it has neurons: see `hardware.files.netx.read_net`."""
+    """What the input layer of a NETX file is given, where it has neurons: see `hardware.files.netx_reading.read_net`."""
 
     layer: str = "pixels"
     bias: np.ndarray | None = None
@@ -234,7 +234,7 @@ def open_model(
 
 
 def _read_netx(path: Path, neurons: InputNeurons, reader: Reader) -> Network:
-    from hardware.files.netx import read_net
+    from hardware.files.netx_reading import read_net
 
     layer: Any = neurons.layer
     bias = neurons.bias

@@ -20,7 +20,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from hardware.files.netx import read_net  # noqa: E402
+from hardware.files.netx_reading import read_net  # noqa: E402
 from hardware.network.integer import (  # noqa: E402
     ConvProjection,
     DenseProjection,

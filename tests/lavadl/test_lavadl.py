@@ -24,7 +24,9 @@ from nmnist_samples import FOLDER, recordings
 from hardware.chip.chips import load_chip
 from hardware.compile.compiler import compile_graph
 from hardware.errors import HardwareError
-from hardware.files.netx import read_net, restrict, write_net
+from hardware.files.netx import restrict
+from hardware.files.netx_reading import read_net
+from hardware.files.netx_writing import write_net
 from hardware.graph.parsing import read_graph
 from hardware.network.integer import (
     ConvProjection,

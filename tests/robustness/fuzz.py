@@ -160,7 +160,7 @@ def _of_hardware(root: Path, stack: contextlib.ExitStack) -> list[Loader]:
 
     from hardware.chip import chips
     from hardware.compile.compiler import compile_graph
-    from hardware.files import network_file, netx
+    from hardware.files import network_file, netx_reading, netx_writing
     from hardware.files.guarded import Reader
     from hardware.graph.parsing import from_nir, read_graph
 
@@ -173,14 +173,14 @@ def _of_hardware(root: Path, stack: contextlib.ExitStack) -> list[Loader]:
     nir.write(root / "plain.nir", plain, compression=None)
     integers = compile_graph(from_nir(plain), chips.load_chip("loihi1"))[0]
     network_file.save(integers, root / "a.h5")
-    netx.write_net(integers, root / "a.net")
+    netx_writing.write_net(integers, root / "a.net")
     for name in chips.BUILT_IN:
         (root / f"{name}.toml").write_bytes(Path(chips.__file__).with_name(f"{name}.toml").read_bytes())
     return [
         Loader("graph (.nir)", root / "mixed.nir", lambda: _ran(read_graph(root / "mixed.nir", reader))),
         Loader("graph (.nir, plain)", root / "plain.nir", lambda: _ran(read_graph(root / "plain.nir", reader))),
         Loader("integers (.h5)", root / "a.h5", lambda: _ran(network_file.load(root / "a.h5", reader))),
-        Loader("integers (.net)", root / "a.net", lambda: _ran(netx.read_net(root / "a.net", reader=reader))),
+        Loader("integers (.net)", root / "a.net", lambda: _ran(netx_reading.read_net(root / "a.net", reader=reader))),
         *(
             Loader(f"chip {name}", root / f"{name}.toml", lambda n=name: _ran(chips.load_chip(root / f"{n}.toml")), text=True)
             for name in chips.BUILT_IN

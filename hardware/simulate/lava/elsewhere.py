@@ -17,7 +17,7 @@ import numpy as np
 
 from hardware.errors import HardwareError
 from hardware.files.network_file import load, save
-from hardware.files.netx import read_net
+from hardware.files.netx_reading import read_net
 from hardware.network.integer import Network
 from hardware.simulate.given import VARIABLES, Rasters, Record
 from hardware.simulate.lava import running
