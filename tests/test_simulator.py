@@ -147,7 +147,7 @@ def test_synapses_named_twice_add():
 
 
 def test_a_large_sparse_projection_is_not_packed(monkeypatch):
-    import hardware.simulate.simulator as module
+    import hardware.simulate.links as module
 
     rng = np.random.default_rng(0)
     post = rng.integers(0, 50, 400).astype(np.int32)

@@ -14,38 +14,28 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, pairwise
-from typing import Any
 
 import numpy as np
 
 from hardware.errors import HardwareError
 from hardware.machine import cores
-from hardware.network.connectivity import by_post, out_degrees
 from hardware.network.integer import (
     STATE_LIMIT,
     ConvProjection,
     InputPopulation,
     Network,
     Population,
-    Projection,
-    SparseProjection,
 )
 from hardware.network.timing import Timing, depths, latency
 from hardware.simulate import kernels, relay
 from hardware.simulate.given import VARIABLES, Rasters, Record, wanted_variables, with_largest
-from hardware.simulate.rowwise import NOT_ROWWISE, Rowwise, rowwise
-from hardware.simulate.tables import Fresh, Memory, conv_tables, events, inside
+from hardware.simulate.links import links_of, number
+from hardware.simulate.tables import Fresh, Memory, events
 
 Array = np.ndarray
 # Of what inputs send: where each step's begins, neurons, counts; and of what hears none of it.
 _Heard = tuple[Array, Array, Array]
 _QUIET: _Heard = np.zeros((1, 1), np.int64), np.zeros(1, np.int32), np.zeros(1, np.int32)
-# Below these shares of non-zero weights a matrix (one that caches hold, one they do not) is run as a list of its
-# synapses: vector instructions add many more weights a second, zeros among them.
-SPARSE_BELOW, SPARSE_BELOW_LARGE = 0.12, 0.4
-LARGE = 1 << 24
-# A larger list of synapses is not packed, so that it is not in memory twice.
-MOST_PACKED = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -97,24 +87,6 @@ def simulate(
     return Simulator(network).run(raster, timing, record, threads, reset_interval, reset_offset)
 
 
-@dataclass(frozen=True)
-class _Link:
-    """A projection, or the synapses of it that share a delay, in the arrays that the kernels read."""
-
-    source: int
-    target: int
-    form: int
-    delay: int
-    projection: Projection
-    weight: Array
-    degree: Array
-    post: Array
-    ptr: Array
-    geometry: Array
-    rows: Rowwise  # of a convolution
-    reach: int  # the largest |sum| that one spike of every source neuron can make, for a convolution
-
-
 # A recording alone runs on two cores in about so many chunks of at least so many steps, where it has so many steps in all and either core
 # has more to do than so many nanoseconds in one: handing a chunk over takes some ten microseconds, and the first and last chunks run on
 # one core.
@@ -129,38 +101,26 @@ class Simulator:
             raise HardwareError(f"the network has {len(network.outputs)} outputs, the simulator takes one")
         self.network = network
         self.depth = depths(network)
-        entries: list[InputPopulation | Population] = [*network.inputs, *network.populations]
-        self._entries = entries
-        self._rank = {entry.name: i for i, entry in enumerate(entries)}
-        self._sizes = [math.prod(entry.shape) for entry in entries]
-        self._first = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.int64)
-        # The neurons at either end of a convolution, which then finds what a window sees in a row, and what it leads to.
-        ends = [(p.source, p.target) for p in network.projections if isinstance(p, ConvProjection)]
-        self._inside = {name for pair in ends for name in pair}
-        order = [inside(entry.shape, entry.name in self._inside) for entry in entries]
-        self._outside = np.concatenate(order).astype(np.int32)
-        placed = {
-            entry.name: np.argsort(o).astype(np.int32)
-            for entry, o in zip(entries, order, strict=True)
-            if entry.name in self._inside
-        }
-        self._du = self._spread("du", order)
+        numbering = number(network)
+        self._entries, self._rank, self._sizes = numbering.entries, numbering.rank, numbering.sizes
+        self._first, self._inside, self._outside = numbering.first, numbering.inside, numbering.outside
+        self._du = self._spread("du")
         self._keep_u = (4095 - self._du).astype(np.int32)
-        self._dv = self._spread("dv", order)
+        self._dv = self._spread("dv")
         self._keep_v = (4096 - self._dv).astype(np.int32)
-        self._threshold = (self._spread("vth", order) << 6).astype(np.int32)
+        self._threshold = (self._spread("vth") << 6).astype(np.int32)
         # Whatever kernels of a convolution do to a dead neuron, it does not spike, and its states are left out of what is recorded.
-        self._dead = {e.name: e.dead for e in entries if isinstance(e, Population) and e.dead is not None}
+        self._dead = {p.name: p.dead for p in network.populations if p.dead is not None}
         for name, dead in self._dead.items():
             first = self._first[self._rank[name]]
-            self._threshold[first + np.flatnonzero(dead[order[self._rank[name]]])] = _NO_THRESHOLD
-        self._bias = self._spread("bias_mant", order)
-        for i, entry in enumerate(entries):
+            self._threshold[first + np.flatnonzero(dead[self.numbers(name)])] = _NO_THRESHOLD
+        self._bias = self._spread("bias_mant")
+        for i, entry in enumerate(self._entries):
             if isinstance(entry, Population):
                 self._bias[self._first[i] : self._first[i + 1]] <<= entry.bias_exp
         constants = (self._du, self._dv, self._threshold, self._bias)
         self._kinds = [self._kind(*(a[begin:end] for a in constants)) for begin, end in pairwise(self._first)]
-        links = [link for projection in network.projections for link in self._links_of(projection, placed)]
+        links = [link for projection in network.projections for link in links_of(projection, numbering)]
         self._links = sorted(links, key=lambda link: link.source)
         self._idle: deque[tuple[list[Array], list[Array]]] = deque(maxlen=1)
 
@@ -366,13 +326,15 @@ class Simulator:
         leak = kernels.KEEP if not dv.any() else kernels.FORGET if (dv == 4096).all() else kernels.DECAY
         return uniform, kernels.FORGET if (du == 4095).all() else kernels.DECAY, leak
 
-    def _spread(self, key: str, order: list[Array]) -> Array:
+    def _spread(self, key: str) -> Array:
         """A parameter of all neurons, in the inside numbering; 0 for inputs."""
         values = np.zeros(self._first[-1], np.int32)
         for i, entry in enumerate(self._entries):
             if isinstance(entry, Population):
                 value = np.asarray(getattr(entry, key)).reshape(-1)
-                values[self._first[i] : self._first[i + 1]] = value[order[i]] if value.size > 1 else value
+                values[self._first[i] : self._first[i + 1]] = (
+                    value[self.numbers(entry.name)] if value.size > 1 else value
+                )
         return values
 
     def _state(self, ring_size: int, take: Memory | Fresh) -> list[Array]:
@@ -457,73 +419,6 @@ class Simulator:
                 behind = self.depth[entry.name] if timing == "chip" else 0
                 row[kernels.P_RESET] = (behind + offset) % interval
         return pops, links, ring
-
-    def _links_of(self, projection: Projection, placed: dict[str, Array]) -> list[_Link]:
-        source, target = self._rank[projection.source], self._rank[projection.target]
-        n_pre = self._sizes[source]
-        # What is kept of each source neuron lies in the order inside.
-        order = self._outside[self._first[source] : self._first[source + 1]]
-        none32, none64 = np.zeros(1, np.int32), np.zeros(1, np.int64)
-
-        def link(form: int, delay: int, weight: Array, degree: Array, **more: Any) -> _Link:
-            given = {
-                "post": none32,
-                "ptr": none64,
-                "geometry": none64,
-                "rows": NOT_ROWWISE,
-                "reach": 0,
-                **more,
-            }
-            return _Link(source, target, form, delay, projection, weight, degree[order], **given)  # type: ignore[arg-type]
-
-        def sparse(delay: int, ptr: Array, post: Array, weight: Array) -> _Link:
-            if projection.target in placed:
-                post = placed[projection.target][post]
-            if weight.dtype not in (np.int8, np.int16):
-                weight = weight.astype(np.int16)
-            form = kernels.SPARSE8 if weight.dtype == np.int8 else kernels.SPARSE16
-            ptr = np.ascontiguousarray(ptr, np.int64)
-            degree = np.diff(ptr).astype(np.int32)
-            if projection.source in self._inside:
-                begin = ptr[:-1][order]
-                ptr = np.concatenate([[0], np.cumsum(degree[order], dtype=np.int64)])
-                moved = np.repeat(begin - ptr[:-1], degree[order]) + np.arange(len(post))
-                post, weight = post[moved], weight[moved]
-            if post.size <= MOST_PACKED and self._sizes[target] <= kernels.MAX_PACKED_POST:
-                packed = (post.astype(np.uint32) << 16) | (weight.astype(np.int16).view(np.uint16))
-                return link(kernels.PACKED, delay, packed.view(np.int32), degree, ptr=ptr)
-            post, weight = np.ascontiguousarray(post, np.int32), np.ascontiguousarray(weight)
-            return link(form, delay, weight, degree, ptr=ptr, post=post)
-
-        if isinstance(projection, SparseProjection):
-            return [sparse(projection.delay, projection.indptr, projection.post, projection.weight)]
-        if isinstance(projection, ConvProjection):
-            shapes = self._entries[source].shape, self._entries[target].shape
-            reach = np.abs(projection.weight.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0)
-            tables = conv_tables(projection, *shapes, np.int16)
-            if projection.dead_pre is not None or projection.dead_post is not None:
-                tables["degree"] = out_degrees(by_post(projection, *shapes)).astype(np.int32)
-            rows = rowwise(projection, *shapes) if tables["form"] == kernels.CONV else NOT_ROWWISE
-            return [link(delay=projection.delay, reach=int(reach), rows=rows, **tables)]
-        links = []
-        for delay in np.unique(projection.delay):
-            weight = projection.weight.T
-            if np.ndim(projection.delay):
-                delays = np.asarray(projection.delay).T
-                chosen = delays == delay
-                weight = np.where(chosen, weight, 0)
-            synapses = np.count_nonzero(weight, axis=1)
-            if synapses.sum() < (SPARSE_BELOW_LARGE if weight.size > LARGE else SPARSE_BELOW) * weight.size:
-                pre, post = np.nonzero(weight)
-                ptr = np.concatenate([[0], np.cumsum(synapses)])
-                links.append(sparse(int(delay), ptr, post, weight[pre, post].astype(np.int16)))
-                continue
-            if projection.target in placed:
-                weight = weight[:, np.argsort(placed[projection.target])]
-            weight = np.ascontiguousarray(weight[order], np.int16)
-            links.append(link(kernels.DENSE, int(delay), weight, synapses.astype(np.int32)))
-        assert n_pre == len(links[0].degree)
-        return links
 
 
 # Above any membrane.
