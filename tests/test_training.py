@@ -23,7 +23,7 @@ from dpap_neuro.pruning import make_pruner
 from dpap_neuro.train import loop, paired, runs, sweeps
 from dpap_neuro.train.loop import TrainSettings, train
 from dpap_neuro.train.planned import at_rates, own_rate, plan
-from dpap_neuro.train.sweep_picture import draw
+from dpap_neuro.train.sweep_picture import _panels, draw
 from hardware.graph.parsing import read_graph
 
 CPU = torch.device("cpu")
@@ -308,9 +308,29 @@ def test_a_pruner_learns_at_a_rate_of_its_own(tmp_path):
     # One dense network is everyone's; of several, none is that of a rate that none had.
     assert {s.lost is None for s in sweeps.summarise([r for r in own if r.pruner != "none"])} == {False}
     assert sweeps.summarise([*own[:2], replace(own[2], pruner="lamp:learning_rate=3")])[-1].lost is None
-    draw(own, tmp_path / "sweep.png")
+    panels, levels = _panels(sweeps.summarise(own))
+    assert [what.split()[0] for what, _ in panels] == ["parameters", "synapses", "synaptic"]
+    assert list(panels[0][1]) == names[2:] and [s.pruner for s in levels] == names[:2]
     compared = {(d.pruner, d.other) for d in paired.differences(own)}
     assert compared == set(itertools.combinations(names[::-1], 2))
+
+
+def test_what_learned_at_several_rates_is_drawn_against_them(tmp_path):
+    names = [*at_rates("none", [0.02, 0.001]), *at_rates("magnitude", [0.02, 0.001]), "lamp"]
+    data = (recordings(), recordings(seed=5))
+    settings = TrainSettings(epochs=2, batch=16)
+    rows = sweeps.sweep(
+        tmp_path / "runs.csv", MODEL, lambda _: data, plan(names, [0.5, 0.9], [0]), settings, CPU
+    )
+    [(what, lines)], levels = _panels(sweeps.summarise(rows))
+    assert what == "learning rate" and {s.pruner for s in levels} == {"lamp"}
+    assert list(lines) == ["dense", "magnitude, 0.5", "magnitude, 0.9"]
+    assert all([x for x, _ in points] == [0.02, 0.001] for points in lines.values())
+    assert lines["magnitude, 0.9"][1][1].accuracy == next(
+        r.accuracy for r in rows if (r.pruner, r.sparsity) == ("magnitude:learning_rate=0.001", 0.9)
+    )
+    draw(rows, tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 5000
 
 
 def test_rates_and_pruners_are_combined():

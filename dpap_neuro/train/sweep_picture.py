@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dpap_neuro.files import write_picture
-from dpap_neuro.train.planned import is_dense
+from dpap_neuro.train.planned import is_dense, own_rate
 from dpap_neuro.train.sweeps import Row, Summary, summarise
 
 # A marker and a colour for each method, told apart without red and green (Okabe and Ito 2008) and in print without colour.
@@ -16,8 +16,13 @@ _DASHES = ("--", ":", "-.", (0, (6, 1)), (0, (1, 4)))
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 
 
+# Of a panel: what its axis is, and for each line its points.
+_Panel = tuple[str, dict[str, list[tuple[float, Summary]]]]
+
+
 def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "seeds") -> None:
-    """Accuracy against parameters, synapses and synaptic events that are left, a line and a marker per pruner.
+    """Accuracy against parameters, synapses and synaptic events that are left, a line and a marker per pruner; against the learning
+    rate alone where a pruner learned at several.
 
     Bars: standard deviation over seeds, or over folds (unit). Events are left out where a run does not have them.
     """
@@ -25,32 +30,25 @@ def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "
     from matplotlib.figure import Figure
 
     found = summarise(rows)
-    names = [name for name in dict.fromkeys(s.pruner for s in found) if not is_dense(name)]
-    dense = [s for s in found if is_dense(s.pruner)]
-    panels: list[tuple[str, Callable[[Summary], float]]] = [
-        ("parameters left, %", lambda s: 100 * s.remaining),
-        ("synapses left, %", lambda s: 100 * s.synapses_remaining),
-    ]
-    if all(s.events is not None for s in found):
-        panels.append(("synaptic events per recording", lambda s: s.events or 0.0))
-    figure = Figure(figsize=(1.2 + 4.2 * len(panels), 4.8), layout="constrained")
+    panels, levels = _panels(found)
+    figure = Figure(figsize=(1.2 + 4.2 * max(1.5, len(panels)), 4.8), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(panels), sharey=True)
-    for axis, (what, value) in zip(axes, panels, strict=True):
-        for number, one in enumerate(dense):
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (what, lines) in zip(axes, panels, strict=True):
+        for number, one in enumerate(levels):
             axis.axhline(
                 100 * one.accuracy,
                 color="0.4",
                 linestyle=_DASHES[number % len(_DASHES)],
                 linewidth=1,
-                label=f"{one.pruner.replace('none', 'dense', 1)}, {one.accuracy:.1%}",
+                label=f"{_named(one.pruner)}, {one.accuracy:.1%}",
             )
-        for number, name in enumerate(names):
-            own = sorted((s for s in found if s.pruner == name), key=value)
+        for number, (name, points) in enumerate(lines.items()):
+            own = sorted(points, key=lambda point: point[0])
             axis.errorbar(
-                [value(s) for s in own],
-                [100 * s.accuracy for s in own],
-                [100 * s.spread for s in own],
+                [x for x, _ in own],
+                [100 * s.accuracy for _, s in own],
+                [100 * s.spread for _, s in own],
                 marker=_MARKERS[number % len(_MARKERS)],
                 color=_COLOURS[number % len(_COLOURS)],
                 markersize=5,
@@ -59,7 +57,7 @@ def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "
                 label=name,
             )
         axis.set_xlabel(what)
-        _readable(axis, [value(s) for s in found if not is_dense(s.pruner)])
+        _readable(axis, [x for points in lines.values() for x, _ in points])
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("test accuracy, %")
     handles, labels = axes[0].get_legend_handles_labels()
@@ -73,6 +71,42 @@ def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "
     bars = f"means of {many} {unit}; bars: standard deviation over {unit}" if runs[-1] > 1 else "one run each"
     figure.suptitle(f"{dataset}: {bars}" if dataset else bars, fontsize=11, parse_math=False)
     write_picture(figure, path)
+
+
+def _panels(found: Sequence[Summary]) -> tuple[list[_Panel], list[Summary]]:
+    """The panels of a picture, and what is the same everywhere in them."""
+    by_rate = _by_rate(found)
+    if by_rate:
+        return [("learning rate", by_rate)], [s for s in found if own_rate(s.pruner)[1] is None]
+    measures: list[tuple[str, Callable[[Summary], float]]] = [
+        ("parameters left, %", lambda s: 100 * s.remaining),
+        ("synapses left, %", lambda s: 100 * s.synapses_remaining),
+    ]
+    if all(s.events is not None for s in found):
+        measures.append(("synaptic events per recording", lambda s: s.events or 0.0))
+    pruned = [s for s in found if not is_dense(s.pruner)]
+    names = dict.fromkeys(s.pruner for s in pruned)
+    panels = [
+        (what, {name: [(value(s), s) for s in pruned if s.pruner == name] for name in names})
+        for what, value in measures
+    ]
+    return panels, [s for s in found if is_dense(s.pruner)]
+
+
+def _by_rate(found: Sequence[Summary]) -> dict[str, list[tuple[float, Summary]]]:
+    """Summaries that say a learning rate, by pruner and sparsity; empty where none of these learned at several."""
+    shares = {s.sparsity for s in found if not is_dense(s.pruner)}
+    lines: dict[str, list[tuple[float, Summary]]] = {}
+    for s in found:
+        name, rate = own_rate(s.pruner)
+        if rate is not None:
+            said = f", {s.sparsity:.4g}" if len(shares) > 1 and not is_dense(name) else ""
+            lines.setdefault(_named(name) + said, []).append((rate, s))
+    return lines if any(len(line) > 1 for line in lines.values()) else {}
+
+
+def _named(pruner: str) -> str:
+    return pruner.replace("none", "dense", 1) if is_dense(pruner) else pruner
 
 
 def _short(value: float, _: Any = None) -> str:
