@@ -324,8 +324,12 @@ def test_a_shard_with_a_run_that_cannot_learn_keeps_no_table_from_the_others(fol
     write_sealed(kept, {"runs": [["magnitude", 0.9999]]})
     with pytest.raises(InputError, match=r"left_out.json: not the runs that a sweep left out"):
         sweeps.left_out(out)
-    sweeps.write_left_out(kept.parent, {})
-    assert not kept.exists() and not sweeps.left_out(out)
+    sweeps.remove(out)
+    assert not kept.exists() and not sweeps.left_out(out) and not (out / "runs.csv").exists()
+    sweeps.write_left_out(out, {("lamp", 0.5, 3): "why"})
+    assert sweeps.left_out(out) == {("lamp", 0.5, 3): "why"}
+    sweeps.write_left_out(out, {})
+    assert not sweeps.left_out(out)
 
 
 def test_every_fold_is_run_as_often_as_seeds_say(folder, tmp_path):

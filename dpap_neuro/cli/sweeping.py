@@ -145,7 +145,8 @@ def sweep(
     """Compare pruners at equal sparsity: pruners x sparsities x seeds, as a table and a picture.
 
     Settings are to be chosen on other recordings than those that are reported: --inner tests on recordings held out of the training
-    part of the same split or folds; the learning rate of each pruner is one of them. With --folds every recording trains in other folds: strictly, choose for each fold by itself.
+    part of the same split or folds; the learning rate of each pruner is one of them. With --folds every recording trains in other
+    folds: strictly, choose for each fold by itself.
 
     Example: dpap-neuro sweep --pruner none --pruner dpap --pruner magnitude --sparsity 0.8 --out sweep
 
@@ -307,9 +308,11 @@ def sweep(
         if waiting:
             say(f"Shard {own} is done; {waiting} of {len(planned)} runs are not done yet.")
         else:
-            part, failed = planned, sweeps.left_out(out)
+            labelled = {run: (label(run[0], structured), *run[1:]) for run in planned}
+            gone = sweeps.left_out(out)
+            part, failed = planned, {run: gone[run] for run in labelled.values() if run in gone}
             with locked(out):
-                able = [run for run in planned if (label(run[0], structured), *run[1:]) not in failed]
+                able = [run for run in planned if labelled[run] not in failed]
                 rows = do(out / "runs.csv", planned=able, others=sweeps.shard_tables(out), progress=None)
                 if rows:
                     _tell_sweep(out, dataset, rows, folds, against)

@@ -91,9 +91,7 @@ def write_left_out(folder: Path, runs: dict[Planned, str]) -> None:
 def left_out(folder: Path) -> dict[Planned, str]:
     """What `write_left_out` kept in a sweep's folder and in those of its shards. Raises InputError for a file that it did not write."""
     found: dict[Planned, str] = {}
-    for path in (folder / _LEFT_OUT, *sorted(folder.glob(f"shard-*-of-*/{_LEFT_OUT}"))):
-        if not path.exists():
-            continue
+    for path in _left_out_files(folder):
         try:
             for name, share, seed, why in read_sealed(path, "the runs that a sweep left out")["runs"]:
                 found[str(name), float(share), int(seed)] = str(why)
@@ -102,6 +100,10 @@ def left_out(folder: Path) -> dict[Planned, str]:
                 f"{path}: not the runs that a sweep left out ({type(error).__name__}: {error})"
             ) from None
     return found
+
+
+def _left_out_files(folder: Path) -> list[Path]:
+    return [*folder.glob(_LEFT_OUT), *sorted(folder.glob(f"shard-*-of-*/{_LEFT_OUT}"))]
 
 
 def shard_tables(folder: Path) -> list[Path]:
@@ -113,8 +115,10 @@ def remove(folder: Path) -> None:
     """The tables of a sweep and of its shards, so that it begins anew."""
     for table in (folder / "runs.csv", *shard_tables(folder)):
         # The table first: without it the settings beside it mean nothing.
-        for path in (table, table.with_suffix(".json"), table.with_name(_LEFT_OUT)):
+        for path in (table, table.with_suffix(".json")):
             path.unlink(missing_ok=True)
+    for path in _left_out_files(folder):
+        path.unlink()
 
 
 def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
