@@ -28,3 +28,7 @@ class NoRecordings(InputError):
 
 class CannotLearn(InputError):
     """What one network cannot do with one pruner and goal; other runs with the same data may."""
+
+
+class InUse(InputError):
+    """A folder that another process works in."""

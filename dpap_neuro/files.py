@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dpap_neuro.errors import InputError
+from dpap_neuro.errors import InputError, InUse
 from hardware.files.whole import check_output, write_bytes, write_hdf5, write_stream, write_together
 
 try:
@@ -228,7 +228,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[Path]:
     """The folder, made where it is missing, for this process alone; one that was made and stays empty is removed.
 
     The lock is the kernel's, on the folder itself: it ends with the process, however that ends, so that none is ever stale. Raises
-    InputError, naming the process that holds it. Where the system or the file system has no such locks there is none.
+    InUse, naming the process that holds it. Where the system or the file system has no such locks there is none.
     """
     new = not Path(path).exists()
     folder = make_folder(path)
@@ -241,7 +241,7 @@ def locked(path: str | os.PathLike[str]) -> Iterator[Path]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise InputError(
+                raise InUse(
                     f"{folder}: in use by {_holder(os.fstat(handle).st_ino)}; wait for its end, or give another folder"
                 ) from None
             except OSError:  # a file system without locks

@@ -165,7 +165,7 @@ def sweep(
     from dpap_neuro import data as sets
     from dpap_neuro.deploy.finetuning import new_network
     from dpap_neuro.deploy.training import precision_of
-    from dpap_neuro.errors import CannotLearn, InputError
+    from dpap_neuro.errors import CannotLearn, InputError, InUse
     from dpap_neuro.files import locked
     from dpap_neuro.train import distributed, loop, runs, sweeps
     from dpap_neuro.train.planned import at_rates, is_dense, label, plan
@@ -308,14 +308,18 @@ def sweep(
         if waiting:
             say(f"Shard {own} is done; {waiting} of {len(planned)} runs are not done yet.")
         else:
-            labelled = {run: (label(run[0], structured), *run[1:]) for run in planned}
-            gone = sweeps.left_out(out)
-            part, failed = planned, {run: gone[run] for run in labelled.values() if run in gone}
-            with locked(out):
-                able = [run for run in planned if labelled[run] not in failed]
-                rows = do(out / "runs.csv", planned=able, others=sweeps.shard_tables(out), progress=None)
-                if rows:
-                    _tell_sweep(out, dataset, rows, folds, against)
+            try:
+                with locked(out):
+                    labelled = {run: (label(run[0], structured), *run[1:]) for run in planned}
+                    gone = sweeps.left_out(out)
+                    part, failed = planned, {run: gone[run] for run in labelled.values() if run in gone}
+                    able = [run for run in planned if labelled[run] not in failed]
+                    rows = do(out / "runs.csv", planned=able, others=sweeps.shard_tables(out), progress=None)
+                    if rows:
+                        _tell_sweep(out, dataset, rows, folds, against)
+            except InUse:
+                # Of shards that end at the same time, each finds all runs done.
+                say(f"Shard {own} is done; another one puts the tables together.")
     if failed:
         raise InputError(
             f"{len(failed)} of {len(part)} runs could not be done and are in no table: {'; '.join(failed.values())}"
