@@ -346,7 +346,9 @@ def _tell_sweep(out: Path, dataset: str, rows: Sequence[Row], folds: int | None,
     from dpap_neuro.train.sweep_picture import draw
 
     sweeps.write_table(sweeps.summarise(rows), out / "summary.csv")
-    draw(rows, out / "sweep.png", Path(dataset).name, "seeds" if folds is None else "folds")
+    # Several seeds of a fold are no folds.
+    unit = "seeds" if folds is None else "folds" if max(row.seed for row in rows) < folds else "runs"
+    draw(rows, out / "sweep.png", Path(dataset).name, unit)
     stdout.print(sweep_table(sweeps.summarise(rows)))
     files = ["runs.csv", "runs.json", "summary.csv", "sweep.png"]
     found = paired.differences(rows, folds)

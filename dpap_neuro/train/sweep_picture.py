@@ -24,7 +24,7 @@ def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "
     """Accuracy against parameters, synapses and synaptic events that are left, a line and a marker per pruner; against the learning
     rate alone where a pruner learned at several.
 
-    Bars: standard deviation over seeds, or over folds (unit). Events are left out where a run does not have them.
+    Bars: standard deviation over seeds, folds, or runs of several seeds a fold (unit). Events are left out where a run does not have them.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
