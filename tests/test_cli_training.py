@@ -239,7 +239,7 @@ def under_torchrun(*arguments):
     )
 
 
-def test_a_sweep_under_torchrun_writes_one_table(folder, tmp_path):
+def test_a_sweep_under_torchrun_writes_one_table(folder, tmp_path, monkeypatch):
     def sweep(out):
         return [
             *("sweep", "--dataset", "nmnist", "--data-dir", str(folder), "--out", str(out), "--model", "mlp"),
@@ -251,8 +251,8 @@ def test_a_sweep_under_torchrun_writes_one_table(folder, tmp_path):
     assert alone.exit_code == 0
     done = under_torchrun(*sweep(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
-    # Each process takes whole runs, and the last one puts the tables together; of two that end at nearly the same time both may.
-    assert done.stdout.count("Results in") in (1, 2) and done.stderr.count("seed 0:") == 1
+    # Each process takes whole runs, and the last one puts the tables together.
+    assert done.stdout.count("Results in") == 1 and done.stderr.count("seed 0:") == 1
     assert {p.name for p in (tmp_path / "two").iterdir()} == {
         *("runs.csv", "runs.json", "summary.csv", "sweep.png", "shard-1-of-2", "shard-2-of-2")
     }
@@ -270,13 +270,28 @@ def test_a_sweep_under_torchrun_writes_one_table(folder, tmp_path):
         )
     found = sweeps.read_table(tmp_path / "shards" / "runs.csv")
     assert [replace(row, seconds=0.0) for row in found] == [replace(row, seconds=0.0) for row in expected]
-    # Of two that end at the same time one finds the other at the tables.
+    # Of two that end at the same time one finds the other at the tables, or done with them.
     with locked(tmp_path / "shards"):
         done = CliRunner().invoke(
             app, [*sweep(tmp_path / "shards"), "--shard", "2/2"], catch_exceptions=False
         )
     assert done.exit_code == 0 and "Results in" not in done.output
-    assert "Shard 2 of 2 is done; another one puts the tables together." in " ".join(done.output.split())
+    left_to_the_other = "Shard 2 of 2 is done; another one puts the tables together."
+    assert left_to_the_other in " ".join(done.output.split())
+    keep = sweeps.write_left_out
+    (tmp_path / "shards" / "runs.csv").unlink()
+
+    def beaten(folder, runs):
+        keep(folder, runs)
+        sweeps.write_table(expected, tmp_path / "shards" / "runs.csv")
+
+    monkeypatch.setattr(sweeps, "write_left_out", beaten)
+    done = CliRunner().invoke(app, [*sweep(tmp_path / "shards"), "--shard", "2/2"], catch_exceptions=False)
+    assert done.exit_code == 0 and "Results in" not in done.output
+    assert left_to_the_other in " ".join(done.output.split())
+    # One that comes later shows what is there.
+    done = CliRunner().invoke(app, [*sweep(tmp_path / "shards"), "--shard", "2/2"], catch_exceptions=False)
+    assert "Results in" in done.output
     for wrong in ("3/2", "0/2", "1", "a/b", "1/0"):
         with pytest.raises(InputError, match=rf"shard: found '{wrong}', expected NUMBER/OF such as 2/8"):
             CliRunner().invoke(app, [*sweep(tmp_path / "x"), "--shard", wrong], catch_exceptions=False)

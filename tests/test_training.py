@@ -258,6 +258,20 @@ def test_a_structured_sweep_says_so_and_keeps_what_is_there(tmp_path):
     assert rows[1].remaining == pytest.approx(0.2 * rows[1].parameters, rel=0.05)
 
 
+def test_a_structured_sweep_over_rates_is_summed_up_and_drawn(tmp_path):
+    data = (recordings(), recordings(seed=5))
+    names = [name for base in ("none", "weighted") for name in at_rates(base, [0.003, 0.01])]
+    settings = TrainSettings(epochs=3, batch=16)
+    rows = sweeps.sweep(
+        tmp_path / "runs.csv", MODEL, lambda _: data, plan(names, [0.8], [0]), settings, CPU, structured=True
+    )
+    assert rows[2].pruner == "weighted:learning_rate=0.003 structured"
+    assert sweeps.summarise(rows)[3].lost == pytest.approx(100 * (rows[1].accuracy - rows[3].accuracy))
+    [(what, lines)], _ = _panels(sweeps.summarise(rows))
+    assert (what, list(lines)) == ("learning rate", ["dense", "weighted structured"])
+    draw(rows, tmp_path / "sweep.png")
+
+
 def test_rows_have_synaptic_events_and_pruners_their_options(tmp_path):
     """Events of the first layer by hand: every pixel's count in a step is one, whatever is behind it."""
     table, (x, y) = tmp_path / "runs.csv", recordings(seed=5)
@@ -342,6 +356,7 @@ def test_rates_and_pruners_are_combined():
         "weighted:regrow=0,delta=0.5",
         1e-5,
     )
+    assert own_rate("weighted:learning_rate=0.5,regrow=0 structured") == ("weighted:regrow=0 structured", 0.5)
     assert own_rate("none:learning_rate=1") == ("none", 1.0) and own_rate("dpap") == ("dpap", None)
 
 

@@ -168,7 +168,7 @@ def sweep(
     from dpap_neuro.errors import CannotLearn, InputError, InUse
     from dpap_neuro.files import locked
     from dpap_neuro.train import distributed, loop, runs, sweeps
-    from dpap_neuro.train.planned import at_rates, is_dense, label, plan
+    from dpap_neuro.train.planned import at_rates, is_dense, label, labelled, plan
 
     rates = learning_rate or [3e-3]
     settings = loop.TrainSettings(
@@ -214,6 +214,23 @@ def sweep(
         failed[run] = f"{run[0]} {100 * run[1]:.6g}% seed {run[2]} ({error})"
         stderr.print(f"left out: {failed[run]}", highlight=False, markup=False)
 
+    def put_together() -> dict[Planned, str] | None:
+        """Make one table of those of all shards; which runs are in none. None where another shard does it, or has while this one ran."""
+        try:
+            with locked(out):
+                if sweeps.is_together(out, planned, structured) and not together:
+                    return None
+                gone = sweeps.left_out(out)
+                gone = {run: gone[run] for p in planned if (run := labelled(p, structured)) in gone}
+                able = [run for run in planned if labelled(run, structured) not in gone]
+                rows = do(out / "runs.csv", planned=able, others=sweeps.shard_tables(out), progress=None)
+                if rows:
+                    _tell_sweep(out, dataset, rows, folds, against)
+                return gone
+        except InUse:
+            # Of shards that end at the same time, each finds all runs done.
+            return None
+
     check_workers(workers)
     if force and own is not None:
         raise InputError("--force: begins anew, expected one process and no --shard")
@@ -226,6 +243,7 @@ def sweep(
     ):
         if force:
             sweeps.remove(out)
+        together = sweeps.is_together(out, planned, structured)
         with progress() as tell:
             if folds is None:
                 split = runs.load_split(
@@ -307,19 +325,10 @@ def sweep(
         waiting = sweeps.missing(out, planned, structured)
         if waiting:
             say(f"Shard {own} is done; {waiting} of {len(planned)} runs are not done yet.")
+        elif (gone := put_together()) is None:
+            say(f"Shard {own} is done; another one puts the tables together.")
         else:
-            try:
-                with locked(out):
-                    labelled = {run: (label(run[0], structured), *run[1:]) for run in planned}
-                    gone = sweeps.left_out(out)
-                    part, failed = planned, {run: gone[run] for run in labelled.values() if run in gone}
-                    able = [run for run in planned if labelled[run] not in failed]
-                    rows = do(out / "runs.csv", planned=able, others=sweeps.shard_tables(out), progress=None)
-                    if rows:
-                        _tell_sweep(out, dataset, rows, folds, against)
-            except InUse:
-                # Of shards that end at the same time, each finds all runs done.
-                say(f"Shard {own} is done; another one puts the tables together.")
+            part, failed = planned, gone
     if failed:
         raise InputError(
             f"{len(failed)} of {len(part)} runs could not be done and are in no table: {'; '.join(failed.values())}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.pruning import parse_pruner
+from dpap_neuro.pruning import parse_pruner, with_choices
 
 # A run: pruner, sparsity, seed.
 Planned = tuple[str, float, int]
@@ -17,6 +17,9 @@ MOST_SHARDS = 100_000
 
 # What a pruner's own learning rate is called behind its colon.
 RATE = "learning_rate"
+
+# What a table adds to the name of a pruner that removes channels and neurons.
+_STRUCTURED = " structured"
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,12 @@ def is_dense(pruner: str) -> bool:
 
 
 def own_rate(text: str) -> tuple[str, float | None]:
-    """A pruner of the command line without the learning rate that it may say besides its options, and that rate.
+    """A pruner of the command line, or of a table, without the learning rate that it may say besides its options, and that rate.
 
     Raises InputError for a rate that is no number above 0, or said twice.
     """
-    name, _, rest = text.partition(":")
+    plain = text.removesuffix(_STRUCTURED)
+    name, _, rest = plain.partition(":")
     options = [part for part in rest.split(",") if part.strip()]
     said = [part for part in options if part.partition("=")[0].strip().replace("-", "_") == RATE]
     if not said:
@@ -71,19 +75,25 @@ def own_rate(text: str) -> tuple[str, float | None]:
     if not 0 < rate < math.inf:
         raise InputError(f"pruner {name}: found {RATE} {value!r}, expected a number above 0")
     others = ",".join(part for part in options if part not in said)
-    return f"{name}:{others}" if others else name, rate
+    return (f"{name}:{others}" if others else name) + text[len(plain) :], rate
 
 
 def at_rates(pruner: str, rates: Sequence[float]) -> list[str]:
     """A pruner once at each learning rate; as it is where it says its own, or where there is one rate."""
     if len(rates) < 2 or own_rate(pruner)[1] is not None:
         return [pruner]
-    return [f"{pruner}{',' if ':' in pruner else ':'}{RATE}={rate:g}" for rate in rates]
+    return [with_choices(pruner, **{RATE: f"{rate:g}"}) for rate in rates]
 
 
 def label(pruner: str, structured: bool) -> str:
     """A pruner's name in a table."""
-    return f"{pruner} structured" if structured and not is_dense(pruner) else pruner
+    return pruner + _STRUCTURED if structured and not is_dense(pruner) else pruner
+
+
+def labelled(run: Planned, structured: bool) -> Planned:
+    """A run as a table calls it."""
+    name, share, seed = run
+    return label(name, structured), share, seed
 
 
 def plan(pruners: Iterable[str], sparsities: Iterable[float], seeds: Iterable[int]) -> list[Planned]:

@@ -28,7 +28,7 @@ from dpap_neuro.networks.models import ModelSettings, Network, build_model
 from dpap_neuro.pruning import Pruner, make_pruner, parse_pruner, together
 from dpap_neuro.pruning.inputs import synaptic_events
 from dpap_neuro.train import loop
-from dpap_neuro.train.planned import Planned, is_dense, label, own_rate
+from dpap_neuro.train.planned import Planned, is_dense, label, labelled, own_rate
 
 if TYPE_CHECKING:
     from dpap_neuro.train.paired import Difference
@@ -70,13 +70,30 @@ class Row:
     seconds: float
     events: float | None = None
 
+    @property
+    def run(self) -> Planned:
+        """Which run of a plan it is, as a table calls it."""
+        return self.pruner, self.sparsity, self.seed
+
 
 def missing(folder: Path, planned: Sequence[Planned], structured: bool = False) -> int:
     """How many of the runs are in none of a sweep's tables, those that could not be done aside."""
-    tables = [path for path in (folder / "runs.csv", *shard_tables(folder)) if path.exists()]
-    known = {(row.pruner, row.sparsity, row.seed) for path in tables for row in read_table(path)}
-    known |= left_out(folder).keys()
-    return sum((label(name, structured), share, seed) not in known for name, share, seed in planned)
+    return len(_missing(folder, [folder / "runs.csv", *shard_tables(folder)], planned, structured))
+
+
+def is_together(folder: Path, planned: Sequence[Planned], structured: bool = False) -> bool:
+    """Whether the table of the whole sweep has every run, those that could not be done aside."""
+    table = folder / "runs.csv"
+    return table.exists() and not _missing(folder, [table], planned, structured)
+
+
+def _missing(
+    folder: Path, tables: Sequence[Path], planned: Sequence[Planned], structured: bool
+) -> set[Planned]:
+    known = {row.run for path in tables if path.exists() for row in read_table(path)} | left_out(
+        folder
+    ).keys()
+    return {labelled(run, structured) for run in planned} - known
 
 
 def write_left_out(folder: Path, runs: dict[Planned, str]) -> None:
@@ -203,8 +220,8 @@ def sweep(
                 raise InputError(f"{path}: found sparsities of {row.count}, expected of {count}")
         if rows:
             _check_shared(path.with_suffix(".json"), shared)
-        done += [row for row in rows if (row.pruner, row.sparsity, row.seed) not in known]
-        known |= {(row.pruner, row.sparsity, row.seed) for row in rows}
+        done += [row for row in rows if row.run not in known]
+        known |= {row.run for row in rows}
     beside = Path(table).with_suffix(".json")
 
     def make(text: str, share: float) -> Pruner:
@@ -225,13 +242,13 @@ def sweep(
         make_folder(beside.parent)
         write_sealed(beside, shared, 2)
     if others and done:
-        place = {(label(name, structured), share, seed): i for i, (name, share, seed) in enumerate(planned)}
+        place = {labelled(run, structured): i for i, run in enumerate(planned)}
         done.sort(key=lambda row: place.get((row.pruner, row.sparsity, row.seed), len(planned)))
         write_table(done, table)
     for number, (name, share, seed) in enumerate(planned):
         if progress is not None:
             progress(number, len(planned))
-        if (label(name, structured), share, seed) in known:
+        if labelled((name, share, seed), structured) in known:
             continue
         train_data, test_data = data_of(seed)
         pruner = make(name, share)
@@ -246,7 +263,7 @@ def sweep(
         except CannotLearn as error:
             if on_failed is None:
                 raise
-            on_failed((label(name, structured), share, seed), error)
+            on_failed(labelled((name, share, seed), structured), error)
             continue
         last = history.epochs[-1]
         kept, tested = history.kept_bins, test_data[0]
@@ -278,8 +295,8 @@ def sweep(
             on_run(row)
     if progress is not None:
         progress(len(planned), len(planned))
-    wanted = {(label(name, structured), share, seed) for name, share, seed in planned}
-    return [r for r in done if (r.pruner, r.sparsity, r.seed) in wanted]
+    wanted = {labelled(run, structured) for run in planned}
+    return [row for row in done if row.run in wanted]
 
 
 def _check_shared(path: Path, shared: dict[str, Any]) -> None:
@@ -347,6 +364,7 @@ def read_table(path: str | Path) -> list[Row]:
     }
     names = [f.name for f in fields(Row)]
     rows: list[Row] = []
+    seen: set[Planned] = set()
     try:
         lines = csv.reader(
             io.StringIO(read_bytes(path, _MOST_TABLE).decode("utf-8"), newline=""), strict=True
@@ -361,10 +379,11 @@ def read_table(path: str | Path) -> list[Row]:
             row = Row(*(types[str(f.type)](text) for f, text in zip(fields(Row), values, strict=True)))
             if (not older and _checksum(row) != checksum) or not 0 <= row.accuracy <= 1:
                 raise InputError(f"{path}: line {number} is damaged (its checksum is another)")
-            if (row.pruner, row.sparsity, row.seed) in {(r.pruner, r.sparsity, r.seed) for r in rows}:
+            if row.run in seen:
                 raise InputError(
                     f"{path}: line {number} repeats {row.pruner} {row.sparsity:g} seed {row.seed}, expected each run once"
                 )
+            seen.add(row.run)
             rows.append(row)
     except (ValueError, TypeError, csv.Error) as error:
         if isinstance(error, InputError):
@@ -407,7 +426,7 @@ def _dense_of(rows: Sequence[Row]) -> Callable[[str], dict[int, float]]:
         only = next(iter(found.values()), {})
         return lambda _: only
     by_rate = {own_rate(name)[1]: accuracies for name, accuracies in found.items()}
-    return lambda name: by_rate.get(own_rate(name.removesuffix(" structured"))[1], {})
+    return lambda name: by_rate.get(own_rate(name)[1], {})
 
 
 def summarise(rows: Sequence[Row]) -> list[Summary]:

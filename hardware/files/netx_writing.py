@@ -29,7 +29,7 @@ from hardware.network.integer import (
 def write_net(network: Network, path: str | os.PathLike[str]) -> None:
     """Write `network` as a NETX file, whole or not at all.
 
-    Raises HardwareError, before anything is written, for what NETX cannot say (see the module).
+    Raises HardwareError, before anything is written, for what NETX cannot say (see `hardware.files.netx`).
     """
     layers = _layers(network)
     text = json.dumps({"dt": network.dt, "metadata": _plain(network.metadata)})

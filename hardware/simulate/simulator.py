@@ -101,7 +101,7 @@ class Simulator:
             raise HardwareError(f"the network has {len(network.outputs)} outputs, the simulator takes one")
         self.network = network
         self.depth = depths(network)
-        numbering = number(network)
+        self._numbering = numbering = number(network)
         self._entries, self._rank, self._sizes = numbering.entries, numbering.rank, numbering.sizes
         self._first, self._inside, self._outside = numbering.first, numbering.inside, numbering.outside
         self._du = self._spread("du")
@@ -360,8 +360,7 @@ class Simulator:
 
     def numbers(self, name: str) -> Array:
         """(neurons,) of a population: each one's number in C order of its shape, in the order of the kernels."""
-        i = self._rank[name]
-        return self._outside[self._first[i] : self._first[i + 1]]
+        return self._numbering.order(self._rank[name])
 
     def _tables(
         self,
