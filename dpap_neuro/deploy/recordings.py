@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dpap_neuro.data import (
-    CHUNK,
-    Opened,
-    binning_of,
-    check_split,
-    dataset,
-    open_dataset,
-    parse_sensor,
-    spread,
-)
+from dpap_neuro.data import Opened, binning_of, check_split, dataset, open_dataset, parse_sensor, spread
+from dpap_neuro.data.opening import CHUNK
 from dpap_neuro.errors import InputError
 from dpap_neuro.files import read_numpy
 
