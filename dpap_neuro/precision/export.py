@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.precision.network import ExactNetwork, Plan, dyadic
+from dpap_neuro.precision.network import ExactNetwork, dyadic
 from dpap_neuro.precision.neurons import ExactNeuron
+from dpap_neuro.precision.plan import Plan
 from dpap_neuro.precision.synapses import ExactConv2d
 from hardware.compile import pins, quantise
 

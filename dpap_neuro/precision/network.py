@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from dpap_neuro.errors import InputError
 from dpap_neuro.networks.models import ModelSettings, Network
 from dpap_neuro.networks.neurons import NeuronSettings
-from dpap_neuro.precision import scales
+from dpap_neuro.precision import rescaling, scales
 from dpap_neuro.precision.neurons import ExactNeuron
+from dpap_neuro.precision.plan import Constant, Link, Plan
 from dpap_neuro.precision.synapses import (
     EXACT,
     WRAPPED,
@@ -39,16 +40,15 @@ from dpap_neuro.precision.synapses import (
     check_precision,
     largest_sum,
     largest_sum_now,
-    rounded,
     zeros_held,
 )
 from hardware.chip.chips import DEFAULT, Chip, as_chip
 from hardware.compile import layers, quantise
 from hardware.compile.compiler import compile_layers
-from hardware.compile.linear import Convolution, Matrix
+from hardware.compile.linear import Convolution
 from hardware.compile.rounding import Rounded
 from hardware.compile.scaling import Demand, Scaling
-from hardware.compile.weights import Weights, rows_of
+from hardware.compile.weights import Weights
 from hardware.files.netx import restrict
 from hardware.graph.graph import Graph, time_step
 from hardware.graph.parsing import read_graph
@@ -56,8 +56,6 @@ from hardware.network.integer import Reset
 from hardware.network.timing import Timing, depths
 
 LARGEST_COUNT = 255
-# Share of the squared weights below which their rounding is not worth another scale.
-WORTH = 1e-3
 
 
 @dataclass(frozen=True)
@@ -92,64 +90,13 @@ class Precision:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Link:
-    """A projection as the forward pass takes it. late: steps from a spike to its input. synapse: name in `synapses`."""
-
-    source: str
-    synapse: str
-    late: int
-    latency: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A population as the forward pass takes it. late: steps until a bias acts. constants: names in `constants`.
-
-    watched: whether its sums could pass what float32 holds, were all weights at their largest, and are checked in each pass.
-    """
-
-    name: str
-    key: str
-    links: tuple[Link, ...]
-    constants: tuple[str, ...]
-    biased: bool
-    watched: bool
-
-
-class Constant(nn.Module):
-    """An input that is always on: biases of current-based neurons, or behind delays. late: steps until they arrive.
-
-    own: the weights, (neurons,); None: those of the layer's first synapse, one for `each` neurons.
-    """
-
-    def __init__(self, grid: Grid, own: np.ndarray | None, each: int, late: int, latency: int) -> None:
-        super().__init__()
-        self.grid, self.each, self.late, self.latency = grid, each, late, latency
-        self.stretch: Tensor | None = None
-        self.own = None if own is None else nn.Parameter(torch.as_tensor(own, dtype=torch.float32))
-
-    def values(self, bias: Tensor | None) -> Tensor:
-        """The float weights, (neurons,)."""
-        if self.own is not None:
-            return self.own
-        assert bias is not None
-        return bias.repeat_interleave(self.each)
-
-    def vector(self, bias: Tensor | None) -> Tensor:
-        """What arrives in every step, (neurons,), whole numbers."""
-        if self.own is not None:
-            return rounded(self.own, self.grid, self.stretch)
-        assert bias is not None
-        return rounded(bias, self.grid, self.stretch).repeat_interleave(self.each)
-
-
 class ExactNetwork(Network):
     """(T, B, *input shape) counts to (T, B, *output shape): spikes, or membranes.
 
     In evaluation mode membranes are float64, whole numbers times a power of two, so that their sums over time are exact;
     in training mode they are float32 in the units of the float network. The integers are the same in both.
-    graph_output, input_name: as the graph called its nodes. metadata: the graph's.
+    graph_output, input_name: as the graph called its nodes. metadata: the graph's. demands: what each population asked of its scale when
+    the network was built. always_on: inputs that are constant, by their names in the compiled network.
     """
 
     max_count: int
@@ -193,8 +140,8 @@ class ExactNetwork(Network):
         self.max_count = precision.max_count or (counted if self.chip.neuron.graded_inputs else 1)
         self.synapses, self.populations, self.constants = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
         self.plan: list[Plan] = []
-        self._demands: dict[str, Demand] = {}
-        self._always_on = {entry.name for entry in done.network.inputs if entry.constant}
+        self.demands: dict[str, Demand] = {}
+        self.always_on = {entry.name for entry in done.network.inputs if entry.constant}
         known = {*self.shapes}
         for found in done.layers:
             self._add(found, known, learned_leaks)
@@ -230,19 +177,19 @@ class ExactNetwork(Network):
         if not found.scaling.on_grid and "mixed" in self.chip.neuron.sign_modes:
             # A bias may change its sign in training; a projection whose weights have one sign keeps it.
             weights = [
-                replace(w, mode="mixed") if w.path.source in self._always_on else w for w in demand.weights
+                replace(w, mode="mixed") if w.path.source in self.always_on else w for w in demand.weights
             ]
             demand = replace(demand, weights=weights)
         scaling = scales.choose(demand, found.scaling, self.chip.neuron)
         _check_weights(demand, scaling)
-        self._demands[name] = demand
+        self.demands[name] = demand
         scale, key = float(scaling.scale[0]), name.replace(".", "_")
-        gain = float(np.median(np.abs(neurons.gain))) or 1.0
+        gain = rescaling.gain_of(demand)
         links: list[Link] = []
         always, back = [], None
         for path, w, exponents in zip(layer.paths, demand.weights, scaling.exponents, strict=True):
             grid = Grid(scale * gain / 2.0 ** exponents[0], exponents[0], w.mode, w.bits)
-            if path.source in self._always_on:
+            if path.source in self.always_on:
                 always.append((path, w, Grid(scale / 2.0 ** exponents[0], exponents[0], w.mode, w.bits)))
             elif path.source == name and path.latency == 1 and back is None:
                 back = _array(w) / gain, grid
@@ -342,7 +289,7 @@ class ExactNetwork(Network):
         if back is not None:
             total += largest_sum(len(back[0]), back[1], 1)
         for w, (exponent, *_) in zip(found.demand.weights, scaling.exponents, strict=True):
-            total += 256 << exponent if w.path.source in self._always_on else 0
+            total += 256 << exponent if w.path.source in self.always_on else 0
         lowest = min((e for e, *_ in scaling.exponents), default=0)
         watched |= total >> lowest >= EXACT
         if watched:
@@ -435,19 +382,16 @@ class ExactNetwork(Network):
     def get_extra_state(self) -> Tensor:
         """Scales and exponents, in the plan's order, which training may choose anew."""
         return torch.tensor(
-            [value for layer in self.plan for value in self._scaling_of(layer)], dtype=torch.float64
+            [value for layer in self.plan for value in rescaling.scaling_of(self, layer)], dtype=torch.float64
         )
 
     def set_extra_state(self, state: Tensor) -> None:
         values = state.tolist()
         for layer in self.plan:
-            now = self._scaling_of(layer)
+            now = rescaling.scaling_of(self, layer)
             given, values = values[: len(now)], values[len(now) :]
             if given != now:
-                exponents = tuple((int(e),) for e in given[1:])
-                self._rescale(
-                    layer, scales.at(self._demands[layer.name], given[0], exponents, self.chip.neuron)
-                )
+                rescaling.set_scaling(self, layer, given)
 
     # --- between epochs ------------------------------------------------------------------------------------
 
@@ -480,67 +424,9 @@ class ExactNetwork(Network):
                 for name, values in before.items():
                     parameters[name].copy_(values)
 
-    @torch.no_grad()
     def recheck(self, slack: float = 1.25) -> tuple[str, ...]:
-        """Choose the scales of populations anew whose weights a better one would round with a squared error lower by
-        `slack`, where that error is worth it; their names. Learned scales stay."""
-        changed = []
-        for layer in self.plan:
-            if self.population(layer.key).stretch is not None:
-                continue
-            now, current = self._now(layer)
-            better = scales.choose(now, current, self.chip.neuron)
-            error, size = (
-                scales.error_of(now, current),
-                sum(float((w.values() ** 2).sum()) for w in now.weights),
-            )
-            if error > max(slack * scales.error_of(now, better), WORTH * size):
-                self._rescale(layer, better)
-                changed.append(layer.name)
-        return tuple(changed)
-
-    def _paths(self, layer: Plan) -> Iterator[tuple[Weights, Any, str, float]]:
-        """Of each path of a population its weights as they were, its module, where that keeps its grid, and the gain that its
-        parameters do not have."""
-        demand, links, constants = self._demands[layer.name], list(layer.links), list(layer.constants)
-        gain = float(np.median(np.abs(demand.neurons.gain))) or 1.0
-        for w in demand.weights:
-            if w.path.source in self._always_on:
-                yield w, self.constant(constants.pop(0)), "grid", 1.0
-            elif w.path.source == layer.name:
-                yield w, self.population(layer.key), "back_grid", gain
-            else:
-                yield w, self.synapse(links.pop(0).synapse), "grid", gain
-
-    def _scaling_of(self, layer: Plan) -> list[float]:
-        population = self.population(layer.key)
-        return [population.scale, *(float(getattr(m, at).exponent) for _, m, at, _ in self._paths(layer))]
-
-    def _now(self, layer: Plan) -> tuple[Demand, Scaling]:
-        """What a population asks of its scale with the weights as they are, and the scale that it has."""
-        demand, weights = self._demands[layer.name], []
-        first = self.synapse(layer.links[0].synapse) if layer.links else None
-        for w, module, _, gain in self._paths(layer):
-            if isinstance(module, Constant):
-                values = module.values(None if first is None else first.constant())
-            else:
-                own = module.recurrent_weights if isinstance(module, ExactNeuron) else module.effective()
-                values = cast(Tensor, own)
-            weights.append(_with_weights(w, values.detach().cpu().double().numpy() * gain, demand, self.chip))
-        population = self.population(layer.key)
-        exponents = tuple((getattr(m, at).exponent,) for _, m, at, _ in self._paths(layer))
-        scale = np.array([population.scale])
-        return replace(demand, weights=weights), Scaling(
-            scale, exponents, population.vth, demand.drive, 0, False
-        )
-
-    def _rescale(self, layer: Plan, scaling: Scaling) -> None:
-        population = self.population(layer.key)
-        scale = float(scaling.scale[0])
-        population.rescale(scale, np.asarray(scaling.thresholds))
-        for (_, module, at, gain), (exponent, *_) in zip(self._paths(layer), scaling.exponents, strict=True):
-            factor = scale * gain / 2.0**exponent
-            setattr(module, at, replace(getattr(module, at), factor=factor, exponent=exponent))
+        """Choose scales anew where weights have changed, see `rescaling.recheck`; the names of those populations."""
+        return rescaling.recheck(self, slack)
 
 
 def from_run(path: str | Path, settings: ModelSettings, precision: Any) -> ExactNetwork:
@@ -576,18 +462,6 @@ def _check_weights(demand: Demand, scaling: Scaling) -> None:
                 f"node {demand.neurons.name}: all weights from {w.path.source} round to 0 at {w.bits} bits, the largest is "
                 f"{np.abs(values).max():g}{level}: they fit no exponent"
             )
-
-
-def _with_weights(w: Weights, values: np.ndarray, demand: Demand, chip: Chip) -> Weights:
-    """The same path with other weights."""
-    map_: Any = w.map
-    if isinstance(map_, Convolution):
-        map_ = replace(map_, weight=values)
-    else:
-        map_ = Matrix(values.reshape(len(demand.group), -1))
-    neurons = demand.neurons
-    found = rows_of(w.path, map_, demand.group, neurons.shape[0], chip, max(w.bits, 2), neurons.name)
-    return replace(found, mode=w.mode, bits=w.bits)
 
 
 def dyadic(scale: float) -> int:
