@@ -43,6 +43,17 @@ def test_a_paragraph_is_broken_only_where_the_next_word_does_not_fit(command):
         assert len(a) + 1 + len(b.split()[0]) > 79, (a, b)
 
 
+def test_finetune_says_its_own_defaults_and_not_trains():
+    text = re.sub(r"[│\s]+", " ", "\n".join(shown("finetune")))
+    said = {
+        name: re.search(rf"--{name} <.*?\[default: (.*?)\] ", text)[1]
+        for name in ("pruner", "epochs", "learning-rate")
+    }
+    assert said == {"pruner": "none", "epochs": "5", "learning-rate": "0.001"}
+    trained = re.sub(r"[│\s]+", " ", "\n".join(shown("train")))
+    assert re.search(r"--learning-rate <.*?\[default: (.*?)\] ", trained)[1] == "(by data set, 0.003 of most)"
+
+
 def test_the_list_of_commands_has_the_first_paragraphs_of_their_own_pages():
     group = get_command(app)
     assert group.list_commands(None) == list(COMMANDS)

@@ -78,6 +78,16 @@ def test_what_is_said_goes_before_the_recipe_and_is_named():
         with_recipe("dpap", {})
 
 
+def test_the_learning_rate_is_the_data_sets_where_nothing_is_said():
+    def rate(**said):
+        return resolve(TrainRequest(**said)).settings.learning_rate
+
+    assert rate(dataset="motion") == 1e-3 and rate(dataset="digits") == 3e-3
+    assert rate(dataset="motion", learning_rate=0.02) == 0.02
+    recipe = resolve(with_recipe("dpap-cifar10", {"dataset": "motion"}))
+    assert recipe.settings.learning_rate == pytest.approx(2.44140625e-4)
+
+
 def test_the_command_line_goes_before_the_recipe_even_with_its_own_default(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(learning, "_learn", lambda out, asked, *_: seen.append(asked))

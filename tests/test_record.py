@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import sys
+from dataclasses import replace
 
 import event_files as files
 import numpy as np
@@ -20,7 +21,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from dpap_neuro.cli import app
-from dpap_neuro.data import Binning, open_both
+from dpap_neuro.data import DATASETS, Binning, Defaults, open_both
 from dpap_neuro.deploy.record import write_config
 from dpap_neuro.deploy.request import TrainRequest, read_config
 from dpap_neuro.errors import InputError
@@ -173,6 +174,10 @@ def test_a_demo_and_a_sweep_stay_without_force(data, tmp_path, monkeypatch, caps
     table = (tmp_path / "s/runs.csv").read_text()
     trained(*given)
     assert (tmp_path / "s/runs.csv").read_text() == table
+    slower = replace(DATASETS["nmnist"], defaults=Defaults(learning_rate=0.002))
+    with monkeypatch.context() as patch:
+        patch.setitem(DATASETS, "nmnist", slower)
+        assert "found runs with learning_rate 0.003, expected 0.002" in fails(patch, capsys, *given)
     other = [*given, "--learning-rate", "0.1"]
     assert "found runs with learning_rate" in fails(monkeypatch, capsys, *other)
     trained(*other, "--force")

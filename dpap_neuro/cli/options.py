@@ -132,7 +132,10 @@ PrunePositions = Annotated[
 ]
 Epochs = Annotated[int, typer.Option(help="Passes over the training recordings.")]
 Batch = Annotated[int, typer.Option(help="Recordings per step.")]
-LearningRate = Annotated[float, typer.Option(help="AdamW's, at the top of its cosine.")]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(help="AdamW's, at the top of its cosine.", show_default="by data set, 0.003 of most"),
+]
 RateTarget = Annotated[
     float,
     typer.Option(help="Spikes per neuron and step that a layer may have for free, see --rate-weight."),
@@ -449,7 +452,7 @@ def command(name: str | None = None, **defaults: Any) -> Callable[[Callable[...,
                     option,
                     parameter.KEYWORD_ONLY,
                     default={**own, **defaults}[option],
-                    annotation=annotation,
+                    annotation=_with(annotation, show_default=True) if option in defaults else annotation,
                 )
                 for option, annotation in group.options.items()
             ]
@@ -484,12 +487,19 @@ def _in_panel(parameter: inspect.Parameter) -> inspect.Parameter:
     """An option with the panel of --help that it belongs to; arguments, and what must be given, stand above all panels."""
     if typing.get_origin(parameter.annotation) is not Annotated:
         return parameter
-    kind, info = typing.get_args(parameter.annotation)
+    _, info = typing.get_args(parameter.annotation)
     if not isinstance(info, typer.models.OptionInfo) or parameter.default is parameter.empty:
         return parameter
+    return parameter.replace(annotation=_with(parameter.annotation, rich_help_panel=panel_of(parameter.name)))
+
+
+def _with(annotation: Any, **changed: Any) -> Any:
+    """An option's annotation with other words in its help."""
+    kind, info = typing.get_args(annotation)
     info = copy.copy(info)
-    info.rich_help_panel = panel_of(parameter.name)
-    return parameter.replace(annotation=Annotated[kind, info])
+    for name, value in changed.items():
+        setattr(info, name, value)
+    return Annotated[kind, info]
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:

@@ -119,7 +119,7 @@ def sweep(
         list[float] | None,
         typer.Option(
             help="AdamW's, at the top of its cosine. Give it several times to run every pruner at each.",
-            show_default="0.003",
+            show_default="by data set, 0.003 of most",
         ),
     ] = None,
     rate_target: RateTarget = 0.0,
@@ -170,7 +170,7 @@ def sweep(
     from dpap_neuro.train import distributed, loop, runs, sweeps
     from dpap_neuro.train.planned import at_rates, is_dense, label, labelled, plan
 
-    rates = learning_rate or [3e-3]
+    rates = learning_rate or [defaults.learning_rate]
     settings = loop.TrainSettings(
         epochs=epochs,
         batch=batch,

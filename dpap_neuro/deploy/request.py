@@ -79,7 +79,7 @@ class TrainRequest(NeuronRequest):
     epochs: int = 24
     more_epochs: int = 0
     batch: int = 64
-    learning_rate: float = 3e-3
+    learning_rate: float | None = None
     loss: str = "cross-entropy"
     label_smoothing: float = 0.1
     weight_decay: float = 0.01

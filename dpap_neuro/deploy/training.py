@@ -185,7 +185,7 @@ def resolve(asked: TrainRequest) -> Training:
         epochs=asked.epochs,
         more_epochs=asked.more_epochs,
         batch=asked.batch,
-        learning_rate=asked.learning_rate,
+        learning_rate=_or(asked.learning_rate, defaults.learning_rate),
         loss=asked.loss,
         label_smoothing=asked.label_smoothing,
         weight_decay=asked.weight_decay,
