@@ -319,6 +319,18 @@ def test_a_pruner_learns_at_a_rate_of_its_own(tmp_path):
     assert found["magnitude"] == pytest.approx(
         50 * sum(a.accuracy - b.accuracy for a, b in zip(own[1::4], own[3::4], strict=True))
     )
+    with pytest.raises(InputError, match=r"own\.csv: found runs with learning_rate 0\.001, expected 0\.02"):
+        rows_of("own.csv", names, replace(settings, learning_rate=0.02))
+    # Where every pruner names its own, that of all concerns none until one does not.
+    rated = [r for r in rows_of("rated.csv", names[::2], settings) if r.pruner in names[::2]]
+    assert json.loads((tmp_path / "rated.json").read_text())["learning_rate"] is None
+    assert rows_of("rated.csv", names[::2], replace(settings, learning_rate=0.5)) == rated
+    unnamed = rows_of("rated.csv", ["none"], replace(settings, learning_rate=0.02))
+    assert [(r.correct, r.events) for r in unnamed] == [(r.correct, r.events) for r in said[::2]]
+    assert json.loads((tmp_path / "rated.json").read_text())["learning_rate"] == 0.02
+    assert rows_of("rated.csv", names[::2], settings) == rated
+    with pytest.raises(InputError, match=r"found runs with learning_rate 0\.02, expected 0\.001"):
+        rows_of("rated.csv", ["none"], settings)
     # One dense network is everyone's; of several, none is that of a rate that none had.
     assert {s.lost is None for s in sweeps.summarise([r for r in own if r.pruner != "none"])} == {False}
     assert sweeps.summarise([*own[:2], replace(own[2], pruner="lamp:learning_rate=3")])[-1].lost is None

@@ -11,7 +11,7 @@ import io
 import json
 import statistics
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,19 +207,24 @@ def sweep(
         **{key: value for key, value in asdict(settings).items() if key not in ("seed", "more_epochs")},
         "keep_bins": keep_bins,
     }
+    if not _any_unrated(name for name, _, _ in planned):
+        shared["learning_rate"] = None
     done = []
     known: set[Planned] = set()
+    held: list[str] | None = None
     for path in (Path(table), *map(Path, others)):
         if not path.exists():
             continue
         rows = read_table(path)
+        if path == Path(table):
+            held = [row.pruner for row in rows]
         for row in rows:
             if row.epochs != settings.epochs:
                 raise InputError(f"{path}: found runs of {row.epochs} epochs, expected {settings.epochs}")
             if row.count != count:
                 raise InputError(f"{path}: found sparsities of {row.count}, expected of {count}")
         if rows:
-            _check_shared(path.with_suffix(".json"), shared)
+            _check_shared(path.with_suffix(".json"), shared, _any_unrated(row.pruner for row in rows))
         done += [row for row in rows if row.run not in known]
         known |= {row.run for row in rows}
     beside = Path(table).with_suffix(".json")
@@ -238,7 +243,8 @@ def sweep(
     for name, share, _ in planned:
         make(name, share)
 
-    if not Path(table).exists():
+    if held is None or (beside.exists() and not _any_unrated(held)):
+        # A learning rate that no run has had so far may be another one now.
         make_folder(beside.parent)
         write_sealed(beside, shared, 2)
     if others and done:
@@ -299,8 +305,14 @@ def sweep(
     return [row for row in done if row.run in wanted]
 
 
-def _check_shared(path: Path, shared: dict[str, Any]) -> None:
-    """Raises InputError where the runs beside `path` are of other settings; one without the file is trusted."""
+def _any_unrated(pruners: Iterable[str]) -> bool:
+    """Whether any of these learns at the rate that all runs share."""
+    return any(own_rate(name)[1] is None for name in pruners)
+
+
+def _check_shared(path: Path, shared: dict[str, Any], unrated: bool) -> None:
+    """Raises InputError where the runs beside `path` are of other settings; one without the file is trusted. unrated: whether any
+    of them has the learning rate that all share."""
     if not path.exists():
         return
     found = read_sealed(path, "the settings of a sweep", required=False)
@@ -309,6 +321,8 @@ def _check_shared(path: Path, shared: dict[str, Any]) -> None:
         known = {"tested": shared.get("tested"), "precision": None, **_usual(), **found}
         known["neuron"] = asdict(_model(known).neuron)
         differing = [key for key in shared if known[key] != json.loads(json.dumps(shared[key]))]
+        if "learning_rate" in differing and not (unrated and shared["learning_rate"] is not None):
+            differing.remove("learning_rate")
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not the settings of a sweep ({type(error).__name__}: {error})") from None
     if differing:
