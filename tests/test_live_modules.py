@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from dpap_neuro.errors import InputError  # noqa: E402
-from dpap_neuro.exchange import modules  # noqa: E402
-from dpap_neuro.exchange.modules import Framework, Part, below, read  # noqa: E402
+from dpap_neuro.exchange.frameworks import Framework, Part, below, installed  # noqa: E402
+from dpap_neuro.exchange.modules import read  # noqa: E402
 from hardware.simulate.reference import simulate  # noqa: E402
 
 STEPS, BATCH = 12, 3
@@ -246,7 +246,7 @@ def test_versions_and_packages_are_named():
     with pytest.raises(
         InputError, match=r"no_such_package is not installed: pip install 'dpap-neuro\[interop\]'"
     ):
-        modules.installed("no_such_package")
+        installed("no_such_package")
     with pytest.raises(InputError, match="dt"):
         read(FRAMEWORK, model, torch.rand(STEPS, BATCH, 12), 0.0)
 

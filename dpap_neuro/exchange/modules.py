@@ -3,9 +3,7 @@
 A file does not say how a membrane is reset, how long a step is, or whether a decay is exponential; the module does. Its
 structure is found by running one sample: every tensor that comes out of a known module carries the name of its node, and
 beside it the places of its values, so that a view, a flattening or a stack of time steps is followed for what it does.
-
-A reader (`snntorch.py` ...) is a `Framework`: for each type of population a function that makes its node, and
-what the framework calls its axes. Everything else is here.
+What is a framework's own is in its table, see `frameworks`.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nir
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dpap_neuro.errors import InputError
+from dpap_neuro.exchange.frameworks import Framework, Part, version_of
 from dpap_neuro.exchange.nir_export import fused
 from dpap_neuro.exchange.nir_nodes import SYNAPSES, Shape, full
 from dpap_neuro.networks.foreign import unchanged
@@ -78,55 +77,6 @@ _SAME = {
 }
 _SUMS = {"add", "__add__", "__radd__", "__iadd__", "add_"}
 _PRODUCTS = {"mul", "__mul__", "__rmul__", "__imul__", "mul_", "multiply"}
-
-
-@dataclass(frozen=True)
-class Part:
-    """What a population becomes.
-
-    node: NIR's. feedback: its recurrent weights. factor: on its spikes. reset: "zero", "subtract", or "" for one that
-    has none; late: whether a subtraction comes a step late. note: what is only nearly the same.
-    """
-
-    node: nir.NIRNode
-    reset: str = ""
-    late: bool = False
-    feedback: nir.NIRNode | None = None
-    factor: float = 1.0
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Framework:
-    """A reader's table.
-
-    name: of the package. tried: the version that the tests compare with. populations: from (name, module, shape, dt) to
-    a `Part`. axes: how many axes a population's input has before those of a sample. synapses: (axes of a sample, node)
-    of the framework's own synapses. instead: for types that cannot be read, what to use.
-    """
-
-    name: str
-    tried: str
-    populations: dict[type, Callable[[str, Any, Shape, float], Part]]
-    axes: Callable[[Any], int]
-    synapses: dict[type, tuple[int, Callable[[str, Any, Shape], nir.NIRNode]]] = field(default_factory=dict)
-    instead: dict[type, str] = field(default_factory=dict)
-    passed: tuple[type, ...] = ()
-
-
-def installed(package: str) -> Any:
-    """The package. Raises InputError, naming the extra, where it is not there."""
-    import importlib
-
-    try:
-        return importlib.import_module(package)
-    except ImportError:
-        own = package.split(".")[0]
-        if own == "sinabs":  # pins an older NIR than this project reads
-            how = f"pip install {own}, then pip install 'nir>=1.0.8'"
-        else:
-            how = "pip install 'dpap-neuro[interop]'"
-        raise InputError(f"{package} is not installed: {how}") from None
 
 
 def read(framework: Framework, model: nn.Module, sample: Tensor, dt: float) -> Graph:
@@ -524,9 +474,7 @@ class _Watch(TorchFunctionMode):
             metadata["reset"], late = kinds.pop()
             if late:
                 metadata["reset_delay"] = 1
-        version = str(getattr(installed(self.framework.name), "__version__", "")) or _version(
-            self.framework.name
-        )
+        version = version_of(self.framework.name)
         metadata["writer"] = f"dpap-neuro from {self.framework.name} {version}"
         if version.split(".")[:2] != self.framework.tried.split(".")[:2]:
             notes.append(
@@ -535,21 +483,6 @@ class _Watch(TorchFunctionMode):
         made = nir.NIRGraph(nodes, self.edges, metadata=metadata, type_check=False)
         graph = from_nir(made)
         return replace(graph, notes=(*graph.notes, *notes))
-
-
-def below(threshold: Any) -> np.ndarray:
-    """The threshold of frameworks that fire at v >= threshold, for NIR's v > threshold: the next lower float32."""
-    value = threshold.detach().cpu().numpy() if isinstance(threshold, Tensor) else threshold
-    return np.nextafter(np.asarray(value, np.float32), np.float32(-np.inf))
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _flat(value: Any) -> list[Any]:

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.exchange.modules import Framework, Part, below, installed, read
+from dpap_neuro.exchange.frameworks import Framework, Part, below, installed
+from dpap_neuro.exchange.modules import read
 from dpap_neuro.exchange.nir_nodes import Shape, array, full
 from hardware.graph.graph import Graph
 

@@ -15,7 +15,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.exchange.modules import Framework, Part, installed, read
+from dpap_neuro.exchange.frameworks import Framework, Part, installed
+from dpap_neuro.exchange.modules import read
 from dpap_neuro.exchange.nir_nodes import Shape, array, full
 from hardware.graph.graph import Graph
 

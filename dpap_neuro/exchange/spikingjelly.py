@@ -13,7 +13,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
-from dpap_neuro.exchange.modules import Framework, Part, below, installed, read
+from dpap_neuro.exchange.frameworks import Framework, Part, below, installed
+from dpap_neuro.exchange.modules import read
 from dpap_neuro.exchange.nir_nodes import Shape, full
 from hardware.graph.graph import Graph
 
