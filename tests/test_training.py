@@ -20,7 +20,7 @@ from dpap_neuro.files import write_sealed
 from dpap_neuro.networks.models import ModelSettings, build_model
 from dpap_neuro.networks.neurons import NeuronSettings
 from dpap_neuro.pruning import make_pruner
-from dpap_neuro.train import loop, paired, runs, sweeps
+from dpap_neuro.train import loop, paired, runs, sweep_picture, sweeps
 from dpap_neuro.train.loop import TrainSettings, train
 from dpap_neuro.train.planned import at_rates, own_rate, plan
 from dpap_neuro.train.sweep_picture import _panels, draw
@@ -341,7 +341,7 @@ def test_a_pruner_learns_at_a_rate_of_its_own(tmp_path):
     assert compared == set(itertools.combinations(names[::-1], 2))
 
 
-def test_what_learned_at_several_rates_is_drawn_against_them(tmp_path):
+def test_what_learned_at_several_rates_is_drawn_against_them(tmp_path, monkeypatch):
     names = [*at_rates("none", [0.02, 0.001]), *at_rates("magnitude", [0.02, 0.001]), "lamp"]
     data = (recordings(), recordings(seed=5))
     settings = TrainSettings(epochs=2, batch=16)
@@ -357,6 +357,12 @@ def test_what_learned_at_several_rates_is_drawn_against_them(tmp_path):
     )
     draw(rows, tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 5000
+    drawn = []
+    monkeypatch.setattr(sweep_picture, "write_picture", lambda figure, _: drawn.append(figure))
+    draw(rows, tmp_path / "long.png", "a_folder_of_recordings" * 9)
+    drawn[0].canvas.draw()
+    box = drawn[0]._suptitle.get_window_extent()
+    assert drawn[0].bbox.x0 <= box.x0 and box.x1 <= drawn[0].bbox.x1
 
 
 def test_rates_and_pruners_are_combined():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from dpap_neuro.train.sweeps import Row, Summary, summarise
 _MARKERS = "osD^vP*X<>hp8"
 _DASHES = ("--", ":", "-.", (0, (6, 1)), (0, (1, 4)))
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+# Of a title, on an inch.
+_LETTERS = 11
 
 
 # Of a panel: what its axis is, and for each line its points.
@@ -69,7 +72,8 @@ def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "
     runs = sorted({s.runs for s in found})
     many = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
     bars = f"means of {many} {unit}; bars: standard deviation over {unit}" if runs[-1] > 1 else "one run each"
-    figure.suptitle(f"{dataset}: {bars}" if dataset else bars, fontsize=11, parse_math=False)
+    title = textwrap.fill(f"{dataset}: {bars}" if dataset else bars, int(_LETTERS * figure.get_figwidth()))
+    figure.suptitle(title, fontsize=11, parse_math=False)
     write_picture(figure, path)
 
 
