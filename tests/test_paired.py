@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dpap_neuro.data import digits, every_nth, groups_of, motion
+from dpap_neuro.data.splits import Selection
 from dpap_neuro.errors import InputError
 from dpap_neuro.train import paired, sweeps
 
@@ -67,12 +69,8 @@ def test_dense_is_compared_at_every_sparsity():
 
 def test_an_inner_split_never_shows_what_is_reported():
     y = np.arange(100) % 4
-    x = np.arange(100)
-
-    def outer(seed):
-        return sweeps.fold((x, y), seed % 5, 5)
-
-    inner = sweeps.inner(outer, 5)
+    x, none = np.arange(100), (np.arange(0), np.arange(0))
+    outer, inner = (sweeps.rounds((x, y), none, 5, inner=chosen) for chosen in (False, True))
     for seed in range(5):
         looked_at = []
         for turn in range(sweeps.INNER):
@@ -84,9 +82,46 @@ def test_an_inner_split_never_shows_what_is_reported():
             looked_at += held.tolist()
         # Round by round each of the training recordings is held out once.
         assert sorted(looked_at) == sorted(set(range(100)) - reported)
-    fixed = sweeps.inner(lambda _: ((x, y), (x[:0], y[:0])), None)
+    fixed = sweeps.rounds((x, y), none, None, inner=True)
     assert sorted(n for seed in range(5) for n in fixed(seed)[1][0].tolist()) == list(range(100))
     with pytest.raises(
         InputError, match="inner: found fewer than 5 of each class among 8 training recordings"
     ):
-        sweeps.inner(lambda _: ((x[:8], y[:8]), (x, y)), None)(3)
+        sweeps.rounds((x[:8], y[:8]), (x, y), None, inner=True)(3)
+
+
+@pytest.mark.parametrize("folds", [None, 5])
+def test_recordings_of_a_group_are_never_parted(folds):
+    groups = np.random.default_rng(0).permutation(np.arange(240) // 4)
+    y = groups % 3  # a group has one class
+    whole, none = (np.arange(240), y), (np.arange(0), np.arange(0))
+    seeds = range(25)
+    reported = [sweeps.rounds(whole, none, folds, groups)(seed) for seed in seeds]
+    chosen = [sweeps.rounds(whole, none, folds, groups, inner=True)(seed) for seed in seeds]
+    for (learned, _), ((kept, _), (held, labels)) in zip(reported, chosen, strict=True):
+        assert not set(groups[kept]) & set(groups[held])
+        assert sorted([*kept, *held]) == sorted(learned[0])
+        # A fifth of each class, to less than one group of four.
+        assert (abs(np.bincount(labels) - np.bincount(learned[1]) / 5) < 4).all()
+    if folds is not None:
+        assert all(not set(groups[a[0]]) & set(groups[b[0]]) for a, b in reported)
+        assert sorted(n for _, b in reported[:5] for n in b[0]) == list(range(240))
+
+
+def test_each_recording_is_a_group_of_its_own_where_nothing_is_known():
+    y = np.random.default_rng(1).integers(0, 3, 90)
+    assert (every_nth(y, 2, 4, np.arange(90)[::-1]) == every_nth(y, 2, 4)).all()
+
+
+def test_an_inner_split_of_motion_holds_out_whole_figures():
+    recordings = motion.Motion("train")
+    assert (groups_of(recordings)[:6] == [0, 0, 0, 0, 1, 1]).all()
+    numbers = np.arange(len(recordings))
+    none = (np.arange(0), np.arange(0))
+    part = sweeps.rounds((numbers, recordings.labels), none, None, recordings.groups, inner=True)
+    (kept, _), (held, labels) = part(1)
+    assert len(held) == 320 and labels.mean() == 0.5
+    assert not set(recordings.groups[kept]) & set(recordings.groups[held])
+    both = Selection((recordings, numbers[:8]), (motion.Motion("test"), numbers[:4]))
+    assert groups_of(both).tolist() == [0] * 4 + [1] * 4 + [4] * 4
+    assert groups_of(Selection((recordings, numbers[:8]), (digits.Digits("test"), numbers[:4]))) is None

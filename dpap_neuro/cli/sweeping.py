@@ -255,7 +255,6 @@ def sweep(
                     size,
                     workers,
                 )
-                data_of = lambda _: (split.train, split.test)  # noqa: E731
                 trained, number = len(split.train[1]), len(split.test[1])
                 tested = (
                     f"no recordings for testing: every fifth of each class is held out, {number} of {trained + number}"
@@ -266,14 +265,13 @@ def sweep(
                 opened = sets.open_dataset(dataset, data_dir, "train", size)
                 rasters = opened.stored(binning, cache, lambda a, b: tell("reading", a, b), workers)
                 data = (rasters, opened.recordings.labels)
-                split = runs.Split(opened, data, data, binning)
-                data_of = lambda seed: sweeps.fold(data, seed % folds, folds)  # noqa: E731
+                split = runs.Split(opened, data, data, binning, groups=sets.groups_of(opened.recordings))
                 tested = (
                     f"held out: of the {len(data[1])} recordings of the train split one in {folds} of each class, beginning with "
                     f"number (seed modulo {folds})"
                 )
+            data_of = sweeps.rounds(split.train, split.test, folds, split.groups, inner)
             if inner:
-                data_of = sweeps.inner(data_of, folds)
                 tested = (
                     f"settings are chosen: of each run's training recordings one in {sweeps.INNER} of each class is held out and tested, "
                     f"and those that a sweep without --inner tests are not looked at (there: {tested})"

@@ -4,7 +4,7 @@ from dpap_neuro.data.binning import Binning, Recordings, binning_of, rasters
 from dpap_neuro.data.folder import Folder, FolderSettings, parse_sensor
 from dpap_neuro.data.known import DATASETS, DataSet, Defaults, dataset, from_objects, register
 from dpap_neuro.data.opening import SPLITS, Both, Opened, check_split, open_both, open_dataset, spread
-from dpap_neuro.data.splits import LabelledRecordings, every_nth
+from dpap_neuro.data.splits import LabelledRecordings, every_nth, groups_of
 from dpap_neuro.data.stored import Rasters, Stored
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "dataset",
     "every_nth",
     "from_objects",
+    "groups_of",
     "open_both",
     "open_dataset",
     "parse_sensor",

@@ -117,8 +117,9 @@ class Motion:
     def __init__(self, split: str = "all") -> None:
         groups = np.arange(GROUPS)
         test = groups % 5 == 4
-        self.groups = groups if split == "all" else groups[test if split == "test" else ~test]
-        self.labels = np.tile(np.array([0, 1, 0, 1], dtype=np.int64), len(self.groups))
+        chosen = groups if split == "all" else groups[test if split == "test" else ~test]
+        self.labels = np.tile(np.array([0, 1, 0, 1], dtype=np.int64), len(chosen))
+        self.groups = np.repeat(chosen, 4)
         self.sources = ()
 
     def __len__(self) -> int:
@@ -126,5 +127,5 @@ class Motion:
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
         label = int(self.labels[index])
-        what = figure(int(self.groups[index // 4]), dark=index % 4 >= 2)
+        what = figure(int(self.groups[index]), dark=index % 4 >= 2)
         return record(what, clockwise=label == 0), label

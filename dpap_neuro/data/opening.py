@@ -12,7 +12,7 @@ import numpy as np
 from dpap_neuro.data.binning import Binning, SensorSize, rasters
 from dpap_neuro.data.cache import cached_rasters, kept_rasters, stored_rasters
 from dpap_neuro.data.known import DATASETS, DataSet, dataset
-from dpap_neuro.data.splits import LabelledRecordings, Selection, every_nth
+from dpap_neuro.data.splits import LabelledRecordings, Selection, every_nth, groups_of
 from dpap_neuro.data.stored import Stored
 from dpap_neuro.errors import InputError, NoRecordings
 
@@ -187,7 +187,7 @@ def open_both(
     try:
         test = open_dataset(name, data_dir, "test", sensor).recordings
     except NoRecordings:
-        held = every_nth(train.recordings.labels)
+        held = every_nth(train.recordings.labels, groups=groups_of(train.recordings))
         if not held.any():
             raise InputError(
                 f"{train.name}: found no recording for testing and fewer than 5 of each class, too few to hold some out"

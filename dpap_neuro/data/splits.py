@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from dpap_neuro.data.binning import Binning, Recordings
 
 class LabelledRecordings(Recordings, Protocol):
     """What a data set offers: labels (n,) int64, and items (events, label), see `Recordings`. sources: the files they are
-    read from, in order; none where the events are computed."""
+    read from, in order; none where the events are computed. It may offer groups, too, see `groups_of`."""
 
     labels: np.ndarray
 
@@ -30,6 +30,10 @@ class Selection:
         self.one_process = any(getattr(recordings, "one_process", False) for recordings, _ in parts)
         self.stills = any(getattr(recordings, "stills", False) for recordings, _ in parts)
         self.sources = [source for recordings, _ in parts for source in recordings.sources]
+        groups = [groups_of(recordings) for recordings, _ in parts]
+        if all(known is not None for known in groups):
+            own = zip(groups, (numbers for _, numbers in parts), strict=True)
+            self.groups = np.concatenate([known[numbers] for known, numbers in own if known is not None])
 
     def __len__(self) -> int:
         return len(self.items)
@@ -44,8 +48,21 @@ class Selection:
         return recordings.counts(number, binning)  # type: ignore[attr-defined]
 
 
-def every_nth(labels: np.ndarray, first: int = 4, n: int = 5) -> np.ndarray:
-    """Every n-th recording of each class, from number `first` on, as a mask (len(labels),)."""
+def groups_of(recordings: Any) -> np.ndarray | None:
+    """Of each recording a number that others of it share, (n,): of one figure, one person, so that a network that has learned some of
+    them knows more of the rest than of new ones. None where nothing is known of it."""
+    return getattr(recordings, "groups", None)
+
+
+def every_nth(labels: np.ndarray, first: int = 4, n: int = 5, groups: np.ndarray | None = None) -> np.ndarray:
+    """Every n-th recording of each class, from number `first` on, as a mask (len(labels),). groups: see `groups_of`; a group is
+    chosen whole, and counts as one recording, of the class of its first."""
+    if groups is not None:
+        _, firsts, own = np.unique(groups, return_index=True, return_inverse=True)
+        order = np.argsort(firsts)
+        whole = np.zeros(len(firsts), dtype=bool)
+        whole[order] = every_nth(labels[firsts[order]], first, n)
+        return whole[own]
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         chosen[np.flatnonzero(labels == label)[first::n]] = True

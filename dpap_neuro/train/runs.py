@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from dpap_neuro.data import Binning, Opened, Rasters, binning_of, open_both
+from dpap_neuro.data import Binning, Opened, Rasters, binning_of, groups_of, open_both
 from dpap_neuro.data.stored import chosen
 from dpap_neuro.errors import InputError
 from dpap_neuro.exchange.nir_export import encoded_metadata, nir_bytes, to_nir, without_dead_units
@@ -51,7 +51,8 @@ _RECORD, _WEIGHTS, _GRAPH = "run.json", "weights.safetensors", "model.nir"
 @dataclass(frozen=True)
 class Split:
     """Rasters (n, steps, polarity, y, x), of the time bins that `binning` keeps, and labels of training and testing;
-    `opened` describes the data set. held_out: whether the test recordings were taken from those for training.
+    `opened` describes the data set. held_out: whether the test recordings were taken from those for training. groups: of the
+    training recordings, see `data.groups_of`.
     """
 
     opened: Opened
@@ -59,6 +60,7 @@ class Split:
     test: Data
     binning: Binning
     held_out: bool = False
+    groups: np.ndarray | None = None
 
     @property
     def dt(self) -> float:
@@ -125,8 +127,14 @@ def load_split(
     else:
         x = both.opened.stored(binning, cache_dir, told, workers)
     trained, tested = slice(None, n), slice(n, None)
+    groups = groups_of(both.opened.recordings)
     return Split(
-        both.opened, (chosen(x, trained), labels[:n]), (chosen(x, tested), labels[n:]), binning, both.held_out
+        both.opened,
+        (chosen(x, trained), labels[:n]),
+        (chosen(x, tested), labels[n:]),
+        binning,
+        both.held_out,
+        None if groups is None else groups[:n],
     )
 
 

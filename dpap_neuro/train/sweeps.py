@@ -138,32 +138,41 @@ def remove(folder: Path) -> None:
         path.unlink()
 
 
-def fold(data: Data, number: int, folds: int) -> tuple[Data, Data]:
-    """Training and test part of a cross-validation: every folds-th recording of each class is tested, from `number` on.
+def fold(data: Data, number: int, folds: int, groups: np.ndarray | None = None) -> tuple[Data, Data]:
+    """Training and test part of a cross-validation: every folds-th recording of each class is tested, from `number` on; groups
+    are kept together, see `data.every_nth`.
 
     Every recording is tested in exactly one of the folds 0 to folds - 1. Raises InputError for folds below 2.
     """
     if folds < 2 or not 0 <= number < folds:
         raise InputError(f"folds: found fold {number} of {folds}, expected 0 to folds - 1 of at least 2")
     x, y = data
-    tested = every_nth(y, number, folds)
+    tested = every_nth(y, number, folds, groups)
     return (chosen(x, ~tested), y[~tested]), (chosen(x, tested), y[tested])
 
 
-def inner(
-    data_of: Callable[[int], tuple[Data, Data]], folds: int | None
+def rounds(
+    train: Data, test: Data, folds: int | None, groups: np.ndarray | None = None, inner: bool = False
 ) -> Callable[[int], tuple[Data, Data]]:
-    """Instead of each seed's data its training part alone, divided: one in INNER of each class is tested, from the number of the
-    round on in which the seed's fold is run (without folds: from the seed on). The function returned raises InputError where
-    no class has enough recordings.
+    """What the run of each seed learns and is tested on: both parts as they are, or fold (seed modulo folds) of the training part.
+
+    inner: of what it learns one in INNER of each class is tested in place of that, from the number of the round on in which the
+    seed's fold is run (without folds: from the seed on). groups: of the training part, (n,), kept together, see `data.groups_of`.
+    The function returned raises InputError where no class has enough recordings.
     """
 
     def divided(seed: int) -> tuple[Data, Data]:
-        train, _ = data_of(seed)
-        parts = fold(train, seed // (folds or 1) % INNER, INNER)
+        learned, tested, known = train, test, groups
+        if folds is not None:
+            learned, tested = fold(train, seed % folds, folds, groups)
+            if groups is not None:
+                known = groups[~every_nth(train[1], seed % folds, folds, groups)]
+        if not inner:
+            return learned, tested
+        parts = fold(learned, seed // (folds or 1) % INNER, INNER, known)
         if not len(parts[1][1]):
             raise InputError(
-                f"inner: found fewer than {INNER} of each class among {len(train[1])} training recordings, too few to hold some out"
+                f"inner: found fewer than {INNER} of each class among {len(learned[1])} training recordings, too few to hold some out"
             )
         return parts
 
