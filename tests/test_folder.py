@@ -15,6 +15,7 @@ from dpap_neuro.data import (
     DataSet,
     dataset,
     from_objects,
+    groups_of,
     open_both,
     open_dataset,
     parse_sensor,
@@ -209,6 +210,13 @@ def test_any_object_of_recordings_can_be_registered():
         open_dataset(from_objects(Toy(20), None, (3, 1, 2), ("even", "odd"), 5.0), split="test")
     with pytest.raises(InputError, match="recording 1: found label 1, expected 0 to 0"):
         open_dataset(from_objects(Toy(3), None, (3, 1, 2), ("even",), 5.0))
+    grouped = Toy(24)
+    grouped.groups = [chr(97 + number // 2) for number in range(24)]
+    held = open_both(from_objects(grouped, None, (3, 1, 2), ("even", "odd"), 5.0))
+    assert "".join(groups_of(held.opened.recordings)[held.n_train :]) == "eejj"
+    grouped.groups = grouped.groups[1:]
+    with pytest.raises(InputError, match=r"groups: found shape \(23,\), expected \(24,\), one of each"):
+        open_dataset(from_objects(grouped, None, (3, 1, 2), ("even", "odd"), 5.0))
 
 
 def test_braille_by_name():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ pytest.importorskip("tonic")
 import event_files as files
 import tonic.datasets
 
-from dpap_neuro.data import DATASETS, Binning, local, open_both, open_dataset
+from dpap_neuro.data import DATASETS, Binning, groups_of, local, open_both, open_dataset
 from dpap_neuro.errors import InputError, NoRecordings
 
 ON_DISK = ("nmnist", "dvsgesture", "cifar10dvs", "ncaltech101", "shd")
@@ -124,6 +125,22 @@ def test_without_test_recordings_every_fifth_is_held_out(tmp_path):
     (tmp_path / "few" / "NMNIST" / "Test").rename(tmp_path / "few" / "elsewhere")
     with pytest.raises(InputError, match="too few"):
         open_both("nmnist", tmp_path / "few")
+
+
+def test_a_person_is_held_out_with_all_recordings_or_not(tmp_path):
+    trials = [f"user{user:02}_{light}" for user in range(1, 7) for light in ("lab", "led")]
+    for trial in trials:
+        for label in (0, 3):
+            files.write_gesture(
+                tmp_path / f"DVSGesture/ibmGestureTrain/{trial}/{label}.npy", [(1, 2, 9000, 1)]
+            )
+    both = open_both("dvsgesture", tmp_path)
+    groups = groups_of(both.opened.recordings)
+    assert both.held_out and both.n_train == 20 and set(groups[20:]) == {"user05"}
+    for trial in trials[6:]:
+        shutil.rmtree(tmp_path / "DVSGesture/ibmGestureTrain" / trial)
+    with pytest.raises(InputError, match="fewer than 5 of those who made them, too few to hold some out"):
+        open_both("dvsgesture", tmp_path)
 
 
 def test_a_wrong_test_folder_is_not_mistaken_for_a_missing_one(tmp_path):

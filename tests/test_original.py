@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_formats import write_aedat2, write_aedat3
 
-from dpap_neuro.data import Binning, local, open_both, open_dataset
+from dpap_neuro.data import Binning, groups_of, local, open_both, open_dataset
 from dpap_neuro.errors import InputError, NoRecordings
 
 HEADER = "class,startTime_usec,endTime_usec\n"
@@ -57,6 +57,7 @@ def test_gestures_are_cut_where_their_table_says(folder, tmp_path):
     assert sum(len(events) for events, _ in written["train"]) > 100
     both = open_both("dvsgesture", tmp_path)
     assert (both.n_train, both.held_out) == (8, False)
+    assert groups_of(both.opened.recordings).tolist() == ["user01"] * 4 + ["user02"] * 4 + ["user24"] * 4
     binning = Binning(5, clip=16, downsample=4)
     assert np.array_equal(both.opened.rasters(binning, workers=2), both.opened.rasters(binning, workers=1))
 

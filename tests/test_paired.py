@@ -103,6 +103,15 @@ def test_recordings_of_a_group_are_never_parted(folds):
         assert sorted([*kept, *held]) == sorted(learned[0])
         # A fifth of each class, to less than one group of four.
         assert (abs(np.bincount(labels) - np.bincount(learned[1]) / 5) < 4).all()
+    few = (np.arange(32), np.arange(32) % 2)
+    with pytest.raises(
+        InputError, match="folds: found fewer than 5 persons or figures among 32 training rec"
+    ):
+        sweeps.rounds(few, none, 5, np.arange(32) // 8)
+    with pytest.raises(
+        InputError, match="inner: found fewer than 5 persons or figures among 32 training rec"
+    ):
+        sweeps.rounds(few, none, None, np.arange(32) // 8, inner=True)(4)
     if folds is not None:
         assert all(not set(groups[a[0]]) & set(groups[b[0]]) for a, b in reported)
         assert sorted(n for _, b in reported[:5] for n in b[0]) == list(range(240))

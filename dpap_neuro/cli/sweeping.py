@@ -56,6 +56,7 @@ from dpap_neuro.pruning import PRUNERS, with_choices
 
 if TYPE_CHECKING:
     from dpap_neuro.train.planned import Planned, Shard
+    from dpap_neuro.train.runs import Split
     from dpap_neuro.train.sweeps import Row
 
 
@@ -268,12 +269,12 @@ def sweep(
                 split = runs.Split(opened, data, data, binning, groups=sets.groups_of(opened.recordings))
                 tested = (
                     f"held out: of the {len(data[1])} recordings of the train split one in {folds} of each class, beginning with "
-                    f"number (seed modulo {folds})"
+                    f"number (seed modulo {folds}){_unparted(split)}"
                 )
             data_of = sweeps.rounds(split.train, split.test, folds, split.groups, inner)
             if inner:
                 tested = (
-                    f"settings are chosen: of each run's training recordings one in {sweeps.INNER} of each class is held out and tested, "
+                    f"settings are chosen: of each run's training recordings one in {sweeps.INNER} of each class is held out and tested{_unparted(split)}, "
                     f"and those that a sweep without --inner tests are not looked at (there: {tested})"
                 )
             say(f"{tested[0].upper()}{tested[1:]}.")
@@ -344,6 +345,11 @@ def _shard(text: str | None) -> Shard | None:
     if text is not None:
         raise InputError(f"--shard: found {distributed.started()} processes of torchrun, expected one")
     return Shard(distributed.own_number() + 1, distributed.started())
+
+
+def _unparted(split: Split) -> str:
+    """What is said of recordings that are kept together."""
+    return "" if split.groups is None else ", all of a person or a figure together"
 
 
 def _tell_sweep(out: Path, dataset: str, rows: Sequence[Row], folds: int | None, against: str | None) -> None:

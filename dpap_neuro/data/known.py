@@ -202,7 +202,8 @@ def from_objects(
     """A data set of any objects with `__len__` and `__getitem__`, such as tonic's or torch's, to `register` or to open.
 
     Items: (events, label): a structured array with fields x, y, t (microseconds) and p, label 0 to len(classes) - 1.
-    test: None where a fifth of each class is to be held out. sensor_size: (columns, rows, polarities).
+    test: None where a fifth of each class is to be held out. sensor_size: (columns, rows, polarities). An object may have `groups`,
+    (n,): who or what a recording is of, so that held-out recordings and folds never part them.
     """
 
     def opened(_: str | Path | None, split: str) -> LabelledRecordings:

@@ -98,7 +98,7 @@ class Layout:
     root: the folder that tonic makes, DIR/root. splits: the folders of "train" and "test" in it; where they are the
     same there is no official split, and recordings whose number ends in 4 or 9 are for testing, in a partial folder as
     in a complete one. pattern: of a recording's path in that folder. keys: what names a class, in the order of
-    labels; key: where it is found. read: a file's events.
+    labels; key: where it is found. read: a file's events. group: who made it, see `splits.groups_of`.
     """
 
     root: str
@@ -108,6 +108,7 @@ class Layout:
     key: Callable[[Path], str]
     read: Callable[[Path, SensorSize], np.ndarray]
     sensor_size: SensorSize
+    group: Callable[[Path], str] | None = None
 
 
 def _folder(file: Path) -> str:
@@ -116,6 +117,11 @@ def _folder(file: Path) -> str:
 
 def _stem(file: Path) -> str:
     return file.stem
+
+
+def person(trial: str) -> str:
+    """Who moves in a trial of DVS128 Gesture, such as user01_fluorescent; each is recorded under several lights."""
+    return trial.partition("_")[0]
 
 
 NMNIST = Layout("NMNIST", ("Train", "Test"), "[0-9]/*.bin", DIGITS, _folder, _file, (34, 34, 2))
@@ -127,6 +133,7 @@ DVSGESTURE = Layout(
     _stem,
     _gesture,
     (128, 128, 2),
+    lambda file: person(file.parent.name),
 )
 CIFAR10DVS = Layout("CIFAR10DVS", ("", ""), "*/*.aedat4", CIFAR10, _folder, _file, (128, 128, 2))
 NCALTECH101 = Layout(
@@ -159,6 +166,8 @@ class LocalRecordings:
             if layout.key(file) not in layout.keys:
                 raise InputError(f"{file}: found class {layout.key(file)!r}, expected one of {layout.root}'s")
         self.labels = np.array([layout.keys.index(layout.key(file)) for file in self.sources], dtype=np.int64)
+        if layout.group is not None:
+            self.groups = np.array([layout.group(file) for file in self.sources])
 
     def __len__(self) -> int:
         return len(self.sources)

@@ -9,13 +9,15 @@ import numpy as np
 
 from dpap_neuro.data.binning import Recordings, SensorSize
 from dpap_neuro.data.events import checked
+from dpap_neuro.data.splits import groups_of
 from dpap_neuro.errors import InputError
 
 
 class Wrapped:
     """Items of `recordings`, checked: (events, see `EVENT_DTYPE`, label).
 
-    Labels come from its `targets` or `labels` where it has them, otherwise every item is read once.
+    Labels come from its `targets` or `labels` where it has them, otherwise every item is read once. Its `groups`, (n,), where it has
+    them, are what recordings share, see `splits.groups_of`. Raises InputError for groups of another length.
     """
 
     # What somebody's object has open is not shared unasked.
@@ -33,6 +35,13 @@ class Wrapped:
         self.labels = np.array(
             [self._label(label, index) for index, label in enumerate(given)], dtype=np.int64
         )
+        groups = groups_of(recordings)
+        if groups is not None:
+            self.groups = np.asarray(groups)
+            if self.groups.shape != (n,):
+                raise InputError(
+                    f"groups: found shape {self.groups.shape}, expected ({n},), one of each recording"
+                )
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -187,10 +187,12 @@ def open_both(
     try:
         test = open_dataset(name, data_dir, "test", sensor).recordings
     except NoRecordings:
-        held = every_nth(train.recordings.labels, groups=groups_of(train.recordings))
+        groups = groups_of(train.recordings)
+        held = every_nth(train.recordings.labels, groups=groups)
         if not held.any():
+            of = "each class" if groups is None else "those who made them"
             raise InputError(
-                f"{train.name}: found no recording for testing and fewer than 5 of each class, too few to hold some out"
+                f"{train.name}: found no recording for testing and fewer than 5 of {of}, too few to hold some out"
             ) from None
         order = np.concatenate([n[~held], n[held]])
         opened = replace(train, recordings=Selection((train.recordings, order)), split=HELD_OUT)

@@ -76,6 +76,7 @@ class IbmGestures:
             looked = " and ".join(str(root / _LISTS[part]) for part in parts)
             raise NoRecordings(f"DvsGesture: found no {split} recording of those that {looked} name")
         self.labels = np.array(labels, dtype=np.int64)
+        self.groups = np.array([local.person(trial.name) for trial, _, _ in self._windows])
         # A dozen gestures are in one file, of some ten million bytes.
         self._last: tuple[Path, RawEvents] | None = None
 

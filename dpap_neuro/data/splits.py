@@ -49,7 +49,7 @@ class Selection:
 
 
 def groups_of(recordings: Any) -> np.ndarray | None:
-    """Of each recording a number that others of it share, (n,): of one figure, one person, so that a network that has learned some of
+    """Of each recording a number or a name, (n,), that all of one figure or person have, so that a network that has learned some of
     them knows more of the rest than of new ones. None where nothing is known of it."""
     return getattr(recordings, "groups", None)
 

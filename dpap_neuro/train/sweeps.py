@@ -142,12 +142,21 @@ def fold(data: Data, number: int, folds: int, groups: np.ndarray | None = None) 
     """Training and test part of a cross-validation: every folds-th recording of each class is tested, from `number` on; groups
     are kept together, see `data.every_nth`.
 
-    Every recording is tested in exactly one of the folds 0 to folds - 1. Raises InputError for folds below 2.
+    Every recording is tested in exactly one of the folds 0 to folds - 1. Raises InputError for folds below 2, or too many.
     """
     if folds < 2 or not 0 <= number < folds:
         raise InputError(f"folds: found fold {number} of {folds}, expected 0 to folds - 1 of at least 2")
+    return _parts(data, number, folds, groups, "folds")
+
+
+def _parts(data: Data, number: int, of: int, groups: np.ndarray | None, name: str) -> tuple[Data, Data]:
     x, y = data
-    tested = every_nth(y, number, folds, groups)
+    tested = every_nth(y, number, of, groups)
+    if not tested.any():
+        what = "of each class" if groups is None else "persons or figures"
+        raise InputError(
+            f"{name}: found fewer than {of} {what} among {len(y)} training recordings, too few to hold some out"
+        )
     return (chosen(x, ~tested), y[~tested]), (chosen(x, tested), y[tested])
 
 
@@ -158,8 +167,11 @@ def rounds(
 
     inner: of what it learns one in INNER of each class is tested in place of that, from the number of the round on in which the
     seed's fold is run (without folds: from the seed on). groups: of the training part, (n,), kept together, see `data.groups_of`.
-    The function returned raises InputError where no class has enough recordings.
+    Raises InputError where no class has as many recordings as there are folds; the function returned, as many as INNER.
     """
+    if folds is not None:
+        # The last fold is the smallest.
+        fold((np.arange(len(train[1])), train[1]), folds - 1, folds, groups)
 
     def divided(seed: int) -> tuple[Data, Data]:
         learned, tested, known = train, test, groups
@@ -169,12 +181,7 @@ def rounds(
                 known = groups[~every_nth(train[1], seed % folds, folds, groups)]
         if not inner:
             return learned, tested
-        parts = fold(learned, seed // (folds or 1) % INNER, INNER, known)
-        if not len(parts[1][1]):
-            raise InputError(
-                f"inner: found fewer than {INNER} of each class among {len(learned[1])} training recordings, too few to hold some out"
-            )
-        return parts
+        return _parts(learned, seed // (folds or 1) % INNER, INNER, known, "inner")
 
     return divided
 
