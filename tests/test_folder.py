@@ -63,6 +63,54 @@ def test_one_level_holds_a_share_out_by_a_seed(tmp_path):
     assert len(other.recordings) == 6
 
 
+def test_recordings_of_one_person_are_never_parted(tmp_path):
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("left", "right")):
+        (tmp_path / name).mkdir()
+        for person in ("ann", "bob", "cy", "di", "eve"):
+            for index in range(int(rng.integers(1, 4))):
+                events = event_files.random_events(100 * label + index, 10, 20, 12, 10_000)
+                np.save(tmp_path / name / f"{person}_{index}.npy", np.array(events))
+    toml = 'sensor = [20, 12]\ngroups = "_"\n'
+    held = {}
+    for seed in range(6):
+        (tmp_path / "dataset.toml").write_text(f"{toml}seed = {seed}\n")
+        both = open_both(tmp_path)
+        groups = groups_of(both.opened.recordings)
+        train, test = set(groups[: both.n_train]), set(groups[both.n_train :])
+        assert len(train) == 4 and len(test) == 1 and not train & test
+        assert all(
+            g == file.stem.split("_")[0]
+            for g, file in zip(groups, both.opened.recordings.sources, strict=True)
+        )
+        held[seed] = test.pop()
+    assert len(set(held.values())) > 1
+    (tmp_path / "dataset.toml").write_text(f"{toml}held_out = 0.4\n")
+    assert len(set(groups_of(open_dataset(tmp_path, None, "test").recordings))) == 2
+
+    (tmp_path / "dataset.toml").write_text(f"{toml}seed = 0\n")
+    for file in (tmp_path / "left").iterdir():
+        if not file.name.startswith(held[0]):
+            file.unlink()
+    with pytest.raises(
+        InputError, match=f"found class 'left' of {held[0]} alone, who are held out for testing"
+    ):
+        open_dataset(tmp_path)
+    (tmp_path / "dataset.toml").write_text('sensor = [20, 12]\ngroups = "-"\n')
+    with pytest.raises(
+        InputError, match=r"_0\.npy: found no '-' behind whose it is, expected one in its name"
+    ):
+        open_dataset(tmp_path)
+    for file in (tmp_path / "right").iterdir():
+        if not file.name.startswith(held[0]):
+            file.unlink()
+    (tmp_path / "dataset.toml").write_text(toml)
+    with pytest.raises(
+        InputError, match=f"found recordings of '{held[0]}' alone, expected two or more groups"
+    ):
+        open_dataset(tmp_path)
+
+
 def test_train_and_test_folders(tmp_path):
     make(tmp_path, split="train")
     make(tmp_path, n=2, split="test")
@@ -113,6 +161,8 @@ def test_dataset_toml_names_classes_columns_and_binning(tmp_path):
         ('time_unit = ["us"]', "expected one of ns, us, ms, s"),
         ('time_unit = "min"', "expected one of ns, us, ms, s"),
         ("held_out = 1", "expected a share"),
+        ('groups = ""', "groups is '', expected what ends the part of a name"),
+        ("groups = 1", "groups is '1', expected what ends the part of a name"),
         ("bins = 0", "a whole number of at least 1"),
         ("bins = 5\nbin_us = 7", "found bins and bin_us"),
         ("colour = 1", "unknown key 'colour'"),

@@ -13,6 +13,7 @@ One reader per suffix, see `formats`; files and folders whose names begin with a
     bins = 10                          # or bin_us, and clip, downsample: defaults of the data set
     held_out = 0.2                     # share for testing where there is no test folder
     seed = 0                           # of that share
+    groups = "_"                       # files alike up to the first "_" of their names, of one person, are never parted
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ _SAMPLED = 25
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """What `dataset.toml` says, see this module. sensor: (columns, rows). defaults: bins, bin_us, clip, downsample."""
+    """What `dataset.toml` says, see this module. sensor: (columns, rows). defaults: bins, bin_us, clip, downsample. groups: what ends
+    the part of a file's name that says whose it is, None where nothing does."""
 
     classes: tuple[str, ...] | None = None
     sensor: tuple[int, int] | None = None
@@ -50,6 +52,7 @@ class FolderSettings:
     duration_us: float | None = None
     held_out: float = 0.2
     seed: int = 0
+    groups: str | None = None
     defaults: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,6 +85,7 @@ def read_settings(root: Path) -> FolderSettings:
         "duration_us",
         "held_out",
         "seed",
+        "groups",
         "bins",
         "bin_us",
         "clip",
@@ -109,6 +113,9 @@ def read_settings(root: Path) -> FolderSettings:
     held_out = number("held_out", 0.0, False)
     if held_out is not None and not 0 < held_out < 1:
         raise wrong("held_out", "a share above 0 and below 1")
+    groups = table.get("groups")
+    if groups is not None and not (isinstance(groups, str) and groups):
+        raise wrong("groups", 'what ends the part of a name that says whose it is, such as "_"')
     defaults = {
         key: value
         for key, value in (
@@ -128,6 +135,7 @@ def read_settings(root: Path) -> FolderSettings:
         number("duration_us", 1e-3, False),
         0.2 if held_out is None else held_out,
         number("seed", 0, True) or 0,
+        groups,
         defaults,
     )
 
@@ -246,11 +254,15 @@ class Folder:
     def open(self, split: str) -> FolderRecordings:
         """The recordings of "train", "test" or "all". Raises NoRecordings where there are none."""
         chosen: list[tuple[Path, int]] = []
+        away = self._groups_held_out()
         for part, files in self._held.items():
             for label, name in enumerate(self.classes):
                 of_class = files.get(name, [])
                 if part == "all" and split != "all":
-                    test = _held_out(len(of_class), self.settings, label)
+                    if away is None:
+                        test = _held_out(len(of_class), self.settings.held_out, self.settings.seed, label)
+                    else:
+                        test = np.array([self.group(file) in away for file in of_class])
                     of_class = [
                         f for f, held in zip(of_class, test, strict=True) if held == (split == "test")
                     ]
@@ -261,13 +273,43 @@ class Folder:
             raise NoRecordings(f"{self.root}: found no {split} recording")
         return FolderRecordings(self, chosen)
 
+    def group(self, file: Path) -> str:
+        """Whose recording it is, where `dataset.toml` says how to tell. Raises InputError for a name that does not say."""
+        ends = self.settings.groups or ""
+        name, found, _ = file.stem.partition(ends)
+        if not (name and found):
+            raise InputError(
+                f"{file}: found no {ends!r} behind whose it is, expected one in its name (groups in dataset.toml)"
+            )
+        return name
 
-def _held_out(n: int, settings: FolderSettings, label: int) -> np.ndarray:
-    """Which of a class's n recordings are for testing, (n,) bool: at least one of two or more."""
-    count = min(max(1, round(n * settings.held_out)), n - 1) if n > 1 else 0
+    def _groups_held_out(self) -> set[str] | None:
+        """Whose recordings are for testing, where there is no folder for it and groups are told apart."""
+        if self.official or self.settings.groups is None:
+            return None
+        own = {name: {self.group(file) for file in files} for name, files in self._held["all"].items()}
+        groups = sorted(set().union(*own.values()))
+        if len(groups) < 2:
+            raise InputError(
+                f"{self.root}: found recordings of {groups[0]!r} alone, expected two or more groups, to hold some out"
+            )
+        mask = _held_out(len(groups), self.settings.held_out, self.settings.seed)
+        away = {group for group, test in zip(groups, mask, strict=True) if test}
+        for name, found in own.items():
+            if found <= away:
+                raise InputError(
+                    f"{self.root}: found class {name!r} of {', '.join(sorted(found))[:80]} alone, who are held out for testing; "
+                    "give a test folder, or another seed in dataset.toml"
+                )
+        return away
+
+
+def _held_out(n: int, share: float, *seed: int) -> np.ndarray:
+    """Which of n, a class's recordings or all groups, are for testing, (n,) bool: at least one of two or more. seed: each class has
+    its own stream, so that one more recording of another changes nothing here."""
+    count = min(max(1, round(n * share)), n - 1) if n > 1 else 0
     mask = np.zeros(n, bool)
-    # Each class its own stream: one more recording of another class changes nothing here.
-    mask[np.random.default_rng([settings.seed, label]).permutation(n)[:count]] = True
+    mask[np.random.default_rng(seed).permutation(n)[:count]] = True
     return mask
 
 
@@ -278,6 +320,8 @@ class FolderRecordings:
         self.folder = folder
         self.sources = [file for file, _ in chosen]
         self.labels = np.array([label for _, label in chosen], dtype=np.int64)
+        if folder.settings.groups is not None:
+            self.groups = np.array([folder.group(file) for file in self.sources])
 
     def __len__(self) -> int:
         return len(self.sources)
