@@ -152,7 +152,7 @@ def test_downsampling_is_whole_for_every_factor():
 
 def test_the_cache_is_keyed_by_the_name(tmp_path):
     recordings = open_dataset("motion", split="test").recordings
-    recordings.labels, recordings.groups = recordings.labels[:4], recordings.groups[:1]
+    recordings.labels, recordings.groups = recordings.labels[:4], recordings.groups[:4]
     a = cached_rasters(tmp_path, "a", recordings, TEN, (34, 34, 2))
     b = cached_rasters(tmp_path, "b", recordings, TEN, (34, 34, 2))
     assert np.array_equal(a, b) and a.any() and len(os.listdir(tmp_path)) == 2

@@ -408,7 +408,7 @@ def _of_runs(root: Path) -> list[Loader]:
         Loader("checkpoint's weights", weights, kept, True),
         Loader("checkpoint's training", training, kept, True),
         Loader("runs.csv", root / "runs.csv", lambda: sweeps.read_table(root / "runs.csv"), False, True),
-        Loader("runs.json", root / "runs.json", lambda: sweeps._check_shared(root / "runs.json", shared), True, True),
+        Loader("runs.json", root / "runs.json", lambda: sweeps._check_shared(root / "runs.json", shared, True), True, True),
     ]  # fmt: skip
 
 
