@@ -127,7 +127,7 @@ DATASETS = {
         motion.SENSOR_SIZE,
         motion.CLASSES,
         motion.DURATION_US,
-        # Of five rates the best for dense and `weighted`, see examples/motion_pruning, on training recordings alone.
+        # Of five rates the best for the dense network, see examples/motion_pruning, on training recordings alone.
         Defaults(bins=20, learning_rate=1e-3),
     ),
     "nmnist": _local(local.NMNIST, local.DIGITS, 310_000, Defaults()),
