@@ -16,7 +16,7 @@ import typer
 
 from dpap_neuro.cli.panels import in_order, panel_of, unbroken
 from dpap_neuro.cli.shared import app, cache_folder, collecting
-from dpap_neuro.data import DATASETS, SPLITS
+from dpap_neuro.data import DATASETS, SPLITS, Defaults
 from dpap_neuro.deploy.opening import CompileOptions
 from dpap_neuro.deploy.recipes import RECIPES, with_recipe
 from dpap_neuro.deploy.recordings import Recordings
@@ -132,9 +132,9 @@ PrunePositions = Annotated[
 ]
 Epochs = Annotated[int, typer.Option(help="Passes over the training recordings.")]
 Batch = Annotated[int, typer.Option(help="Recordings per step.")]
+USUAL_RATE = f"by data set, {Defaults.learning_rate:g} of most"
 LearningRate = Annotated[
-    float | None,
-    typer.Option(help="AdamW's, at the top of its cosine.", show_default="by data set, 0.003 of most"),
+    float | None, typer.Option(help="AdamW's, at the top of its cosine.", show_default=USUAL_RATE)
 ]
 RateTarget = Annotated[
     float,

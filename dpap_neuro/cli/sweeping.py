@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dpap_neuro.cli.options import (
+    USUAL_RATE,
     Allocation,
     Batch,
     Bins,
@@ -120,7 +121,7 @@ def sweep(
         list[float] | None,
         typer.Option(
             help="AdamW's, at the top of its cosine. Give it several times to run every pruner at each.",
-            show_default="by data set, 0.003 of most",
+            show_default=USUAL_RATE,
         ),
     ] = None,
     rate_target: RateTarget = 0.0,

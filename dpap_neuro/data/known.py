@@ -118,6 +118,17 @@ _CURRENT_BASED = {
     "reset": "subtract",
 }
 
+
+def _cochlea(name: str, classes: tuple[str, ...]) -> DataSet:
+    return DataSet(
+        lambda data_dir, split: local.Cochlea(name, len(classes), data_dir, split),
+        local.Cochlea.SENSOR_SIZE,
+        classes,
+        1_000_000,
+        Defaults("recurrent", bins=50, downsample=5, jitter=0.1, network=_CURRENT_BASED),
+    )
+
+
 DATASETS = {
     "digits": DataSet(
         lambda _, split: digits.Digits(split), digits.SENSOR_SIZE, digits.CLASSES, digits.DURATION_US
@@ -151,20 +162,8 @@ DATASETS = {
     "ncaltech101": _local(
         local.NCALTECH101, local.CALTECH101, 300_000, Defaults(downsample=4, flip=True, drop=0.1)
     ),
-    "shd": DataSet(
-        lambda data_dir, split: local.Cochlea("SHD", len(local.SPOKEN_DIGITS), data_dir, split),
-        local.Cochlea.SENSOR_SIZE,
-        local.SPOKEN_DIGITS,
-        1_000_000,
-        Defaults("recurrent", bins=50, downsample=5, jitter=0.1, network=_CURRENT_BASED),
-    ),
-    "ssc": DataSet(
-        lambda data_dir, split: local.Cochlea("SSC", len(local.SPEECH_COMMANDS), data_dir, split),
-        local.Cochlea.SENSOR_SIZE,
-        local.SPEECH_COMMANDS,
-        1_000_000,
-        Defaults("recurrent", bins=50, downsample=5, jitter=0.1, network=_CURRENT_BASED),
-    ),
+    "shd": _cochlea("SHD", local.SPOKEN_DIGITS),
+    "ssc": _cochlea("SSC", local.SPEECH_COMMANDS),
     "braille": DataSet(
         local.Braille,
         local.Braille.SENSOR_SIZE,

@@ -144,19 +144,28 @@ def fold(data: Data, number: int, folds: int, groups: np.ndarray | None = None) 
 
     Every recording is tested in exactly one of the folds 0 to folds - 1. Raises InputError for folds below 2, or too many.
     """
+    return _divided(data, _fold_tested(data[1], number, folds, groups))
+
+
+def _fold_tested(labels: np.ndarray, number: int, folds: int, groups: np.ndarray | None) -> np.ndarray:
     if folds < 2 or not 0 <= number < folds:
         raise InputError(f"folds: found fold {number} of {folds}, expected 0 to folds - 1 of at least 2")
-    return _parts(data, number, folds, groups, "folds")
+    return _tested(labels, number, folds, groups, "folds")
 
 
-def _parts(data: Data, number: int, of: int, groups: np.ndarray | None, name: str) -> tuple[Data, Data]:
-    x, y = data
-    tested = every_nth(y, number, of, groups)
+def _tested(labels: np.ndarray, number: int, of: int, groups: np.ndarray | None, name: str) -> np.ndarray:
+    """One in `of` of each class, or of the groups, as a mask. Raises InputError, calling the choice by its name, for none."""
+    tested = every_nth(labels, number, of, groups)
     if not tested.any():
         what = "of each class" if groups is None else "persons or figures"
         raise InputError(
-            f"{name}: found fewer than {of} {what} among {len(y)} training recordings, too few to hold some out"
+            f"{name}: found fewer than {of} {what} among {len(labels)} training recordings, too few to hold some out"
         )
+    return tested
+
+
+def _divided(data: Data, tested: np.ndarray) -> tuple[Data, Data]:
+    x, y = data
     return (chosen(x, ~tested), y[~tested]), (chosen(x, tested), y[tested])
 
 
@@ -171,19 +180,19 @@ def rounds(
     """
     if folds is not None:
         # The last fold is the smallest.
-        fold((np.arange(len(train[1])), train[1]), folds - 1, folds, groups)
+        _fold_tested(train[1], folds - 1, folds, groups)
 
-    def divided(seed: int) -> tuple[Data, Data]:
+    def data_of(seed: int) -> tuple[Data, Data]:
         learned, tested, known = train, test, groups
         if folds is not None:
-            learned, tested = fold(train, seed % folds, folds, groups)
-            if groups is not None:
-                known = groups[~every_nth(train[1], seed % folds, folds, groups)]
+            mask = _fold_tested(train[1], seed % folds, folds, groups)
+            learned, tested = _divided(train, mask)
+            known = None if groups is None else groups[~mask]
         if not inner:
             return learned, tested
-        return _parts(learned, seed // (folds or 1) % INNER, INNER, known, "inner")
+        return _divided(learned, _tested(learned[1], seed // (folds or 1) % INNER, INNER, known, "inner"))
 
-    return divided
+    return data_of
 
 
 def sweep(
@@ -265,7 +274,7 @@ def sweep(
         write_sealed(beside, shared, 2)
     if others and done:
         place = {labelled(run, structured): i for i, run in enumerate(planned)}
-        done.sort(key=lambda row: place.get((row.pruner, row.sparsity, row.seed), len(planned)))
+        done.sort(key=lambda row: place.get(row.run, len(planned)))
         write_table(done, table)
     for number, (name, share, seed) in enumerate(planned):
         if progress is not None:
