@@ -29,7 +29,7 @@ from dpap_neuro.networks.neurons import IF, LIF, CubaLIF, NeuronSettings, Recurr
 from dpap_neuro.precision.network import ExactNetwork, Precision
 from dpap_neuro.pruning import make_pruner
 from dpap_neuro.pruning.finding import find_structure
-from dpap_neuro.pruning.positions import Positions
+from dpap_neuro.pruning.positions import Positions, mark
 from dpap_neuro.train import loop, runs, sweeps
 from dpap_neuro.train.loop import train
 from dpap_neuro.train.planned import plan
@@ -224,6 +224,60 @@ def test_dead_neurons_of_a_recurrent_population_are_not_heard_by_others():
         expected, found = whole(x), some(x)
     assert torch.equal(found, expected.masked_fill(some.neuron.dead, 0))
     assert (found != expected).any()
+
+
+def test_connections_of_pruned_neurons_are_not_counted():
+    """Position by position, through pooling, flattening, strides and groups."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), LIF(NEURON), nn.AvgPool2d(2), nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), LIF(NEURON),
+        nn.Flatten(), nn.Linear(54, 5), LIF(NEURON),
+    )  # fmt: skip
+    network = SpikingNetwork(*network)
+    x = torch.zeros(3, 2, *SHAPE)
+    rng = np.random.default_rng(0)
+    first, second = rng.random((4, 10, 9)) < 0.7, rng.random((6, 3, 2)) < 0.4
+    network[1].dead, network[4].dead = torch.from_numpy(first), torch.from_numpy(second)
+    network[6] = nn.Linear(36, 5)
+    structure = find_structure(network, x)
+    mark(network, structure, x[:, :1], loop=False)
+    found = {name: p.connections_left().expand(p.shape).numpy() for name, p in structure.projections.items()}
+    pooled = ~first[:, :10, :8].reshape(4, 5, 2, 4, 2).all((2, 4))
+    expected = {"0": np.zeros((4, 2, 3, 3)), "3": np.zeros((6, 2, 3, 3)), "6": np.zeros((5, 36))}
+    for name, there, heard, stride in (("0", ~first, np.ones(SHAPE, bool), 1), ("3", ~second, pooled, 2)):
+        for o, i, ky, kx in np.ndindex(*expected[name].shape):
+            source = i if name == "0" else o // 3 * 2 + i
+            for y, x_ in np.argwhere(there[o]):
+                row, column = stride * y - 1 + ky, stride * x_ - 1 + kx
+                if 0 <= row < heard.shape[1] and 0 <= column < heard.shape[2]:
+                    expected[name][o, i, ky, kx] += heard[source, row, column]
+    expected["6"][:] = ~second.reshape(-1)
+    for name in expected:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    whole = {name: p.connections().expand(p.shape).numpy() for name, p in structure.projections.items()}
+    assert all((whole[n] >= found[n]).all() and whole[n].sum() > found[n].sum() for n in found)
+    # Nobody is pruned any more: as before.
+    network[1].dead = network[4].dead = None
+    mark(network, structure, x[:, :1], loop=False)
+    for name, p in structure.projections.items():
+        np.testing.assert_array_equal(p.connections_left().expand(p.shape).numpy(), whole[name])
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("name", ["magnitude", "granet", "weighted", "dpap"])
+def test_a_goal_of_synapses_counts_what_goes_with_neurons(name, compact):
+    model = build_model(MODEL, 1)
+    settings = TrainSettings(epochs=8, batch=16, seed=1, prune_positions="0.4", compact=compact)
+    pruner = make_pruner(name, epochs=8, sparsity=0.6, count="synapses")
+    history = train(model, pruner, recordings(), None, settings, CPU)
+    left = history.epochs[-1].synapses_remaining
+    assert left == synapses(from_nir(to_nir(model, SHAPE, 0.01)))
+    wanted = 0.4 * history.epochs[-1].synapses
+    assert 0.9 * wanted < left <= wanted
+    # A network that has lost neurons already is charged for the others from the start.
+    again = make_pruner(name, epochs=8, sparsity=0.6, count="synapses")
+    again.attach(model, loop.as_input(recordings()[0][:2], CPU))
+    assert again.left() < 0.9 * again.total()
 
 
 class Interrupted(Exception):

@@ -24,7 +24,6 @@ from dpap_neuro.networks.neurons import LI, LIF, NeuronSettings
 from dpap_neuro.pruning import Reading, make_pruner
 from dpap_neuro.pruning.budget import approach
 from dpap_neuro.pruning.finding import find_structure
-from dpap_neuro.pruning.pricing import weight_events
 from dpap_neuro.train import runs
 from dpap_neuro.train.loop import TrainSettings, train
 from hardware.chip.chips import load_chip
@@ -43,7 +42,7 @@ def test_events_of_a_kernel_are_those_of_every_position(groups):
     model = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(6 * 3 * 4, 2))
     structure = find_structure(model, torch.rand(1, 4, 5, 7), time=False)
     counts = torch.rand(4, 5, 7, dtype=torch.float64)
-    found = weight_events(structure.projections["0"], counts).expand(6, 4 // groups, 3, 3)
+    found = structure.projections["0"].sums(counts).expand(6, 4 // groups, 3, 3)
     expected = torch.zeros(6, 4 // groups, 3, 3, dtype=torch.float64)
     for o, i, ky, kx in np.ndindex(*expected.shape):
         channel = o // (6 // groups) * (4 // groups) + i

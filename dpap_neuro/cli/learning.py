@@ -305,7 +305,7 @@ def _say_proof(network: Any, rasters: Rasters) -> None:
 def _epoch(epoch: Epoch, report: PruneReport) -> str:
     line = (
         f"epoch {epoch.epoch + 1}: loss {epoch.loss:.3f}, test accuracy {epoch.accuracy:.2%}, "
-        f"{epoch.remaining:,} of {epoch.parameters:,} parameters"
+        f"{epoch.remaining:,} of {epoch.parameters:,} parameters, {epoch.synapses_remaining:,} of {epoch.synapses:,} synapses"
     )
     if epoch.rates:
         rates = ", ".join(f"{name} {rate:.3f}" for name, rate in epoch.rates.items())

@@ -21,7 +21,8 @@ from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.pruning.goal import Goal, Meter, Reading
 from dpap_neuro.pruning.masks import LayerCount, Masks, clear, count
 from dpap_neuro.pruning.plasticity import DELTA
-from dpap_neuro.pruning.pricing import MeasuredRates, weight_events
+from dpap_neuro.pruning.positions import mark
+from dpap_neuro.pruning.pricing import MeasuredRates
 from dpap_neuro.pruning.shrinking import Cut, Shrunk, check_moments, cut_of_dead, put
 from dpap_neuro.pruning.statistics import Statistics, average_over_ranks, check_finite, finite_or
 from dpap_neuro.pruning.structure import Projection, Structure, call_network, evaluating
@@ -137,11 +138,12 @@ class Pruner:
         self._unwatch_gradients()
         self.model = model
         self.structure: Structure = structure
+        self._loop = loop
+        self._sample = sample_input.narrow(1 if time else 0, 0, 1).detach().clone()
+        mark(model, structure, self._sample, loop)
         self.masks = self._make_masks(structure)
         self._before = self.masks.remaining()
         self.steps = sample_input.shape[0] if time else 1
-        self._loop = loop
-        self._sample = sample_input.narrow(1 if time else 0, 0, 1).detach().clone()
         self.gradients = {}
         self.targets = {}
         self._shrunk = None
@@ -343,6 +345,15 @@ class Pruner:
             reading=reading,
         )
 
+    def mark_positions(self, optimizer: Optimizer | None = None) -> None:
+        """Charge for what single neurons that were pruned since (see `positions`) leave: a goal of synapses or events counts no
+        connection from or to them.
+        """
+        self._check_attached()
+        assert self.model is not None
+        with self.whole(optimizer):
+            mark(self.model, self.structure, self._sample, self._loop)
+
     # compaction
 
     def compact(self, optimizer: Optimizer | None = None) -> bool:
@@ -452,8 +463,12 @@ class Pruner:
     def _take_rates(self, measured: MeasuredRates, epoch: int) -> None:
         """What weights are charged for from now on: the rates of the epoch that ends."""
         self.rates = measured.take()
+        for name, p in self.structure.projections.items():
+            if p.inputs_there is not None:
+                # Neurons may have gone since they were heard.
+                self.rates[name] = self.rates[name] * p.inputs_there
         self._prices = {
-            name: weight_events(p, self.rates[name]) for name, p in self.structure.projections.items()
+            name: p.sums(self.rates[name], p.outputs_there) for name, p in self.structure.projections.items()
         }
         if not self._events_at_first and epoch >= self.goal.schedule()[0]:
             self._events_at_first = float(self.left())
@@ -462,7 +477,7 @@ class Pruner:
         """What each weight of a projection takes of what the goal counts; broadcasts to the weight."""
         if self.goal.count == "events":
             return self._prices[p.name]
-        return p.connections() if self.goal.count == "synapses" else torch.ones(1, 1, dtype=torch.long)
+        return p.connections_left() if self.goal.count == "synapses" else torch.ones(1, 1, dtype=torch.long)
 
     def left(self, masks: dict[str, Tensor] | None = None) -> int:
         """How much of what the goal counts the (given) masks of weights leave, rounded up."""
@@ -496,7 +511,7 @@ class Pruner:
             return
         wanted = goal.at_end(self.total())
         least = sum(
-            self._always_left(p) * (int(p.connections().min()) if goal.count == "synapses" else 1)
+            self._always_left(p) * (int(p.connections_left().min()) if goal.count == "synapses" else 1)
             for p in self.structure.projections.values()
         )
         if wanted < least:

@@ -163,7 +163,7 @@ class Masks:
                     remaining=count(self.weights[p.name]),
                     units=total,
                     units_alive=total if units is None else count(units),
-                    synapses=connections(p, torch.ones(p.shape, dtype=torch.bool)),
+                    synapses=int(p.connections().expand(p.shape).sum()),
                     synapses_remaining=connections(p, self.weights[p.name]),
                 )
             )
@@ -224,8 +224,8 @@ def count(mask: Tensor) -> int:
 
 
 def connections(projection: Projection, mask: Tensor) -> int:
-    """Connections of the unrolled network that the weights in a mask make."""
-    counts = projection.connections()
+    """Connections of the unrolled network that the weights in a mask make, without those of single neurons that are pruned."""
+    counts = projection.connections_left()
     if counts.numel() == 1:
         return count(mask) * int(counts)
     return int((mask * counts.to(mask.device)).sum())

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from dpap_neuro.errors import InputError
 from dpap_neuro.networks.neurons import Neuron
+from dpap_neuro.pruning.inputs import channel_axis, watch_inputs
 from dpap_neuro.pruning.labels import tensors
 from dpap_neuro.pruning.statistics import reduce_over_ranks
-from dpap_neuro.pruning.structure import Structure, evaluating
+from dpap_neuro.pruning.structure import Projection, Structure, call_network, evaluating
 from dpap_neuro.pruning.survival import gradual_share
 
 
@@ -40,6 +41,57 @@ class PrunedPositions:
             f"{self.dead:,} of {self.neurons:,} neurons of feature maps are pruned ({self.silent:,} never spiked on the training "
             f"recordings): {each}"
         )
+
+
+@torch.no_grad()
+def mark(model: nn.Module, structure: Structure, sample: Tensor, loop: bool) -> None:
+    """Tell every projection of a network at full size which of its inputs and outputs are single neurons that are pruned.
+
+    sample, loop: an input of one recording, and how the network takes it, see `structure.call_network`. An input is there when
+    anything reaches it while all neurons that are there are heard: through pooling, flattening and sums.
+    """
+    dead = {
+        name: mask
+        for name, p in structure.populations.items()
+        if (mask := _dead_of(p.module)) is not None and mask.any()
+    }
+    for p in structure.projections.values():
+        p.set_there(None, None)
+    if not dead:
+        return
+
+    def heard(module: nn.Module, _args: Any, result: Any) -> Any:
+        first, mask = next(tensors(result)), _dead_of(module)
+        spikes = torch.ones_like(first) if mask is None else torch.ones_like(first) * ~mask
+        return (spikes, *result[1:]) if isinstance(result, tuple) else spikes
+
+    reached: dict[str, Tensor] = {}
+
+    def seen(p: Projection, x: Tensor) -> None:
+        if x.numel():
+            reached[p.name] = (x != 0).flatten(0, channel_axis(p, x) - 1).any(0).cpu()
+
+    modules = {id(p.module): p.module for p in structure.populations.values()}
+    handles = [module.register_forward_hook(heard) for module in modules.values()]
+    handles += watch_inputs(structure, seen)
+    try:
+        with evaluating(model):
+            call_network(model, torch.ones_like(sample), loop)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for p in structure.projections.values():
+        mask = dead.get(p.population or "")
+        direct = mask is not None and mask.shape[1:] == p.out_space
+        inputs = reached.get(p.name)
+        p.set_there(
+            None if inputs is None or inputs.all() else inputs,
+            ~mask[p.post.to(mask.device)].cpu() if mask is not None and direct else None,
+        )
+
+
+def _dead_of(module: nn.Module) -> Tensor | None:
+    return module.dead if isinstance(module, Neuron) else None
 
 
 class Positions:

@@ -1,7 +1,7 @@
 """What a weight and a neuron are charged for when pruning counts synaptic events: rates measured while the network trains.
 
 A weight makes an event whenever an input that it meets is not zero: the spikes that each projection reads, position by position and
-per recording, times the connections that the weight makes there (`weight_events`). A neuron may cost besides, for its update
+per recording, times the connections that the weight makes there (`Projection.sums`). A neuron may cost besides, for its update
 in every step and for the messages that its spikes are (`NeuronPrices`).
 """
 
@@ -30,31 +30,6 @@ class NeuronPrices:
 
     update: float = 0.0
     message: float = 0.0
-
-
-def weight_events(p: Projection, counts: Tensor) -> Tensor:
-    """Synaptic events that each weight makes per recording, float64, broadcasts to the weight.
-
-    counts: (in, *space), how often each input of the projection is not zero in a recording.
-    """
-    if len(p.shape) == 2:
-        return counts.double()[None]
-    # The gradient of a sum over outputs sums, for every weight, the inputs that it meets; the same of all outputs of a group.
-    module: Any = p.module
-    convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[len(p.shape) - 3]
-    kernel = torch.zeros(p.groups, *p.shape[1:], dtype=torch.float64, requires_grad=True)
-    with torch.enable_grad():
-        total = convolve(
-            counts.double().cpu()[None],
-            kernel,
-            None,
-            module.stride,
-            module.padding,
-            module.dilation,
-            p.groups,
-        )
-        (events,) = torch.autograd.grad(total.sum(), kernel)
-    return events if p.groups == 1 else events.repeat_interleave(p.shape[0] // p.groups, 0)
 
 
 class MeasuredRates:

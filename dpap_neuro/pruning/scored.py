@@ -357,8 +357,8 @@ class Scored(Traced):
             assert sizes is not None
             scores = {n: torch.where(s < 0, s, s / paid(sizes[n]).to(s)) for n, s in scores.items()}
         masks = ALLOCATIONS[self.allocation](scores, math.floor(wanted - fixed), sizes)
-        if self.goal.count == "events":
-            # As rates change there may be room again, and what never spikes costs nothing: neither lets the pruned return.
+        if self.goal.count != "parameters":
+            # As rates change or single neurons go there may be room again, and some weights cost nothing: neither lets the pruned return.
             masks = {
                 n: kept if (kept := mask & (scores[n] >= 0)).any() else mask for n, mask in masks.items()
             }

@@ -27,6 +27,8 @@ class Projection:
     among the channels of the population `population` (None: no neurons follow before the next synapse, the
     synapse's own rectified output stands in). Recurrent: `pre` and `labels` are those of the population
     itself. `shape` is the weight's, which `weight` has as long as the network is not cut down (see `shrinking`).
+    inputs_there (in, *in_space), outputs_there (out, *out_space): which are not single neurons that are pruned (see
+    `positions.mark`); None: all are there.
     """
 
     name: str
@@ -43,9 +45,12 @@ class Projection:
     in_space: tuple[int, ...] = ()
     out_space: tuple[int, ...] = ()
     shape: tuple[int, ...] = field(init=False)
+    inputs_there: Tensor | None = None
+    outputs_there: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.shape = tuple(self.weight.shape)
+        self._connections_left: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
@@ -79,6 +84,38 @@ class Projection:
             inside = ((at >= 0) & (at < size_in)).sum(1)
             counts = counts[..., None] * inside
         return counts.reshape(1, 1, *counts.shape)
+
+    def connections_left(self) -> Tensor:
+        """As `connections`, without those from and to single neurons that are pruned."""
+        return self.connections() if self._connections_left is None else self._connections_left
+
+    def set_there(self, inputs: Tensor | None, outputs: Tensor | None) -> None:
+        """Which inputs (in, *in_space) and outputs (out, *out_space), bool, are there; None: all."""
+        self.inputs_there, self.outputs_there = inputs, outputs
+        self._connections_left = None
+        if inputs is not None or outputs is not None:
+            every = torch.ones(self.pre.numel(), *self.in_space) if inputs is None else inputs
+            self._connections_left = self.sums(every, outputs).round().long()
+
+    def sums(self, inputs: Tensor, outputs: Tensor | None = None) -> Tensor:
+        """For each weight the sum over the connections that it makes of inputs (in, *in_space) times outputs (out, *out_space;
+        None: 1 each), float64 on the CPU; broadcasts to the weight.
+        """
+        inputs = inputs.double().cpu()
+        if len(self.shape) == 2:
+            return inputs[None] if outputs is None else outputs.double().cpu()[:, None] * inputs
+        # The gradient of a sum over outputs sums, for every weight, the inputs that it meets; the same of all outputs of a group.
+        rows = self.groups if outputs is None else self.shape[0]
+        kernel = torch.zeros(rows, *self.shape[1:], dtype=torch.float64, requires_grad=True)
+        module: Any = self.module
+        convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[len(self.shape) - 3]
+        with torch.enable_grad():
+            arrived = convolve(
+                inputs[None], kernel, None, module.stride, module.padding, module.dilation, self.groups
+            )[0]
+            total = (arrived if outputs is None else arrived * outputs.cpu()).sum()
+            (result,) = torch.autograd.grad(total, kernel)
+        return result if rows in (1, self.shape[0]) else result.repeat_interleave(self.shape[0] // rows, 0)
 
 
 def _same_padding(module: Any, d: int) -> int:

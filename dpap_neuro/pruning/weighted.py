@@ -149,7 +149,7 @@ class Weighted(Traced):
         for p in self.structure.prunable:
             score = weighted(self._whole(p.name, p.weight.detach()), self.traces[p.name], self.exponent)
             if self.connection_price and self.goal.count == "synapses":
-                score = score / p.connections().to(score).clamp_min(1.0).sqrt()
+                score = score / self.sizes(p).to(score).clamp_min(1.0).sqrt()
             elif self.connection_price and self.goal.count == "events":
                 score = score / paid(self.sizes(p) / self._usual_price()).to(score)
             result[p.name] = torch.where(self.masks.weights[p.name], score, torch.full_like(score, -1.0))

@@ -25,7 +25,7 @@ from dpap_neuro.precision.network import ExactNetwork
 from dpap_neuro.pruning import Pruner, PruneReport
 from dpap_neuro.pruning.goal import Goal
 from dpap_neuro.pruning.masks import count
-from dpap_neuro.pruning.positions import Positions
+from dpap_neuro.pruning.positions import Positions, PrunedPositions
 from dpap_neuro.pruning.statistics import reduce_over_ranks
 from dpap_neuro.train import distributed
 from dpap_neuro.train.batches import Batches
@@ -245,6 +245,7 @@ def _train(
         step.load_state_dict(peek(checkpoint).extra.get("scaler", {}))
         if positions is not None and history.positions is not None:
             positions.silent = int(history.positions["silent"])
+            pruner.mark_positions()
         if settings.compact:
             pruner.compact(optimizer)
     elif settings.more_epochs:
@@ -284,16 +285,21 @@ def _train(
             raise CannotLearn(
                 f"network: its read-out never spiked in {silent} epochs, expected activity (lower the threshold)"
             )
+        ends = _schedule(pruner, settings)
+        gone = None
+        if positions is not None and positions.share is not None:
+            # Before the weights, whose goal counts what is left.
+            gone = _prune_positions(positions, epoch, ends, model, pruner, optimizer, rasters, settings.batch)
         with model.as_stored():
             report = pruner.end_epoch(epoch, optimizer)
         pruner.masks.apply()
         model.recheck()
-        first, last = _schedule(pruner, settings)
-        share = None if positions is None else positions.share_after(epoch, first, last)
-        if positions is not None and share is not None:
-            gone = positions.prune(model, _shown(rasters, settings.batch, _kept(pruner), device), share)
+        if positions is not None and positions.share is None:
+            # Behind the last weight, which may have been all that a neuron heard.
+            gone = _prune_positions(positions, epoch, ends, model, pruner, optimizer, rasters, settings.batch)
+        if gone is not None:
             history.positions = gone.to_dict()
-            if on_note is not None and epoch == last:
+            if on_note is not None and epoch == ends[1]:
                 on_note(f"behind epoch {epoch + 1}, {gone}")
         report = _as_stored(report, pruner, model)
         if history.positions is not None and (left := synapses(model)) is not None:
@@ -342,6 +348,26 @@ def _schedule(pruner: Pruner, settings: TrainSettings) -> tuple[int, int]:
     """The first epoch of a pruner's plan, and the one behind which nothing but finetuning is left of it."""
     goal = pruner.goal if pruner.goal.epochs is not None else Goal(epochs=settings.epochs)
     return goal.schedule()
+
+
+def _prune_positions(
+    positions: Positions,
+    epoch: int,
+    ends: tuple[int, int],
+    model: Network,
+    pruner: Pruner,
+    optimizer: torch.optim.Optimizer,
+    rasters: Rasters,
+    batch: int,
+) -> PrunedPositions | None:
+    """Single neurons that go behind this epoch; None where none do. ends: of the pruner's schedule."""
+    share = positions.share_after(epoch, *ends)
+    if share is None:
+        return None
+    device = next(model.parameters()).device
+    gone = positions.prune(model, _shown(rasters, batch, _kept(pruner), device), share)
+    pruner.mark_positions(optimizer)
+    return gone
 
 
 def _shown(
