@@ -277,7 +277,7 @@ def test_a_goal_of_synapses_counts_what_goes_with_neurons(name, compact):
     # A network that has lost neurons already is charged for the others from the start.
     again = make_pruner(name, epochs=8, sparsity=0.6, count="synapses")
     again.attach(model, loop.as_input(recordings()[0][:2], CPU))
-    assert again.left() < 0.9 * again.total()
+    assert again.tally.left() < 0.9 * again.tally.total()
 
 
 class Interrupted(Exception):

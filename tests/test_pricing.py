@@ -201,8 +201,8 @@ def test_a_share_of_events_is_of_those_before_the_first_weight_goes():
     network = build_model(ModelSettings("cnn", (2, 8, 8), 3, NeuronSettings(0.01, 0.02)), 0)
     method = make_pruner("weighted", epochs=EPOCHS, sparsity=0.8, count="events")
     train(network, method, recordings(), None, TrainSettings(epochs=EPOCHS, batch=16), CPU)
-    assert method.total() > 0
-    assert method.left() <= 0.2 * method.total() + 1
+    assert method.tally.total() > 0
+    assert method.tally.left() <= 0.2 * method.tally.total() + 1
 
 
 def test_a_budget_below_what_is_always_left_is_refused_before_training():

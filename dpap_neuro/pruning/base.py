@@ -15,17 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dpap_neuro.errors import CannotLearn, InputError
+from dpap_neuro.errors import InputError
 from dpap_neuro.pruning.budget import approach, check_possible
 from dpap_neuro.pruning.finding import find_structure
 from dpap_neuro.pruning.goal import Goal, Meter, Reading
-from dpap_neuro.pruning.masks import LayerCount, Masks, clear, count
+from dpap_neuro.pruning.masks import LayerCount, Masks, clear
 from dpap_neuro.pruning.plasticity import DELTA
 from dpap_neuro.pruning.positions import mark
 from dpap_neuro.pruning.pricing import MeasuredRates
 from dpap_neuro.pruning.shrinking import Cut, Shrunk, check_moments, cut_of_dead, put
 from dpap_neuro.pruning.statistics import Statistics, average_over_ranks, check_finite, finite_or
 from dpap_neuro.pruning.structure import Projection, Structure, call_network, evaluating
+from dpap_neuro.pruning.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,6 @@ class Pruner:
                 f"pruner {self.name}: found count {self.goal.count!r}, expected {' or '.join(map(repr, self.counts))}"
             )
         self.targets: dict[str, int] = {}
-        # Of a goal of events: what each projection reads per recording, and the events before the first weight goes.
-        self.rates: dict[str, Tensor] = {}
-        self._measured: MeasuredRates | None = None
-        self._prices: dict[str, Tensor] = {}
-        self._events_at_first = 0.0
         self.generator = torch.Generator().manual_seed(seed)
         self.model: nn.Module | None = None
         self.statistics: Statistics | None = None
@@ -142,19 +138,22 @@ class Pruner:
         self._sample = sample_input.narrow(1 if time else 0, 0, 1).detach().clone()
         mark(model, structure, self._sample, loop)
         self.masks = self._make_masks(structure)
+        self.tally = Tally(self.masks, self.goal)
         self._before = self.masks.remaining()
         self.steps = sample_input.shape[0] if time else 1
         self.gradients = {}
         self.targets = {}
         self._shrunk = None
         try:
-            self._check_goal()
+            self.tally.check_goal(
+                self.name, {name: self._always_left(p) for name, p in structure.projections.items()}
+            )
             if self.needs_statistics:
                 self.statistics = self._make_statistics(structure, loop, time)
                 self.statistics.attach(model)
             self._watch_gradients()
             if self.goal.is_given and self.goal.count == "events":
-                self._measured = MeasuredRates(model, structure, time=time, loop=loop, steps=self.steps)
+                self.tally.measured = MeasuredRates(model, structure, time=time, loop=loop, steps=self.steps)
             self._attached()
             if self.goal.meter is not None:
                 check_possible(model, self.masks, self.goal.meter)
@@ -178,8 +177,8 @@ class Pruner:
         """
         if self.statistics is not None:
             self.statistics.detach()
-        if self._measured is not None:
-            self._measured.detach()
+        if self.tally.measured is not None:
+            self.tally.measured.detach()
         self._unwatch_gradients()
         self.model = None
         self._watch_return()
@@ -265,13 +264,12 @@ class Pruner:
         for name, gradient in self.gradients.items():
             # What the hooks saw is each rank's own gradient, before it was averaged.
             self.gradients[name] = average_over_ranks(gradient)
-        if self._measured is not None:
-            self._take_rates(self._measured, epoch)
+        self.tally.take_rates(epoch)
         reading = None
         if self.goal.meter is None:
             self.observe(epoch)
-            # What a silent layer reads and feeds costs nothing: it would be emptied, or others in its place.
-            if not self._measured or all(bool(counts.any()) for counts in self.rates.values()):
+            # Of a silent layer, which costs nothing, all would go, or all of others in its place.
+            if self.tally.is_heard:
                 self.prune_now(epoch)
         else:
             reading = self._approach(self.goal.meter, epoch)
@@ -295,7 +293,13 @@ class Pruner:
             self.prune_now(epoch)
 
         return approach(
-            partial(self._measure, meter), self.masks, reduce, epoch, schedule, self.left, self._keep_all
+            partial(self._measure, meter),
+            self.masks,
+            reduce,
+            epoch,
+            schedule,
+            self.tally.left,
+            self._keep_all,
         )
 
     def _measure(self, meter: Meter) -> Reading:
@@ -416,8 +420,8 @@ class Pruner:
             self._watch_return()
         if self.statistics is not None:
             self.statistics.shrink(cut)
-        if self._measured is not None:
-            self._measured.cut = cut
+        if self.tally.measured is not None:
+            self.tally.measured.cut = cut
 
     def _check_attached(self, *, ever: bool = False) -> None:
         """ever: what was detached again has its masks still."""
@@ -460,67 +464,6 @@ class Pruner:
 
     # goals
 
-    def _take_rates(self, measured: MeasuredRates, epoch: int) -> None:
-        """What weights are charged for from now on: the rates of the epoch that ends."""
-        self.rates = measured.take()
-        for name, p in self.structure.projections.items():
-            if p.inputs_there is not None:
-                # Neurons may have gone since they were heard.
-                self.rates[name] = self.rates[name] * p.inputs_there
-        self._prices = {
-            name: p.sums(self.rates[name], p.outputs_there) for name, p in self.structure.projections.items()
-        }
-        if not self._events_at_first and epoch >= self.goal.schedule()[0]:
-            self._events_at_first = float(self.left())
-
-    def sizes(self, p: Projection) -> Tensor:
-        """What each weight of a projection takes of what the goal counts; broadcasts to the weight."""
-        if self.goal.count == "events":
-            return self._prices[p.name]
-        return p.connections_left() if self.goal.count == "synapses" else torch.ones(1, 1, dtype=torch.long)
-
-    def left(self, masks: dict[str, Tensor] | None = None) -> int:
-        """How much of what the goal counts the (given) masks of weights leave, rounded up."""
-        masks = self.masks.weights if masks is None else masks
-        if self.goal.count == "synapses":
-            return self.masks.synapse_count(masks)
-        if self.goal.count == "parameters":
-            return sum(count(mask) for mask in masks.values())
-        events = 0.0
-        for name, p in self.structure.projections.items():
-            price = self.sizes(p)
-            # Rows that are charged alike are counted first.
-            mask = masks[name].cpu()
-            events += float(
-                (mask.sum(0, keepdim=True) if price.shape[0] == 1 else mask).double().mul(price).sum()
-            )
-        return math.ceil(events)
-
-    def total(self) -> int:
-        """Parameters (or synapses) of the whole network; events before the first weight goes."""
-        if self.goal.count == "events":
-            return max(1, math.ceil(self._events_at_first))
-        if self.goal.count == "synapses":
-            return sum(layer.synapses for layer in self.masks.layers())
-        return self.masks.parameters()
-
-    def _check_goal(self) -> None:
-        goal = self.goal
-        if not goal.is_number or goal.count == "events":
-            # How often the read-out's inputs will spike, nobody knows yet.
-            return
-        wanted = goal.at_end(self.total())
-        least = sum(
-            self._always_left(p) * (int(p.connections_left().min()) if goal.count == "synapses" else 1)
-            for p in self.structure.projections.values()
-        )
-        if wanted < least:
-            text = "remaining" if goal.sparsity is None else f"sparsity {goal.sparsity:g}"
-            raise CannotLearn(
-                f"pruner {self.name}: found {text}, {wanted:,} {goal.count} left, expected at least {least:,}: the read-out is "
-                "not pruned, and no layer is emptied"
-            )
-
     def _always_left(self, p: Projection) -> int:
         """Weights of a projection that are left whatever the goal: all of the read-out, and one of others."""
         return math.prod(p.shape) if p.readout else 1
@@ -529,7 +472,7 @@ class Pruner:
         """How many parameters (or synapses) should be left after `epoch`; None before the schedule begins."""
         if self.goal.meter is not None:
             return self.targets.get("synapses")
-        return self.goal.left_after(epoch, self.total()) if self.goal.is_number else None
+        return self.goal.left_after(epoch, self.tally.total()) if self.goal.is_number else None
 
     # saving
 
@@ -540,8 +483,8 @@ class Pruner:
         if self.statistics is not None:
             state.update({f"statistics/{k}": v for k, v in self.statistics.state_dict().items()})
         state.update({f"gradients/{k}": v.clone() for k, v in self.gradients.items()})
-        if self._events_at_first:
-            state["events"] = torch.tensor(self._events_at_first, dtype=torch.float64)
+        if self.tally.events_at_first:
+            state["events"] = torch.tensor(self.tally.events_at_first, dtype=torch.float64)
         state["generator"] = self.generator.get_state()
         if self.kept_bins is not None:
             state["kept_bins"] = self.kept_bins.clone()
@@ -571,7 +514,7 @@ class Pruner:
             k: v.to(self.structure.projections[k].weight.device, copy=True) for k, v in gradients.items()
         }
         self.generator.set_state(state["generator"])
-        self._events_at_first = float(state.get("events", 0.0))
+        self.tally.events_at_first = float(state.get("events", 0.0))
         self._load_bins(state.get("kept_bins"))
         self._before = self.masks.remaining()
 

@@ -262,7 +262,7 @@ class DPAP(Pruner):
             fixed, free = leave(unit_pressure)
             return fixed + synapses_in(free)
 
-        total = self.total()
+        total = self.tally.total()
         matrices = sum(v.numel() for v in synapses.values())
 
         def at_most(unit_pressure: float) -> int:

@@ -349,10 +349,12 @@ class Scored(Traced):
         """
         projections, sizes = self.structure.projections, None
         fixed = sum(
-            float(self.sizes(p).expand(p.shape).sum()) for p in projections.values() if p.name not in scores
+            float(self.tally.sizes(p).expand(p.shape).sum())
+            for p in projections.values()
+            if p.name not in scores
         )
         if self.goal.count != "parameters":
-            sizes = {n: self.sizes(projections[n]).to(s.device) for n, s in scores.items()}
+            sizes = {n: self.tally.sizes(projections[n]).to(s.device) for n, s in scores.items()}
         if self.goal.count == "events":
             assert sizes is not None
             scores = {n: torch.where(s < 0, s, s / paid(sizes[n]).to(s)) for n, s in scores.items()}

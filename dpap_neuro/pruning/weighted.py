@@ -139,7 +139,7 @@ class Weighted(Traced):
     def _prune_units(self, wanted: int) -> None:
         """Units that the network may keep on the way to `wanted` parameters (or synapses)."""
         worth = {name: score.clamp_min(0.0).flatten(1).sum(1) for name, score in self.scores().items()}
-        share = (wanted / self.total()) ** UNITS
+        share = (wanted / self.tally.total()) ** UNITS
         self.masks.units = within_size(self.masks, worth, share)
         self.masks.refresh()
 
@@ -149,9 +149,9 @@ class Weighted(Traced):
         for p in self.structure.prunable:
             score = weighted(self._whole(p.name, p.weight.detach()), self.traces[p.name], self.exponent)
             if self.connection_price and self.goal.count == "synapses":
-                score = score / self.sizes(p).to(score).clamp_min(1.0).sqrt()
+                score = score / self.tally.sizes(p).to(score).clamp_min(1.0).sqrt()
             elif self.connection_price and self.goal.count == "events":
-                score = score / paid(self.sizes(p) / self._usual_price()).to(score)
+                score = score / paid(self.tally.sizes(p) / self._usual_price()).to(score)
             result[p.name] = torch.where(self.masks.weights[p.name], score, torch.full_like(score, -1.0))
         return result
 
@@ -191,17 +191,21 @@ class Weighted(Traced):
             return costs
         for p in self.structure.projections.values():
             if p.readout:
-                per_input = (torch.ones(p.shape) * self.sizes(p)).flatten(1).sum(0)
+                per_input = (torch.ones(p.shape) * self.tally.sizes(p)).flatten(1).sum(0)
                 per_input = per_input.reshape(p.shape[1], -1).sum(1)
                 costs.index_add_(0, p.pre, per_input.float().repeat(p.groups))
         if self.goal.count == "events":
             prices = getattr(self.goal.meter, "neuron_prices", NeuronPrices())
-            costs = (costs + neuron_costs(self.structure, self.rates, prices)).float() / self._usual_price()
+            costs = (
+                costs + neuron_costs(self.structure, self.tally.rates, prices)
+            ).float() / self._usual_price()
         return costs
 
     def _usual_price(self) -> float:
         """Events of a mean weight that is not of the read-out: importance is compared with cost, whatever the rates."""
-        sizes = [self.sizes(p).expand(p.shape).mean() * math.prod(p.shape) for p in self.structure.prunable]
+        sizes = [
+            self.tally.sizes(p).expand(p.shape).mean() * math.prod(p.shape) for p in self.structure.prunable
+        ]
         return max(LEAST, float(sum(sizes)) / sum(math.prod(p.shape) for p in self.structure.prunable))
 
     def _above(
@@ -233,4 +237,4 @@ class Weighted(Traced):
 
     def _left(self, units: dict[str, Tensor], synapses: dict[str, Tensor]) -> int:
         masks, _ = self.masks.weight_masks(units, synapses)
-        return self.left(masks)
+        return self.tally.left(masks)
