@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from dpap_neuro.cli import app, main
+from dpap_neuro.cli.sweeping import _compared
 from dpap_neuro.data import Binning, open_dataset
 from dpap_neuro.deploy.evaluation import evaluate
 from dpap_neuro.deploy.opening import open_model
@@ -404,6 +405,17 @@ def test_a_sweep_for_choosing_settings_says_so_and_compares_run_by_run(folder, t
     assert len(lines) == 2 and lines[1].startswith("magnitude,none,0.5,2,")
     with pytest.raises(InputError, match="found runs with tested settings are chosen"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_sweep_compares_with_a_pruner_named_without_its_settings():
+    names = ["none:learning_rate=0.001", "lamp:learning_rate=0.002", "lamp:learning_rate=0.008"]
+    assert _compared("none", names) == _compared(names[0], names) == names[0]
+    with pytest.raises(
+        InputError, match=r"against: found 'lamp', which are 2 of them, expected one .*: none:learn"
+    ):
+        _compared("lamp", names)
+    with pytest.raises(InputError, match=r"against: found 'weighted', expected one"):
+        _compared("weighted", names)
 
 
 def test_a_folder_that_does_not_say_its_sensor_goes_the_whole_road(tmp_path):

@@ -113,7 +113,9 @@ def sweep(
     ] = False,
     against: Annotated[
         str | None,
-        typer.Option(help="Pruner to say the others' paired differences from; paired.csv has all."),
+        typer.Option(
+            help="Pruner to say the others' paired differences from; its settings can be left out. paired.csv has all."
+        ),
     ] = None,
     epochs: Epochs = 24,
     batch: Batch = 64,
@@ -205,10 +207,8 @@ def sweep(
         range(seeds or 3) if folds is None else range(folds * (seeds or 1)),
     )
     names = list(dict.fromkeys(label(name, structured) for name, _, _ in planned))
-    if against is not None and against not in names:
-        raise InputError(
-            f"against: found {against!r}, expected one of the pruners compared: {', '.join(names)}"
-        )
+    if against is not None:
+        against = _compared(against, names)
     own = _shard(shard)
     failed: dict[Planned, str] = {}
 
@@ -351,6 +351,19 @@ def _shard(text: str | None) -> Shard | None:
 def _unparted(split: Split) -> str:
     """What is said of recordings that are kept together."""
     return "" if split.groups is None else ", all of a person or a figure together"
+
+
+def _compared(asked: str, names: Sequence[str]) -> str:
+    """The pruner that `--against` asks for: by all of its name, or without its settings where only one is called so."""
+    from dpap_neuro.errors import InputError
+
+    alike = [name for name in names if name == asked] or [
+        name for name in names if name.partition(":")[0] == asked
+    ]
+    if len(alike) != 1:
+        found = f"{asked!r}, which are {len(alike)} of them" if alike else repr(asked)
+        raise InputError(f"against: found {found}, expected one of the pruners compared: {', '.join(names)}")
+    return alike[0]
 
 
 def _tell_sweep(out: Path, dataset: str, rows: Sequence[Row], folds: int | None, against: str | None) -> None:
