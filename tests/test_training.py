@@ -267,7 +267,7 @@ def test_a_structured_sweep_over_rates_is_summed_up_and_drawn(tmp_path):
     )
     assert rows[2].pruner == "weighted:learning_rate=0.003 structured"
     assert sweeps.summarise(rows)[3].lost == pytest.approx(100 * (rows[1].accuracy - rows[3].accuracy))
-    [(what, lines)], _ = _panels(sweeps.summarise(rows))
+    [(what, lines, _)] = _panels(sweeps.summarise(rows))
     assert (what, list(lines)) == ("learning rate", ["dense", "weighted structured"])
     draw(rows, tmp_path / "sweep.png")
 
@@ -334,9 +334,10 @@ def test_a_pruner_learns_at_a_rate_of_its_own(tmp_path):
     # One dense network is everyone's; of several, none is that of a rate that none had.
     assert {s.lost is None for s in sweeps.summarise([r for r in own if r.pruner != "none"])} == {False}
     assert sweeps.summarise([*own[:2], replace(own[2], pruner="lamp:learning_rate=3")])[-1].lost is None
-    panels, levels = _panels(sweeps.summarise(own))
-    assert [what.split()[0] for what, _ in panels] == ["parameters", "synapses", "synaptic"]
-    assert list(panels[0][1]) == names[2:] and [s.pruner for s in levels] == names[:2]
+    panels = _panels(sweeps.summarise(own))
+    assert [panel.what.split()[0] for panel in panels] == ["parameters", "synapses", "synaptic"]
+    for panel in panels:
+        assert list(panel.lines) == names[2:] and [s.pruner for s in panel.levels] == names[:2]
     compared = {(d.pruner, d.other) for d in paired.differences(own)}
     assert compared == set(itertools.combinations(names[::-1], 2))
 
@@ -348,13 +349,15 @@ def test_what_learned_at_several_rates_is_drawn_against_them(tmp_path, monkeypat
     rows = sweeps.sweep(
         tmp_path / "runs.csv", MODEL, lambda _: data, plan(names, [0.5, 0.9], [0]), settings, CPU
     )
-    [(what, lines)], levels = _panels(sweeps.summarise(rows))
-    assert what == "learning rate" and {s.pruner for s in levels} == {"lamp"}
-    assert list(lines) == ["dense", "magnitude, 0.5", "magnitude, 0.9"]
-    assert all([x for x, _ in points] == [0.02, 0.001] for points in lines.values())
-    assert lines["magnitude, 0.9"][1][1].accuracy == next(
-        r.accuracy for r in rows if (r.pruner, r.sparsity) == ("magnitude:learning_rate=0.001", 0.9)
-    )
+    panels = _panels(sweeps.summarise(rows))
+    assert [panel.what for panel in panels] == [f"learning rate with {share} % removed" for share in (50, 90)]
+    for panel, share in zip(panels, (0.5, 0.9), strict=True):
+        assert [(s.pruner, s.sparsity) for s in panel.levels] == [("lamp", share)]
+        assert list(panel.lines) == ["dense", "magnitude"]
+        assert all([x for x, _ in points] == [0.02, 0.001] for points in panel.lines.values())
+        assert panel.lines["magnitude"][1][1].accuracy == next(
+            r.accuracy for r in rows if (r.pruner, r.sparsity) == ("magnitude:learning_rate=0.001", share)
+        )
     draw(rows, tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 5000
     drawn = []

@@ -377,11 +377,15 @@ def _tell_sweep(out: Path, dataset: str, rows: Sequence[Row], folds: int | None,
     unit = "seeds" if folds is None else "folds" if max(row.seed for row in rows) < folds else "runs"
     draw(rows, out / "sweep.png", Path(dataset).name, unit)
     stdout.print(sweep_table(sweeps.summarise(rows)))
-    files = ["runs.csv", "runs.json", "summary.csv", "sweep.png"]
     found = paired.differences(rows, folds)
     if found:
         sweeps.write_table(found, out / "paired.csv")
-        files.insert(3, "paired.csv")
+    # An older table has no runs.json.
+    files = [
+        name
+        for name in ("runs.csv", "runs.json", "summary.csv", "paired.csv", "sweep.png")
+        if (out / name).exists()
+    ]
     if against is not None:
         stdout.print(paired_table(paired.against(found, against), against, folds))
     stdout.print(plain(f"Results in {out}: {', '.join(files)}"), highlight=False)

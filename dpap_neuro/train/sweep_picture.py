@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dpap_neuro.files import write_picture
 from dpap_neuro.train.planned import is_dense, own_rate
@@ -19,13 +19,17 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#
 _LETTERS = 11
 
 
-# Of a panel: what its axis is, and for each line its points.
-_Panel = tuple[str, dict[str, list[tuple[float, Summary]]]]
+class Panel(NamedTuple):
+    """What a panel's axis is, for each line its points, and what is a level in it."""
+
+    what: str
+    lines: dict[str, list[tuple[float, Summary]]]
+    levels: list[Summary]
 
 
 def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "seeds") -> None:
     """Accuracy against parameters, synapses and synaptic events that are left, a line and a marker per pruner; against the learning
-    rate alone where a pruner learned at several.
+    rate alone, a panel per sparsity, where a pruner learned at several.
 
     Bars: standard deviation over seeds, folds, or runs of several seeds a fold (unit). Events are left out where a run does not have them.
     """
@@ -33,11 +37,12 @@ def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "
     from matplotlib.figure import Figure
 
     found = summarise(rows)
-    panels, levels = _panels(found)
+    panels = _panels(found)
     figure = Figure(figsize=(1.2 + 4.2 * max(1.5, len(panels)), 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axis, (what, lines) in zip(axes, panels, strict=True):
+    shown: dict[str, Any] = {}
+    for axis, (what, lines, levels) in zip(axes, panels, strict=True):
         for number, one in enumerate(levels):
             axis.axhline(
                 100 * one.accuracy,
@@ -62,10 +67,11 @@ def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "
         axis.set_xlabel(what)
         _readable(axis, [x for points in lines.values() for x, _ in points])
         axis.grid(alpha=0.3)
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            shown.setdefault(name, handle)
     axes[0].set_ylabel("test accuracy, %")
-    handles, labels = axes[0].get_legend_handles_labels()
     legend = figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False
+        shown.values(), shown.keys(), loc="outside lower center", ncols=min(4, len(shown)), frameon=False
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -77,36 +83,39 @@ def draw(rows: Sequence[Row], path: str | Path, dataset: str = "", unit: str = "
     write_picture(figure, path)
 
 
-def _panels(found: Sequence[Summary]) -> tuple[list[_Panel], list[Summary]]:
-    """The panels of a picture, and what is the same everywhere in them."""
+def _panels(found: Sequence[Summary]) -> list[Panel]:
     by_rate = _by_rate(found)
     if by_rate:
-        return [("learning rate", by_rate)], [s for s in found if own_rate(s.pruner)[1] is None]
+        return by_rate
     measures: list[tuple[str, Callable[[Summary], float]]] = [
         ("parameters left, %", lambda s: 100 * s.remaining),
         ("synapses left, %", lambda s: 100 * s.synapses_remaining),
     ]
     if all(s.events is not None for s in found):
         measures.append(("synaptic events per recording", lambda s: s.events or 0.0))
-    pruned = [s for s in found if not is_dense(s.pruner)]
+    dense, pruned = [s for s in found if is_dense(s.pruner)], [s for s in found if not is_dense(s.pruner)]
     names = dict.fromkeys(s.pruner for s in pruned)
-    panels = [
-        (what, {name: [(value(s), s) for s in pruned if s.pruner == name] for name in names})
+    return [
+        Panel(what, {name: [(value(s), s) for s in pruned if s.pruner == name] for name in names}, dense)
         for what, value in measures
     ]
-    return panels, [s for s in found if is_dense(s.pruner)]
 
 
-def _by_rate(found: Sequence[Summary]) -> dict[str, list[tuple[float, Summary]]]:
-    """Summaries that say a learning rate, by pruner and sparsity; empty where none of these learned at several."""
-    shares = {s.sparsity for s in found if not is_dense(s.pruner)}
-    lines: dict[str, list[tuple[float, Summary]]] = {}
-    for s in found:
-        name, rate = own_rate(s.pruner)
-        if rate is not None:
-            said = f", {s.sparsity:.4g}" if len(shares) > 1 and not is_dense(name) else ""
-            lines.setdefault(_named(name) + said, []).append((rate, s))
-    return lines if any(len(line) > 1 for line in lines.values()) else {}
+def _by_rate(found: Sequence[Summary]) -> list[Panel]:
+    """A panel per sparsity against the learning rates that pruners' names say; none where no pruner learned at several."""
+    rated = [(*own_rate(s.pruner), s) for s in found]
+    names = dict.fromkeys(_named(name) for name, rate, _ in rated if rate is not None)
+    shares = sorted({s.sparsity for s in found if not is_dense(s.pruner)}) or [0.0]
+    panels = []
+    for share in shares:
+        own = [entry for entry in rated if is_dense(entry[2].pruner) or entry[2].sparsity == share]
+        lines = {
+            each: [(rate, s) for name, rate, s in own if rate is not None and _named(name) == each]
+            for each in names
+        }
+        said = f" with {100 * share:.4g} % removed" if len(shares) > 1 else ""
+        panels.append(Panel(f"learning rate{said}", lines, [s for _, rate, s in own if rate is None]))
+    return panels if any(len(line) > 1 for panel in panels for line in panel.lines.values()) else []
 
 
 def _named(pruner: str) -> str:
