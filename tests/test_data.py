@@ -50,10 +50,41 @@ def test_events_add_up_to_the_change_in_log_intensity():
     events = record(image)
     balance = np.zeros((34, 34), dtype=int)
     np.add.at(balance, (events["y"], events["x"]), np.where(events["p"] == 1, 1, -1))
-    padded = np.pad(image, 4)
-    first, last = (digits._log_table()[digits._frame(padded, *digits._CORNERS[i])] for i in (0, -1))
+    first, last = digits._log_table()[digits._frames(image)[[0, -1]]]
     assert np.abs(last - first - camera.THRESHOLD * balance).max() < camera.THRESHOLD
     assert np.abs(balance).max() >= 1
+
+
+def test_pictures_and_events_are_those_of_every_pixel_by_itself():
+    """Bilinear interpolation in whole numbers, pixel by pixel, and a camera that looks at one pixel after the other."""
+    image = Digits("all").images[3]
+    padded = np.pad(image, 4).tolist()
+    film = digits._frames(image)
+    positions = list(digits._positions())
+    assert len(film) == len(positions) == 121
+    for number in range(0, 121, 15):
+        dx, dy = positions[number]
+        for row, column in np.ndindex(34, 34):
+            x, fx = divmod((2 * column + 1 - 34) * 16 - 2 * dx + 15 * 48, 96)
+            y, fy = divmod((2 * row + 1 - 34) * 16 - 2 * dy + 15 * 48, 96)
+            upper = padded[y][x] * (96 - fx) + padded[y][x + 1] * fx
+            lower = padded[y + 1][x] * (96 - fx) + padded[y + 1][x + 1] * fx
+            assert film[number, row, column] == (upper * (96 - fy) + lower * fy) * 16 // (96 * 96)
+    log = digits._log_table()[film].tolist()
+    level, expected = log[0], []
+    for step, picture in enumerate(log[1:]):
+        found = []
+        for row, column in np.ndindex(34, 34):
+            change = picture[row][column] - level[row][column]
+            sign = 1 if change > 0 else -1
+            for k in range(1, abs(change) // 70 + 1):
+                level[row][column] += 70 * sign
+                found.append((2500 * step + min(2500 * 70 * k // abs(change), 2499), column, row, change > 0))
+        expected += sorted(found, key=lambda event: event[0])
+    events = record(image)
+    assert len(expected) > 1000
+    assert [(int(e["t"]), int(e["x"]), int(e["y"]), bool(e["p"])) for e in events] == expected
+    assert len(camera.record([np.full((2, 3), 5)] * 4, 10)) == 0
 
 
 def test_bins_count_every_event_once():

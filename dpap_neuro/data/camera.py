@@ -20,22 +20,25 @@ def record(log_intensity: Iterable[np.ndarray], step_us: int) -> np.ndarray:
     """
     pictures = iter(log_intensity)
     reference = next(pictures).copy()
-    parts = []
+    level, columns = reference.reshape(-1), reference.shape[1]
+    found = []
     for step, picture in enumerate(pictures):
-        change = picture - reference
-        count = np.abs(change) // THRESHOLD
-        reference += np.sign(change) * count * THRESHOLD
-        y, x = np.nonzero(count)
-        if not len(y):
-            continue
-        n = count[y, x]
-        first = np.cumsum(n) - n
-        index = np.arange(n.sum()) - np.repeat(first, n)
-        # Event k of a pixel comes when a steady change would have crossed k thresholds, as in ESIM.
-        events = np.empty(int(n.sum()), dtype=EVENT_DTYPE)
-        events["x"], events["y"] = np.repeat(x, n), np.repeat(y, n)
-        crossing = (step_us * THRESHOLD * (index + 1)) // np.repeat(np.abs(change[y, x]), n)
-        events["t"] = step * step_us + np.minimum(crossing, step_us - 1)
-        events["p"] = np.repeat(change[y, x] > 0, n)
-        parts.append(events[np.argsort(events["t"], kind="stable")])
-    return np.concatenate(parts) if parts else np.empty(0, dtype=EVENT_DTYPE)
+        change = picture.reshape(-1) - level
+        (at,) = np.nonzero(np.abs(change) >= THRESHOLD)
+        if len(at):
+            change = change[at]
+            level[at] += np.sign(change) * (np.abs(change) // THRESHOLD) * THRESHOLD
+            found.append((np.full(len(at), step), at, change))
+    if not found:
+        return np.empty(0, dtype=EVENT_DTYPE)
+    steps, at, change = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    n = np.abs(change) // THRESHOLD
+    y, x = np.divmod(at, columns)
+    index = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+    # Event k of a pixel comes when a steady change would have crossed k thresholds, as in ESIM.
+    events = np.empty(int(n.sum()), dtype=EVENT_DTYPE)
+    events["x"], events["y"] = np.repeat(x, n), np.repeat(y, n)
+    crossing = (step_us * THRESHOLD * (index + 1)) // np.repeat(np.abs(change), n)
+    events["t"] = np.repeat(steps, n) * step_us + np.minimum(crossing, step_us - 1)
+    events["p"] = np.repeat(change > 0, n)
+    return events[np.argsort(events["t"], kind="stable")]

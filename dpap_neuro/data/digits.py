@@ -1,8 +1,8 @@
 """Handwritten digits before a simulated event camera: the embedded data set, no download.
 
 scikit-learn's 1,797 digits (8x8, UCI, shipped inside that package) are upsampled to 34x34 and moved along three
-saccades, as in N-MNIST (Orchard et al. 2015, doi 10.3389/fnins.2015.00437). All arithmetic is on integers, so the
-events are the same on every machine.
+saccades, as in N-MNIST (Orchard et al. 2015, doi 10.3389/fnins.2015.00437). All arithmetic is on whole numbers, so
+the events are the same on every machine.
 """
 
 from __future__ import annotations
@@ -45,30 +45,36 @@ def _log_table() -> np.ndarray:
     )
 
 
-def _frame(padded: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    """The 34x34 intensities (0..256) of a zero-padded 8x8 image whose centre is moved by (dx, dy) sub-pixels."""
+def _taps(size: int, padded: int, shifts: np.ndarray) -> np.ndarray:
+    """What every sensor pixel of a row (or column) takes of the padded original's, in 1 / (2 * cell), (shifts, size, padded)."""
     cell = _SUB * _SCALE
+    # Position of each sensor pixel's centre, in 2 / (sub-pixels) of the padded original.
+    centre = (2 * np.arange(size) + 1 - size) * _SUB - 2 * shifts[:, None]
+    first, part = np.divmod(centre + padded * cell - cell, 2 * cell)
+    pixel = np.arange(padded)
+    return np.where(pixel == first[..., None], 2 * cell - part[..., None], 0) + np.where(
+        pixel == first[..., None] + 1, part[..., None], 0
+    )
+
+
+@lru_cache(maxsize=1)
+def _all_taps(padded: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of rows and columns at all positions of a recording; in doubles, which hold these integers and their sums exactly."""
+    dx, dy = np.array(list(_positions())).T
     columns, rows = SENSOR_SIZE[:2]
+    return _taps(rows, padded, dy).astype(float), _taps(columns, padded, dx).astype(float).transpose(0, 2, 1)
 
-    def taps(size: int, shift: int) -> tuple[np.ndarray, np.ndarray]:
-        # Position of each sensor pixel's centre, in 2 / (sub-pixels) of the padded original.
-        centre = (2 * np.arange(size) + 1 - size) * _SUB - 2 * shift
-        position = centre + padded.shape[0] * cell - cell
-        return position // (2 * cell), position % (2 * cell)
 
-    x0, fx = taps(columns, dx)
-    y0, fy = taps(rows, dy)
-    whole = 2 * cell
-    top = padded[np.ix_(y0, x0)] * (whole - fx) + padded[np.ix_(y0, x0 + 1)] * fx
-    bottom = padded[np.ix_(y0 + 1, x0)] * (whole - fx) + padded[np.ix_(y0 + 1, x0 + 1)] * fx
-    return ((top * (whole - fy)[:, None] + bottom * fy[:, None]) * 16) // (whole * whole)
+def _frames(image: np.ndarray) -> np.ndarray:
+    """The 34x34 intensities (0..256) of an 8x8 image at all positions of a recording, int64 (positions, rows, columns)."""
+    padded = np.pad(np.asarray(image, dtype=float), 4)
+    rows, columns = _all_taps(len(padded))
+    return ((rows @ padded @ columns).astype(np.int64) * 16) // (2 * _SUB * _SCALE) ** 2
 
 
 def record(image: np.ndarray) -> np.ndarray:
     """Events of one 8x8 image (0..16) during three saccades of 100 ms, see `camera.record`."""
-    padded = np.pad(np.asarray(image, dtype=np.int64), 4)
-    log = _log_table()
-    return camera.record((log[_frame(padded, dx, dy)] for dx, dy in _positions()), _STEP_US)
+    return camera.record(_log_table()[_frames(image)], _STEP_US)
 
 
 def _positions() -> Iterator[tuple[int, int]]:
