@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-PRETRAINED = Path(__file__).parents[2] / "examples/pretrained/nmnist-dpap-weighted.nir"
+PRETRAINED = Path(__file__).parents[2] / "examples/pretrained/nmnist-weighted.nir"
 BASES = {"typer, rich": "import typer, rich", "numpy, nir, numba, scipy": "import numpy, nir, numba, scipy"}
 
 
