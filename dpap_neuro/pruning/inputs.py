@@ -89,12 +89,9 @@ def _met(p: Projection, counts: Tensor, dead: Tensor | None) -> float:
     kept = (p.weight.detach() != 0).double()
     if len(p.shape) == 2:
         return float(kept.sum(0) @ counts)
-    # What a kernel of ones would sum up is what leaves its inputs: strides, padding and groups are the convolution's own.
+    # What a kernel of ones would sum up is what leaves its inputs.
     module: Any = p.module
-    convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[len(p.shape) - 3]
-    arrived = convolve(
-        counts[None], kept, None, module.stride, module.padding, module.dilation, module.groups
-    )[0]
+    arrived = p.convolve(counts, kept, module.groups)
     if dead is not None and dead.shape == arrived.shape:
         arrived = arrived * ~dead
     return float(arrived.sum())

@@ -81,12 +81,12 @@ def mark(model: nn.Module, structure: Structure, sample: Tensor, loop: bool) -> 
         for handle in handles:
             handle.remove()
     for p in structure.projections.values():
-        mask = dead.get(p.population or "")
-        direct = mask is not None and mask.shape[1:] == p.out_space
-        inputs = reached.get(p.name)
+        mask, inputs = dead.get(p.population or ""), reached.get(p.name)
+        if mask is not None and mask.shape[1:] != p.out_space:
+            mask = None  # pooled on the way: no output is one neuron's
         p.set_there(
             None if inputs is None or inputs.all() else inputs,
-            ~mask[p.post.to(mask.device)].cpu() if mask is not None and direct else None,
+            None if mask is None else ~mask[p.post.to(mask.device)].cpu(),
         )
 
 

@@ -97,6 +97,12 @@ class Projection:
             every = torch.ones(self.pre.numel(), *self.in_space) if inputs is None else inputs
             self._connections_left = self.sums(every, outputs).round().long()
 
+    def convolve(self, inputs: Tensor, kernel: Tensor, groups: int) -> Tensor:
+        """What arrives of (in, *space) through another kernel; strides, padding and dilation are the convolution's own."""
+        module: Any = self.module
+        convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[len(self.shape) - 3]
+        return convolve(inputs[None], kernel, None, module.stride, module.padding, module.dilation, groups)[0]
+
     def sums(self, inputs: Tensor, outputs: Tensor | None = None) -> Tensor:
         """For each weight the sum over the connections that it makes of inputs (in, *in_space) times outputs (out, *out_space;
         None: 1 each), float64 on the CPU; broadcasts to the weight.
@@ -107,12 +113,8 @@ class Projection:
         # The gradient of a sum over outputs sums, for every weight, the inputs that it meets; the same of all outputs of a group.
         rows = self.groups if outputs is None else self.shape[0]
         kernel = torch.zeros(rows, *self.shape[1:], dtype=torch.float64, requires_grad=True)
-        module: Any = self.module
-        convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[len(self.shape) - 3]
         with torch.enable_grad():
-            arrived = convolve(
-                inputs[None], kernel, None, module.stride, module.padding, module.dilation, self.groups
-            )[0]
+            arrived = self.convolve(inputs, kernel, self.groups)
             total = (arrived if outputs is None else arrived * outputs.cpu()).sum()
             (result,) = torch.autograd.grad(total, kernel)
         return result if rows in (1, self.shape[0]) else result.repeat_interleave(self.shape[0] // rows, 0)
