@@ -236,7 +236,7 @@ class DPAP(Pruner):
         # Ranks, 0 to 1 within a layer, break ties: everything above the percentile has grown alike.
         units = {k: v + 0.01 * unit_ranks[k] for k, v in self.unit_survival.items()}
         synapses = {k: v + 0.01 * synapse_ranks[k] for k, v in self.synapse_survival.items()}
-        sizes = {p.name: p.connections_left() for p in self.structure.projections.values()}
+        sizes = {p.name: self.tally.sizes(p) for p in self.structure.projections.values()}
         # Channels gather several times what neurons do.
         scale = {k: max(float(v.max()), 1e-6) if self.structured else 1.0 for k, v in units.items()}
 

@@ -163,7 +163,7 @@ class Masks:
                     remaining=count(self.weights[p.name]),
                     units=total,
                     units_alive=total if units is None else count(units),
-                    synapses=int(p.connections().expand(p.shape).sum()),
+                    synapses=math.prod(p.shape[:2]) * int(p.connections().sum()),
                     synapses_remaining=connections(p, self.weights[p.name]),
                 )
             )

@@ -21,9 +21,10 @@ class Tally:
     epoch. events_at_first: events before the first weight went, 0 as long as that is.
     """
 
-    def __init__(self, masks: Masks, goal: Goal, measured: MeasuredRates | None = None) -> None:
-        self.masks, self.goal, self.measured = masks, goal, measured
+    def __init__(self, masks: Masks, goal: Goal) -> None:
+        self.masks, self.goal = masks, goal
         self.structure = masks.structure
+        self.measured: MeasuredRates | None = None
         self.rates: dict[str, Tensor] = {}
         self.events_at_first = 0.0
         self._prices: dict[str, Tensor] = {}
